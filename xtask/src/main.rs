@@ -1,0 +1,3 @@
+//! Development commands: a table of verbs.
+
+fn main() {}
