@@ -1,3 +1,97 @@
-//! Development commands: a table of verbs.
+//! Development commands, `cargo xtask VERB`: a table of verbs, one file each.
+//!
+//! xtask itself stays small and quick to build; verbs that need ring3 start a binary of `ring3-testkit`.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod fixtures;
+mod process;
+mod test;
+mod tidy;
+mod tools;
+
+use std::process::ExitCode;
+
+/// A verb: name, arguments, what it does, the function.
+struct Verb {
+    name: &'static str,
+    args: &'static str,
+    about: &'static str,
+    run: fn(&[String]) -> Result<(), String>,
+}
+
+const VERBS: &[Verb] = &[
+    Verb {
+        name: "test",
+        args: "[--bless] [ARGS]",
+        about: "every test of the workspace; --bless accepts snapshots",
+        run: test::run,
+    },
+    Verb {
+        name: "tidy",
+        args: "",
+        about: "format, lints, floors, file headers, unsafe, divergences, packages",
+        run: tidy::run,
+    },
+    Verb {
+        name: "fixtures",
+        args: "[--check]",
+        about: "rebuild the ELF fixtures with clang-19; --check compares only",
+        run: fixtures::run,
+    },
+    Verb {
+        name: "oracle",
+        args: "[AREA]",
+        about: "record the running kernel's answers",
+        run: tools::oracle,
+    },
+    Verb {
+        name: "parity",
+        args: "DIR [OPTIONS]",
+        about: "the verifier beside a recorded kernel",
+        run: tools::parity,
+    },
+    Verb {
+        name: "fuzz",
+        args: "TARGET [OPTIONS]",
+        about: "long-running differential and mutation tests",
+        run: tools::fuzz,
+    },
+    Verb {
+        name: "bench",
+        args: "NAME [--json]",
+        about: "benchmarks beside peers and the kernel",
+        run: tools::bench,
+    },
+    Verb {
+        name: "support",
+        args: "[--check]",
+        about: "write docs/support.md from the tables",
+        run: tools::support,
+    },
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let Some(verb) = args
+        .first()
+        .and_then(|name| VERBS.iter().find(|verb| verb.name == name))
+    else {
+        eprintln!("usage: cargo xtask VERB\n");
+        for verb in VERBS {
+            eprintln!(
+                "  {:28} {}",
+                format!("{} {}", verb.name, verb.args),
+                verb.about
+            );
+        }
+        return ExitCode::from(2);
+    };
+    match (verb.run)(&args[1..]) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask {}: {message}", verb.name);
+            ExitCode::from(1)
+        }
+    }
+}

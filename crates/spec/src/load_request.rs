@@ -32,7 +32,7 @@ pub struct LoadRequest {
     /// Maps of the request; [`FdObject::Map`] holds indices into it.
     pub maps: Vec<Arc<MapInfo>>,
     /// BTF of the program.
-    pub btf: Option<Arc<Btf>>,
+    pub btf: Option<Btf>,
     /// `func_info` records.
     pub func_info: InfoRecords,
     /// `line_info` records.
@@ -40,7 +40,7 @@ pub struct LoadRequest {
     /// `core_relos` records that the caller left to the kernel.
     pub core_relos: InfoRecords,
     /// BTF of the kernel (or host) whose types `PTR_TO_BTF_ID` registers have; none if the caller has none.
-    pub kernel_btf: Option<Arc<Btf>>,
+    pub kernel_btf: Option<Btf>,
     /// BTF type that the program attaches to (`attach_btf_id`), 0 if none.
     pub attach_btf_id: TypeId,
     /// What `attach_btf_id` refers to.
@@ -68,7 +68,7 @@ pub enum FdObject {
     /// Index into [`LoadRequest::maps`].
     Map(usize),
     /// A BTF object.
-    Btf(Arc<Btf>),
+    Btf(Btf),
     /// An open file that is neither.
     Other,
 }
@@ -80,7 +80,7 @@ pub enum AttachTarget {
     #[default]
     Kernel,
     /// A BTF object (a module's) given by fd.
-    Btf(Arc<Btf>),
+    Btf(Btf),
     /// A BPF program given by fd.
     Prog(Arc<ProgTarget>),
 }
@@ -93,7 +93,7 @@ pub struct ProgTarget {
     /// Its expected attach type, raw.
     pub expected_attach_type: u32,
     /// Its BTF.
-    pub btf: Option<Arc<Btf>>,
+    pub btf: Option<Btf>,
     /// Whether it may sleep.
     pub sleepable: bool,
     /// Whether it was compiled to machine code.
@@ -136,9 +136,19 @@ pub struct Privilege {
 
 impl Privilege {
     /// Every capability: what root has.
-    pub const FULL: Privilege = Privilege { bpf: true, perfmon: true, net_admin: true, sys_admin: true };
+    pub const FULL: Privilege = Privilege {
+        bpf: true,
+        perfmon: true,
+        net_admin: true,
+        sys_admin: true,
+    };
     /// No capability.
-    pub const NONE: Privilege = Privilege { bpf: false, perfmon: false, net_admin: false, sys_admin: false };
+    pub const NONE: Privilege = Privilege {
+        bpf: false,
+        perfmon: false,
+        net_admin: false,
+        sys_admin: false,
+    };
 
     /// Whether CAP_BPF or CAP_SYS_ADMIN is held.
     pub const fn may_bpf(self) -> bool {

@@ -29,7 +29,7 @@ pub struct MapInfo {
     /// The value of a frozen, program-read-only array, from which constant loads are folded.
     pub contents: Option<Arc<[u8]>>,
     /// BTF of key and value.
-    pub btf: Option<Arc<Btf>>,
+    pub btf: Option<Btf>,
     /// Type of the key, 0 if none.
     pub key_type_id: TypeId,
     /// Type of the value, 0 if none.

@@ -1,0 +1,286 @@
+//! The corpus of BPF_PROG_LOAD calls with a kernel's answers: one row of `verdicts.jsonl` per program, the call in
+//! `PATH.json`, the log in `PATH.log`. Key types: [`Corpus`], [`Row`]. Neighbour: `parity` compares ring3 with it.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use hashbrown::HashMap;
+use ring3_btf::{Btf, TypeId};
+use ring3_isa::RawInsn;
+use ring3_spec::{AttachTarget, FdObject, InfoRecords, LoadRequest, MapInfo, Privilege};
+use ring3_uapi::{MapType, ProgType};
+use serde_json::Value;
+
+/// A folder in the corpus format, with its BTF blobs parsed at most once per thread.
+pub struct Corpus {
+    dir: PathBuf,
+    btfs: RefCell<HashMap<String, Option<Btf>>>,
+}
+
+/// One program: what the kernel answered.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Set, such as `selftests-6.18`.
+    pub set: String,
+    /// Path below the corpus folder, without extension.
+    pub path: String,
+    /// `untyped`, `typed-context` or `kernel-objects`.
+    pub subset: String,
+    /// Why the row does not bind, if it does not.
+    pub reference: Option<String>,
+    /// Positive errno, 0 if accepted.
+    pub errno: i32,
+    /// Last message of the log before the statistics.
+    pub msg: String,
+    /// Instructions processed.
+    pub processed: u64,
+    /// `max_states_per_insn`, `total_states`, `peak_states`.
+    pub states: [u64; 3],
+    /// Whether the kernel's log buffer was too small.
+    pub log_truncated: bool,
+    /// The kernel's BPF_PROG_LOAD time at log level 0, in nanoseconds; 0 if not recorded.
+    pub load_ns: u64,
+}
+
+fn text(value: &Value, key: &str) -> String {
+    value[key].as_str().unwrap_or_default().to_owned()
+}
+
+fn number(value: &Value, key: &str) -> u64 {
+    value[key].as_u64().unwrap_or_default()
+}
+
+fn hex(value: &Value, key: &str) -> io::Result<Vec<u8>> {
+    let text = value[key].as_str().unwrap_or_default().as_bytes();
+    let digit = |c: u8| {
+        (c as char)
+            .to_digit(16)
+            .ok_or_else(|| invalid(format!("{key}: not hex")))
+    };
+    if text.len() % 2 != 0 {
+        return Err(invalid(format!("{key}: odd number of hex digits")));
+    }
+    text.chunks_exact(2)
+        .map(|pair| Ok((digit(pair[0])? << 4 | digit(pair[1])?) as u8))
+        .collect()
+}
+
+fn invalid(message: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
+impl Corpus {
+    /// Opens the folder; nothing is read yet.
+    pub fn open(dir: &Path) -> Corpus {
+        Corpus {
+            dir: dir.to_owned(),
+            btfs: RefCell::default(),
+        }
+    }
+
+    /// Every row of `verdicts.jsonl`, in file order.
+    ///
+    /// # Errors
+    /// The file is missing or a line is not JSON.
+    pub fn rows(&self) -> io::Result<Vec<Row>> {
+        let file = self.dir.join("verdicts.jsonl");
+        let all = fs::read_to_string(&file).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", file.display()))
+        })?;
+        all.lines()
+            .enumerate()
+            .map(|(line_idx, line)| {
+                let row: Value = serde_json::from_str(line).map_err(|error| {
+                    invalid(format!("{}:{}: {error}", file.display(), line_idx + 1))
+                })?;
+                Ok(Row {
+                    set: text(&row, "set"),
+                    path: text(&row, "path"),
+                    subset: text(&row, "subset"),
+                    reference: row["reference"].as_str().map(str::to_owned),
+                    errno: number(&row, "errno") as i32,
+                    msg: text(&row, "msg"),
+                    processed: number(&row, "processed"),
+                    states: ["max_states_per_insn", "total_states", "peak_states"]
+                        .map(|key| number(&row, key)),
+                    log_truncated: row["log_truncated"].as_bool().unwrap_or(false),
+                    load_ns: number(&row, "load_ns_log0"),
+                })
+            })
+            .collect()
+    }
+
+    /// The kernel's log of a row at level 2 | 4, `None` where it was left out.
+    pub fn log(&self, row: &Row) -> Option<String> {
+        fs::read(self.file(row, "log"))
+            .ok()
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The program after the kernel's rewrites, empty where it was rejected.
+    ///
+    /// # Errors
+    /// The row's call cannot be read.
+    pub fn xlated(&self, row: &Row) -> io::Result<Vec<RawInsn>> {
+        insns(&hex(&self.call(row)?, "xlated")?)
+    }
+
+    /// The call of a row as the verifier takes it.
+    ///
+    /// # Errors
+    /// The row's call or a BTF blob it names cannot be read.
+    pub fn request(&self, row: &Row) -> io::Result<LoadRequest> {
+        let call = self.call(row)?;
+        let raw_type = number(&call, "prog_type") as u32;
+        let prog_type = ProgType::from_raw(raw_type)
+            .ok_or_else(|| invalid(format!("{}: program type {raw_type}", row.path)))?;
+        let mut request = LoadRequest::new(prog_type, insns(&hex(&call, "insns")?)?);
+        request.expected_attach_type = number(&call, "expected_attach_type") as u32;
+        request.flags = number(&call, "prog_flags") as u32;
+        request.name = text(&call, "name");
+        request.license = text(&call, "license");
+        request.kern_version = number(&call, "kern_version") as u32;
+        request.btf = self.btf(&text(&call, "prog_btf"))?;
+        request.func_info = records(&call, "func_info")?;
+        request.line_info = records(&call, "line_info")?;
+        request.kernel_btf = self.btf(if row.set.ends_with("6.18") {
+            "vmlinux-6.18.btf"
+        } else {
+            "vmlinux-6.12.btf"
+        })?;
+        request.attach_btf_id = TypeId(number(&call, "attach_btf_id") as u32);
+        if let Some(module) = self.btf(&text(&call, "attach_btf"))? {
+            request.attach = AttachTarget::Btf(module);
+        }
+        request.privilege = if row.set.starts_with("unprivileged") {
+            Privilege::NONE
+        } else {
+            Privilege::FULL
+        };
+        (request.maps, request.fds) = self.maps(&call)?;
+        Ok(request)
+    }
+
+    fn maps(&self, call: &Value) -> io::Result<(Vec<Arc<MapInfo>>, BTreeMap<i32, FdObject>)> {
+        let mut maps = Vec::new();
+        let mut fds = BTreeMap::new();
+        for (fd, map) in call["maps"].as_array().into_iter().flatten().enumerate() {
+            // A map of type 0 is a deliberately bad fd.
+            if number(map, "type") == 0 {
+                continue;
+            }
+            fds.insert(fd as i32, FdObject::Map(maps.len()));
+            maps.push(Arc::new(self.map(map, fd as u32 + 1)?));
+        }
+        Ok((maps, fds))
+    }
+
+    fn map(&self, map: &Value, id: u32) -> io::Result<MapInfo> {
+        let raw_type = number(map, "type") as u32;
+        let frozen = map["frozen"].as_bool().unwrap_or(false);
+        let btf = self.btf(&text(map, "btf"))?;
+        let value_type_id = TypeId(number(map, "btf_value_type_id") as u32);
+        let kernel_btf = self.btf("vmlinux-6.18.btf")?;
+        let record = match &btf {
+            Some(btf) if value_type_id.0 != 0 => {
+                ring3_btf::Record::parse(btf, value_type_id, kernel_btf.as_ref())
+                    .map_err(|error| invalid(format!("map {id}: {error}")))?
+                    .map(Arc::new)
+            }
+            _ => None,
+        };
+        Ok(MapInfo {
+            id,
+            map_type: MapType::from_raw(raw_type)
+                .ok_or_else(|| invalid(format!("map type {raw_type}")))?,
+            name: text(map, "name"),
+            key_size: number(map, "key_size") as u32,
+            value_size: number(map, "value_size") as u32,
+            max_entries: number(map, "max_entries") as u32,
+            map_flags: number(map, "map_flags") as u32,
+            map_extra: number(map, "map_extra"),
+            frozen,
+            contents: if frozen {
+                Some(Arc::from(hex(map, "init")?))
+            } else {
+                None
+            },
+            btf,
+            key_type_id: TypeId(number(map, "btf_key_type_id") as u32),
+            value_type_id,
+            record,
+            inner: match map.get("inner") {
+                Some(inner) if inner.is_object() => Some(Arc::new(self.map(inner, id)?)),
+                _ => None,
+            },
+        })
+    }
+
+    fn btf(&self, name: &str) -> io::Result<Option<Btf>> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        if let Some(known) = self.btfs.borrow().get(name) {
+            return Ok(known.clone());
+        }
+        let file = self.dir.join("btf").join(name);
+        let bytes = fs::read(&file).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", file.display()))
+        })?;
+        let parsed = match name.strip_prefix("bpf_testmod-") {
+            Some(kernel) => match self.btf(&format!("vmlinux-{kernel}"))? {
+                Some(base) => Btf::parse_split(&base, &bytes),
+                None => Btf::parse(&bytes),
+            },
+            None => Btf::parse(&bytes),
+        };
+        // A blob that the kernel refused may be part of a row; the request then has none.
+        let btf = parsed.ok();
+        self.btfs.borrow_mut().insert(name.to_owned(), btf.clone());
+        Ok(btf)
+    }
+
+    fn call(&self, row: &Row) -> io::Result<Value> {
+        let file = self.file(row, "json");
+        let all = fs::read(&file).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", file.display()))
+        })?;
+        serde_json::from_slice(&all)
+            .map_err(|error| invalid(format!("{}: {error}", file.display())))
+    }
+
+    fn file(&self, row: &Row, extension: &str) -> PathBuf {
+        self.dir.join(format!("{}.{extension}", row.path))
+    }
+}
+
+fn insns(bytes: &[u8]) -> io::Result<Vec<RawInsn>> {
+    let (slots, rest) = bytes.as_chunks::<8>();
+    if !rest.is_empty() {
+        return Err(invalid(format!("{} bytes of instructions", bytes.len())));
+    }
+    Ok(slots
+        .iter()
+        .map(|slot| RawInsn::from_bytes(*slot))
+        .collect())
+}
+
+fn records(call: &Value, key: &str) -> io::Result<InfoRecords> {
+    let bytes = hex(call, key)?;
+    let rec_size = number(call, &format!("{key}_rec_size")) as u32;
+    let count = if rec_size == 0 {
+        0
+    } else {
+        bytes.len() as u32 / rec_size
+    };
+    Ok(InfoRecords {
+        rec_size,
+        count,
+        bytes,
+    })
+}
