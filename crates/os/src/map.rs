@@ -1,0 +1,421 @@
+//! Memory from mmap(2): anonymous regions, memfd windows, regions mapped twice, the ring buffer's layout.
+//!
+//! Each type owns its address range and unmaps it on drop; what lies in the range is the owner's business, so access is by
+//! raw pointer.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
+
+use crate::Errno;
+use crate::memfd::{Memfd, Seals};
+
+/// How a mapping may be used. There is no writable and executable one, on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prot {
+    /// No access: address space only.
+    None,
+    /// Read.
+    Read,
+    /// Read and write.
+    ReadWrite,
+    /// Read and execute.
+    ReadExec,
+}
+
+impl Prot {
+    fn bits(self) -> libc::c_int {
+        match self {
+            Prot::None => libc::PROT_NONE,
+            Prot::Read => libc::PROT_READ,
+            Prot::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
+            Prot::ReadExec => libc::PROT_READ | libc::PROT_EXEC,
+        }
+    }
+}
+
+/// An owned range of address space.
+#[derive(Debug)]
+pub struct Region {
+    base: NonNull<u8>,
+    len_bytes: usize,
+}
+
+// SAFETY: 1. a region is an address range, owned by nobody's thread; 2. access to its bytes is by raw pointer, where the
+// user proves the absence of races.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+fn mmap(
+    at: Option<NonNull<u8>>,
+    len_bytes: usize,
+    prot: Prot,
+    flags: libc::c_int,
+    fd: i32,
+    offset_bytes: usize,
+) -> Result<NonNull<u8>, Errno> {
+    let (hint, fixed) = match at {
+        Some(at) => (at.as_ptr().cast(), libc::MAP_FIXED),
+        None => (std::ptr::null_mut(), 0),
+    };
+    let offset = libc::off_t::try_from(offset_bytes).map_err(|_| Errno::EOVERFLOW)?;
+    // SAFETY: 1. without `at`, a new mapping overlaps nothing; 2. with it, the callers below pass ranges inside a reservation of
+    // their own that nobody has a pointer into yet.
+    let address = unsafe { libc::mmap(hint, len_bytes, prot.bits(), flags | fixed, fd, offset) };
+    if address == libc::MAP_FAILED {
+        return Err(crate::last_errno());
+    }
+    NonNull::new(address.cast()).ok_or(Errno::ENOMEM)
+}
+
+impl Region {
+    /// Zeroed private memory, committed page by page when first touched.
+    ///
+    /// # Errors
+    /// `EINVAL`: no bytes asked for. `ENOMEM`: no address space.
+    pub fn anonymous(len_bytes: usize, prot: Prot) -> Result<Self, Errno> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let base = mmap(None, len_bytes, prot, flags, -1, 0)?;
+        Ok(Region { base, len_bytes })
+    }
+
+    /// A shared window of `len_bytes` of a descriptor's memory, from `offset_bytes`.
+    ///
+    /// # Errors
+    /// `EINVAL`: offset not a multiple of the page, or no bytes. `EPERM`: sealed against this access. `ENOMEM`.
+    pub fn shared(
+        fd: BorrowedFd<'_>,
+        offset_bytes: usize,
+        len_bytes: usize,
+        prot: Prot,
+    ) -> Result<Self, Errno> {
+        let base = mmap(
+            None,
+            len_bytes,
+            prot,
+            libc::MAP_SHARED,
+            fd.as_raw_fd(),
+            offset_bytes,
+        )?;
+        Ok(Region { base, len_bytes })
+    }
+
+    /// Reserves address space, `len_bytes` long and aligned to `align_bytes` (a power of two), without access.
+    ///
+    /// # Errors
+    /// `EINVAL`: alignment is no power of two. `ENOMEM`: no address space.
+    pub fn reserve_aligned(len_bytes: usize, align_bytes: usize) -> Result<Self, Errno> {
+        if !align_bytes.is_power_of_two() {
+            return Err(Errno::EINVAL);
+        }
+        let page = crate::cpu::page_bytes();
+        let len_bytes = len_bytes
+            .checked_next_multiple_of(page)
+            .ok_or(Errno::ENOMEM)?;
+        if align_bytes <= page {
+            return Region::anonymous(len_bytes, Prot::None);
+        }
+        let total = len_bytes.checked_add(align_bytes).ok_or(Errno::ENOMEM)?;
+        let whole = Region::anonymous(total, Prot::None)?;
+        let start = whole.base.as_ptr() as usize;
+        let aligned = start.next_multiple_of(align_bytes);
+        let head = aligned - start;
+        let tail = total - head - len_bytes;
+        std::mem::forget(whole);
+        // SAFETY: 1. both ends lie in the reservation just made, which nobody else knows; 2. the aligned middle is not null.
+        unsafe {
+            if head != 0 {
+                libc::munmap(start as *mut _, head);
+            }
+            if tail != 0 {
+                libc::munmap((aligned + len_bytes) as *mut _, tail);
+            }
+            Ok(Region {
+                base: NonNull::new_unchecked(aligned as *mut u8),
+                len_bytes,
+            })
+        }
+    }
+
+    /// Replaces `len_bytes` of this region from `at_bytes` by a shared window of a descriptor's memory.
+    ///
+    /// # Errors
+    /// `EINVAL`: out of the region or not page aligned. `EPERM`, `ENOMEM` as mmap(2).
+    pub fn overlay(
+        &mut self,
+        at_bytes: usize,
+        fd: BorrowedFd<'_>,
+        offset_bytes: usize,
+        len_bytes: usize,
+        prot: Prot,
+    ) -> Result<(), Errno> {
+        let end = at_bytes.checked_add(len_bytes).ok_or(Errno::EINVAL)?;
+        if end > self.len_bytes || !at_bytes.is_multiple_of(crate::cpu::page_bytes()) {
+            return Err(Errno::EINVAL);
+        }
+        // SAFETY: 1. at_bytes is inside the region by the check above.
+        let at = unsafe { self.base.add(at_bytes) };
+        mmap(
+            Some(at),
+            len_bytes,
+            prot,
+            libc::MAP_SHARED,
+            fd.as_raw_fd(),
+            offset_bytes,
+        )
+        .map(drop)
+    }
+
+    /// Replaces `len_bytes` from `at_bytes` by fresh zeroed private memory (or, with [`Prot::None`], by a hole).
+    ///
+    /// # Errors
+    /// `EINVAL`: out of the region or not page aligned. `ENOMEM`.
+    pub fn overlay_anonymous(
+        &mut self,
+        at_bytes: usize,
+        len_bytes: usize,
+        prot: Prot,
+    ) -> Result<(), Errno> {
+        let end = at_bytes.checked_add(len_bytes).ok_or(Errno::EINVAL)?;
+        if end > self.len_bytes || !at_bytes.is_multiple_of(crate::cpu::page_bytes()) {
+            return Err(Errno::EINVAL);
+        }
+        // SAFETY: 1. at_bytes is inside the region by the check above.
+        let at = unsafe { self.base.add(at_bytes) };
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        mmap(Some(at), len_bytes, prot, flags, -1, 0).map(drop)
+    }
+
+    /// Changes the access of `len_bytes` from `at_bytes`.
+    ///
+    /// # Errors
+    /// `EINVAL`: out of the region or not page aligned. `EACCES`, `ENOMEM` as mprotect(2).
+    pub fn protect(&self, at_bytes: usize, len_bytes: usize, prot: Prot) -> Result<(), Errno> {
+        let end = at_bytes.checked_add(len_bytes).ok_or(Errno::EINVAL)?;
+        if end > self.len_bytes {
+            return Err(Errno::EINVAL);
+        }
+        // SAFETY: 1. the range is inside our own region; 2. whoever accesses it afterwards against `prot` faults, which is
+        // memory safe.
+        let result = unsafe {
+            libc::mprotect(
+                self.base.as_ptr().add(at_bytes).cast(),
+                len_bytes,
+                prot.bits(),
+            )
+        };
+        crate::check(result.into()).map(drop)
+    }
+
+    /// Asks for huge pages where the host grants them; a hint without failure.
+    pub fn advise_huge(&self) {
+        // SAFETY: 1. advice on our own range changes no content.
+        let _ = unsafe {
+            libc::madvise(
+                self.base.as_ptr().cast(),
+                self.len_bytes,
+                libc::MADV_HUGEPAGE,
+            )
+        };
+    }
+
+    /// The first byte.
+    #[inline]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+
+    /// Bytes of the region.
+    #[inline]
+    pub fn len_bytes(&self) -> usize {
+        self.len_bytes
+    }
+
+    /// Whether `address` lies inside.
+    #[inline]
+    pub fn contains(&self, address: usize) -> bool {
+        address.wrapping_sub(self.base.as_ptr() as usize) < self.len_bytes
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: 1. the range is ours and mapped once; 2. who shares its addresses has promised to be gone (RCU for memory that
+        // programs see).
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len_bytes) };
+    }
+}
+
+/// One memory at two addresses: a writable and an executable view.
+#[derive(Debug)]
+pub struct TwinRegion {
+    write: Region,
+    exec: Region,
+}
+
+impl TwinRegion {
+    /// Maps `len_bytes` of fresh memory twice; the executable view is aligned to `align_bytes`.
+    ///
+    /// # Errors
+    /// `EINVAL`, `ENOMEM`, `EMFILE`; `EACCES` where the host forbids executable memory.
+    pub fn create(name: &str, len_bytes: usize, align_bytes: usize) -> Result<Self, Errno> {
+        let len_bytes = len_bytes
+            .checked_next_multiple_of(crate::cpu::page_bytes())
+            .ok_or(Errno::ENOMEM)?;
+        let memfd = Memfd::create(name, len_bytes, Seals::Size)?;
+        let fd = std::os::fd::AsFd::as_fd(&memfd);
+        let write = Region::shared(fd, 0, len_bytes, Prot::ReadWrite)?;
+        let mut exec = Region::reserve_aligned(len_bytes, align_bytes)?;
+        exec.overlay(0, fd, 0, len_bytes, Prot::ReadExec)?;
+        Ok(TwinRegion { write, exec })
+    }
+
+    /// The writable view.
+    pub fn write_view(&self) -> &Region {
+        &self.write
+    }
+
+    /// The executable view.
+    pub fn exec_view(&self) -> &Region {
+        &self.exec
+    }
+}
+
+/// The ring buffer's memory: `[private page] consumer page, producer page, data, data again`.
+///
+/// The memfd holds `consumer page, producer page, data`; that is also what a consumer maps.
+#[derive(Debug)]
+pub struct RingRegion {
+    view: Region,
+    memfd: Memfd,
+    data_bytes: usize,
+}
+
+impl RingRegion {
+    /// A ring of `data_bytes`, a power of two and a multiple of the page.
+    ///
+    /// # Errors
+    /// `EINVAL`: size. `ENOMEM`, `EMFILE`.
+    pub fn create(name: &str, data_bytes: usize) -> Result<Self, Errno> {
+        let page = crate::cpu::page_bytes();
+        if !data_bytes.is_power_of_two() || !data_bytes.is_multiple_of(page) {
+            return Err(Errno::EINVAL);
+        }
+        let once = data_bytes.checked_add(2 * page).ok_or(Errno::ENOMEM)?;
+        let twice = once.checked_add(data_bytes).ok_or(Errno::ENOMEM)?;
+        let memfd = Memfd::create(name, once, Seals::Size)?;
+        let fd = std::os::fd::AsFd::as_fd(&memfd);
+        let mut view = Region::reserve_aligned(twice, page)?;
+        view.overlay(0, fd, 0, once, Prot::ReadWrite)?;
+        view.overlay(once, fd, 2 * page, data_bytes, Prot::ReadWrite)?;
+        Ok(RingRegion {
+            view,
+            memfd,
+            data_bytes,
+        })
+    }
+
+    /// The page whose first word is the consumer's position.
+    pub fn consumer_page(&self) -> *mut u8 {
+        self.view.as_ptr()
+    }
+
+    /// The page whose first word is the producer's position.
+    pub fn producer_page(&self) -> *mut u8 {
+        self.view.as_ptr().wrapping_add(crate::cpu::page_bytes())
+    }
+
+    /// The data, followed by itself.
+    pub fn data(&self) -> *mut u8 {
+        self.view
+            .as_ptr()
+            .wrapping_add(2 * crate::cpu::page_bytes())
+    }
+
+    /// Bytes of the data area, once.
+    pub fn data_bytes(&self) -> usize {
+        self.data_bytes
+    }
+
+    /// The memory itself, for consumers that map it.
+    pub fn memfd(&self) -> &Memfd {
+        &self.memfd
+    }
+
+    /// Whether `address` lies in the data area (either copy).
+    pub fn data_contains(&self, address: usize) -> bool {
+        address.wrapping_sub(self.data() as usize) < 2 * self.data_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn twin_views_show_the_same_bytes() {
+        let twin = TwinRegion::create("twin", 4096, 1 << 21).unwrap();
+        assert_eq!(twin.exec_view().as_ptr() as usize % (1 << 21), 0);
+        // SAFETY: both views map 4096 bytes of ours.
+        unsafe {
+            twin.write_view().as_ptr().write_volatile(0xc3);
+            assert_eq!(twin.exec_view().as_ptr().read_volatile(), 0xc3);
+        }
+    }
+
+    #[test]
+    fn ring_data_wraps_by_mapping() {
+        let ring = RingRegion::create("ring", 8192).unwrap();
+        // SAFETY: the data area is mapped twice, 16384 bytes.
+        unsafe {
+            ring.data().write_volatile(7);
+            assert_eq!(ring.data().add(8192).read_volatile(), 7);
+            ring.data().add(8192 + 5).write_volatile(9);
+            assert_eq!(ring.data().add(5).read_volatile(), 9);
+        }
+        assert_eq!(
+            RingRegion::create("ring", 12288).unwrap_err(),
+            Errno::EINVAL
+        );
+    }
+
+    #[test]
+    fn reservations_are_aligned_and_overlays_bounded() {
+        let mut region = Region::reserve_aligned(8192, 1 << 16).unwrap();
+        assert_eq!(region.as_ptr() as usize % (1 << 16), 0);
+        assert_eq!(
+            region.overlay_anonymous(4096, 8192, Prot::ReadWrite),
+            Err(Errno::EINVAL)
+        );
+        region
+            .overlay_anonymous(4096, 4096, Prot::ReadWrite)
+            .unwrap();
+        // SAFETY: the second page was just made writable.
+        unsafe { region.as_ptr().add(4096).write_volatile(1) };
+        assert!(region.contains(region.as_ptr() as usize + 8191));
+        assert!(!region.contains(region.as_ptr() as usize + 8192));
+    }
+
+    #[test]
+    fn a_shared_window_sees_other_windows() {
+        let memfd = Memfd::create("window", 4096, Seals::SizeOpen).unwrap();
+        let fd = std::os::fd::AsFd::as_fd(&memfd);
+        let one = Region::shared(fd, 0, 4096, Prot::ReadWrite).unwrap();
+        let two = Region::shared(fd, 0, 4096, Prot::Read).unwrap();
+        // SAFETY: both map one page of ours.
+        unsafe {
+            one.as_ptr().write_volatile(3);
+            assert_eq!(two.as_ptr().read_volatile(), 3);
+        }
+        assert_eq!(memfd.seal_writes(), Err(Errno::EBUSY));
+        // A readable shared mapping of a writable descriptor may become writable, so it counts too.
+        drop(one);
+        assert_eq!(memfd.seal_writes(), Err(Errno::EBUSY));
+        drop(two);
+        assert_eq!(memfd.seal_writes(), Ok(()));
+        assert_eq!(
+            Region::shared(fd, 0, 4096, Prot::ReadWrite).unwrap_err(),
+            Errno::EPERM
+        );
+    }
+}

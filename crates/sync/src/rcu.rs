@@ -1,0 +1,443 @@
+//! Read-copy-update for memory that programs see.
+//!
+//! ```text
+//! G       a global counter, only ever incremented, by writers
+//! c.s     the state of thread c: (value of G when the outermost section began) << 16 | nesting depth
+//!
+//! enter   depth(c.s) == 0 ?  c.s = G << 16 | 1   :  c.s += 1          plain stores, then a compiler fence
+//! exit    c.s -= 1                                                    release store
+//!
+//! synchronize   G += 1; let g = G; membarrier; for every c: wait until depth(c.s) == 0 or epoch(c.s) >= g
+//! ```
+//!
+//! Why it is right: memory is unlinked before `G += 1`. A reader whose store to `c.s` the writer does not see after the
+//! membarrier executes its loads after that barrier, so it cannot find the unlinked memory. A reader whose store is seen
+//! with an epoch of at least `g` began after `G` had become `g`, so the same holds. Everyone else is waited for, and the release
+//! store of `exit` orders their last access before the writer's freeing. A stale epoch in `c.s` (the thread read `G` and was
+//! delayed) only makes a writer wait for longer.
+//!
+//! Where the host has no membarrier(2), readers pay with a full fence instead: [`needs_fence`].
+//!
+//! Key types: [`ThreadCell`] (what engines touch), [`Guard`], [`Cookie`].
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+/// Bits of [`ThreadCell::state`] that count nested sections.
+const DEPTH_BITS: u32 = 16;
+const DEPTH_MASK: u64 = (1 << DEPTH_BITS) - 1;
+/// Deferred calls that may wait before a caller outside of a section has to help.
+const BACKLOG_MAX: usize = 4096;
+
+/// The part of a thread that read sections store to. It is never freed: a thread that ends leaves it to the next one.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub struct ThreadCell {
+    /// Epoch of the outermost section and nesting depth. At offset 0, for code generators.
+    state: AtomicU64,
+    /// The CPU this thread is accounted to for the length of the outermost section.
+    cpu: AtomicU32,
+    /// Dense index of the cell, from 1; identifies the thread in lock words and per-thread tables.
+    slot: u32,
+}
+
+impl ThreadCell {
+    /// Dense index of the thread, from 1. A thread started after this one ended may get the same.
+    #[inline]
+    pub fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    /// Nested read sections of the thread now.
+    #[inline]
+    pub fn depth(&self) -> u64 {
+        self.state.load(Ordering::Relaxed) & DEPTH_MASK
+    }
+
+    /// The CPU that the current section is accounted to; meaningful only inside a section.
+    #[inline]
+    pub fn section_cpu(&self) -> u32 {
+        self.cpu.load(Ordering::Relaxed)
+    }
+
+    /// Enters a read section of the thread that owns this cell.
+    ///
+    /// # Safety
+    /// The calling thread got this cell from [`thread`] and has not ended; [`ThreadCell::exit`] follows on the same thread.
+    #[inline]
+    pub unsafe fn enter(&self) {
+        let state = self.state.load(Ordering::Relaxed);
+        if state & DEPTH_MASK == 0 {
+            self.cpu
+                .store(ring3_os::cpu::current_cpu() as u32, Ordering::Relaxed);
+            let epoch = GLOBAL.epoch.load(Ordering::Relaxed);
+            self.state
+                .store((epoch << DEPTH_BITS) | 1, Ordering::Relaxed);
+            compiler_fence(Ordering::SeqCst);
+            if GLOBAL.readers_fence.load(Ordering::Relaxed) {
+                fence(Ordering::SeqCst);
+            }
+        } else {
+            debug_assert!(
+                state & DEPTH_MASK != DEPTH_MASK,
+                "rcu sections nested too deep"
+            );
+            self.state.store(state + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Leaves the innermost read section of the thread that owns this cell.
+    ///
+    /// # Safety
+    /// The calling thread is inside a section that it entered on this cell, and keeps no pointer from it once the outermost
+    /// section is left.
+    #[inline]
+    pub unsafe fn exit(&self) {
+        let state = self.state.load(Ordering::Relaxed);
+        debug_assert!(state & DEPTH_MASK != 0, "rcu section left but not entered");
+        compiler_fence(Ordering::SeqCst);
+        self.state.store(state - 1, Ordering::Release);
+    }
+}
+
+/// What all threads share. The epoch has a line of its own: every section reads it.
+#[repr(align(128))]
+struct Global {
+    epoch: AtomicU64,
+    readers_fence: AtomicBool,
+}
+
+static GLOBAL: Global = Global {
+    epoch: AtomicU64::new(1),
+    readers_fence: AtomicBool::new(true),
+};
+
+/// Cells of all threads that ever registered, and those without an owner.
+struct Registry {
+    cells: Vec<&'static ThreadCell>,
+    unowned: Vec<&'static ThreadCell>,
+}
+
+static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
+    cells: Vec::new(),
+    unowned: Vec::new(),
+});
+
+thread_local! {
+    static CELL: Cell<*const ThreadCell> = const { Cell::new(std::ptr::null()) };
+    static REGISTRATION: Registration = const { Registration };
+}
+
+/// Gives the cell back when the thread ends.
+struct Registration;
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let cell = CELL.replace(std::ptr::null());
+        if cell.is_null() {
+            return;
+        }
+        // SAFETY: 1. cells are leaked boxes: valid forever.
+        let cell = unsafe { &*cell };
+        // A thread that ends inside a section (a leaked guard) would block writers for ever: its section ends here.
+        cell.state.store(0, Ordering::Release);
+        REGISTRY.lock().unowned.push(cell);
+    }
+}
+
+/// Chooses who pays for ordering, once per process.
+fn init_barrier() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let works = ring3_os::membarrier::register_private_expedited().is_ok()
+            && ring3_os::membarrier::private_expedited().is_ok();
+        GLOBAL.readers_fence.store(!works, Ordering::SeqCst);
+    });
+}
+
+/// Whether read sections must execute a full fence because the host has no membarrier(2). A code generator that inlines
+/// sections asks this after the first [`thread`] call.
+pub fn needs_fence() -> bool {
+    init_barrier();
+    GLOBAL.readers_fence.load(Ordering::Relaxed)
+}
+
+#[cold]
+fn register() -> &'static ThreadCell {
+    init_barrier();
+    let mut registry = REGISTRY.lock();
+    let cell = match registry.unowned.pop() {
+        Some(cell) => cell,
+        None => {
+            let slot = registry.cells.len() as u32 + 1;
+            let cell: &'static ThreadCell = Box::leak(Box::new(ThreadCell {
+                state: AtomicU64::new(0),
+                cpu: AtomicU32::new(0),
+                slot,
+            }));
+            registry.cells.push(cell);
+            cell
+        }
+    };
+    drop(registry);
+    CELL.set(cell);
+    // In a destructor that runs after this one's, nobody gives the cell back: it is leaked, empty.
+    let _ = REGISTRATION.try_with(|_| ());
+    cell
+}
+
+/// This thread's cell; registers the thread when first called.
+#[inline]
+pub fn thread() -> &'static ThreadCell {
+    let cell = CELL.get();
+    if cell.is_null() {
+        return register();
+    }
+    // SAFETY: 1. cells are leaked boxes: valid forever.
+    unsafe { &*cell }
+}
+
+/// A read section: memory that was reachable when it began stays valid until it is dropped.
+#[derive(Debug)]
+pub struct Guard {
+    cell: &'static ThreadCell,
+    /// A section belongs to its thread.
+    _not_send: std::marker::PhantomData<*const ()>,
+}
+
+/// Begins a read section; sections nest.
+#[inline]
+pub fn read() -> Guard {
+    let cell = thread();
+    // SAFETY: 1. the cell is this thread's; 2. the guard cannot leave the thread and exits on drop (a leaked one makes writers wait
+    // until the thread ends, which is safe).
+    unsafe { cell.enter() };
+    Guard {
+        cell,
+        _not_send: std::marker::PhantomData,
+    }
+}
+
+impl Guard {
+    /// The CPU that this section is accounted to: per-CPU values of programs use it, and it does not change inside a section.
+    #[inline]
+    pub fn cpu(&self) -> usize {
+        self.cell.section_cpu() as usize
+    }
+}
+
+impl Drop for Guard {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: 1. entered in `read` on the same thread; 2. borrows from the guard have ended.
+        unsafe { self.cell.exit() };
+    }
+}
+
+/// The error of waiting for readers while being one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InReadSection;
+
+impl std::fmt::Display for InReadSection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("cannot wait for a grace period inside a read section")
+    }
+}
+
+impl std::error::Error for InReadSection {}
+
+/// Whether this thread is inside a read section.
+#[inline]
+pub fn in_read_section() -> bool {
+    thread().depth() != 0
+}
+
+/// Waits until every read section that was running has ended.
+///
+/// # Errors
+/// [`InReadSection`]: the caller would wait for itself.
+pub fn synchronize() -> Result<(), InReadSection> {
+    if in_read_section() {
+        return Err(InReadSection);
+    }
+    let goal = begin_grace_period();
+    for spins in 0u32.. {
+        if is_over(goal) {
+            return Ok(());
+        }
+        match spins {
+            0..64 => std::hint::spin_loop(),
+            64..256 => std::thread::yield_now(),
+            _ => std::thread::sleep(Duration::from_micros(100)),
+        }
+    }
+    Ok(())
+}
+
+/// Makes unlinking visible to all and returns the epoch that running sections must reach.
+fn begin_grace_period() -> u64 {
+    init_barrier();
+    let goal = GLOBAL.epoch.fetch_add(1, Ordering::SeqCst) + 1;
+    if GLOBAL.readers_fence.load(Ordering::Relaxed)
+        || ring3_os::membarrier::private_expedited().is_err()
+    {
+        // Registered processes are never refused; should it happen, readers fence from now on.
+        fence(Ordering::SeqCst);
+    }
+    goal
+}
+
+/// Whether no section is older than `goal`.
+fn is_over(goal: u64) -> bool {
+    let registry = REGISTRY.lock();
+    registry.cells.iter().all(|cell| {
+        let state = cell.state.load(Ordering::Acquire);
+        state & DEPTH_MASK == 0 || state >> DEPTH_BITS >= goal
+    })
+}
+
+/// A point in time whose grace period can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cookie(u64);
+
+/// Starts a grace period without waiting; costs one membarrier.
+pub fn start_poll() -> Cookie {
+    Cookie(begin_grace_period())
+}
+
+/// Whether every section that ran when `cookie` was made has ended. Allowed inside a section, which then counts.
+pub fn poll(cookie: Cookie) -> bool {
+    is_over(cookie.0)
+}
+
+type Deferred = Box<dyn FnOnce() + Send>;
+
+struct Backlog {
+    calls: VecDeque<Deferred>,
+    /// Calls ever queued and ever run: what [`barrier`] waits on.
+    queued: u64,
+    done: u64,
+}
+
+struct Reclaimer {
+    backlog: Mutex<Backlog>,
+    work: Condvar,
+    progress: Condvar,
+}
+
+/// The reclaimer and its thread, started with the first deferred call.
+fn reclaimer() -> &'static Reclaimer {
+    static RECLAIMER: Reclaimer = Reclaimer {
+        backlog: Mutex::new(Backlog {
+            calls: VecDeque::new(),
+            queued: 0,
+            done: 0,
+        }),
+        work: Condvar::new(),
+        progress: Condvar::new(),
+    };
+    static START: Once = Once::new();
+    START.call_once(|| {
+        // Should the host refuse a thread, barrier() and a full backlog still run the queue.
+        let _ = std::thread::Builder::new()
+            .name("ring3-rcu".to_owned())
+            .spawn(|| {
+                loop {
+                    reclaim_one_batch(&RECLAIMER, WaitForWork::Yes);
+                }
+            });
+    });
+    &RECLAIMER
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WaitForWork {
+    Yes,
+    No,
+}
+
+/// Takes what is queued, waits for one grace period, runs it.
+fn reclaim_one_batch(reclaimer: &Reclaimer, wait: WaitForWork) {
+    let batch = {
+        let mut backlog = reclaimer.backlog.lock();
+        while backlog.calls.is_empty() {
+            if wait == WaitForWork::No {
+                return;
+            }
+            reclaimer.work.wait(&mut backlog);
+        }
+        std::mem::take(&mut backlog.calls)
+    };
+    let count = batch.len() as u64;
+    if synchronize().is_err() {
+        // Only reached by a caller inside a section: put everything back, in order.
+        let mut backlog = reclaimer.backlog.lock();
+        for call in batch.into_iter().rev() {
+            backlog.calls.push_front(call);
+        }
+        return;
+    }
+    for call in batch {
+        // A panicking destructor must not end the reclaimer: the rest of the batch still runs.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+    }
+    let mut backlog = reclaimer.backlog.lock();
+    backlog.done += count;
+    reclaimer.progress.notify_all();
+}
+
+/// Runs `call` after every section that is running now has ended.
+///
+/// The queue is bounded for callers outside of a section: beyond 4096 waiting calls they run a batch themselves. A caller inside
+/// a section cannot wait and only queues.
+pub fn call_rcu(call: impl FnOnce() + Send + 'static) {
+    let reclaimer = reclaimer();
+    let waiting = {
+        let mut backlog = reclaimer.backlog.lock();
+        backlog.calls.push_back(Box::new(call));
+        backlog.queued += 1;
+        reclaimer.work.notify_one();
+        backlog.calls.len()
+    };
+    if waiting > BACKLOG_MAX && !in_read_section() {
+        reclaim_one_batch(reclaimer, WaitForWork::No);
+    }
+}
+
+/// Waits until every call queued before has run.
+///
+/// # Errors
+/// [`InReadSection`]: the caller would wait for itself.
+pub fn barrier() -> Result<(), InReadSection> {
+    if in_read_section() {
+        return Err(InReadSection);
+    }
+    let reclaimer = reclaimer();
+    let goal = reclaimer.backlog.lock().queued;
+    loop {
+        reclaim_one_batch(reclaimer, WaitForWork::No);
+        let mut backlog = reclaimer.backlog.lock();
+        if backlog.done >= goal {
+            return Ok(());
+        }
+        // A batch is in another thread's hands.
+        if backlog.calls.is_empty() {
+            reclaimer
+                .progress
+                .wait_for(&mut backlog, Duration::from_millis(10));
+        }
+    }
+}
+
+/// Drops `value` after every section that is running now has ended.
+pub fn drop_rcu<T: Send + 'static>(value: T) {
+    call_rcu(move || drop(value));
+}
+
+#[cfg(test)]
+mod tests;
