@@ -35,7 +35,11 @@ impl Reg {
 
     /// The register with this number, 0..=11.
     pub const fn new(number: u8) -> Option<Reg> {
-        if number <= 11 { Some(Reg(number)) } else { None }
+        if number <= 11 {
+            Some(Reg(number))
+        } else {
+            None
+        }
     }
 
     /// 0..=11.

@@ -22,7 +22,12 @@ pub struct RawInsn {
 impl RawInsn {
     /// A slot from its five fields; `dst` and `src` are taken modulo 16.
     pub const fn new(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Self {
-        RawInsn { code, regs: (dst & 0xf) | (src << 4), off, imm }
+        RawInsn {
+            code,
+            regs: (dst & 0xf) | (src << 4),
+            off,
+            imm,
+        }
     }
 
     /// Reads the little-endian form.
@@ -39,7 +44,9 @@ impl RawInsn {
     pub const fn to_bytes(self) -> [u8; 8] {
         let off = self.off.to_le_bytes();
         let imm = self.imm.to_le_bytes();
-        [self.code, self.regs, off[0], off[1], imm[0], imm[1], imm[2], imm[3]]
+        [
+            self.code, self.regs, off[0], off[1], imm[0], imm[1], imm[2], imm[3],
+        ]
     }
 
     /// The number in the destination field, 0..=15; only 0..=10 name registers of programs.
@@ -54,12 +61,18 @@ impl RawInsn {
 
     /// The same slot with another destination field.
     pub const fn with_dst(self, dst: Reg) -> Self {
-        RawInsn { regs: (self.regs & 0xf0) | dst.number(), ..self }
+        RawInsn {
+            regs: (self.regs & 0xf0) | dst.number(),
+            ..self
+        }
     }
 
     /// The same slot with another source field.
     pub const fn with_src(self, src: Reg) -> Self {
-        RawInsn { regs: (self.regs & 0x0f) | (src.number() << 4), ..self }
+        RawInsn {
+            regs: (self.regs & 0x0f) | (src.number() << 4),
+            ..self
+        }
     }
 
     /// Instruction class: `code & 7`.
