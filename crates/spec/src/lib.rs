@@ -7,12 +7,23 @@
 
 extern crate alloc;
 
+mod func_proto;
+pub mod grants;
+pub mod helpers;
+pub mod kinds;
 mod load_request;
 mod map_info;
+mod prog_type;
+mod registry;
 mod verified_program;
 
+pub use func_proto::{Allowed, Arg, ArgBase, FuncProto, HelperId, Ret, RetBase, TypeFlags};
 pub use load_request::{
     AttachTarget, FdObject, InfoRecords, LoadRequest, Privilege, ProgTarget, ProgTargetSubprog,
 };
 pub use map_info::MapInfo;
+pub use prog_type::{
+    AttachRule, CtxView, PktAccess, ProgTypeRow, ROWS as PROG_TYPES, RetRange, RetRule, Sleepable,
+};
+pub use registry::{Caller, CustomHelper, HelperLookup, RegisterError, Registry};
 pub use verified_program::{CallFact, InsnFacts, SubprogFacts, VerifiedProgram, VerifierStats};
