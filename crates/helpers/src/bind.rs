@@ -1,0 +1,236 @@
+//! Binding bodies to prototypes: `implement!` makes, of a row of `ring3_spec::helpers` and a body, a C function that programs call.
+//!
+//! The prototype's argument tuple is taken from the five registers, and each [`Value`] is converted by [`FromValue`] to the parameter type that
+//! the body names. A body with another number of arguments, or a parameter type that the argument's kind has no conversion to, does not
+//! compile. Results go back the same way through [`IntoValue`].
+
+use ring3_maps::Map;
+use ring3_runtime::CallbackRef;
+use ring3_spec::kinds::{
+    Any, Btf, Ctx, Func, Int, Key, MapVal, MapValOut, MapValue, Mem, MemInOut, MemOut, OrNull, Released, RingbufMem,
+    RingbufRecord, Size, SizeOrZero, StackPtr, Value, Void,
+};
+
+use crate::packet::{Skb, XdpBuff};
+
+/// A parameter that a body can take for an argument of kind `K`.
+pub(crate) trait FromValue<K> {
+    /// Reads the register.
+    ///
+    /// # Safety
+    /// The verifier established `K` for the register, and pointers are used only during the call.
+    unsafe fn from_value(value: Value<K>) -> Self;
+}
+
+/// A result that stands for kind `K`.
+pub(crate) trait IntoValue<K> {
+    /// The register.
+    fn into_value(self) -> Value<K>;
+}
+
+macro_rules! scalars {
+    ($($ty:ty),*) => {$(
+        impl FromValue<Any> for $ty {
+            unsafe fn from_value(value: Value<Any>) -> Self {
+                value.raw as $ty
+            }
+        }
+    )*};
+}
+scalars!(u64, i64, u32, i32, u16);
+
+macro_rules! sizes {
+    ($($kind:ty),*) => {$(
+        impl FromValue<$kind> for u32 {
+            unsafe fn from_value(value: Value<$kind>) -> Self {
+                value.raw as u32
+            }
+        }
+    )*};
+}
+sizes!(Size, SizeOrZero);
+
+macro_rules! pointers {
+    ($($kind:ty => $ty:ty),*) => {$(
+        impl FromValue<$kind> for $ty {
+            unsafe fn from_value(value: Value<$kind>) -> Self {
+                std::ptr::with_exposed_provenance_mut::<u8>(value.raw as usize) as $ty
+            }
+        }
+    )*};
+}
+pointers! {
+    Key => *const u8,
+    MapVal => *const u8,
+    MapValOut => *mut u8,
+    Mem => *const u8,
+    MemOut => *mut u8,
+    MemInOut => *mut u8,
+    OrNull<Mem> => *const u8,
+    OrNull<MapVal> => *const u8,
+    Released<RingbufMem> => *mut u8
+}
+
+impl FromValue<OrNull<StackPtr>> for u64 {
+    unsafe fn from_value(value: Value<OrNull<StackPtr>>) -> Self {
+        value.raw
+    }
+}
+
+impl FromValue<Func> for CallbackRef {
+    unsafe fn from_value(value: Value<Func>) -> Self {
+        CallbackRef::from_reg(value.raw).expect("the verifier passes function addresses only")
+    }
+}
+
+impl FromValue<ring3_spec::kinds::Map> for &Map {
+    unsafe fn from_value(value: Value<ring3_spec::kinds::Map>) -> Self {
+        // SAFETY: 1. ARG_CONST_MAP_PTR: the register holds a map's program pointer; 2. the program keeps the map.
+        unsafe { Map::from_program_ptr(value.raw) }
+    }
+}
+
+impl FromValue<Ctx> for &mut Skb {
+    unsafe fn from_value(value: Value<Ctx>) -> Self {
+        // SAFETY: 1. rows with this parameter are found only for programs whose context is an skb; 2. such contexts are `Skb`s; 3. the
+        // program is suspended in the call, so nothing else touches it.
+        unsafe { &mut *std::ptr::with_exposed_provenance_mut(value.raw as usize) }
+    }
+}
+
+impl FromValue<Ctx> for &mut XdpBuff {
+    unsafe fn from_value(value: Value<Ctx>) -> Self {
+        // SAFETY: as for skbs: only XDP programs find these rows, and their contexts are `XdpBuff`s.
+        unsafe { &mut *std::ptr::with_exposed_provenance_mut(value.raw as usize) }
+    }
+}
+
+/// The context where the body does not look at it.
+pub(crate) struct AnyCtx;
+
+impl FromValue<Ctx> for AnyCtx {
+    unsafe fn from_value(_: Value<Ctx>) -> Self {
+        AnyCtx
+    }
+}
+
+impl<S> FromValue<Btf<S>> for u64 {
+    unsafe fn from_value(value: Value<Btf<S>>) -> Self {
+        value.raw
+    }
+}
+
+impl IntoValue<Int> for u64 {
+    fn into_value(self) -> Value<Int> {
+        Value::new(self)
+    }
+}
+
+impl IntoValue<Int> for i64 {
+    fn into_value(self) -> Value<Int> {
+        Value::new(self as u64)
+    }
+}
+
+/// A result or a negated errno.
+impl IntoValue<Int> for Result<u64, ring3_uapi::Errno> {
+    fn into_value(self) -> Value<Int> {
+        Value::new(self.unwrap_or_else(|errno| errno.negated() as u64))
+    }
+}
+
+/// 0 or a negated errno.
+impl IntoValue<Int> for Result<(), ring3_uapi::Errno> {
+    fn into_value(self) -> Value<Int> {
+        self.map(|()| 0).into_value()
+    }
+}
+
+impl IntoValue<Void> for () {
+    fn into_value(self) -> Value<Void> {
+        Value::new(0)
+    }
+}
+
+macro_rules! pointer_results {
+    ($($kind:ty),*) => {$(
+        impl IntoValue<$kind> for *mut u8 {
+            fn into_value(self) -> Value<$kind> {
+                Value::new(self.expose_provenance() as u64)
+            }
+        }
+    )*};
+}
+pointer_results!(OrNull<MapValue>, MapValue, OrNull<RingbufRecord>);
+
+/// An argument tuple taken from the registers.
+pub(crate) trait FromRegs {
+    /// The first registers, tagged.
+    fn from_regs(regs: [u64; 5]) -> Self;
+}
+
+macro_rules! tuples {
+    ($(($($kind:ident $at:literal),*))*) => {$(
+        impl<$($kind),*> FromRegs for ($(Value<$kind>,)*) {
+            #[inline(always)]
+            fn from_regs(_regs: [u64; 5]) -> Self {
+                ($(Value::<$kind>::new(_regs[$at]),)*)
+            }
+        }
+    )*};
+}
+tuples! { () (A 0) (A 0, B 1) (A 0, B 1, C 2) (A 0, B 1, C 2, D 3) (A 0, B 1, C 2, D 3, E 4) }
+
+/// `implement! { NAME: Row(arg: Type, ...) { body } ... }`: a table `NAME` of the bound rows. The body runs in an unsafe function: it may
+/// rely on what the prototype says of its arguments. `Row[regs](...)` gives the body the registers too, for helpers that read more than
+/// their prototype names.
+macro_rules! implement {
+    ($table:ident: $($(#[$meta:meta])* $row:ident $([$regs:ident])? ($($arg:ident: $ty:ty),*) $body:block)*) => {
+        pub(crate) const $table: &[$crate::Row] = &[$({
+            $(#[$meta])*
+            unsafe extern "C" fn thunk(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64) -> u64 {
+                use $crate::bind::{FromRegs, IntoValue};
+                type Declared = ring3_spec::helpers::$row;
+                $(let $regs = [r1, r2, r3, r4, r5];)?
+                let ($($arg,)*): <Declared as ring3_spec::helpers::Helper>::Args = FromRegs::from_regs([r1, r2, r3, r4, r5]);
+                // SAFETY: 1. the verifier checked the call against the prototype these kinds come from.
+                $(let $arg: $ty = unsafe { $crate::bind::FromValue::from_value($arg) };)*
+                let result: <Declared as ring3_spec::helpers::Helper>::Ret = IntoValue::into_value($body);
+                result.raw
+            }
+            $crate::Row {
+                id: match <ring3_spec::helpers::$row as ring3_spec::helpers::Helper>::PROTO.id {
+                    ring3_spec::HelperId::Uapi(id) => id,
+                    ring3_spec::HelperId::Custom(_) => unreachable!(),
+                },
+                code: thunk,
+            }
+        }),*];
+    };
+}
+pub(crate) use implement;
+
+/// Memory that the program gave to read.
+///
+/// # Safety
+/// `ptr` and `len` are a memory argument and its size as the verifier checked them; null only with 0.
+pub(crate) unsafe fn bytes<'a>(ptr: *const u8, len: u32) -> &'a [u8] {
+    if ptr.is_null() || len == 0 {
+        return &[];
+    }
+    // SAFETY: 1. the verifier checked `len` readable bytes; 2. the program is suspended while the helper reads. Concurrent writers of
+    // map values exist, as in the kernel; bytes are copied out before they are interpreted.
+    unsafe { std::slice::from_raw_parts(ptr, len as usize) }
+}
+
+/// Memory that the program gave to fill.
+///
+/// # Safety
+/// As [`bytes`], for writing.
+pub(crate) unsafe fn bytes_mut<'a>(ptr: *mut u8, len: u32) -> &'a mut [u8] {
+    if ptr.is_null() || len == 0 {
+        return &mut [];
+    }
+    // SAFETY: 1. the verifier checked `len` writable bytes; 2. the program is suspended while the helper writes.
+    unsafe { std::slice::from_raw_parts_mut(ptr, len as usize) }
+}

@@ -1,0 +1,82 @@
+//! Implementations of BPF helpers.
+//!
+//! `ring3-spec` declares every helper with a prototype that fixes its signature; here each is bound to a body (`bind`), and one that does not
+//! fit the prototype does not compile. What is not here yet has no row in [`find`]: a program that calls it is verified, and refused
+//! before it runs.
+//!
+//! Maps are in `ring3-maps`; packets, which helpers and hooks share, are in [`packet`].
+//!
+//! ```
+//! use ring3_uapi::FuncId;
+//! assert!(ring3_helpers::find(FuncId::KtimeGetNs).is_some());
+//! assert!(ring3_helpers::find(FuncId::RcRepeat).is_none());
+//! ```
+
+mod bind;
+mod looping;
+mod map;
+pub mod packet;
+mod random;
+mod task;
+mod time;
+mod trace;
+
+pub use packet::skb_helpers::load_packet;
+pub use trace::{TraceLine, set_trace_sink};
+
+use ring3_runtime::HelperFn;
+use ring3_uapi::FuncId;
+
+/// One implemented helper.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// Which helper.
+    pub id: FuncId,
+    /// What programs call.
+    pub code: HelperFn,
+}
+
+/// The tables of this crate, one per area. Helpers whose first argument is an `xdp_buff` in some programs and an `sk_buff` in others have a
+/// row only where the two agree.
+const TABLES: &[&[Row]] = &[
+    map::ROWS,
+    looping::ROWS,
+    random::ROWS,
+    task::ROWS,
+    time::ROWS,
+    trace::ROWS,
+    packet::skb_helpers::ROWS,
+    packet::xdp_helpers::ROWS,
+];
+
+/// Helpers that one id names differently by program type: what XDP programs get.
+const XDP_VARIANTS: &[Row] = packet::xdp_helpers::VARIANTS;
+
+/// The implementation of a helper, `None` if there is none yet.
+pub fn find(id: FuncId) -> Option<HelperFn> {
+    TABLES.iter().copied().flatten().find(|row| row.id == id).map(|row| row.code)
+}
+
+/// The implementation of a helper for XDP programs.
+pub fn find_for_xdp(id: FuncId) -> Option<HelperFn> {
+    XDP_VARIANTS.iter().find(|row| row.id == id).map(|row| row.code).or_else(|| find(id))
+}
+
+/// Every implemented helper, in table order.
+pub fn rows() -> impl Iterator<Item = Row> {
+    TABLES.iter().copied().flatten().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_helper_has_two_implementations() {
+        let mut ids: Vec<_> = rows().map(|row| row.id).collect();
+        let count = ids.len();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), count);
+    }
+}

@@ -1,0 +1,99 @@
+//! Offsets of the fields of kernel objects that this crate keeps, in bytes. They are the 6.18 layout of `ring3_btf::layout`, as
+//! constants because every packet pays for them; a test holds the two together.
+
+pub(super) mod sk_buff {
+    pub(crate) const BYTES: usize = 224;
+    pub(crate) const DEV: usize = 16;
+    pub(crate) const TSTAMP: usize = 32;
+    pub(crate) const CB: usize = 40;
+    pub(crate) const LEN: usize = 112;
+    pub(crate) const MAC_LEN: usize = 120;
+    pub(crate) const QUEUE_MAPPING: usize = 124;
+    /// Byte that holds `pkt_type` in its low three bits and `ip_summed` in bits 5 and 6.
+    pub(crate) const PKT_TYPE: usize = 128;
+    pub(crate) const HASH_FLAGS: usize = 130;
+    pub(crate) const TC_INDEX: usize = 132;
+    pub(crate) const PRIORITY: usize = 140;
+    pub(crate) const SKB_IIF: usize = 144;
+    pub(crate) const HASH: usize = 148;
+    pub(crate) const VLAN_PROTO: usize = 152;
+    pub(crate) const VLAN_TCI: usize = 154;
+    pub(crate) const MARK: usize = 164;
+    pub(crate) const PROTOCOL: usize = 176;
+    pub(crate) const TRANSPORT_HEADER: usize = 178;
+    pub(crate) const NETWORK_HEADER: usize = 180;
+    pub(crate) const MAC_HEADER: usize = 182;
+    pub(crate) const TAIL: usize = 184;
+    pub(crate) const END: usize = 188;
+    pub(crate) const HEAD: usize = 192;
+    pub(crate) const DATA: usize = 200;
+    pub(crate) const TRUESIZE: usize = 208;
+}
+
+/// `struct bpf_skb_data_end`, which lies over `sk_buff.cb`; offsets from the start of `cb`. `qdisc_skb_cb.data` (the program's `cb[]`)
+/// begins at 8, `tc_classid` at 6.
+pub(super) mod skb_cb {
+    pub(crate) const TC_CLASSID: usize = 6;
+    pub(crate) const DATA: usize = 8;
+    pub(crate) const DATA_BYTES: usize = 20;
+    pub(crate) const DATA_META: usize = 32;
+    pub(crate) const DATA_END: usize = 40;
+}
+
+pub(super) mod xdp_buff {
+    pub(crate) const BYTES: usize = 56;
+    pub(crate) const DATA: usize = 0;
+    pub(crate) const DATA_END: usize = 8;
+    pub(crate) const DATA_META: usize = 16;
+    pub(crate) const DATA_HARD_START: usize = 24;
+    pub(crate) const RXQ: usize = 32;
+    pub(crate) const TXQ: usize = 40;
+    pub(crate) const FRAME_SZ: usize = 48;
+}
+
+pub(super) mod xdp_rxq_info {
+    pub(crate) const BYTES: usize = 64;
+    pub(crate) const DEV: usize = 0;
+    pub(crate) const QUEUE_INDEX: usize = 8;
+}
+
+pub(super) mod net_device {
+    pub(crate) const BYTES: usize = 2560;
+    pub(crate) const MTU: usize = 56;
+    pub(crate) const IFINDEX: usize = 224;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_are_those_of_the_layout_table() {
+        let at = |object: &str, field: &str| {
+            ring3_btf::layout::field(None, object, field).unwrap_or_else(|| panic!("{object}.{field}")).offset as usize
+        };
+        for (field, offset) in [
+            ("dev", sk_buff::DEV),
+            ("cb", sk_buff::CB),
+            ("len", sk_buff::LEN),
+            ("mac_len", sk_buff::MAC_LEN),
+            ("queue_mapping", sk_buff::QUEUE_MAPPING),
+            ("tc_index", sk_buff::TC_INDEX),
+            ("priority", sk_buff::PRIORITY),
+            ("skb_iif", sk_buff::SKB_IIF),
+            ("hash", sk_buff::HASH),
+            ("vlan_proto", sk_buff::VLAN_PROTO),
+            ("vlan_tci", sk_buff::VLAN_TCI),
+            ("mark", sk_buff::MARK),
+            ("protocol", sk_buff::PROTOCOL),
+            ("head", sk_buff::HEAD),
+            ("data", sk_buff::DATA),
+        ] {
+            assert_eq!(at("sk_buff", field), offset, "sk_buff.{field}");
+        }
+        assert_eq!(at("xdp_buff", "data_end"), xdp_buff::DATA_END);
+        assert_eq!(at("xdp_buff", "rxq"), xdp_buff::RXQ);
+        assert_eq!(at("xdp_rxq_info", "queue_index"), xdp_rxq_info::QUEUE_INDEX);
+        assert_eq!(at("net_device", "ifindex"), net_device::IFINDEX);
+    }
+}

@@ -1,0 +1,20 @@
+//! Packets as programs see them: memory laid out as the kernel's `sk_buff`, `xdp_buff` and `net_device`, and the helpers that change it.
+//!
+//! The objects are Rust values whose first bytes are the kernel's object, so the pointer a program passes to a helper is the pointer to
+//! the Rust value. Lengths and pointers belong to Rust and are written to the object on every change; scalar fields that programs may
+//! write (mark, priority, cb) belong to the object.
+
+pub mod csum;
+mod device;
+mod layout;
+mod object;
+mod redirect;
+mod skb;
+pub(crate) mod skb_helpers;
+mod xdp;
+pub(crate) mod xdp_helpers;
+
+pub use device::NetDevice;
+pub use redirect::{Redirect, take_redirect};
+pub use skb::Skb;
+pub use xdp::XdpBuff;

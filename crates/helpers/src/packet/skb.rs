@@ -1,0 +1,346 @@
+//! `Skb`: a linear socket buffer. Key type: [`Skb`], whose first bytes are the kernel's `struct sk_buff`.
+
+use std::sync::Arc;
+
+use ring3_uapi::Errno;
+
+use super::{
+    NetDevice,
+    layout::{sk_buff as at, skb_cb},
+    object::Object,
+};
+
+/// Bytes before the packet of a fresh buffer.
+const HEADROOM_BYTES: usize = 256;
+/// Bytes after the packet of a fresh buffer.
+const TAILROOM_BYTES: usize = 128;
+/// Bytes of an Ethernet header.
+pub(super) const ETH_HEADER_BYTES: usize = 14;
+/// Longest packet that helpers may make. Source: `BPF_SKB_MAX_LEN`.
+pub(super) const LEN_MAX: usize = 65536;
+/// `transport_header` of a packet without one.
+const HEADER_UNSET: u16 = u16::MAX;
+
+/// A packet on its way through the stack.
+#[repr(C)]
+pub struct Skb {
+    object: Object<{ at::BYTES }>,
+    /// Headroom, packet, tailroom.
+    head: Vec<u8>,
+    /// Where `data` points in `head`.
+    data_offset: usize,
+    /// Bytes from `data` to `tail`.
+    len: usize,
+    dev: Arc<NetDevice>,
+}
+
+impl Skb {
+    /// A received Ethernet frame of at least 14 bytes on `dev`, `data` at the link header as the tc hooks see it.
+    ///
+    /// # Errors
+    /// EINVAL: shorter than an Ethernet header, or longer than 65536 bytes.
+    ///
+    /// # Source
+    /// What BPF_PROG_TEST_RUN of Linux 6.18 shows of a fresh packet.
+    pub fn received(frame: &[u8], dev: &Arc<NetDevice>) -> Result<Box<Skb>, Errno> {
+        if frame.len() < ETH_HEADER_BYTES || frame.len() > LEN_MAX {
+            return Err(Errno::EINVAL);
+        }
+        let mut head = Vec::with_capacity(HEADROOM_BYTES + frame.len() + TAILROOM_BYTES);
+        head.resize(HEADROOM_BYTES, 0);
+        head.extend_from_slice(frame);
+        head.resize(HEADROOM_BYTES + frame.len() + TAILROOM_BYTES, 0);
+        let mut skb = Box::new(Skb {
+            object: Object::zeroed(),
+            head,
+            data_offset: HEADROOM_BYTES,
+            len: frame.len(),
+            dev: Arc::clone(dev),
+        });
+        skb.object.set(at::PROTOCOL, &ethernet_protocol(frame));
+        skb.object.set_u8(at::PKT_TYPE, packet_type(frame));
+        skb.object.set_u16(at::MAC_HEADER, HEADROOM_BYTES as u16);
+        skb.object.set_u16(at::NETWORK_HEADER, (HEADROOM_BYTES + ETH_HEADER_BYTES) as u16);
+        skb.object.set_u16(at::TRANSPORT_HEADER, HEADER_UNSET);
+        skb.object.set_u16(at::MAC_LEN, ETH_HEADER_BYTES as u16);
+        skb.object.set_u64(at::DEV, dev.program_ptr());
+        skb.refresh();
+        Ok(skb)
+    }
+
+    /// The pointer that programs get as their context.
+    pub fn program_ptr(&mut self) -> u64 {
+        std::ptr::from_mut(self).expose_provenance() as u64
+    }
+
+    /// The packet from `data` on.
+    pub fn data(&self) -> &[u8] {
+        &self.head[self.data_offset..self.data_offset + self.len]
+    }
+
+    /// The packet from `data` on, writable.
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        &mut self.head[self.data_offset..self.data_offset + self.len]
+    }
+
+    /// The whole frame from its link header on, wherever `data` points.
+    pub fn frame(&self) -> &[u8] {
+        let start = usize::from(self.object.u16(at::MAC_HEADER)).min(self.data_offset);
+        &self.head[start..self.data_offset + self.len]
+    }
+
+    /// The device it came in on.
+    pub fn device(&self) -> &Arc<NetDevice> {
+        &self.dev
+    }
+
+    /// Takes bytes off the front (`skb_pull`).
+    ///
+    /// # Errors
+    /// EINVAL: more than the packet has.
+    pub fn pull(&mut self, bytes: usize) -> Result<(), Errno> {
+        if bytes > self.len {
+            return Err(Errno::EINVAL);
+        }
+        self.data_offset += bytes;
+        self.len -= bytes;
+        self.refresh();
+        Ok(())
+    }
+
+    /// Gives bytes at the front, with the content they have; room is made as needed, and new room is zero.
+    pub(super) fn push(&mut self, bytes: usize) {
+        if bytes > self.data_offset {
+            let grow = bytes - self.data_offset + HEADROOM_BYTES;
+            self.head.splice(0..0, std::iter::repeat_n(0, grow));
+            self.data_offset += grow;
+            for header in [at::MAC_HEADER, at::NETWORK_HEADER, at::TRANSPORT_HEADER] {
+                let offset = self.object.u16(header);
+                if offset != HEADER_UNSET {
+                    self.object.set_u16(header, offset.wrapping_add(grow as u16));
+                }
+            }
+        }
+        self.data_offset -= bytes;
+        self.len += bytes;
+        self.refresh();
+    }
+
+    /// Sets the length: zeros are appended, or the tail is cut.
+    pub(super) fn set_len(&mut self, len: usize) {
+        let tail = self.data_offset + self.len;
+        let new_tail = self.data_offset + len;
+        if new_tail > self.head.len() {
+            self.head.resize(new_tail + TAILROOM_BYTES, 0);
+        }
+        if new_tail > tail {
+            self.head[tail..new_tail].fill(0);
+        }
+        self.len = len;
+        self.refresh();
+    }
+
+    /// The link header now begins at `data`.
+    pub(super) fn reset_mac_header(&mut self) {
+        self.object.set_u16(at::MAC_HEADER, self.data_offset as u16);
+        let network = self.object.u16(at::NETWORK_HEADER);
+        self.object.set_u16(at::MAC_LEN, network.wrapping_sub(self.data_offset as u16));
+    }
+
+    /// Bytes from `data` to the network header; negative if it was pulled.
+    pub(super) fn network_offset(&self) -> isize {
+        isize::try_from(self.object.u16(at::NETWORK_HEADER)).unwrap_or(0) - self.data_offset as isize
+    }
+
+    /// Bytes from `data` to the transport header, if it is known.
+    pub(super) fn transport_offset(&self) -> Option<isize> {
+        let offset = self.object.u16(at::TRANSPORT_HEADER);
+        (offset != HEADER_UNSET).then(|| offset as isize - self.data_offset as isize)
+    }
+
+    /// Writes pointers and lengths to the kernel's object.
+    fn refresh(&mut self) {
+        let head = self.head.as_mut_ptr().expose_provenance() as u64;
+        let data = head + self.data_offset as u64;
+        self.object.set_u64(at::HEAD, head);
+        self.object.set_u64(at::DATA, data);
+        self.object.set_u32(at::TAIL, (self.data_offset + self.len) as u32);
+        self.object.set_u32(at::END, self.head.len() as u32);
+        self.object.set_u32(at::LEN, self.len as u32);
+        self.object.set_u32(at::TRUESIZE, self.head.len() as u32);
+        self.object.set_u64(at::CB + skb_cb::DATA_META, data);
+        self.object.set_u64(at::CB + skb_cb::DATA_END, data + self.len as u64);
+    }
+
+    /// Network protocol in network byte order.
+    pub fn protocol(&self) -> [u8; 2] {
+        self.object.u16(at::PROTOCOL).to_ne_bytes()
+    }
+
+    /// The class a classifier returned in `tc_classid`.
+    pub fn tc_classid(&self) -> u32 {
+        u32::from(self.object.u16(at::CB + skb_cb::TC_CLASSID))
+    }
+
+    /// Flow hash, 0 if none was set.
+    pub(super) fn set_hash(&mut self, hash: u32) {
+        self.object.set_u32(at::HASH, hash);
+        // l4_hash and sw_hash: set by software.
+        let flags = self.object.u8(at::HASH_FLAGS) & !0b110;
+        self.object.set_u8(at::HASH_FLAGS, flags | 0b100);
+    }
+
+    /// Forgets the flow hash.
+    pub(super) fn clear_hash(&mut self) {
+        self.object.set_u32(at::HASH, 0);
+        self.object.set_u8(at::HASH_FLAGS, self.object.u8(at::HASH_FLAGS) & !0b110);
+    }
+}
+
+/// Scalar fields that `BPF_PROG_TEST_RUN` takes in and gives out.
+impl Skb {
+    /// `mark`
+    pub fn mark(&self) -> u32 {
+        self.object.u32(at::MARK)
+    }
+
+    /// Sets `mark`.
+    pub fn set_mark(&mut self, mark: u32) {
+        self.object.set_u32(at::MARK, mark);
+    }
+
+    /// `priority`
+    pub fn priority(&self) -> u32 {
+        self.object.u32(at::PRIORITY)
+    }
+
+    /// Sets `priority`.
+    pub fn set_priority(&mut self, priority: u32) {
+        self.object.set_u32(at::PRIORITY, priority);
+    }
+
+    /// `tstamp` in nanoseconds.
+    pub fn tstamp(&self) -> u64 {
+        self.object.u64(at::TSTAMP)
+    }
+
+    /// Sets `tstamp`.
+    pub fn set_tstamp(&mut self, tstamp: u64) {
+        self.object.set_u64(at::TSTAMP, tstamp);
+    }
+
+    /// Device the packet was first received on.
+    pub fn ingress_ifindex(&self) -> u32 {
+        self.object.u32(at::SKB_IIF)
+    }
+
+    /// Sets the device the packet was first received on.
+    pub fn set_ingress_ifindex(&mut self, ifindex: u32) {
+        self.object.set_u32(at::SKB_IIF, ifindex);
+    }
+
+    /// `tc_index`
+    pub fn tc_index(&self) -> u16 {
+        self.object.u16(at::TC_INDEX)
+    }
+
+    /// `queue_mapping`
+    pub fn queue_mapping(&self) -> u16 {
+        self.object.u16(at::QUEUE_MAPPING)
+    }
+
+    /// VLAN protocol (network order) and tag control information.
+    pub fn vlan(&self) -> ([u8; 2], u16) {
+        (self.object.u16(at::VLAN_PROTO).to_ne_bytes(), self.object.u16(at::VLAN_TCI))
+    }
+
+    /// `hash`
+    pub fn hash(&self) -> u32 {
+        self.object.u32(at::HASH)
+    }
+
+    /// `pkt_type`: 0 host, 1 broadcast, 2 multicast, 3 other host.
+    pub fn pkt_type(&self) -> u32 {
+        u32::from(self.object.u8(at::PKT_TYPE) & 7)
+    }
+
+    /// The program's control block, 20 bytes.
+    pub fn cb(&self) -> [u8; skb_cb::DATA_BYTES] {
+        let start = at::CB + skb_cb::DATA;
+        std::array::from_fn(|i| self.object.bytes()[start + i])
+    }
+
+    /// Sets the program's control block.
+    pub fn set_cb(&mut self, cb: &[u8; skb_cb::DATA_BYTES]) {
+        self.object.set(at::CB + skb_cb::DATA, cb);
+    }
+}
+
+/// The EtherType, or 802.2 where the field is a length.
+fn ethernet_protocol(frame: &[u8]) -> [u8; 2] {
+    const ETH_P_802_3_MIN: u16 = 0x0600;
+    const ETH_P_802_2: u16 = 0x0004;
+    const ETH_P_802_3: u16 = 0x0001;
+    let field = u16::from_be_bytes([frame[12], frame[13]]);
+    if field >= ETH_P_802_3_MIN {
+        return field.to_be_bytes();
+    }
+    match frame.get(14..16) {
+        Some([0xff, 0xff]) => ETH_P_802_3.to_be_bytes(),
+        _ => ETH_P_802_2.to_be_bytes(),
+    }
+}
+
+/// By destination address, as seen by a device whose own address is zero.
+fn packet_type(frame: &[u8]) -> u8 {
+    const HOST: u8 = 0;
+    const BROADCAST: u8 = 1;
+    const MULTICAST: u8 = 2;
+    const OTHER_HOST: u8 = 3;
+    match &frame[..6] {
+        [0, 0, 0, 0, 0, 0] => HOST,
+        [0xff, 0xff, 0xff, 0xff, 0xff, 0xff] => BROADCAST,
+        address if address[0] & 1 == 1 => MULTICAST,
+        _ => OTHER_HOST,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn skb() -> Box<Skb> {
+        let frame: Vec<u8> = (0..60).map(|i| if i == 12 { 8 } else if i == 13 { 0 } else { i }).collect();
+        Skb::received(&frame, &NetDevice::new(1, "lo", 65536)).unwrap()
+    }
+
+    #[test]
+    fn the_object_shows_the_packet() {
+        let skb = skb();
+        assert_eq!(skb.object.u32(at::LEN), 60);
+        assert_eq!(skb.object.u64(at::CB + skb_cb::DATA_END) - skb.object.u64(at::DATA), 60);
+        assert_eq!(skb.protocol(), [8, 0]);
+        assert_eq!(skb.network_offset(), 14);
+        assert_eq!(skb.transport_offset(), None);
+    }
+
+    #[test]
+    fn push_beyond_the_headroom_keeps_content_and_headers() {
+        let mut skb = skb();
+        skb.push(300);
+        assert_eq!(skb.data().len(), 360);
+        assert_eq!(skb.data()[300..305], [0, 1, 2, 3, 4]);
+        assert_eq!(skb.network_offset(), 314);
+        assert_eq!(skb.frame().len(), 360);
+    }
+
+    #[test]
+    fn growing_gives_zeros_and_a_short_frame_is_refused() {
+        let mut skb = skb();
+        skb.set_len(30);
+        skb.set_len(600);
+        assert_eq!(skb.data()[29..32], [29, 0, 0]);
+        assert_eq!(skb.data().len(), 600);
+        assert_eq!(Skb::received(&[0; 13], skb.device()).err(), Some(Errno::EINVAL));
+    }
+}

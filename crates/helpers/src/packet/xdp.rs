@@ -1,0 +1,197 @@
+//! `XdpBuff`: a frame before the stack. Key type: [`XdpBuff`], whose first bytes are the kernel's `struct xdp_buff`.
+
+use std::sync::Arc;
+
+use ring3_uapi::Errno;
+
+use super::{
+    NetDevice,
+    layout::{xdp_buff as at, xdp_rxq_info as rxq},
+    object::Object,
+};
+
+/// Bytes before the packet. Source: `XDP_PACKET_HEADROOM`.
+pub(super) const HEADROOM_BYTES: usize = 256;
+/// Bytes at the start of the headroom that programs may not use. Source: `sizeof(struct xdp_frame)` of 6.18.
+pub(super) const FRAME_BYTES: usize = 40;
+/// Bytes at the end of a frame that hold `struct skb_shared_info`.
+pub(super) const SHARED_INFO_BYTES: usize = 320;
+/// Frame size of a driver that gives a page per packet.
+const PAGE_BYTES: usize = 4096;
+
+/// A frame with its receive queue.
+#[repr(C)]
+pub struct XdpBuff {
+    object: Object<{ at::BYTES }>,
+    rxq: Object<{ rxq::BYTES }>,
+    txq: Object<{ rxq::BYTES }>,
+    /// Headroom, packet, tailroom, shared info.
+    memory: Vec<u8>,
+    dev: Arc<NetDevice>,
+}
+
+impl XdpBuff {
+    /// Longest packet in one page. Longer frames get as many pages as they need, in one piece.
+    pub const PAGE_LEN_MAX: usize = PAGE_BYTES - HEADROOM_BYTES - SHARED_INFO_BYTES;
+
+    /// A frame received on queue `queue_index` of `dev`.
+    ///
+    /// # Errors
+    /// EINVAL: shorter than an Ethernet header or longer than 65535 bytes.
+    pub fn received(frame: &[u8], dev: &Arc<NetDevice>, queue_index: u32) -> Result<Box<XdpBuff>, Errno> {
+        if frame.len() < super::skb::ETH_HEADER_BYTES || frame.len() > 0xffff {
+            return Err(Errno::EINVAL);
+        }
+        let frame_bytes = (HEADROOM_BYTES + frame.len() + SHARED_INFO_BYTES).next_multiple_of(PAGE_BYTES);
+        let mut memory = vec![0; frame_bytes];
+        memory[HEADROOM_BYTES..HEADROOM_BYTES + frame.len()].copy_from_slice(frame);
+        let mut xdp = Box::new(XdpBuff {
+            object: Object::zeroed(),
+            rxq: Object::zeroed(),
+            txq: Object::zeroed(),
+            memory,
+            dev: Arc::clone(dev),
+        });
+        let start = xdp.memory.as_mut_ptr().expose_provenance() as u64;
+        xdp.rxq.set_u64(rxq::DEV, dev.program_ptr());
+        xdp.rxq.set_u32(rxq::QUEUE_INDEX, queue_index);
+        xdp.txq.set_u64(rxq::DEV, dev.program_ptr());
+        let rxq_ptr = std::ptr::from_ref(&xdp.rxq).expose_provenance() as u64;
+        let txq_ptr = std::ptr::from_ref(&xdp.txq).expose_provenance() as u64;
+        xdp.object.set_u64(at::DATA_HARD_START, start);
+        xdp.object.set_u64(at::RXQ, rxq_ptr);
+        xdp.object.set_u64(at::TXQ, txq_ptr);
+        xdp.object.set_u32(at::FRAME_SZ, frame_bytes as u32);
+        xdp.set_bounds(HEADROOM_BYTES, HEADROOM_BYTES, HEADROOM_BYTES + frame.len());
+        Ok(xdp)
+    }
+
+    /// The pointer that programs get as their context.
+    pub fn program_ptr(&mut self) -> u64 {
+        std::ptr::from_mut(self).expose_provenance() as u64
+    }
+
+    /// The packet.
+    pub fn data(&self) -> &[u8] {
+        let (_, data, end) = self.bounds();
+        &self.memory[data..end]
+    }
+
+    /// The packet, writable.
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        let (_, data, end) = self.bounds();
+        &mut self.memory[data..end]
+    }
+
+    /// What the program put before the packet with `bpf_xdp_adjust_meta`.
+    pub fn metadata(&self) -> &[u8] {
+        let (meta, data, _) = self.bounds();
+        &self.memory[meta.min(data)..data]
+    }
+
+    /// The device it came in on.
+    pub fn device(&self) -> &Arc<NetDevice> {
+        &self.dev
+    }
+
+    /// Offsets of `data_meta`, `data` and `data_end` in the frame.
+    fn bounds(&self) -> (usize, usize, usize) {
+        let start = self.object.u64(at::DATA_HARD_START);
+        let offset = |field| (self.object.u64(field) - start) as usize;
+        (offset(at::DATA_META), offset(at::DATA), offset(at::DATA_END))
+    }
+
+    fn set_bounds(&mut self, meta: usize, data: usize, end: usize) {
+        let start = self.object.u64(at::DATA_HARD_START);
+        self.object.set_u64(at::DATA_META, start + meta as u64);
+        self.object.set_u64(at::DATA, start + data as u64);
+        self.object.set_u64(at::DATA_END, start + end as u64);
+    }
+
+    /// `bpf_xdp_adjust_head`: moves the start of the packet by `delta` bytes, metadata with it.
+    ///
+    /// # Errors
+    /// EINVAL: into the reserved part of the headroom, or less than an Ethernet header would be left.
+    pub(super) fn adjust_head(&mut self, delta: i32) -> Result<(), Errno> {
+        let (meta, data, end) = self.bounds();
+        let metadata_bytes = data - meta;
+        let new_data = data as i64 + i64::from(delta);
+        let lowest = (FRAME_BYTES + metadata_bytes) as i64;
+        if new_data < lowest || new_data > end as i64 - super::skb::ETH_HEADER_BYTES as i64 {
+            return Err(Errno::EINVAL);
+        }
+        let new_data = new_data as usize;
+        self.memory.copy_within(meta..data, new_data - metadata_bytes);
+        self.set_bounds(new_data - metadata_bytes, new_data, end);
+        Ok(())
+    }
+
+    /// `bpf_xdp_adjust_tail`: moves the end of the packet by `delta` bytes; what is gained is zero.
+    ///
+    /// # Errors
+    /// EINVAL: beyond the frame, or less than an Ethernet header would be left.
+    pub(super) fn adjust_tail(&mut self, delta: i32) -> Result<(), Errno> {
+        let (meta, data, end) = self.bounds();
+        let new_end = end as i64 + i64::from(delta);
+        let highest = (self.memory.len() - SHARED_INFO_BYTES) as i64;
+        if new_end > highest || new_end < (data + super::skb::ETH_HEADER_BYTES) as i64 {
+            return Err(Errno::EINVAL);
+        }
+        let new_end = new_end as usize;
+        if new_end > end {
+            self.memory[end..new_end].fill(0);
+        }
+        self.set_bounds(meta, data, new_end);
+        Ok(())
+    }
+
+    /// `bpf_xdp_adjust_meta`: moves the start of the metadata by `delta` bytes.
+    ///
+    /// # Errors
+    /// EINVAL: outside of the headroom; EACCES: not a multiple of 4, or more than 252 bytes.
+    pub(super) fn adjust_meta(&mut self, delta: i32) -> Result<(), Errno> {
+        const METADATA_BYTES_MAX: i64 = 255;
+        let (meta, data, end) = self.bounds();
+        let new_meta = meta as i64 + i64::from(delta);
+        if new_meta < FRAME_BYTES as i64 || new_meta > data as i64 {
+            return Err(Errno::EINVAL);
+        }
+        let bytes = data as i64 - new_meta;
+        if bytes % 4 != 0 || bytes > METADATA_BYTES_MAX {
+            return Err(Errno::EACCES);
+        }
+        self.set_bounds(new_meta as usize, data, end);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn head_and_tail_move_within_the_frame() {
+        let mut xdp = XdpBuff::received(&[7; 64], &NetDevice::new(1, "lo", 1500), 0).unwrap();
+        assert_eq!(xdp.adjust_head(-8), Ok(()));
+        assert_eq!(xdp.data().len(), 72);
+        assert_eq!(xdp.data()[8], 7);
+        assert_eq!(xdp.adjust_head(-((HEADROOM_BYTES - 8 - FRAME_BYTES) as i32) - 1), Err(Errno::EINVAL));
+        assert_eq!(xdp.adjust_head(72 - 13), Err(Errno::EINVAL));
+        assert_eq!(xdp.adjust_tail(10), Ok(()));
+        assert_eq!(xdp.data()[70..74], [7, 7, 0, 0]);
+        assert_eq!(xdp.adjust_tail(4096), Err(Errno::EINVAL));
+        assert_eq!(xdp.adjust_tail(-69), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn metadata_moves_with_the_head() {
+        let mut xdp = XdpBuff::received(&[7; 64], &NetDevice::new(1, "lo", 1500), 0).unwrap();
+        assert_eq!(xdp.adjust_meta(-6), Err(Errno::EACCES));
+        assert_eq!(xdp.adjust_meta(-8), Ok(()));
+        let (meta, data, _) = xdp.bounds();
+        xdp.memory[meta..data].copy_from_slice(b"metadata");
+        assert_eq!(xdp.adjust_head(-16), Ok(()));
+        assert_eq!(xdp.metadata(), b"metadata");
+        assert_eq!(xdp.adjust_meta(9), Err(Errno::EINVAL));
+    }
+}

@@ -1,0 +1,57 @@
+//! Helpers of XDP programs.
+//!
+//! # Source
+//! bpf-helpers(7); errnos as BPF_PROG_TEST_RUN of Linux 6.18 returns them.
+
+use ring3_uapi::Errno;
+
+use super::{
+    redirect::{Redirect, set_redirect},
+    xdp::XdpBuff,
+};
+use crate::bind::{bytes, bytes_mut, implement};
+
+/// `XDP_ABORTED`
+const XDP_ABORTED: u64 = 0;
+/// `XDP_REDIRECT`
+const XDP_REDIRECT: u64 = 4;
+
+/// The bytes of an access through a helper.
+///
+/// # Errors
+/// EFAULT: offset or length above 65535; EINVAL: beyond the packet.
+fn range(xdp: &XdpBuff, offset: u32, len: u32) -> Result<std::ops::Range<usize>, Errno> {
+    if offset > 0xffff || len > 0xffff {
+        return Err(Errno::EFAULT);
+    }
+    let range = offset as usize..(offset + len) as usize;
+    if range.end > xdp.data().len() { Err(Errno::EINVAL) } else { Ok(range) }
+}
+
+implement! { ROWS:
+    XdpAdjustHead(xdp: &mut XdpBuff, delta: i32) { xdp.adjust_head(delta) }
+    XdpAdjustTail(xdp: &mut XdpBuff, delta: i32) { xdp.adjust_tail(delta) }
+    XdpAdjustMeta(xdp: &mut XdpBuff, delta: i32) { xdp.adjust_meta(delta) }
+    XdpGetBuffLen(xdp: &mut XdpBuff) { xdp.data().len() as u64 }
+    XdpLoadBytes(xdp: &mut XdpBuff, offset: u32, buf: *mut u8, len: u32) {
+        // SAFETY: 1. ARG_PTR_TO_UNINIT_MEM with its size.
+        let out = unsafe { bytes_mut(buf, len) };
+        range(xdp, offset, len).map(|range| out.copy_from_slice(&xdp.data()[range]))
+    }
+    XdpStoreBytes(xdp: &mut XdpBuff, offset: u32, buf: *const u8, len: u32) {
+        // SAFETY: 1. ARG_PTR_TO_MEM with its size.
+        let bytes = unsafe { bytes(buf, len) };
+        range(xdp, offset, len).map(|range| xdp.data_mut()[range].copy_from_slice(bytes))
+    }
+}
+
+implement! { VARIANTS:
+    Redirect(ifindex: u32, flags: u64) {
+        if flags != 0 {
+            XDP_ABORTED
+        } else {
+            set_redirect(Redirect::Device { ifindex, ingress: false });
+            XDP_REDIRECT
+        }
+    }
+}

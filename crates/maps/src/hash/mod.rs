@@ -1,0 +1,526 @@
+//! Hash tables: `hash`, `percpu_hash`, `lru_hash`, `lru_percpu_hash`.
+//!
+//! [`table`] is the concurrent table, [`pool`] its elements, [`key`] the treatment of keys by size; this file holds the types' rules
+//! and the functions that programs call.
+
+use std::any::Any;
+use std::ops::ControlFlow;
+
+use ring3_os::cpu::possible_cpus;
+use ring3_sync::percpu::current_cpu;
+use ring3_sync::rcu;
+use ring3_uapi::flags::{map_create, map_elem};
+use ring3_uapi::{Errno, MapType};
+
+pub(crate) mod key;
+pub(crate) mod pool;
+pub(crate) mod table;
+
+use key::{Key, Key4, Key8, Key16, KeyAny};
+use pool::PoolConfig;
+use std::sync::atomic::Ordering;
+use table::{PLACES, Source, Table, Values, WALK_STEPS};
+
+use crate::Map;
+use crate::array::PERCPU_VALUE_BYTES_MAX;
+use crate::attr::{MapAttr, MapError};
+use crate::batch::{BatchItem, BatchStyle, BatchWalk};
+use crate::fd::FdTable;
+use crate::fields::ValueCopy;
+use crate::mem;
+use crate::ops::{HelperFn, MapOps, Visit};
+
+const HASH_FLAGS: u32 = map_create::NO_PREALLOC
+    | map_create::NO_COMMON_LRU
+    | map_create::NUMA_NODE
+    | map_create::RDONLY
+    | map_create::WRONLY
+    | map_create::RDONLY_PROG
+    | map_create::WRONLY_PROG
+    | map_create::ZERO_SEED;
+
+/// Bytes of key and value together that the kernel's allocator refuses: `KMALLOC_MAX_SIZE - sizeof(struct htab_elem)`.
+const KEY_VALUE_BYTES_END: u64 = (4 << 20) - 48;
+/// Elements that a map may have.
+const MAX_ENTRIES_MAX: u32 = 1 << 31;
+/// Spare elements of maps that are not preallocated, for those that wait for a grace period.
+const LIMBO_ELEMENTS: u32 = 4096;
+
+/// A hash map of any of the four types.
+#[derive(Debug)]
+pub(crate) struct HashMap {
+    table: Table,
+    max_entries: u32,
+    key_kind: KeyKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum KeyKind {
+    Four,
+    Eight,
+    Sixteen,
+    Any,
+}
+
+/// Runs an expression with `$K` as the key treatment of the map.
+macro_rules! with_key {
+    ($map:expr, $K:ident => $body:expr) => {
+        match $map.key_kind {
+            KeyKind::Four => {
+                type $K = Key4;
+                $body
+            }
+            KeyKind::Eight => {
+                type $K = Key8;
+                $body
+            }
+            KeyKind::Sixteen => {
+                type $K = Key16;
+                $body
+            }
+            KeyKind::Any => {
+                type $K = KeyAny;
+                $body
+            }
+        }
+    };
+}
+
+/// The checks of all hash types, hash of maps included.
+pub(crate) fn check_hash(attr: &MapAttr) -> Result<(), MapError> {
+    let percpu = matches!(attr.map_type, MapType::PercpuHash | MapType::LruPercpuHash);
+    let lru = matches!(attr.map_type, MapType::LruHash | MapType::LruPercpuHash);
+    let percpu_lists = attr.has_flag(map_create::NO_COMMON_LRU);
+    attr.check_flags(HASH_FLAGS)?;
+    attr.check_prog_access()?;
+    attr.require(
+        lru || !percpu_lists,
+        "map_flags",
+        format_args!("{:#x}", attr.map_flags),
+    )?;
+    let prealloc = !attr.has_flag(map_create::NO_PREALLOC);
+    attr.require_or(
+        !lru || prealloc,
+        Errno::ENOTSUPP,
+        "map_flags",
+        format_args!("{:#x}", attr.map_flags),
+    )?;
+    let numa = attr.has_flag(map_create::NUMA_NODE) && attr.numa_node != u32::MAX;
+    attr.require(
+        !(numa && (percpu || percpu_lists)),
+        "numa_node of a per-CPU map",
+        attr.numa_node,
+    )?;
+    attr.require(attr.max_entries != 0, "max_entries", attr.max_entries)?;
+    attr.require(attr.key_size != 0, "key_size", attr.key_size)?;
+    attr.require(attr.value_size != 0, "value_size", attr.value_size)?;
+    let bytes = u64::from(attr.key_size) + u64::from(attr.value_size);
+    attr.require_or(
+        bytes < KEY_VALUE_BYTES_END,
+        Errno::E2BIG,
+        "key_size + value_size",
+        bytes,
+    )?;
+    let rounded = mem::round_up_8(attr.value_size as usize);
+    attr.require_or(
+        !percpu || rounded <= PERCPU_VALUE_BYTES_MAX as usize,
+        Errno::E2BIG,
+        "value_size",
+        attr.value_size,
+    )?;
+    attr.require_or(
+        attr.max_entries <= MAX_ENTRIES_MAX,
+        Errno::E2BIG,
+        "max_entries",
+        attr.max_entries,
+    )
+}
+
+/// A table for a map of these attributes, with values of `value_bytes`.
+pub(crate) fn create_table(attr: &MapAttr, value_bytes: usize) -> Result<(Table, u32), MapError> {
+    let percpu = matches!(attr.map_type, MapType::PercpuHash | MapType::LruPercpuHash);
+    let lru = matches!(attr.map_type, MapType::LruHash | MapType::LruPercpuHash);
+    let partitioned = attr.has_flag(map_create::NO_COMMON_LRU);
+    let deferred = attr.has_flag(map_create::NO_PREALLOC);
+    let mut max_entries = attr.max_entries;
+    if partitioned {
+        // Every CPU's list gets the same number of elements.
+        let cpus = possible_cpus() as u32;
+        let up = max_entries.checked_next_multiple_of(cpus);
+        max_entries = up.unwrap_or(max_entries - max_entries % cpus);
+    }
+    let elements = if deferred {
+        max_entries + max_entries.min(LIMBO_ELEMENTS)
+    } else {
+        max_entries
+    };
+    let config = PoolConfig {
+        key_bytes: attr.key_size as usize,
+        value_bytes,
+        elements,
+        lru,
+        percpu,
+        deferred,
+        partitioned,
+    };
+    let seed = if attr.has_flag(map_create::ZERO_SEED) {
+        0
+    } else {
+        key::random_seed()
+    };
+    let copy = ValueCopy::new(value_bytes, attr.record.clone());
+    let oom = |errno| attr.error(errno, format_args!("memory for {max_entries} elements"));
+    let table = Table::new(&config, max_entries, seed, copy).map_err(oom)?;
+    if !deferred && table.bytes() > mem::host_memory_bytes() {
+        return Err(oom(Errno::ENOMEM));
+    }
+    Ok((table, max_entries))
+}
+
+fn key_kind(key_bytes: usize) -> KeyKind {
+    match key_bytes {
+        4 => KeyKind::Four,
+        8 => KeyKind::Eight,
+        16 => KeyKind::Sixteen,
+        _ => KeyKind::Any,
+    }
+}
+
+impl HashMap {
+    pub(crate) fn create(attr: &MapAttr) -> Result<Self, MapError> {
+        check_hash(attr)?;
+        let (table, max_entries) = create_table(attr, attr.value_size as usize)?;
+        Ok(HashMap {
+            table,
+            max_entries,
+            key_kind: key_kind(attr.key_size as usize),
+        })
+    }
+
+    fn check_flags(&self, flags: u64) -> Result<(), Errno> {
+        let plain_hash = !self.table.lru && self.table.values == Values::Plain;
+        let known = if plain_hash {
+            flags & !map_elem::LOCK
+        } else {
+            flags
+        };
+        if known > map_elem::EXIST {
+            return Err(Errno::EINVAL);
+        }
+        if flags & map_elem::LOCK != 0 && self.table.copy.spin_lock_offset().is_none() {
+            return Err(Errno::EINVAL);
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// As [`Table::update`].
+    unsafe fn update_from(&self, key: *const u8, source: Source, flags: u64) -> Result<(), Errno> {
+        self.check_flags(flags)?;
+        // SAFETY: 1. the caller's promise.
+        with_key!(self, K => unsafe { self.table.update::<K>(key, source, flags) })
+    }
+}
+
+impl Drop for HashMap {
+    fn drop(&mut self) {
+        self.table.release_all();
+    }
+}
+
+/// # Safety
+/// `map` is a live hash map with keys that `K` treats, `key` is readable; the caller is in a read section.
+#[inline(always)]
+unsafe fn lookup_direct<K: Key, const LRU: bool, const PERCPU: bool>(map: u64, key: u64) -> u64 {
+    // SAFETY: 1. the caller's promise; 2. the hot pointer of a hash map is its HashMap.
+    unsafe {
+        let hash_map = &*Map::from_program_ptr(map).hot().cast::<HashMap>();
+        let table = &hash_map.table;
+        let (key, hash) = table.load::<K>(key as *const u8);
+        let Some(idx) = table.find::<K>(key, hash) else {
+            return 0;
+        };
+        if LRU {
+            let reference = table.pool.reference(idx);
+            if reference.load(Ordering::Relaxed) == 0 {
+                reference.store(1, Ordering::Relaxed);
+            }
+        }
+        if PERCPU {
+            return table.pool.percpu_value(idx, current_cpu()) as u64;
+        }
+        let slot = table.pool.state(idx).load(Ordering::Acquire) & pool::STATE_SLOT;
+        table.pool.value(idx, slot) as u64
+    }
+}
+
+macro_rules! lookup_fns {
+    ($($name:ident: $K:ty, $lru:literal, $percpu:literal;)*) => {
+        $(unsafe extern "C" fn $name(map: u64, key: u64, _: u64, _: u64, _: u64) -> u64 {
+            // SAFETY: 1. engines pass a live map of this type and a readable key (verifier: ARG_CONST_MAP_PTR, ARG_PTR_TO_MAP_KEY), inside a
+            // program run, which is a read section.
+            unsafe { lookup_direct::<$K, $lru, $percpu>(map, key) }
+        })*
+    };
+}
+
+lookup_fns! {
+    hash_lookup_4: Key4, false, false;
+    hash_lookup_8: Key8, false, false;
+    hash_lookup_16: Key16, false, false;
+    hash_lookup_any: KeyAny, false, false;
+    percpu_lookup_4: Key4, false, true;
+    percpu_lookup_8: Key8, false, true;
+    percpu_lookup_16: Key16, false, true;
+    percpu_lookup_any: KeyAny, false, true;
+    lru_lookup_4: Key4, true, false;
+    lru_lookup_8: Key8, true, false;
+    lru_lookup_16: Key16, true, false;
+    lru_lookup_any: KeyAny, true, false;
+    lru_percpu_lookup_4: Key4, true, true;
+    lru_percpu_lookup_8: Key8, true, true;
+    lru_percpu_lookup_16: Key16, true, true;
+    lru_percpu_lookup_any: KeyAny, true, true;
+}
+
+/// # Safety
+/// As [`lookup_direct`], and `value` is readable for the value size.
+#[inline(always)]
+unsafe fn update_direct<K: Key>(map: u64, key: u64, value: u64, flags: u64) -> u64 {
+    // SAFETY: 1. the caller's promise; 2. the hot pointer of a hash map is its HashMap.
+    unsafe {
+        let hash_map = &*Map::from_program_ptr(map).hot().cast::<HashMap>();
+        let result = hash_map.check_flags(flags);
+        let result = result.and_then(|()| {
+            hash_map
+                .table
+                .update::<K>(key as *const u8, Source::Program(value as *const u8), flags)
+        });
+        crate::abi::result_of(result)
+    }
+}
+
+/// # Safety
+/// As [`lookup_direct`].
+#[inline(always)]
+unsafe fn delete_direct<K: Key>(map: u64, key: u64) -> u64 {
+    // SAFETY: 1. the caller's promise; 2. the hot pointer of a hash map is its HashMap.
+    unsafe {
+        let hash_map = &*Map::from_program_ptr(map).hot().cast::<HashMap>();
+        crate::abi::result_of(hash_map.table.delete::<K>(key as *const u8, None))
+    }
+}
+
+macro_rules! write_fns {
+    ($($update:ident, $delete:ident: $K:ty;)*) => {
+        $(unsafe extern "C" fn $update(map: u64, key: u64, value: u64, flags: u64, _: u64) -> u64 {
+            // SAFETY: 1. engines pass a live map of this type, a readable key and value (verifier), inside a program run.
+            unsafe { update_direct::<$K>(map, key, value, flags) }
+        }
+
+        unsafe extern "C" fn $delete(map: u64, key: u64, _: u64, _: u64, _: u64) -> u64 {
+            // SAFETY: 1. engines pass a live map of this type and a readable key (verifier), inside a program run.
+            unsafe { delete_direct::<$K>(map, key) }
+        })*
+    };
+}
+
+write_fns! {
+    hash_update_4, hash_delete_4: Key4;
+    hash_update_8, hash_delete_8: Key8;
+    hash_update_16, hash_delete_16: Key16;
+    hash_update_any, hash_delete_any: KeyAny;
+}
+
+impl MapOps for HashMap {
+    unsafe fn lookup(&self, key: *const u8) -> *mut u8 {
+        // SAFETY: 1. the caller's promise.
+        unsafe {
+            with_key!(self, K => {
+                let (key, hash) = self.table.load::<K>(key);
+                let Some(idx) = self.table.find::<K>(key, hash) else { return std::ptr::null_mut() };
+                if self.table.lru {
+                    self.table.pool.reference(idx).store(1, Ordering::Relaxed);
+                }
+                self.table.value_ptr(idx)
+            })
+        }
+    }
+
+    unsafe fn update(&self, key: *const u8, value: *const u8, flags: u64) -> Result<(), Errno> {
+        // SAFETY: 1. the caller's promise.
+        unsafe { self.update_from(key, Source::Program(value), flags) }
+    }
+
+    unsafe fn delete(&self, key: *const u8) -> Result<(), Errno> {
+        // SAFETY: 1. the caller's promise.
+        with_key!(self, K => unsafe { self.table.delete::<K>(key, None) })
+    }
+
+    unsafe fn lookup_percpu(&self, key: *const u8, cpu: u32) -> *mut u8 {
+        if self.table.values != Values::Percpu || cpu as usize >= possible_cpus() {
+            return std::ptr::null_mut();
+        }
+        // SAFETY: 1. the caller's promise.
+        unsafe {
+            with_key!(self, K => {
+                let (key, hash) = self.table.load::<K>(key);
+                let Some(idx) = self.table.find::<K>(key, hash) else { return std::ptr::null_mut() };
+                if self.table.lru {
+                    self.table.pool.reference(idx).store(1, Ordering::Relaxed);
+                }
+                self.table.pool.percpu_value(idx, cpu as usize)
+            })
+        }
+    }
+
+    unsafe fn for_each(&self, visit: &mut Visit<'_>) -> Result<u32, Errno> {
+        let mut found = Vec::with_capacity(PLACES);
+        let mut visited = 0;
+        let mut at = 0;
+        while let Some(next) = self.table.walk_step(at, &mut found) {
+            for idx in &found {
+                visited += 1;
+                if let ControlFlow::Break(()) =
+                    visit(self.table.pool.key(*idx), self.table.value_ptr(*idx))
+                {
+                    return Ok(visited);
+                }
+            }
+            at = next;
+        }
+        Ok(visited)
+    }
+
+    fn sys_lookup(&self, key: &[u8], value: &mut [u8], flags: u64) -> Result<(), Errno> {
+        with_key!(self, K => self.table.sys_lookup::<K>(key, value, flags))
+    }
+
+    fn sys_update(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        flags: u64,
+        _fds: &dyn FdTable,
+    ) -> Result<(), Errno> {
+        let _section = rcu::read();
+        // SAFETY: 1. the slices have the sizes that the system call demands.
+        unsafe { self.update_from(key.as_ptr(), Source::Syscall(value.as_ptr()), flags) }
+    }
+
+    fn sys_delete(&self, key: &[u8], _fds: &dyn FdTable) -> Result<(), Errno> {
+        let _section = rcu::read();
+        // SAFETY: 1. the slice has the key's size.
+        with_key!(self, K => unsafe { self.table.delete::<K>(key.as_ptr(), None) })
+    }
+
+    fn sys_next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {
+        with_key!(self, K => self.table.next_key::<K>(key, next))
+    }
+
+    fn sys_lookup_and_delete(&self, key: &[u8], value: &mut [u8], flags: u64) -> Result<(), Errno> {
+        let _section = rcu::read();
+        // SAFETY: 1. the slices have the sizes that the system call demands.
+        with_key!(self, K => unsafe { self.table.delete::<K>(key.as_ptr(), Some((value, flags))) })
+    }
+
+    fn batch_style(&self) -> BatchStyle {
+        BatchStyle::Walk { delete: true }
+    }
+
+    fn batch_walk(&self, walk: &mut BatchWalk<'_>) -> Result<(), Errno> {
+        if u64::from(walk.token) >= self.table.bucket_count() * WALK_STEPS {
+            return Err(Errno::ENOENT);
+        }
+        let mut found = Vec::with_capacity(PLACES);
+        let mut key = vec![0; self.table.key_bytes];
+        let mut value = vec![0; walk.value_bytes];
+        while let Some(next) = self.table.walk_step(u64::from(walk.token), &mut found) {
+            if found.len() > walk.room {
+                return if walk.items.is_empty() {
+                    Err(Errno::ENOSPC)
+                } else {
+                    Ok(())
+                };
+            }
+            for idx in &found {
+                self.table.copy_key(*idx, &mut key);
+                let taken = if walk.delete {
+                    self.sys_lookup_and_delete(&key, &mut value, walk.elem_flags)
+                } else {
+                    let _section = rcu::read();
+                    self.sys_lookup(&key, &mut value, walk.elem_flags)
+                };
+                // Gone since the walk saw it: another one's deletion.
+                if taken.is_ok() && (walk.delete || self.table.is_live(*idx)) {
+                    walk.items.push(BatchItem {
+                        key: key.clone(),
+                        value: value.clone(),
+                    });
+                    walk.room -= 1;
+                }
+            }
+            walk.token = u32::try_from(next).unwrap_or(u32::MAX);
+        }
+        Err(Errno::ENOENT)
+    }
+
+    fn lookup_fn(&self) -> HelperFn {
+        match (
+            self.key_kind,
+            self.table.lru,
+            self.table.values == Values::Percpu,
+        ) {
+            (KeyKind::Four, false, false) => hash_lookup_4,
+            (KeyKind::Eight, false, false) => hash_lookup_8,
+            (KeyKind::Sixteen, false, false) => hash_lookup_16,
+            (KeyKind::Any, false, false) => hash_lookup_any,
+            (KeyKind::Four, false, true) => percpu_lookup_4,
+            (KeyKind::Eight, false, true) => percpu_lookup_8,
+            (KeyKind::Sixteen, false, true) => percpu_lookup_16,
+            (KeyKind::Any, false, true) => percpu_lookup_any,
+            (KeyKind::Four, true, false) => lru_lookup_4,
+            (KeyKind::Eight, true, false) => lru_lookup_8,
+            (KeyKind::Sixteen, true, false) => lru_lookup_16,
+            (KeyKind::Any, true, false) => lru_lookup_any,
+            (KeyKind::Four, true, true) => lru_percpu_lookup_4,
+            (KeyKind::Eight, true, true) => lru_percpu_lookup_8,
+            (KeyKind::Sixteen, true, true) => lru_percpu_lookup_16,
+            (KeyKind::Any, true, true) => lru_percpu_lookup_any,
+        }
+    }
+
+    fn update_fn(&self) -> HelperFn {
+        match self.key_kind {
+            KeyKind::Four => hash_update_4,
+            KeyKind::Eight => hash_update_8,
+            KeyKind::Sixteen => hash_update_16,
+            KeyKind::Any => hash_update_any,
+        }
+    }
+
+    fn delete_fn(&self) -> HelperFn {
+        match self.key_kind {
+            KeyKind::Four => hash_delete_4,
+            KeyKind::Eight => hash_delete_8,
+            KeyKind::Sixteen => hash_delete_16,
+            KeyKind::Any => hash_delete_any,
+        }
+    }
+
+    fn hot(&self) -> *const () {
+        std::ptr::from_ref(self).cast()
+    }
+
+    fn mem_usage(&self) -> u64 {
+        self.table.bytes()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn max_entries(&self) -> Option<u32> {
+        Some(self.max_entries)
+    }
+}

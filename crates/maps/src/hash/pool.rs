@@ -1,0 +1,432 @@
+//! The elements of a hash table: memory that stays typed and mapped, and who may use which element next.
+//!
+//! ```text
+//! element   | state u32 | next u32 | [reference u32, pad] | key, padded to 8 | value slot 0 | (value slot 1) |
+//! ```
+//!
+//! `state`: bit 0 which value slot is current, bit 1 live, bits 2 to 9 count replacements, the rest is the slot of the thread that holds the
+//! element's lock (0: free).
+//! `next`: index + 1 of the next element of an overflow chain, or of a free list.
+//!
+//! Value slot 1 lies inside the element where both fit into 64 bytes, so that no two elements share a cache line; else in a second region
+//! of the same shape, which stays untouched memory until a value is replaced. Per-CPU values lie in one region a CPU.
+//!
+//! Free elements wait in one lock-free list a CPU. An element never used before comes from a counter, a few at a time, so that memory is touched when
+//! needed and one CPU's elements lie together.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use ring3_os::cpu::{page_bytes, possible_cpus};
+use ring3_os::map::{Prot, Region};
+use ring3_sync::PerCpu;
+use ring3_sync::percpu::current_cpu;
+use ring3_sync::rcu;
+use ring3_uapi::Errno;
+
+/// Current value slot.
+pub(crate) const STATE_SLOT: u32 = 1;
+/// In the table.
+pub(crate) const STATE_LIVE: u32 = 2;
+/// One replacement.
+pub(crate) const STATE_VERSION: u32 = 4;
+/// Where the lock's owner starts.
+pub(crate) const STATE_OWNER_SHIFT: u32 = 10;
+/// All but the owner.
+pub(crate) const STATE_CONTENT: u32 = (1 << STATE_OWNER_SHIFT) - 1;
+
+/// Elements taken from the counter at once.
+const FRESH_BATCH: u32 = 16;
+/// Deferred elements per grace period.
+const LIMBO_BATCH: usize = 64;
+
+/// Index of an element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ElemIdx(pub(crate) u32);
+
+impl ElemIdx {
+    /// As chains and lists store it.
+    #[inline(always)]
+    pub(crate) fn link(self) -> u32 {
+        self.0 + 1
+    }
+
+    #[inline(always)]
+    pub(crate) fn from_link(link: u32) -> Option<ElemIdx> {
+        link.checked_sub(1).map(ElemIdx)
+    }
+}
+
+/// Sizes and offsets of elements.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) key_offset: usize,
+    pub(crate) stride: usize,
+    /// Of value slot 0, from the element's start; unused for per-CPU values.
+    pub(crate) value_offset: usize,
+    /// From value slot 0 to slot 1, or from one CPU's value to the next CPU's.
+    pub(crate) value_delta: usize,
+    /// From one element's value to the next one's, in the per-CPU regions.
+    pub(crate) percpu_stride: usize,
+}
+
+/// What the pool is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PoolConfig {
+    pub(crate) key_bytes: usize,
+    pub(crate) value_bytes: usize,
+    pub(crate) elements: u32,
+    pub(crate) lru: bool,
+    pub(crate) percpu: bool,
+    /// Deleted elements wait for a grace period.
+    pub(crate) deferred: bool,
+    /// Elements belong to a CPU's list for good (`BPF_F_NO_COMMON_LRU`).
+    pub(crate) partitioned: bool,
+}
+
+/// One CPU's list of free elements: generation in the high half, link in the low one.
+#[derive(Debug, Default)]
+struct FreeList(AtomicU64);
+
+#[derive(Debug, Default)]
+struct Limbo {
+    /// Deleted since the last grace period began.
+    current: Vec<u32>,
+    /// Waiting for the grace period of the cookie.
+    pending: Option<(rcu::Cookie, Vec<u32>)>,
+}
+
+/// The elements and their free lists.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) base: *mut u8,
+    pub(crate) shape: Shape,
+    /// First per-CPU value; null for plain values.
+    pub(crate) percpu_base: *mut u8,
+    elements: u32,
+    fresh: AtomicU32,
+    free: PerCpu<FreeList>,
+    limbo: Option<Mutex<Limbo>>,
+    partitioned: bool,
+    /// Owns the memory.
+    _regions: Vec<Region>,
+    bytes: u64,
+}
+
+// SAFETY: 1. the pointers lead into regions that the pool owns; 2. elements are accessed atomically.
+unsafe impl Send for Pool {}
+// SAFETY: as above.
+unsafe impl Sync for Pool {}
+
+/// Lays elements out.
+fn shape_of(config: &PoolConfig) -> Option<(Shape, usize)> {
+    let key_offset = if config.lru { 16 } else { 8 };
+    let head = key_offset + config.key_bytes.checked_next_multiple_of(8)?;
+    let value = config.value_bytes.checked_next_multiple_of(8)?;
+    let elements = config.elements as usize;
+    let page = page_bytes();
+    let line = |bytes: usize| {
+        if bytes <= 128 {
+            bytes.next_multiple_of(64)
+        } else {
+            bytes.next_multiple_of(16)
+        }
+    };
+    if config.percpu {
+        let stride = line(head);
+        let cpu_region = elements
+            .checked_mul(value)?
+            .checked_next_multiple_of(page)?;
+        let shape = Shape {
+            key_offset,
+            stride,
+            value_offset: head,
+            value_delta: cpu_region,
+            percpu_stride: value,
+        };
+        let total = elements
+            .checked_mul(stride)?
+            .checked_add(cpu_region.checked_mul(possible_cpus())?)?;
+        return Some((shape, total));
+    }
+    let inline = head + 2 * value <= 64;
+    let stride = if inline {
+        64
+    } else {
+        line(head.checked_add(value)?)
+    };
+    let region = elements
+        .checked_mul(stride)?
+        .checked_next_multiple_of(page)?;
+    let value_delta = if inline { value } else { region };
+    let shape = Shape {
+        key_offset,
+        stride,
+        value_offset: head,
+        value_delta,
+        percpu_stride: 0,
+    };
+    Some((shape, region.checked_mul(if inline { 1 } else { 2 })?))
+}
+
+impl Pool {
+    pub(crate) fn new(config: &PoolConfig) -> Result<Pool, Errno> {
+        let (shape, total) = shape_of(config)
+            .filter(|(_, total)| *total < 1 << 46)
+            .ok_or(Errno::ENOMEM)?;
+        let main_bytes = if config.percpu {
+            config.elements as usize * shape.stride
+        } else {
+            total
+        };
+        let region = Region::anonymous(main_bytes.next_multiple_of(page_bytes()), Prot::ReadWrite)?;
+        if region.len_bytes() >= 4 << 20 {
+            region.advise_huge();
+        }
+        let base = region.as_ptr();
+        let mut regions = vec![region];
+        let mut percpu_base = std::ptr::null_mut();
+        if config.percpu {
+            let values = Region::anonymous(shape.value_delta * possible_cpus(), Prot::ReadWrite)?;
+            percpu_base = values.as_ptr();
+            regions.push(values);
+        }
+        Ok(Pool {
+            base,
+            shape,
+            percpu_base,
+            elements: config.elements,
+            fresh: AtomicU32::new(0),
+            free: PerCpu::default(),
+            limbo: config.deferred.then(Mutex::default),
+            partitioned: config.partitioned,
+            _regions: regions,
+            bytes: total as u64,
+        })
+    }
+
+    pub(crate) fn elements(&self) -> u32 {
+        self.elements
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    #[inline(always)]
+    pub(crate) fn element(&self, idx: ElemIdx) -> *mut u8 {
+        debug_assert!(idx.0 < self.elements);
+        self.base.wrapping_add(idx.0 as usize * self.shape.stride)
+    }
+
+    #[inline(always)]
+    pub(crate) fn key(&self, idx: ElemIdx) -> *mut u8 {
+        self.element(idx).wrapping_add(self.shape.key_offset)
+    }
+
+    #[inline(always)]
+    pub(crate) fn state(&self, idx: ElemIdx) -> &AtomicU32 {
+        // SAFETY: 1. elements are mapped for as long as the pool; 2. the word at offset 0 is 4-aligned and only accessed atomically.
+        unsafe { AtomicU32::from_ptr(self.element(idx).cast()) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn next(&self, idx: ElemIdx) -> &AtomicU32 {
+        // SAFETY: as `state`, offset 4.
+        unsafe { AtomicU32::from_ptr(self.element(idx).add(4).cast()) }
+    }
+
+    /// The reference bit of LRU elements.
+    #[inline(always)]
+    pub(crate) fn reference(&self, idx: ElemIdx) -> &AtomicU32 {
+        // SAFETY: as `state`, offset 8; LRU keys start at 16.
+        unsafe { AtomicU32::from_ptr(self.element(idx).add(8).cast()) }
+    }
+
+    /// A value slot (0 or 1) of plain values.
+    #[inline(always)]
+    pub(crate) fn value(&self, idx: ElemIdx, slot: u32) -> *mut u8 {
+        self.element(idx)
+            .wrapping_add(self.shape.value_offset + slot as usize * self.shape.value_delta)
+    }
+
+    /// The value of a CPU below the possible ones.
+    #[inline(always)]
+    pub(crate) fn percpu_value(&self, idx: ElemIdx, cpu: usize) -> *mut u8 {
+        self.percpu_base
+            .wrapping_add(idx.0 as usize * self.shape.percpu_stride + cpu * self.shape.value_delta)
+    }
+
+    fn list(&self, cpu: usize) -> &FreeList {
+        let cpu = if self.free.get(cpu).is_some() { cpu } else { 0 };
+        // CPU 0 is always possible.
+        self.free.get(cpu).unwrap_or_else(|| self.free.this_cpu())
+    }
+
+    fn push(&self, list: &FreeList, idx: ElemIdx) {
+        let mut head = list.0.load(Ordering::Relaxed);
+        loop {
+            self.next(idx).store(head as u32, Ordering::Relaxed);
+            let new = ((head >> 32).wrapping_add(1) << 32) | u64::from(idx.link());
+            match list
+                .0
+                .compare_exchange_weak(head, new, Ordering::Release, Ordering::Relaxed)
+            {
+                Ok(_) => return,
+                Err(seen) => head = seen,
+            }
+        }
+    }
+
+    fn pop(&self, list: &FreeList) -> Option<ElemIdx> {
+        let mut head = list.0.load(Ordering::Acquire);
+        loop {
+            let idx = ElemIdx::from_link(head as u32)?;
+            // The element may be gone already; then the generation has changed and the exchange fails.
+            let next = self.next(idx).load(Ordering::Relaxed);
+            let new = ((head >> 32).wrapping_add(1) << 32) | u64::from(next);
+            match list
+                .0
+                .compare_exchange_weak(head, new, Ordering::Acquire, Ordering::Acquire)
+            {
+                Ok(_) => return Some(idx),
+                Err(seen) => head = seen,
+            }
+        }
+    }
+
+    /// The CPU whose list an element belongs to, in partitioned pools.
+    #[inline]
+    pub(crate) fn home_cpu(&self, idx: ElemIdx) -> usize {
+        (idx.0 as usize * possible_cpus()) / (self.elements as usize).max(1)
+    }
+
+    /// The elements of a CPU in a partitioned pool; all elements otherwise.
+    pub(crate) fn partition(&self, cpu: usize) -> std::ops::Range<u32> {
+        if !self.partitioned {
+            return 0..self.elements;
+        }
+        let per_cpu = self.elements / possible_cpus() as u32;
+        let start = per_cpu * (cpu as u32).min(possible_cpus() as u32 - 1);
+        start..start + per_cpu
+    }
+
+    /// Takes a free element.
+    #[inline]
+    pub(crate) fn alloc(&self) -> Option<ElemIdx> {
+        let cpu = current_cpu();
+        self.pop(self.list(cpu)).or_else(|| self.alloc_slow(cpu))
+    }
+
+    #[cold]
+    fn alloc_slow(&self, cpu: usize) -> Option<ElemIdx> {
+        if self.limbo.is_some() && self.recycle_limbo(cpu, Patience::OnlyDone) {
+            if let Some(idx) = self.pop(self.list(cpu)) {
+                return Some(idx);
+            }
+        }
+        if self.partitioned {
+            // Partitions are handed out whole, once, by `fill_partitions`.
+            return None;
+        }
+        let start = self
+            .fresh
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |fresh| {
+                (fresh < self.elements)
+                    .then(|| fresh.saturating_add(FRESH_BATCH).min(self.elements))
+            });
+        if let Ok(start) = start {
+            let end = start.saturating_add(FRESH_BATCH).min(self.elements);
+            for idx in (start + 1..end).rev() {
+                self.push(self.list(cpu), ElemIdx(idx));
+            }
+            return Some(ElemIdx(start));
+        }
+        let stolen = self.free.iter().find_map(|list| self.pop(list));
+        if stolen.is_some() || self.limbo.is_none() {
+            return stolen;
+        }
+        // A program that deletes and inserts in one run cannot wait for its own end: the oldest go first, typed memory all the same.
+        self.recycle_limbo(cpu, Patience::Now);
+        self.pop(self.list(cpu))
+    }
+
+    /// Puts every element on its own CPU's list; partitioned pools start so.
+    pub(crate) fn fill_partitions(&self) {
+        for cpu in 0..possible_cpus() {
+            for idx in self.partition(cpu).rev() {
+                self.push(self.list(cpu), ElemIdx(idx));
+            }
+        }
+        self.fresh.store(self.elements, Ordering::Relaxed);
+    }
+
+    /// Gives an element back that nobody else ever saw, or that may be reused at once.
+    #[inline]
+    pub(crate) fn free_now(&self, idx: ElemIdx) {
+        let cpu = if self.partitioned {
+            self.home_cpu(idx)
+        } else {
+            current_cpu()
+        };
+        self.push(self.list(cpu), idx);
+    }
+
+    /// Gives an element back that programs may still hold.
+    #[inline]
+    pub(crate) fn free(&self, idx: ElemIdx) {
+        match &self.limbo {
+            None => self.free_now(idx),
+            Some(limbo) => {
+                let full = {
+                    let mut limbo = limbo.lock();
+                    limbo.current.push(idx.0);
+                    limbo.current.len() >= LIMBO_BATCH
+                };
+                if full {
+                    self.recycle_limbo(current_cpu(), Patience::OnlyDone);
+                }
+            }
+        }
+    }
+
+    /// Moves elements whose grace period is over to the free list and starts the next one's; whether any moved.
+    fn recycle_limbo(&self, cpu: usize, patience: Patience) -> bool {
+        let Some(limbo) = &self.limbo else {
+            return false;
+        };
+        let mut ready = Vec::new();
+        {
+            let mut limbo = limbo.lock();
+            let done = limbo
+                .pending
+                .as_ref()
+                .is_some_and(|(cookie, _)| patience == Patience::Now || rcu::poll(*cookie));
+            if done {
+                ready = limbo
+                    .pending
+                    .take()
+                    .map(|(_, elements)| elements)
+                    .unwrap_or_default();
+            }
+            if patience == Patience::Now && ready.is_empty() {
+                ready = std::mem::take(&mut limbo.current);
+            } else if limbo.pending.is_none() && limbo.current.len() >= LIMBO_BATCH {
+                let elements = std::mem::take(&mut limbo.current);
+                limbo.pending = Some((rcu::start_poll(), elements));
+            }
+        }
+        for idx in &ready {
+            self.push(self.list(cpu), ElemIdx(*idx));
+        }
+        !ready.is_empty()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    /// Only what no program can hold.
+    OnlyDone,
+    /// Whatever there is.
+    Now,
+}

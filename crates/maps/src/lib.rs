@@ -1,0 +1,42 @@
+//! BPF maps: every type a program may use, with the reference kernel's semantics.
+//!
+//! A [`Map`] is created from a [`MapAttr`] by [`Map::create`], which runs the kernel's creation checks. It has three faces:
+//! - system calls: methods of [`Map`] over byte slices ([`Map::sys_lookup`], [`Map::sys_update`], ...), errnos as bpf(2) has them;
+//! - programs: [`abi`], C functions over [`Map::program_ptr`] that engines call, and layouts that they inline;
+//! - Rust: [`TypedMap`], typed views over plain old data.
+//!
+//! Memory that programs see stays at stable addresses and is released through `ring3_sync::rcu` only. Neighbours: `os` and `sync`
+//! below; `helpers`, `objects`, `net` and `tracing` above, which own programs, file descriptors and events ([`fd::FdTable`]).
+//!
+//! ```
+//! use ring3_maps::{Map, MapAttr, TypedMap};
+//! use ring3_uapi::MapType;
+//!
+//! let map = Map::create(&MapAttr::new(MapType::Hash, 4, 8, 100))?;
+//! let counts = TypedMap::<u32, u64>::new(map)?;
+//! counts.insert(&7, &42)?;
+//! assert_eq!(counts.get(&7), Some(42));
+//! # Ok::<(), ring3_maps::MapError>(())
+//! ```
+
+pub mod abi;
+mod array;
+mod attr;
+mod batch;
+pub mod fd;
+pub mod fields;
+mod hash;
+mod map;
+mod mem;
+pub mod ops;
+mod prog_array;
+mod typed;
+
+pub use attr::{MapAttr, MapError};
+pub use batch::{BatchArgs, BatchCmd, BatchItem, BatchResult, BatchStyle, BatchWalk};
+pub use map::{Access, Map, Mapping, MappingAccess};
+pub use ops::{ArrayLayout, MapOps};
+pub use prog_array::{OwnerKey, ProgArray, ProgSlot};
+pub use typed::{Plain, TypedMap};
+
+pub use ring3_uapi::{Errno, MapType};

@@ -1,0 +1,294 @@
+//! What a map type does: the `MapOps` trait, and the table that creates one by type.
+//!
+//! Methods have the kernel's answer of a type that lacks the operation as default: `ENOTSUPP`. Program-side methods take raw pointers as
+//! helpers do; system-call-side ones take slices whose lengths [`crate::Map`] has checked.
+
+use std::any::Any;
+use std::fmt;
+use std::ops::ControlFlow;
+
+use ring3_uapi::{Errno, MapType};
+
+use crate::array::{ArrayMap, PercpuArrayMap};
+use crate::attr::{MapAttr, MapError};
+use crate::batch::{BatchStyle, BatchWalk};
+use crate::fd::FdTable;
+use crate::hash::HashMap;
+use crate::prog_array::ProgArray;
+
+/// The C signature of helpers: five arguments, one result.
+pub type HelperFn = unsafe extern "C" fn(u64, u64, u64, u64, u64) -> u64;
+
+/// What an engine needs to inline the lookup of an array: `index < max_entries ? base + (index & index_mask) * stride : NULL`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArrayLayout {
+    /// Address of element 0 (of CPU 0's for a per-CPU array).
+    pub base: u64,
+    /// Bytes from one element to the next.
+    pub stride: u32,
+    /// Elements.
+    pub max_entries: u32,
+    /// One less than the next power of two of `max_entries`.
+    pub index_mask: u32,
+    /// Bytes from one CPU's elements to the next CPU's; 0 for a plain array.
+    pub cpu_stride: u64,
+}
+
+/// Visits an element: key and value pointers.
+pub type Visit<'a> = dyn FnMut(*const u8, *mut u8) -> ControlFlow<()> + 'a;
+
+/// The operations of a map type.
+pub trait MapOps: Any + Send + Sync + fmt::Debug {
+    /// Helper `map_lookup_elem`: null where the kernel returns NULL.
+    ///
+    /// # Safety
+    /// `key` is readable for the key size; the caller is in an RCU read section for as long as it uses the result.
+    unsafe fn lookup(&self, key: *const u8) -> *mut u8 {
+        let _ = key;
+        std::ptr::null_mut()
+    }
+
+    /// Helper `map_update_elem`.
+    ///
+    /// # Errors
+    /// As the helper's negative results.
+    ///
+    /// # Safety
+    /// `key` and `value` are readable for their sizes; the caller is in an RCU read section.
+    unsafe fn update(&self, key: *const u8, value: *const u8, flags: u64) -> Result<(), Errno> {
+        let _ = (key, value, flags);
+        Err(Errno::ENOTSUPP)
+    }
+
+    /// Helper `map_delete_elem`.
+    ///
+    /// # Errors
+    /// As the helper's negative results.
+    ///
+    /// # Safety
+    /// `key` is readable for the key size; the caller is in an RCU read section.
+    unsafe fn delete(&self, key: *const u8) -> Result<(), Errno> {
+        let _ = key;
+        Err(Errno::ENOTSUPP)
+    }
+
+    /// Helper `map_push_elem`.
+    ///
+    /// # Errors
+    /// As the helper's negative results.
+    ///
+    /// # Safety
+    /// `value` is readable for the value size.
+    unsafe fn push(&self, value: *const u8, flags: u64) -> Result<(), Errno> {
+        let _ = (value, flags);
+        Err(Errno::ENOTSUPP)
+    }
+
+    /// Helper `map_pop_elem`.
+    ///
+    /// # Errors
+    /// As the helper's negative results.
+    ///
+    /// # Safety
+    /// `value` is writable for the value size.
+    unsafe fn pop(&self, value: *mut u8) -> Result<(), Errno> {
+        let _ = value;
+        Err(Errno::ENOTSUPP)
+    }
+
+    /// Helper `map_peek_elem`.
+    ///
+    /// # Errors
+    /// As the helper's negative results.
+    ///
+    /// # Safety
+    /// `value` is writable for the value size.
+    unsafe fn peek(&self, value: *mut u8) -> Result<(), Errno> {
+        let _ = value;
+        Err(Errno::ENOTSUPP)
+    }
+
+    /// Helper `map_lookup_percpu_elem`.
+    ///
+    /// # Safety
+    /// As [`MapOps::lookup`].
+    unsafe fn lookup_percpu(&self, key: *const u8, cpu: u32) -> *mut u8 {
+        let _ = (key, cpu);
+        std::ptr::null_mut()
+    }
+
+    /// Visits every element in the order of `bpf_for_each_map_elem` and returns how many were visited.
+    ///
+    /// # Errors
+    /// `EINVAL`: the type cannot be walked by programs.
+    ///
+    /// # Safety
+    /// The caller is in an RCU read section for as long as the visitor uses what it is given.
+    unsafe fn for_each(&self, visit: &mut Visit<'_>) -> Result<u32, Errno> {
+        let _ = visit;
+        Err(Errno::EINVAL)
+    }
+
+    /// `BPF_MAP_LOOKUP_ELEM`. `value` holds the caller's bytes on entry (a bloom filter reads them).
+    ///
+    /// # Errors
+    /// As bpf(2).
+    fn sys_lookup(&self, key: &[u8], value: &mut [u8], flags: u64) -> Result<(), Errno> {
+        let _ = (key, value, flags);
+        Err(Errno::ENOTSUPP)
+    }
+
+    /// `BPF_MAP_UPDATE_ELEM`.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    fn sys_update(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        flags: u64,
+        fds: &dyn FdTable,
+    ) -> Result<(), Errno> {
+        let _ = (key, value, flags, fds);
+        Err(Errno::ENOTSUPP)
+    }
+
+    /// `BPF_MAP_DELETE_ELEM`.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    fn sys_delete(&self, key: &[u8], fds: &dyn FdTable) -> Result<(), Errno> {
+        let _ = (key, fds);
+        Err(Errno::ENOTSUPP)
+    }
+
+    /// `BPF_MAP_GET_NEXT_KEY`.
+    ///
+    /// # Errors
+    /// `ENOENT` after the last key; else as bpf(2).
+    fn sys_next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {
+        let _ = (key, next);
+        Err(Errno::ENOTSUPP)
+    }
+
+    /// `BPF_MAP_LOOKUP_AND_DELETE_ELEM`.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    fn sys_lookup_and_delete(&self, key: &[u8], value: &mut [u8], flags: u64) -> Result<(), Errno> {
+        let _ = (key, value, flags);
+        Err(Errno::ENOTSUPP)
+    }
+
+    /// How the batch commands work here.
+    fn batch_style(&self) -> BatchStyle {
+        BatchStyle::Unsupported
+    }
+
+    /// Walks on for a batch lookup; only for [`BatchStyle::Walk`].
+    ///
+    /// # Errors
+    /// `ENOENT`: the walk has reached the end. `ENOSPC`: not even the next elements fit.
+    fn batch_walk(&self, walk: &mut BatchWalk<'_>) -> Result<(), Errno> {
+        let _ = walk;
+        Err(Errno::ENOTSUPP)
+    }
+
+    /// Direct function for helper `map_lookup_elem`, specialised for this map; its first argument is the map's program pointer.
+    fn lookup_fn(&self) -> HelperFn {
+        crate::abi::dyn_lookup
+    }
+
+    /// Direct function for helper `map_update_elem`.
+    fn update_fn(&self) -> HelperFn {
+        crate::abi::dyn_update
+    }
+
+    /// Direct function for helper `map_delete_elem`.
+    fn delete_fn(&self) -> HelperFn {
+        crate::abi::dyn_delete
+    }
+
+    /// What the direct functions find in the map's hot pointer.
+    fn hot(&self) -> *const () {
+        std::ptr::null()
+    }
+
+    /// The layout of arrays, for inlined lookups.
+    fn array_layout(&self) -> Option<ArrayLayout> {
+        None
+    }
+
+    /// The memory that mmap(2) of the map's descriptor shows.
+    fn mmap_source(&self) -> Option<MmapSource<'_>> {
+        None
+    }
+
+    /// Bytes of memory, as `fdinfo` shows them.
+    fn mem_usage(&self) -> u64 {
+        0
+    }
+
+    /// Host object of a type that other crates need whole (ring buffers, prog arrays).
+    fn as_any(&self) -> &dyn Any;
+
+    /// The number of elements that `info.max_entries` shows, where creation changed it.
+    fn max_entries(&self) -> Option<u32> {
+        None
+    }
+
+    /// Whether an empty slot, or `None`, `other` may be put into a map of maps made for `self`.
+    fn inner_meta_extra_equal(&self, other: &dyn MapOps) -> bool {
+        let _ = other;
+        true
+    }
+
+    /// The elements of a plain array, which must be equal to stand in for each other as inner maps.
+    fn max_entries_of_array(&self) -> Option<u32> {
+        None
+    }
+
+    /// Called when the last user reference (descriptor, pin) goes: prog arrays and the like let go of what they hold.
+    fn release_user_refs(&self) {}
+}
+
+/// Memory of a map that can be mapped.
+#[derive(Debug)]
+pub struct MmapSource<'map> {
+    /// The descriptor to map.
+    pub memfd: &'map ring3_os::memfd::Memfd,
+    /// Bytes that can be mapped from offset 0.
+    pub len_bytes: usize,
+    /// Whether a page may be mapped writable, by its offset.
+    pub rule: MmapRule,
+}
+
+/// Which parts of a map may be mapped for writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MmapRule {
+    /// All (subject to freezing).
+    Any,
+    /// Only the first page: the consumer position of a ring buffer.
+    ConsumerPageOnly,
+    /// All but the first page: the consumer position of a user ring buffer is the kernel's.
+    AllButFirstPage,
+}
+
+/// Creates the operations of a type, after the kernel's checks of the attributes.
+pub(crate) fn create(attr: &MapAttr) -> Result<Box<dyn MapOps>, MapError> {
+    Ok(match attr.map_type {
+        MapType::Unspec => return Err(attr.error(Errno::EINVAL, format_args!("no map type"))),
+        MapType::Hash | MapType::PercpuHash | MapType::LruHash | MapType::LruPercpuHash => {
+            Box::new(HashMap::create(attr)?)
+        }
+        MapType::Array => Box::new(ArrayMap::create(attr)?),
+        MapType::PercpuArray => Box::new(PercpuArrayMap::create(attr)?),
+        MapType::ProgArray => Box::new(ProgArray::create(attr)?),
+        _ => {
+            return Err(attr.error(
+                Errno::ENOTSUPP,
+                format_args!("this map type is not built yet"),
+            ));
+        }
+    })
+}
