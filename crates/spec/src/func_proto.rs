@@ -147,12 +147,20 @@ impl Arg {
 
     /// An argument without modifiers.
     pub const fn of(base: ArgBase) -> Arg {
-        Arg { base, flags: TypeFlags::NONE, btf_type: None, mem_bytes: 0 }
+        Arg {
+            base,
+            flags: TypeFlags::NONE,
+            btf_type: None,
+            mem_bytes: 0,
+        }
     }
 
     /// The same with these flags added.
     pub const fn with(self, flags: TypeFlags) -> Arg {
-        Arg { flags: self.flags.or(flags), ..self }
+        Arg {
+            flags: self.flags.or(flags),
+            ..self
+        }
     }
 
     /// Whether this flag is set.
@@ -202,12 +210,19 @@ pub struct Ret {
 impl Ret {
     /// A result without modifiers.
     pub const fn of(base: RetBase) -> Ret {
-        Ret { base, flags: TypeFlags::NONE, btf_type: None }
+        Ret {
+            base,
+            flags: TypeFlags::NONE,
+            btf_type: None,
+        }
     }
 
     /// The same with these flags added.
     pub const fn with(self, flags: TypeFlags) -> Ret {
-        Ret { flags: self.flags.or(flags), ..self }
+        Ret {
+            flags: self.flags.or(flags),
+            ..self
+        }
     }
 
     /// Whether this flag is set.
@@ -284,47 +299,74 @@ impl FuncProto {
 
     /// Only for GPL-compatible programs.
     pub const fn gpl(self) -> FuncProto {
-        FuncProto { gpl_only: true, ..self }
+        FuncProto {
+            gpl_only: true,
+            ..self
+        }
     }
 
     /// Packet pointers may be passed as memory.
     pub const fn pkt(self) -> FuncProto {
-        FuncProto { pkt_access: true, ..self }
+        FuncProto {
+            pkt_access: true,
+            ..self
+        }
     }
 
     /// Packet pointers are invalid after the call.
     pub const fn changes_pkt(self) -> FuncProto {
-        FuncProto { changes_pkt_data: true, ..self }
+        FuncProto {
+            changes_pkt_data: true,
+            ..self
+        }
     }
 
     /// Only in sleepable programs.
     pub const fn sleeps(self) -> FuncProto {
-        FuncProto { might_sleep: true, ..self }
+        FuncProto {
+            might_sleep: true,
+            ..self
+        }
     }
 
     /// May be called under the no-spill contract.
     pub const fn fastcall(self) -> FuncProto {
-        FuncProto { allow_fastcall: true, ..self }
+        FuncProto {
+            allow_fastcall: true,
+            ..self
+        }
     }
 
     /// Socket storage from tracing programs.
     pub const fn sk_storage_tracing(self) -> FuncProto {
-        FuncProto { allowed: Allowed::SkStorageTracing, ..self }
+        FuncProto {
+            allowed: Allowed::SkStorageTracing,
+            ..self
+        }
     }
 
     /// Where `d_path` may be called.
     pub const fn d_path(self) -> FuncProto {
-        FuncProto { allowed: Allowed::DPath, ..self }
+        FuncProto {
+            allowed: Allowed::DPath,
+            ..self
+        }
     }
 
     /// Where hashes of files may be asked.
     pub const fn ima(self) -> FuncProto {
-        FuncProto { allowed: Allowed::ImaHash, ..self }
+        FuncProto {
+            allowed: Allowed::ImaHash,
+            ..self
+        }
     }
 
     /// Where options of an execve may be set.
     pub const fn bprm(self) -> FuncProto {
-        FuncProto { allowed: Allowed::BprmOpts, ..self }
+        FuncProto {
+            allowed: Allowed::BprmOpts,
+            ..self
+        }
     }
 
     /// The UAPI id, none for a custom helper.

@@ -104,7 +104,12 @@ const fn grant(proto: &'static FuncProto, word: Word, attach: AttachSet) -> Gran
         Word::Perfmon => (Need::Perfmon, Sleep::Either),
         Word::Sleeping => (Need::Nothing, Sleep::Only),
     };
-    Grant { proto, need, attach, sleep }
+    Grant {
+        proto,
+        need,
+        attach,
+        sleep,
+    }
 }
 
 macro_rules! grants {
@@ -320,6 +325,12 @@ grants! {
 /// Helpers of 6.18 that no program type of the reference configuration is granted, with the reason.
 pub const UNGRANTED: &[(FuncId, &str)] = &[
     (FuncId::Unspec, "not a helper"),
-    (FuncId::OverrideReturn, "the reference kernel is built without CONFIG_BPF_KPROBE_OVERRIDE"),
-    (FuncId::ProbeWriteUser, "refused since the reference kernel is locked down"),
+    (
+        FuncId::OverrideReturn,
+        "the reference kernel is built without CONFIG_BPF_KPROBE_OVERRIDE",
+    ),
+    (
+        FuncId::ProbeWriteUser,
+        "refused since the reference kernel is locked down",
+    ),
 ];

@@ -308,9 +308,15 @@ mod tests {
     #[test]
     fn every_id_has_a_row_or_a_reason() {
         for &id in FuncId::ALL {
-            let rows = ROWS.iter().filter(|proto| proto.id == HelperId::Uapi(id)).count();
+            let rows = ROWS
+                .iter()
+                .filter(|proto| proto.id == HelperId::Uapi(id))
+                .count();
             let reasons = WITHOUT_ROW.iter().filter(|(other, _)| *other == id).count();
-            assert!((rows > 0) != (reasons > 0), "{id}: {rows} rows, {reasons} reasons");
+            assert!(
+                (rows > 0) != (reasons > 0),
+                "{id}: {rows} rows, {reasons} reasons"
+            );
         }
     }
 
@@ -323,7 +329,13 @@ mod tests {
                 let sized_mem_before = before.is_some_and(|before| {
                     before.base == ArgBase::PtrToMem && !before.has(TypeFlags::FIXED_SIZE)
                 });
-                assert_eq!(is_size, sized_mem_before, "{} argument {}", proto.name, i + 1);
+                assert_eq!(
+                    is_size,
+                    sized_mem_before,
+                    "{} argument {}",
+                    proto.name,
+                    i + 1
+                );
                 if let Some(before) = before {
                     let gap = before.base == ArgBase::DontCare && arg.base != ArgBase::DontCare;
                     assert!(!gap, "{} argument {}", proto.name, i + 1);

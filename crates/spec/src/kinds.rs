@@ -36,7 +36,10 @@ pub struct Value<K> {
 impl<K> Value<K> {
     /// Tags a register's value.
     pub const fn new(raw: u64) -> Self {
-        Value { raw, kind: PhantomData }
+        Value {
+            raw,
+            kind: PhantomData,
+        }
     }
 }
 
@@ -153,7 +156,9 @@ pub enum FixedMem<const BYTES: u32> {}
 impl<const BYTES: u32> ArgKind for FixedMem<BYTES> {
     const ARG: Arg = Arg {
         mem_bytes: BYTES,
-        ..Arg::of(ArgBase::PtrToMem).with(TypeFlags::FIXED_SIZE).with(TypeFlags::RDONLY)
+        ..Arg::of(ArgBase::PtrToMem)
+            .with(TypeFlags::FIXED_SIZE)
+            .with(TypeFlags::RDONLY)
     };
 }
 
@@ -191,11 +196,17 @@ impl<const BYTES: u32> ArgKind for FixedMemInOut<BYTES> {
 pub struct Btf<S>(PhantomData<S>);
 
 impl<S: BtfStruct> ArgKind for Btf<S> {
-    const ARG: Arg = Arg { btf_type: Some(S::NAME), ..Arg::of(ArgBase::PtrToBtfId) };
+    const ARG: Arg = Arg {
+        btf_type: Some(S::NAME),
+        ..Arg::of(ArgBase::PtrToBtfId)
+    };
 }
 
 impl<S: BtfStruct> RetKind for Btf<S> {
-    const RET: Ret = Ret { btf_type: Some(S::NAME), ..Ret::of(RetBase::PtrToBtfId) };
+    const RET: Ret = Ret {
+        btf_type: Some(S::NAME),
+        ..Ret::of(RetBase::PtrToBtfId)
+    };
 }
 
 /// A trusted kernel object of type `S`.

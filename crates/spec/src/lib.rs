@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+pub mod ctx;
 mod func_proto;
 pub mod grants;
 pub mod helpers;

@@ -29,6 +29,8 @@ pub struct LoadRequest {
     pub fds: BTreeMap<i32, FdObject>,
     /// `fd_array`, if given.
     pub fd_array: Option<Vec<i32>>,
+    /// `fd_array_cnt` was given: all of `fd_array` is checked at once, and its maps are used even if no instruction names them.
+    pub fd_array_is_counted: bool,
     /// Maps of the request; [`FdObject::Map`] holds indices into it.
     pub maps: Vec<Arc<MapInfo>>,
     /// BTF of the program.
@@ -41,6 +43,9 @@ pub struct LoadRequest {
     pub core_relos: InfoRecords,
     /// BTF of the kernel (or host) whose types `PTR_TO_BTF_ID` registers have; none if the caller has none.
     pub kernel_btf: Option<Btf>,
+    /// Whether variables of the kernel BTF have addresses; not so in the reference kernel, whose symbol table
+    /// (`CONFIG_KALLSYMS_ALL` unset) holds functions only.
+    pub kernel_variables: bool,
     /// BTF type that the program attaches to (`attach_btf_id`), 0 if none.
     pub attach_btf_id: TypeId,
     /// What `attach_btf_id` refers to.
@@ -174,6 +179,8 @@ impl LoadRequest {
             insns,
             fds: BTreeMap::new(),
             fd_array: None,
+            fd_array_is_counted: false,
+            kernel_variables: false,
             maps: Vec::new(),
             btf: None,
             func_info: InfoRecords::default(),

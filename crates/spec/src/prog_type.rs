@@ -169,7 +169,11 @@ pub struct ProgTypeRow {
     pub refused: Option<&'static str>,
 }
 
-const fn row(prog_type: ProgType, ctx: CtxView, helpers: &'static [&'static [Grant]]) -> ProgTypeRow {
+const fn row(
+    prog_type: ProgType,
+    ctx: CtxView,
+    helpers: &'static [&'static [Grant]],
+) -> ProgTypeRow {
     ProgTypeRow {
         prog_type,
         ctx,
@@ -189,7 +193,10 @@ const fn row(prog_type: ProgType, ctx: CtxView, helpers: &'static [&'static [Gra
 }
 
 const fn always(range: RetRange) -> RetRule {
-    RetRule { attach: AttachSet::ANY, range }
+    RetRule {
+        attach: AttachSet::ANY,
+        range,
+    }
 }
 
 const ZERO_ONE: &[RetRule] = &[always(RetRange::In(0, 1))];
@@ -244,7 +251,11 @@ pub static ROWS: &[ProgTypeRow] = &[
         unprivileged: true,
         ld_abs: true,
         test_run: true,
-        ..row(ProgType::SocketFilter, CtxView::SocketFilter, &[g::SOCKET_FILTER, g::SOCK_BASE, g::BASE])
+        ..row(
+            ProgType::SocketFilter,
+            CtxView::SocketFilter,
+            &[g::SOCKET_FILTER, g::SOCK_BASE, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::Perfmon,
@@ -253,7 +264,11 @@ pub static ROWS: &[ProgTypeRow] = &[
             attach: AttachSet::of(&[A::TraceKprobeSession, A::TraceUprobeSession]),
             range: RetRange::In(0, 1),
         }],
-        ..row(ProgType::Kprobe, CtxView::Kprobe, &[g::TRACING_COMMON, g::ATTACH_COOKIE, g::BASE])
+        ..row(
+            ProgType::Kprobe,
+            CtxView::Kprobe,
+            &[g::TRACING_COMMON, g::ATTACH_COOKIE, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::NetAdmin,
@@ -261,25 +276,41 @@ pub static ROWS: &[ProgTypeRow] = &[
         ld_abs: true,
         test_run: true,
         dev_bound: true,
-        ..row(ProgType::SchedCls, CtxView::TcClsAct, &[g::SCHED, g::SOCK_BASE, g::BASE])
+        ..row(
+            ProgType::SchedCls,
+            CtxView::TcClsAct,
+            &[g::SCHED, g::SOCK_BASE, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::NetAdmin,
         pkt: PktAccess::ReadWrite,
         ld_abs: true,
         test_run: true,
-        ..row(ProgType::SchedAct, CtxView::TcClsAct, &[g::SCHED, g::SOCK_BASE, g::BASE])
+        ..row(
+            ProgType::SchedAct,
+            CtxView::TcClsAct,
+            &[g::SCHED, g::SOCK_BASE, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::Perfmon,
-        ..row(ProgType::Tracepoint, CtxView::Tracepoint, &[g::TRACING_COMMON, g::ATTACH_COOKIE, g::BASE])
+        ..row(
+            ProgType::Tracepoint,
+            CtxView::Tracepoint,
+            &[g::TRACING_COMMON, g::ATTACH_COOKIE, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::NetAdmin,
         pkt: PktAccess::ReadWrite,
         test_run: true,
         dev_bound: true,
-        ..row(ProgType::Xdp, CtxView::Xdp, &[g::XDP, g::SOCK_BASE, g::BASE])
+        ..row(
+            ProgType::Xdp,
+            CtxView::Xdp,
+            &[g::XDP, g::SOCK_BASE, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::Perfmon,
@@ -295,7 +326,10 @@ pub static ROWS: &[ProgTypeRow] = &[
         ret: &[
             RetRule {
                 attach: AttachSet::of(&[A::CgroupInetEgress]),
-                range: RetRange::InEnforcing { range: (0, 3), enforcing: (2, 3) },
+                range: RetRange::InEnforcing {
+                    range: (0, 3),
+                    enforcing: (2, 3),
+                },
             },
             always(RetRange::In(0, 1)),
         ],
@@ -311,19 +345,31 @@ pub static ROWS: &[ProgTypeRow] = &[
         need: Need::NetAdmin,
         attach: AttachRule::OneOfOr(CGROUP_SOCK_ATTACH, A::CgroupInetSockCreate),
         ret: ZERO_ONE,
-        ..row(ProgType::CgroupSock, CtxView::CgroupSock, &[g::CGROUP_SOCK, g::BASE])
+        ..row(
+            ProgType::CgroupSock,
+            CtxView::CgroupSock,
+            &[g::CGROUP_SOCK, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::NetAdmin,
         pkt: PktAccess::Read,
         test_run: true,
-        ..row(ProgType::LwtIn, CtxView::Lwt, &[g::LWT_ENCAP, g::LWT_OUT, g::SOCK_BASE, g::BASE])
+        ..row(
+            ProgType::LwtIn,
+            CtxView::Lwt,
+            &[g::LWT_ENCAP, g::LWT_OUT, g::SOCK_BASE, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::NetAdmin,
         pkt: PktAccess::Read,
         test_run: true,
-        ..row(ProgType::LwtOut, CtxView::Lwt, &[g::LWT_OUT, g::SOCK_BASE, g::BASE])
+        ..row(
+            ProgType::LwtOut,
+            CtxView::Lwt,
+            &[g::LWT_OUT, g::SOCK_BASE, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::NetAdmin,
@@ -338,22 +384,38 @@ pub static ROWS: &[ProgTypeRow] = &[
     ProgTypeRow {
         need: Need::NetAdmin,
         ret: ZERO_ONE,
-        ..row(ProgType::SockOps, CtxView::SockOps, &[g::SOCK_OPS, g::SOCK_BASE, g::BASE])
+        ..row(
+            ProgType::SockOps,
+            CtxView::SockOps,
+            &[g::SOCK_OPS, g::SOCK_BASE, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::NetAdmin,
         pkt: PktAccess::ReadWrite,
-        ..row(ProgType::SkSkb, CtxView::SkSkb, &[g::SK_SKB, g::SOCK_BASE, g::BASE])
+        ..row(
+            ProgType::SkSkb,
+            CtxView::SkSkb,
+            &[g::SK_SKB, g::SOCK_BASE, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::NetAdmin,
         ret: ZERO_ONE,
-        ..row(ProgType::CgroupDevice, CtxView::CgroupDevice, &[g::CGROUP_EVENTS, g::BASE])
+        ..row(
+            ProgType::CgroupDevice,
+            CtxView::CgroupDevice,
+            &[g::CGROUP_EVENTS, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::NetAdmin,
         pkt: PktAccess::ReadWrite,
-        ..row(ProgType::SkMsg, CtxView::SkMsg, &[g::SK_MSG, g::SOCK_BASE, g::BASE])
+        ..row(
+            ProgType::SkMsg,
+            CtxView::SkMsg,
+            &[g::SK_MSG, g::SOCK_BASE, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::Perfmon,
@@ -368,11 +430,21 @@ pub static ROWS: &[ProgTypeRow] = &[
         need: Need::NetAdmin,
         attach: AttachRule::OneOf(SOCK_ADDR_ATTACH),
         ret: &[
-            RetRule { attach: SOCK_ADDR_ALWAYS_ONE, range: RetRange::In(1, 1) },
-            RetRule { attach: SOCK_ADDR_BIND, range: RetRange::In(0, 3) },
+            RetRule {
+                attach: SOCK_ADDR_ALWAYS_ONE,
+                range: RetRange::In(1, 1),
+            },
+            RetRule {
+                attach: SOCK_ADDR_BIND,
+                range: RetRange::In(0, 3),
+            },
             always(RetRange::In(0, 1)),
         ],
-        ..row(ProgType::CgroupSockAddr, CtxView::SockAddr, &[g::CGROUP_SOCK_ADDR, g::SOCK_BASE, g::BASE])
+        ..row(
+            ProgType::CgroupSockAddr,
+            CtxView::SockAddr,
+            &[g::CGROUP_SOCK_ADDR, g::SOCK_BASE, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::NetAdmin,
@@ -394,13 +466,21 @@ pub static ROWS: &[ProgTypeRow] = &[
             A::SkReuseportSelect,
         ),
         pkt: PktAccess::Read,
-        ..row(ProgType::SkReuseport, CtxView::SkReuseport, &[g::SK_REUSEPORT, g::BASE])
+        ..row(
+            ProgType::SkReuseport,
+            CtxView::SkReuseport,
+            &[g::SK_REUSEPORT, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::NetAdmin,
         pkt: PktAccess::Read,
         test_run: true,
-        ..row(ProgType::FlowDissector, CtxView::FlowDissector, &[g::FLOW_DISSECTOR, g::SOCK_BASE, g::BASE])
+        ..row(
+            ProgType::FlowDissector,
+            CtxView::FlowDissector,
+            &[g::FLOW_DISSECTOR, g::SOCK_BASE, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::NetAdmin,
@@ -425,7 +505,11 @@ pub static ROWS: &[ProgTypeRow] = &[
         attach: AttachRule::OneOf(AttachSet::of(&[A::CgroupSetsockopt, A::CgroupGetsockopt])),
         ret: ZERO_ONE,
         pkt: PktAccess::ReadWrite,
-        ..row(ProgType::CgroupSockopt, CtxView::Sockopt, &[g::CGROUP_SOCKOPT, g::BASE])
+        ..row(
+            ProgType::CgroupSockopt,
+            CtxView::Sockopt,
+            &[g::CGROUP_SOCKOPT, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::Perfmon,
@@ -436,8 +520,14 @@ pub static ROWS: &[ProgTypeRow] = &[
                 attach: AttachSet::of(&[A::TraceFentry, A::TraceFexit]),
                 range: RetRange::In(0, 0),
             },
-            RetRule { attach: AttachSet::of(&[A::TraceRawTp, A::ModifyReturn]), range: RetRange::Any },
-            RetRule { attach: AttachSet::of(&[A::TraceIter]), range: RetRange::In(0, 1) },
+            RetRule {
+                attach: AttachSet::of(&[A::TraceRawTp, A::ModifyReturn]),
+                range: RetRange::Any,
+            },
+            RetRule {
+                attach: AttachSet::of(&[A::TraceIter]),
+                range: RetRange::In(0, 1),
+            },
             always(RetRange::Unsupported),
         ],
         sleepable: Sleepable::For(AttachSet::of(&[
@@ -447,7 +537,11 @@ pub static ROWS: &[ProgTypeRow] = &[
             A::TraceIter,
         ])),
         test_run: true,
-        ..row(ProgType::Tracing, CtxView::BtfArgs, &[g::TRACING, g::TRACING_COMMON, g::BASE])
+        ..row(
+            ProgType::Tracing,
+            CtxView::BtfArgs,
+            &[g::TRACING, g::TRACING_COMMON, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::Perfmon,
@@ -456,7 +550,11 @@ pub static ROWS: &[ProgTypeRow] = &[
         ret: &[always(RetRange::ByHook)],
         sleepable: Sleepable::May,
         test_run: true,
-        ..row(ProgType::StructOps, CtxView::BtfArgs, &[g::STRUCT_OPS, g::BASE])
+        ..row(
+            ProgType::StructOps,
+            CtxView::BtfArgs,
+            &[g::STRUCT_OPS, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::Perfmon,
@@ -471,19 +569,31 @@ pub static ROWS: &[ProgTypeRow] = &[
         ret: &[always(RetRange::ByHook)],
         sleepable: Sleepable::ByHook,
         test_run: true,
-        ..row(ProgType::Lsm, CtxView::BtfArgs, &[g::LSM, g::TRACING, g::TRACING_COMMON, g::BASE])
+        ..row(
+            ProgType::Lsm,
+            CtxView::BtfArgs,
+            &[g::LSM, g::TRACING, g::TRACING_COMMON, g::BASE],
+        )
     },
     ProgTypeRow {
         attach: AttachRule::OneOf(AttachSet::of(&[A::SkLookup])),
         ret: ZERO_ONE,
         test_run: true,
-        ..row(ProgType::SkLookup, CtxView::SkLookup, &[g::SK_LOOKUP, g::SOCK_BASE, g::BASE])
+        ..row(
+            ProgType::SkLookup,
+            CtxView::SkLookup,
+            &[g::SK_LOOKUP, g::SOCK_BASE, g::BASE],
+        )
     },
     ProgTypeRow {
         attach: AttachRule::Zero,
         sleepable: Sleepable::Always,
         test_run: true,
-        ..row(ProgType::Syscall, CtxView::Syscall, &[g::SYSCALL, g::TRACING, g::TRACING_COMMON, g::BASE])
+        ..row(
+            ProgType::Syscall,
+            CtxView::Syscall,
+            &[g::SYSCALL, g::TRACING, g::TRACING_COMMON, g::BASE],
+        )
     },
     ProgTypeRow {
         need: Need::NetAdmin,

@@ -70,7 +70,10 @@ impl Registry {
 
     /// The rows of Linux 6.18 in the reference configuration.
     pub fn linux_6_18() -> Registry {
-        Registry { prog_types: Cow::Borrowed(prog_type::ROWS), custom_helpers: Vec::new() }
+        Registry {
+            prog_types: Cow::Borrowed(prog_type::ROWS),
+            custom_helpers: Vec::new(),
+        }
     }
 
     /// The row of a program type.
@@ -84,7 +87,10 @@ impl Registry {
     /// [`RegisterError::IdTaken`] for a number below [`Registry::FIRST_CUSTOM_ID`] or given before.
     pub fn register_helper(&mut self, helper: CustomHelper) -> Result<(), RegisterError> {
         let id = helper.proto.id.raw();
-        let taken = self.custom_helpers.iter().any(|other| other.proto.id.raw() == id);
+        let taken = self
+            .custom_helpers
+            .iter()
+            .any(|other| other.proto.id.raw() == id);
         if id < Self::FIRST_CUSTOM_ID || taken {
             return Err(RegisterError::IdTaken(id));
         }
@@ -94,20 +100,30 @@ impl Registry {
 
     /// Prototypes that exist, of all program types, kernel rows first.
     pub fn helper_rows(&self) -> impl Iterator<Item = &FuncProto> {
-        helpers::ROWS.iter().chain(self.custom_helpers.iter().map(|helper| &helper.proto))
+        helpers::ROWS
+            .iter()
+            .chain(self.custom_helpers.iter().map(|helper| &helper.proto))
     }
 
     /// The helper that a call immediate names, for this caller.
     pub fn helper(&self, caller: Caller, imm: i32) -> HelperLookup<'_> {
-        let Ok(raw) = u32::try_from(imm) else { return HelperLookup::Unknown };
-        if let Some(custom) = self.custom_helpers.iter().find(|helper| helper.proto.id.raw() == raw) {
+        let Ok(raw) = u32::try_from(imm) else {
+            return HelperLookup::Unknown;
+        };
+        if let Some(custom) = self
+            .custom_helpers
+            .iter()
+            .find(|helper| helper.proto.id.raw() == raw)
+        {
             return if custom.prog_types.contains(&caller.prog_type) {
                 HelperLookup::Found(&custom.proto)
             } else {
                 HelperLookup::NotForProgram(custom.proto.name)
             };
         }
-        let Some(id) = ring3_uapi::FuncId::from_raw(raw) else { return HelperLookup::Unknown };
+        let Some(id) = ring3_uapi::FuncId::from_raw(raw) else {
+            return HelperLookup::Unknown;
+        };
         match self.grant(caller, HelperId::Uapi(id)) {
             Some(grant) => HelperLookup::Found(grant.proto),
             None => HelperLookup::NotForProgram(id.name()),

@@ -22,16 +22,25 @@ fn grants_equal_the_kernels() {
     let registry = Registry::linux_6_18();
     let mut rows = 0;
     let mut different = Vec::new();
-    for line in RECORDED.lines().filter(|line| !line.starts_with('#') && !line.starts_with("gpl_only")) {
+    for line in RECORDED
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.starts_with("gpl_only"))
+    {
         let words: Vec<&str> = line.split(' ').collect();
-        let [prog_type, attach, sleep, privilege, list] = words[..] else { panic!("{line}") };
+        let [prog_type, attach, sleep, privilege, list] = words[..] else {
+            panic!("{line}")
+        };
         let caller = Caller {
             prog_type: ProgType::from_name(prog_type).unwrap(),
             expected_attach_type: attach.parse().unwrap(),
             sleepable: sleep == "sleepable",
             privilege: match privilege {
                 "full" => Privilege::FULL,
-                "no_perfmon" => Privilege { perfmon: false, sys_admin: false, ..Privilege::FULL },
+                "no_perfmon" => Privilege {
+                    perfmon: false,
+                    sys_admin: false,
+                    ..Privilege::FULL
+                },
                 other => panic!("{other}"),
             },
         };
@@ -42,7 +51,10 @@ fn grants_equal_the_kernels() {
         rows += 1;
         for id in ours.symmetric_difference(&kernel) {
             let name = FuncId::from_raw(*id).unwrap().name();
-            different.push(format!("{prog_type} {attach} {privilege}: {name}, kernel {}", kernel.contains(id)));
+            different.push(format!(
+                "{prog_type} {attach} {privilege}: {name}, kernel {}",
+                kernel.contains(id)
+            ));
         }
     }
     assert!(rows > 80, "{rows} rows");
@@ -51,9 +63,18 @@ fn grants_equal_the_kernels() {
 
 #[test]
 fn gpl_flags_equal_the_kernels() {
-    let recorded = RECORDED.lines().find_map(|line| line.strip_prefix("gpl_only ")).unwrap();
+    let recorded = RECORDED
+        .lines()
+        .find_map(|line| line.strip_prefix("gpl_only "))
+        .unwrap();
     // Not granted to any program that the oracle could load.
-    let unasked = [FuncId::OverrideReturn, FuncId::ProbeWriteUser, FuncId::RcRepeat, FuncId::RcKeydown, FuncId::RcPointerRel];
+    let unasked = [
+        FuncId::OverrideReturn,
+        FuncId::ProbeWriteUser,
+        FuncId::RcRepeat,
+        FuncId::RcKeydown,
+        FuncId::RcPointerRel,
+    ];
     let ours: BTreeSet<u32> = helpers::ROWS
         .iter()
         .filter(|proto| proto.gpl_only)
@@ -69,9 +90,15 @@ fn every_helper_is_granted_or_listed() {
     let registry = Registry::linux_6_18();
     for &id in FuncId::ALL {
         let granted = ring3_spec::PROG_TYPES.iter().any(|row| {
-            row.helpers.iter().copied().flatten().any(|grant| grant.proto.func_id() == Some(id))
+            row.helpers
+                .iter()
+                .copied()
+                .flatten()
+                .any(|grant| grant.proto.func_id() == Some(id))
         });
-        let listed = ring3_spec::grants::UNGRANTED.iter().any(|(other, _)| *other == id);
+        let listed = ring3_spec::grants::UNGRANTED
+            .iter()
+            .any(|(other, _)| *other == id);
         assert!(granted != listed, "{id}");
     }
     assert!(registry.helper_rows().count() >= 211);

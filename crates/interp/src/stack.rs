@@ -1,0 +1,155 @@
+//! The stack of runs on one thread: BPF frames of 512 bytes and, apart from them, what calls save. Runs nest (a callback, a program that
+//! a helper runs); an inner run's frames lie below the outer's, so that all live frames are one range of addresses. Its content is what
+//! earlier runs left, never uninitialised memory. Neighbour: `step`, the only user.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use crate::op::Step;
+use crate::program::Inner;
+
+/// Bytes of one frame.
+pub(crate) const FRAME_BYTES: u64 = ring3_runtime::MAX_STACK_BYTES as u64;
+
+/// Frames of one run: eight of the first program, and seven more for each program that a tail call enters in a subprogram's frame.
+pub(crate) const RUN_FRAMES: usize =
+    ring3_runtime::MAX_CALL_FRAMES + (ring3_runtime::MAX_CALL_FRAMES - 1) * ring3_runtime::MAX_TAIL_CALLS as usize;
+
+/// Frames of one thread's stack; a run that finds less than [`RUN_FRAMES`] left gets a stack of its own.
+const THREAD_FRAMES: usize = 4 * RUN_FRAMES;
+
+/// What a call of a subprogram saves.
+#[derive(Clone, Copy)]
+pub(crate) struct Saved {
+    /// Where to go on.
+    pub(crate) pc: *const Step,
+    /// The program it belongs to (a tail call may have changed it).
+    pub(crate) program: *const Inner,
+    /// r6 to r9.
+    pub(crate) callee_saved: [u64; 4],
+    pub(crate) may_goto_left: u32,
+}
+
+impl Saved {
+    const EMPTY: Saved =
+        Saved { pc: std::ptr::null(), program: std::ptr::null(), callee_saved: [0; 4], may_goto_left: 0 };
+}
+
+/// Memory for frames. Frame `n` is the `n`-th from the top.
+pub(crate) struct Stack {
+    /// Made by `Box::into_raw`; `words` of them. Programs access it through addresses, this module only while no program runs in it.
+    bytes: *mut u64,
+    words: usize,
+    saved: Box<[Cell<Saved>]>,
+    used: Cell<usize>,
+}
+
+impl Stack {
+    fn new(frames: usize) -> Rc<Stack> {
+        let words = frames * FRAME_BYTES as usize / size_of::<u64>();
+        Rc::new(Stack {
+            // Zero pages of the host: a page costs nothing until a frame reaches it.
+            bytes: Box::into_raw(vec![0u64; words].into_boxed_slice()).cast(),
+            words,
+            saved: (0..frames).map(|_| Cell::new(Saved::EMPTY)).collect(),
+            used: Cell::new(0),
+        })
+    }
+
+    /// The value of r10 in frame `at`: the address after the frame's last byte.
+    #[inline(always)]
+    pub(crate) fn frame_pointer(&self, at: usize) -> u64 {
+        let top = self.bytes.expose_provenance() as u64 + (self.words * size_of::<u64>()) as u64;
+        top - at as u64 * FRAME_BYTES
+    }
+
+    /// What the call that opened frame `at` saved.
+    #[inline(always)]
+    pub(crate) fn saved(&self, at: usize) -> &Cell<Saved> {
+        &self.saved[at]
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        let slice = std::ptr::slice_from_raw_parts_mut(self.bytes, self.words);
+        // SAFETY: 1. `new` made the box with this length; 2. runs hold the stack by `Rc`, so none is left.
+        drop(unsafe { Box::from_raw(slice) });
+    }
+}
+
+thread_local! {
+    static STACK: Rc<Stack> = Stack::new(THREAD_FRAMES);
+}
+
+/// The part of a stack that one run uses, from frame `base` on. Dropping it frees the frames.
+pub(crate) struct RunFrames {
+    pub(crate) stack: Rc<Stack>,
+    pub(crate) base: usize,
+}
+
+impl RunFrames {
+    pub(crate) fn take() -> RunFrames {
+        let shared = STACK.try_with(Rc::clone).ok();
+        let stack = match shared {
+            Some(stack) if THREAD_FRAMES - stack.used.get() >= RUN_FRAMES => stack,
+            // Deeply nested, or the thread is ending.
+            _ => Stack::new(RUN_FRAMES),
+        };
+        let base = stack.used.get();
+        stack.used.set(base + 1);
+        RunFrames { stack, base }
+    }
+
+    /// Sets the number of frames in use: those of outer runs, and `depth` calls.
+    #[inline(always)]
+    pub(crate) fn set_depth(&self, depth: usize) {
+        self.stack.used.set(self.base + depth + 1);
+    }
+
+    #[inline(always)]
+    pub(crate) fn frame_pointer(&self, depth: usize) -> u64 {
+        self.stack.frame_pointer(self.base + depth)
+    }
+
+    #[inline(always)]
+    pub(crate) fn saved(&self, depth: usize) -> &Cell<Saved> {
+        self.stack.saved(self.base + depth)
+    }
+
+    /// Fills a frame with zeros, so that what a checked run reads does not depend on earlier runs.
+    pub(crate) fn clear(&self, depth: usize) {
+        let bottom = self.frame_pointer(depth) - FRAME_BYTES;
+        let bottom = std::ptr::with_exposed_provenance_mut::<u8>(bottom as usize);
+        // SAFETY: 1. frame `base + depth` lies inside the stack: `take` left room for RUN_FRAMES and `step` stays below; 2. no program
+        // runs in a frame that is being opened.
+        unsafe { bottom.write_bytes(0, FRAME_BYTES as usize) };
+    }
+}
+
+impl Drop for RunFrames {
+    fn drop(&mut self) {
+        self.stack.used.set(self.base);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nested_runs_lie_below_and_deep_ones_get_their_own() {
+        let outer = RunFrames::take();
+        outer.set_depth(2);
+        let inner = RunFrames::take();
+        assert_eq!(inner.frame_pointer(0), outer.frame_pointer(3));
+        inner.set_depth(THREAD_FRAMES - RUN_FRAMES);
+        let own = RunFrames::take();
+        assert_eq!(own.base, 0);
+        assert!(!Rc::ptr_eq(&own.stack, &outer.stack));
+        drop(own);
+        drop(inner);
+        drop(outer);
+        assert_eq!(RunFrames::take().base, 0);
+    }
+}
