@@ -24,6 +24,7 @@ extern crate alloc;
 
 mod btf;
 mod build;
+pub mod core_relo;
 mod error;
 pub mod ext;
 mod func_model;
@@ -31,6 +32,7 @@ pub mod layout;
 mod raw;
 pub mod record;
 mod types;
+mod value;
 
 pub use btf::Btf;
 pub use build::Builder;
@@ -43,3 +45,4 @@ pub use types::{
     Array, EnumValue, FuncLinkage, Int, IntEncoding, Kind, Member, Param, Type, TypeId, VarLinkage,
     VarSecinfo,
 };
+pub use value::ValueText;

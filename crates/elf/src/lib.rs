@@ -21,6 +21,7 @@ mod funcs;
 mod link;
 mod maps;
 mod parse;
+mod resolve;
 mod sections;
 mod spec;
 mod struct_ops;
@@ -28,6 +29,7 @@ mod struct_ops;
 pub use error::ElfError;
 pub use externs::KernelConfig;
 pub use parse::ParseOptions;
+pub use resolve::{Resolver, Target};
 pub use sections::{Attachable, SEC_DEFS, SecDef, SecTraits};
 pub use spec::{
     ExternKind, ExternRef, ExternSpec, FunctionSpec, MapOrigin, MapRef, MapSpec, ObjectSpec, Pinning, ProgSpec,

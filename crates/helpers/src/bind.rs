@@ -7,8 +7,8 @@
 use ring3_maps::Map;
 use ring3_runtime::CallbackRef;
 use ring3_spec::kinds::{
-    Any, Btf, Ctx, Func, Int, Key, MapVal, MapValOut, MapValue, Mem, MemInOut, MemOut, OrNull, Released, RingbufMem,
-    RingbufRecord, Size, SizeOrZero, StackPtr, Value, Void,
+    Any, Btf, Ctx, Func, Int, Key, MapVal, MapValOut, MapValue, Mem, MemInOut, MemOut, OrNull,
+    Released, RingbufMem, RingbufRecord, Size, SizeOrZero, StackPtr, Value, Void,
 };
 
 use crate::packet::{Skb, XdpBuff};

@@ -54,12 +54,21 @@ const XDP_VARIANTS: &[Row] = packet::xdp_helpers::VARIANTS;
 
 /// The implementation of a helper, `None` if there is none yet.
 pub fn find(id: FuncId) -> Option<HelperFn> {
-    TABLES.iter().copied().flatten().find(|row| row.id == id).map(|row| row.code)
+    TABLES
+        .iter()
+        .copied()
+        .flatten()
+        .find(|row| row.id == id)
+        .map(|row| row.code)
 }
 
 /// The implementation of a helper for XDP programs.
 pub fn find_for_xdp(id: FuncId) -> Option<HelperFn> {
-    XDP_VARIANTS.iter().find(|row| row.id == id).map(|row| row.code).or_else(|| find(id))
+    XDP_VARIANTS
+        .iter()
+        .find(|row| row.id == id)
+        .map(|row| row.code)
+        .or_else(|| find(id))
 }
 
 /// Every implemented helper, in table order.

@@ -47,7 +47,9 @@ static SINK: RwLock<Option<Sink>> = RwLock::new(None);
 
 /// Where trace lines go from now on; without a sink they go nowhere.
 pub fn set_trace_sink(sink: Option<Sink>) {
-    *SINK.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = sink;
+    *SINK
+        .write()
+        .unwrap_or_else(|poisoned| poisoned.into_inner()) = sink;
 }
 
 /// Longest string that `%s` copies, in bytes.
@@ -67,7 +69,10 @@ fn string_at(address: u64) -> String {
 /// # Errors
 /// EINVAL: no terminating NUL, a character outside of ASCII, an unknown conversion, or more than three of them.
 fn format(fmt: &[u8], args: [u64; 3]) -> Result<String, Errno> {
-    let end = fmt.iter().position(|&byte| byte == 0).ok_or(Errno::EINVAL)?;
+    let end = fmt
+        .iter()
+        .position(|&byte| byte == 0)
+        .ok_or(Errno::EINVAL)?;
     let mut out = String::new();
     let mut chars = fmt[..end].iter().copied().peekable();
     let mut args = args.into_iter();
@@ -94,8 +99,11 @@ fn format(fmt: &[u8], args: [u64; 3]) -> Result<String, Errno> {
         }
         let conversion = chars.next().ok_or(Errno::EINVAL)?;
         let value = args.next().ok_or(Errno::EINVAL)?;
-        let (unsigned, signed) =
-            if longs > 0 { (value, value as i64) } else { (u64::from(value as u32), i64::from(value as i32)) };
+        let (unsigned, signed) = if longs > 0 {
+            (value, value as i64)
+        } else {
+            (u64::from(value as u32), i64::from(value as i32))
+        };
         let text = match conversion {
             b'd' | b'i' => signed.to_string(),
             b'u' => unsigned.to_string(),
@@ -107,7 +115,11 @@ fn format(fmt: &[u8], args: [u64; 3]) -> Result<String, Errno> {
             _ => return Err(Errno::EINVAL),
         };
         // Writing to a String cannot fail.
-        let _ = if zero_padded { write!(out, "{text:0>width$}") } else { write!(out, "{text:>width$}") };
+        let _ = if zero_padded {
+            write!(out, "{text:0>width$}")
+        } else {
+            write!(out, "{text:>width$}")
+        };
     }
     Ok(out)
 }
@@ -140,8 +152,14 @@ mod tests {
 
     #[test]
     fn conversions_are_the_kernels() {
-        assert_eq!(format(b"len %d cpu %u\0", [-3i64 as u64, 7, 0]).unwrap(), "len -3 cpu 7");
-        assert_eq!(format(b"%llx %08x %%\0", [u64::MAX, 0xbeef, 0]).unwrap(), "ffffffffffffffff 0000beef %");
+        assert_eq!(
+            format(b"len %d cpu %u\0", [-3i64 as u64, 7, 0]).unwrap(),
+            "len -3 cpu 7"
+        );
+        assert_eq!(
+            format(b"%llx %08x %%\0", [u64::MAX, 0xbeef, 0]).unwrap(),
+            "ffffffffffffffff 0000beef %"
+        );
         assert_eq!(format(b"%d %d %d %d\0", [0; 3]), Err(Errno::EINVAL));
         assert_eq!(format(b"%z\0", [0; 3]), Err(Errno::EINVAL));
         assert_eq!(format(b"no end", [0; 3]), Err(Errno::EINVAL));
@@ -150,11 +168,21 @@ mod tests {
     #[test]
     fn lines_look_like_the_trace_pipe() {
         let line = TraceLine {
-            task: Task { pid: 42, tgid: 42, uid: 0, gid: 0, comm: *b"ring3\0\0\0\0\0\0\0\0\0\0\0", cgroup_id: 1 },
+            task: Task {
+                pid: 42,
+                tgid: 42,
+                uid: 0,
+                gid: 0,
+                comm: *b"ring3\0\0\0\0\0\0\0\0\0\0\0",
+                cgroup_id: 1,
+            },
             cpu: 1,
             time_ns: 12_345_678_000,
             text: "hello".into(),
         };
-        assert_eq!(line.to_string(), "           ring3-42      [001] ....1    12.345678: bpf_trace_printk: hello");
+        assert_eq!(
+            line.to_string(),
+            "           ring3-42      [001] ....1    12.345678: bpf_trace_printk: hello"
+        );
     }
 }

@@ -49,7 +49,7 @@ fn main() {
         unsafe { program.run_checked([address, 4096, 0, 0, 0], checks) }.expect("and run");
         let entry = program.entry();
         let mut best = f64::MAX;
-        for _ in 0..200 {
+        for _ in 0..4000 {
             let begin = Instant::now();
             // SAFETY: 1. as above; the program lives.
             std::hint::black_box(unsafe { run(&entry, address) });

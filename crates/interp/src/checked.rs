@@ -15,7 +15,8 @@ use ring3_runtime::{
 use crate::predecode::LoadError;
 use crate::program::{Inner, Program};
 use crate::stack::{FRAME_BYTES, RUN_FRAMES};
-use crate::step::{At, Boundary, Guard, Registers, execute};
+use crate::op::Step;
+use crate::step::{At, Boundary, Guard, Handler, REGISTERS, execute, handler};
 
 /// Which memory, apart from its own stack, a checked run may touch.
 pub trait MemoryPolicy {
@@ -167,8 +168,13 @@ impl Checked<'_> {
 impl Guard for Checked<'_> {
     type Stop = RunError;
     const CLEARS_FRAMES: bool = true;
+    const FUEL: u64 = 0;
 
-    fn step(&self, at: At<'_>, depth: usize, registers: &Registers) -> Result<(), RunError> {
+    fn handler(step: &Step) -> Handler<Self> {
+        handler::<Self>(step.op)
+    }
+
+    fn step(&self, at: At<'_>, depth: usize, registers: &[u64; REGISTERS]) -> Result<(), RunError> {
         let left = self.budget_left.get();
         if left == 0 {
             return Err(self.error(at, RunErrorKind::Budget));

@@ -1,25 +1,28 @@
-//! `Step`: one pre-decoded instruction, 16 bytes, and `Op`, what it does. One `Op` per operation, width and kind of second operand,
-//! so that `step` has one `match` and no second decision. Neighbours: `predecode` makes steps, `step` runs them.
+//! `Step`: one pre-decoded instruction, and `Op`, what it does. One `Op` per operation, width and kind of second operand, so that nothing is
+//! left to decide when it runs. Neighbours: `predecode` makes steps, `step` has the function behind each `Op`.
 
 use ring3_isa::{AluOp, JmpOp, Operand, Width};
+
+use crate::step::{Handler, Unchecked};
 
 /// One pre-decoded instruction.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Step {
-    pub(crate) op: Op,
+    /// What the unchecked mode calls: the function behind `op`, or one that does this step and some after it (`fuse`).
+    pub(crate) handler: Handler<Unchecked>,
+    /// Second operand, address of a function, or index into one of the program's side tables.
+    pub(crate) imm: u64,
+    /// Memory displacement in bytes, or distance of a jump or call in steps from this step.
+    pub(crate) off: i32,
     /// Register number below 12.
     pub(crate) dst: u8,
     /// Register number below 12.
     pub(crate) src: u8,
-    pub(crate) _pad: u8,
-    /// Memory displacement in bytes, or distance of a jump or call in steps from this step.
-    pub(crate) off: i32,
-    /// Second operand, address of a function, or index into one of the program's side tables.
-    pub(crate) imm: u64,
+    pub(crate) op: Op,
 }
 
-const _: () = assert!(size_of::<Step>() == 16);
+const _: () = assert!(size_of::<Step>() == 24);
 
 /// What a step does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,6 +14,7 @@ use ring3_runtime::{Callback, CallKind, CallTarget, HelperFn, InlineCall, Linked
 use ring3_uapi::Errno;
 
 use crate::op::{Op, Step, alu_op, jmp_op};
+use crate::step::{Unchecked, handler};
 use crate::program::{AtomicSite, CallbackRecord, Inner, LookupSite, PacketSite, Program};
 
 /// Why a program cannot be interpreted.
@@ -331,7 +332,7 @@ impl<'a> Build<'a> {
 }
 
 fn unary(op: Op, dst: Reg) -> Step {
-    Step { op, dst: dst.number(), src: 0, _pad: 0, off: 0, imm: 0 }
+    Step { handler: handler::<Unchecked>(op), imm: 0, off: 0, dst: dst.number(), src: 0, op }
 }
 
 fn operands(op: Op, dst: Reg, src: Operand) -> Step {

@@ -40,7 +40,8 @@ pub(crate) struct Stack {
     /// Made by `Box::into_raw`; `words` of them. Programs access it through addresses, this module only while no program runs in it.
     bytes: *mut u64,
     words: usize,
-    saved: Box<[Cell<Saved>]>,
+    saved: *mut Saved,
+    frames: usize,
     used: Cell<usize>,
 }
 
@@ -51,22 +52,16 @@ impl Stack {
             // Zero pages of the host: a page costs nothing until a frame reaches it.
             bytes: Box::into_raw(vec![0u64; words].into_boxed_slice()).cast(),
             words,
-            saved: (0..frames).map(|_| Cell::new(Saved::EMPTY)).collect(),
+            saved: Box::into_raw(vec![Saved::EMPTY; frames].into_boxed_slice()).cast(),
+            frames,
             used: Cell::new(0),
         })
     }
 
     /// The value of r10 in frame `at`: the address after the frame's last byte.
-    #[inline(always)]
-    pub(crate) fn frame_pointer(&self, at: usize) -> u64 {
+    fn frame_pointer(&self, at: usize) -> u64 {
         let top = self.bytes.expose_provenance() as u64 + (self.words * size_of::<u64>()) as u64;
         top - at as u64 * FRAME_BYTES
-    }
-
-    /// What the call that opened frame `at` saved.
-    #[inline(always)]
-    pub(crate) fn saved(&self, at: usize) -> &Cell<Saved> {
-        &self.saved[at]
     }
 }
 
@@ -74,6 +69,9 @@ impl Drop for Stack {
     fn drop(&mut self) {
         let slice = std::ptr::slice_from_raw_parts_mut(self.bytes, self.words);
         // SAFETY: 1. `new` made the box with this length; 2. runs hold the stack by `Rc`, so none is left.
+        drop(unsafe { Box::from_raw(slice) });
+        let slice = std::ptr::slice_from_raw_parts_mut(self.saved, self.frames);
+        // SAFETY: as above.
         drop(unsafe { Box::from_raw(slice) });
     }
 }
@@ -84,8 +82,12 @@ thread_local! {
 
 /// The part of a stack that one run uses, from frame `base` on. Dropping it frees the frames.
 pub(crate) struct RunFrames {
-    pub(crate) stack: Rc<Stack>,
-    pub(crate) base: usize,
+    stack: Rc<Stack>,
+    base: usize,
+    /// Frame pointer at depth 0.
+    top: u64,
+    /// What calls save, by depth.
+    saved: *mut Saved,
 }
 
 impl RunFrames {
@@ -98,7 +100,9 @@ impl RunFrames {
         };
         let base = stack.used.get();
         stack.used.set(base + 1);
-        RunFrames { stack, base }
+        let top = stack.frame_pointer(base);
+        let saved = stack.saved.wrapping_add(base);
+        RunFrames { stack, base, top, saved }
     }
 
     /// Sets the number of frames in use: those of outer runs, and `depth` calls.
@@ -107,14 +111,30 @@ impl RunFrames {
         self.stack.used.set(self.base + depth + 1);
     }
 
+    /// The value of r10 at a depth.
     #[inline(always)]
     pub(crate) fn frame_pointer(&self, depth: usize) -> u64 {
-        self.stack.frame_pointer(self.base + depth)
+        self.top - depth as u64 * FRAME_BYTES
     }
 
+    /// Notes what the call that opens the frame at `depth` saves.
+    ///
+    /// # Safety
+    /// `depth` is below [`RUN_FRAMES`].
     #[inline(always)]
-    pub(crate) fn saved(&self, depth: usize) -> &Cell<Saved> {
-        self.stack.saved(self.base + depth)
+    pub(crate) unsafe fn save(&mut self, depth: usize, saved: Saved) {
+        // SAFETY: 1. `take` left room for RUN_FRAMES frames; 2. outer runs use those before `base`, inner ones those after this run's.
+        unsafe { self.saved.add(depth).write(saved) };
+    }
+
+    /// What [`RunFrames::save`] noted.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    pub(crate) unsafe fn saved(&self, depth: usize) -> Saved {
+        // SAFETY: as in `save`; every entry is initialised.
+        unsafe { self.saved.add(depth).read() }
     }
 
     /// Fills a frame with zeros, so that what a checked run reads does not depend on earlier runs.

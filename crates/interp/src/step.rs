@@ -1,5 +1,11 @@
-//! Running a program: one loop, one `match`. Generic over [`Guard`], which looks at each step and access: nothing in the unchecked mode, where
-//! its calls vanish, everything in the checked mode.
+//! The function behind every `Op`, and the loop that runs a program.
+//!
+//! Threaded: a step's function does its work and calls the next step's in tail position, which compiles to a jump. Stable Rust does not
+//! promise that, so each function takes `fuel`, one less for each step, and returns to the loop when it is used up: a build without tail
+//! calls uses at most [`QUANTUM`] frames of the host's stack, one with them pays a decrement.
+//!
+//! Generic over [`Guard`], which looks at each access: nothing in the unchecked mode, where its calls vanish, everything in the checked mode,
+//! which gives no fuel and so gets control back after each step.
 //!
 //! ```text
 //! registers  r0..r10, r11 in an array on the host's stack
@@ -10,13 +16,17 @@
 //! throw      to the run's first frame, see `ring3_runtime::exception`
 //! ```
 //!
-//! What makes the accesses to steps, tables and registers sound stands in `predecode`; what makes the program's own accesses sound is the
-//! verifier (unchecked) or the guard (checked).
+//! What every function below relies on (its `# Safety`), established by `predecode` for verified and unverified programs alike:
+//! 1. `pc` points to a step of the program that `run` is in; a step that runs on has a step after it; distances lead to steps.
+//! 2. Register numbers are below 12, indices into side tables inside them, addresses of functions those of a `HelperFn`.
+//! 3. `registers` points to [`REGISTERS`] words, `run` to the run's state; nobody else uses them.
+//!
+//! What makes the program's own accesses sound is the verifier (unchecked) or the guard (checked).
 
 use std::convert::Infallible;
 
 use ring3_isa::{
-    AluOp, Insn, InternalInsn, JmpOp, MemSize, Operand, eval_alu32, eval_alu64, eval_extend, eval_jmp32, eval_jmp64,
+    AluOp, AtomicOp, Insn, InternalInsn, JmpOp, MemSize, Operand, eval_alu32, eval_alu64, eval_extend, eval_jmp32, eval_jmp64,
 };
 use ring3_runtime::{Access, Callback, HelperFn, MAX_TAIL_CALLS, exception, extable};
 
@@ -25,14 +35,20 @@ use crate::op::{Op, Step};
 use crate::program::{CallbackRecord, Inner};
 use crate::stack::{FRAME_BYTES, RUN_FRAMES, RunFrames, Saved};
 
-/// r0 to r11; 16 so that no index of 4 bits is out of bounds.
-pub(crate) type Registers = [u64; 16];
+/// r0 to r11.
+pub(crate) const REGISTERS: usize = 12;
+
+/// Steps between two returns to the loop.
+const QUANTUM: u64 = 1024;
 
 /// Passes of one `may_goto` budget: those of one function call.
 ///
 /// # Source
 /// Linux 6.18, `BPF_MAX_LOOPS`.
 const MAY_GOTO_PASSES: u32 = 8 * 1024 * 1024;
+
+/// Does a step and, while there is fuel, those after it. Returns the step to go on with, or null when the run has an outcome.
+pub(crate) type Handler<G> = unsafe extern "C" fn(*const Step, *mut u64, *mut Run<G>, u64) -> *const Step;
 
 /// Where an exception stops and what the run's result is then.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,6 +59,20 @@ pub(crate) enum Boundary {
     Callback,
 }
 
+/// The state of a run beside its registers.
+pub(crate) struct Run<G: Guard> {
+    guard: *const G,
+    /// The program that runs: tail calls change it.
+    program: *const Inner,
+    frames: RunFrames,
+    depth: usize,
+    tail_calls: u32,
+    may_goto_left: u32,
+    boundary: Boundary,
+    in_exception_callback: bool,
+    outcome: Option<Result<u64, G::Stop>>,
+}
+
 /// The place of a step, for messages.
 #[derive(Clone, Copy)]
 pub(crate) struct At<'a> {
@@ -51,16 +81,21 @@ pub(crate) struct At<'a> {
 }
 
 /// What watches a run.
-pub(crate) trait Guard {
+pub(crate) trait Guard: Sized {
     /// Why a run ends early.
     type Stop;
     /// Whether new frames are filled with zeros.
     const CLEARS_FRAMES: bool;
+    /// Steps between two calls of [`Guard::step`].
+    const FUEL: u64;
 
-    /// Before each step.
-    fn step(&self, at: At<'_>, depth: usize, registers: &Registers) -> Result<(), Self::Stop>;
+    /// The function to call for a step in threaded order.
+    fn handler(step: &Step) -> Handler<Self>;
 
-    /// Before each access to memory. `aligned`: the address must be a multiple of the size.
+    /// Whenever control is back at the loop; before each step if `FUEL` is 0.
+    fn step(&self, at: At<'_>, depth: usize, registers: &[u64; REGISTERS]) -> Result<(), Self::Stop>;
+
+    /// Before each access to memory.
     fn access(&self, at: At<'_>, address: u64, bytes: u64, access: Access) -> Result<(), Self::Stop>;
 
     /// Before each atomic access.
@@ -82,9 +117,15 @@ pub(crate) struct Unchecked;
 impl Guard for Unchecked {
     type Stop = Infallible;
     const CLEARS_FRAMES: bool = false;
+    const FUEL: u64 = QUANTUM;
 
     #[inline(always)]
-    fn step(&self, _: At<'_>, _: usize, _: &Registers) -> Result<(), Infallible> {
+    fn handler(step: &Step) -> Handler<Self> {
+        step.handler
+    }
+
+    #[inline(always)]
+    fn step(&self, _: At<'_>, _: usize, _: &[u64; REGISTERS]) -> Result<(), Infallible> {
         Ok(())
     }
 
@@ -118,7 +159,7 @@ impl Guard for Unchecked {
 /// # Safety
 /// `data` is an `Inner` that lives for the call and was verified; `ctx` is a context of its type; the thread is in a read section.
 pub(crate) unsafe extern "C" fn run_entry(ctx: u64, data: *const ()) -> u64 {
-    // SAFETY: 1. the caller's contract: a live `Inner`, verified.
+    // SAFETY: 1. the caller's contract: a live `Inner`.
     let program = unsafe { &*data.cast::<Inner>() };
     // SAFETY: 1. step 0 begins the main function; 2. verified, and the rest as above.
     let Ok(result) = unsafe { execute(program, 0, [ctx, 0, 0, 0, 0], Boundary::Program, &Unchecked) };
@@ -151,10 +192,6 @@ pub(crate) unsafe extern "C" fn run_callback(
     result
 }
 
-fn pointer<T>(address: u64) -> *mut T {
-    std::ptr::with_exposed_provenance_mut(address as usize)
-}
-
 /// Runs a function of `program` from step `start` with `args` in r1 to r5.
 ///
 /// # Safety
@@ -167,430 +204,656 @@ pub(crate) unsafe fn execute<G: Guard>(
     boundary: Boundary,
     guard: &G,
 ) -> Result<u64, G::Stop> {
-    let frames = RunFrames::take();
-    let mut program = program;
-    let mut registers: Registers = [0; 16];
+    let mut run = Run {
+        guard,
+        program,
+        frames: RunFrames::take(),
+        depth: 0,
+        tail_calls: 0,
+        may_goto_left: MAY_GOTO_PASSES,
+        boundary,
+        in_exception_callback: false,
+        outcome: None,
+    };
+    let mut registers = [0; REGISTERS];
     registers[1..6].copy_from_slice(&args);
-    registers[10] = frames.frame_pointer(0);
-    let mut depth = 0;
-    let mut tail_calls = 0;
-    let mut may_goto_left = MAY_GOTO_PASSES;
-    let mut in_exception_callback = false;
+    registers[10] = run.frames.frame_pointer(0);
     if G::CLEARS_FRAMES {
-        frames.clear(0);
+        run.frames.clear(0);
     }
     guard.frame(registers[10] - FRAME_BYTES);
     let mut pc = program.steps[start..].as_ptr();
-
     loop {
-        // SAFETY: 1. `pc` points to a step of `program`: it began there, `predecode` put jumps and calls on steps and let no program end in
-        // a step that runs on; saved places were such, and tail calls begin at the first step of a live program.
-        let step = unsafe { *pc };
-        // SAFETY: 1. as above: a step that runs on is not the last.
-        let next = unsafe { pc.add(1) };
-        guard.step(At { program, pc }, depth, &registers)?;
+        // SAFETY: 1. the program that runs is alive: this one, or one that a tail call entered in the caller's read section.
+        let at = At { program: unsafe { &*run.program }, pc };
+        guard.step(at, run.depth, &registers)?;
+        // SAFETY: 1. to 3. as the module says: `pc` began at a step and each function returns one.
+        pc = unsafe { G::handler(&*pc)(pc, registers.as_mut_ptr(), &raw mut run, G::FUEL) };
+        if pc.is_null()
+            && let Some(outcome) = run.outcome.take()
+        {
+            return outcome;
+        }
+    }
+}
 
-        // A register by the number in a step, which is below 12.
-        macro_rules! reg {
-            ($field:ident) => {
-                registers[usize::from(step.$field & 15)]
-            };
-        }
-        macro_rules! second {
-            (reg) => {
-                reg!(src)
-            };
-            (imm) => {
-                step.imm
-            };
-        }
-        macro_rules! alu {
-            (64, $op:ident, $second:ident) => {{
-                reg!(dst) = eval_alu64(AluOp::$op, reg!(dst), second!($second));
-                next
-            }};
-            (32, $op:ident, $second:ident) => {{
-                reg!(dst) = u64::from(eval_alu32(AluOp::$op, reg!(dst) as u32, second!($second) as u32));
-                next
-            }};
-        }
-        // SAFETY (of each use): 1. distances lead to steps of the same program, see `predecode`.
-        macro_rules! target {
-            () => {
-                unsafe { pc.offset(step.off as isize) }
-            };
-        }
-        macro_rules! jump {
-            (64, $op:ident, $second:ident) => {
-                if eval_jmp64(JmpOp::$op, reg!(dst), second!($second)) { target!() } else { next }
-            };
-            (32, $op:ident, $second:ident) => {
-                if eval_jmp32(JmpOp::$op, reg!(dst) as u32, second!($second) as u32) { target!() } else { next }
-            };
-        }
-        macro_rules! load {
-            ($type:ty) => {{
-                let address = reg!(src).wrapping_add(step.off as u64);
-                guard.access(At { program, pc }, address, size_of::<$type>() as u64, Access::Read)?;
-                // SAFETY: 1. the address is readable: the verifier's or the guard's word.
-                reg!(dst) = unsafe { pointer::<$type>(address).read_unaligned() } as u64;
-                next
-            }};
-        }
-        macro_rules! store {
-            ($type:ty, $second:ident) => {{
-                let address = reg!(dst).wrapping_add(step.off as u64);
-                guard.access(At { program, pc }, address, size_of::<$type>() as u64, Access::Write)?;
-                // SAFETY: 1. the address is writable: the verifier's or the guard's word.
-                unsafe { pointer::<$type>(address).write_unaligned(second!($second) as $type) };
-                next
-            }};
-        }
-        // Leaves the function with what is in r0.
-        macro_rules! leave {
-            () => {{
-                if depth == 0 {
-                    return Ok(registers[0]);
-                }
-                let saved = frames.saved(depth).get();
-                depth -= 1;
-                frames.set_depth(depth);
-                registers[6..10].copy_from_slice(&saved.callee_saved);
-                registers[10] = frames.frame_pointer(depth);
-                may_goto_left = saved.may_goto_left;
-                guard.frame(registers[10] - FRAME_BYTES);
-                // SAFETY: 1. a program that called stays alive until the run ends: the caller's contract, and the read section for
-                // those that a tail call entered.
-                program = unsafe { &*saved.program };
-                saved.pc
-            }};
-        }
-        // Throws: to the exception callback, once, else out of the run.
-        macro_rules! throw {
-            ($cookie:expr) => {{
-                let cookie = $cookie;
-                if boundary == Boundary::Callback {
-                    exception::set_pending(cookie);
-                    return Ok(1);
-                }
-                let Some(start) = program.exception_callback.filter(|_| !in_exception_callback) else {
-                    return Ok(cookie);
-                };
-                in_exception_callback = true;
-                depth = 0;
-                frames.set_depth(0);
-                registers[1] = cookie;
-                registers[10] = frames.frame_pointer(0);
-                may_goto_left = MAY_GOTO_PASSES;
-                guard.frame(registers[10] - FRAME_BYTES);
-                program.steps[start..].as_ptr()
-            }};
-        }
-        macro_rules! call {
-            () => {{
-                // SAFETY: 1. `predecode` put the address of a `HelperFn` here; 2. the arguments fit it: the verifier's word (helpers of
-                // unverified programs are chosen by who links them).
-                registers[0] = unsafe {
-                    let code: HelperFn = std::mem::transmute::<*const (), HelperFn>(pointer::<()>(step.imm));
-                    code(registers[1], registers[2], registers[3], registers[4], registers[5])
-                };
-                guard.after_call()?;
-            }};
-        }
+/// Goes on with `pc`.
+///
+/// # Safety
+/// As the module says.
+#[inline(always)]
+pub(crate) unsafe fn go<G: Guard>(pc: *const Step, registers: *mut u64, run: *mut Run<G>, fuel: u64) -> *const Step {
+    if fuel == 0 {
+        return pc;
+    }
+    // SAFETY: 1. to 3. of the module, from the caller.
+    unsafe { G::handler(&*pc)(pc, registers, run, fuel - 1) }
+}
 
-        pc = match step.op {
-            Op::Add64 => alu!(64, Add, reg),
-            Op::Add64Imm => alu!(64, Add, imm),
-            Op::Add32 => alu!(32, Add, reg),
-            Op::Add32Imm => alu!(32, Add, imm),
-            Op::Sub64 => alu!(64, Sub, reg),
-            Op::Sub64Imm => alu!(64, Sub, imm),
-            Op::Sub32 => alu!(32, Sub, reg),
-            Op::Sub32Imm => alu!(32, Sub, imm),
-            Op::Mul64 => alu!(64, Mul, reg),
-            Op::Mul64Imm => alu!(64, Mul, imm),
-            Op::Mul32 => alu!(32, Mul, reg),
-            Op::Mul32Imm => alu!(32, Mul, imm),
-            Op::Div64 => alu!(64, Div, reg),
-            Op::Div64Imm => alu!(64, Div, imm),
-            Op::Div32 => alu!(32, Div, reg),
-            Op::Div32Imm => alu!(32, Div, imm),
-            Op::Sdiv64 => alu!(64, Sdiv, reg),
-            Op::Sdiv64Imm => alu!(64, Sdiv, imm),
-            Op::Sdiv32 => alu!(32, Sdiv, reg),
-            Op::Sdiv32Imm => alu!(32, Sdiv, imm),
-            Op::Or64 => alu!(64, Or, reg),
-            Op::Or64Imm => alu!(64, Or, imm),
-            Op::Or32 => alu!(32, Or, reg),
-            Op::Or32Imm => alu!(32, Or, imm),
-            Op::And64 => alu!(64, And, reg),
-            Op::And64Imm => alu!(64, And, imm),
-            Op::And32 => alu!(32, And, reg),
-            Op::And32Imm => alu!(32, And, imm),
-            Op::Lsh64 => alu!(64, Lsh, reg),
-            Op::Lsh64Imm => alu!(64, Lsh, imm),
-            Op::Lsh32 => alu!(32, Lsh, reg),
-            Op::Lsh32Imm => alu!(32, Lsh, imm),
-            Op::Rsh64 => alu!(64, Rsh, reg),
-            Op::Rsh64Imm => alu!(64, Rsh, imm),
-            Op::Rsh32 => alu!(32, Rsh, reg),
-            Op::Rsh32Imm => alu!(32, Rsh, imm),
-            Op::Mod64 => alu!(64, Mod, reg),
-            Op::Mod64Imm => alu!(64, Mod, imm),
-            Op::Mod32 => alu!(32, Mod, reg),
-            Op::Mod32Imm => alu!(32, Mod, imm),
-            Op::Smod64 => alu!(64, Smod, reg),
-            Op::Smod64Imm => alu!(64, Smod, imm),
-            Op::Smod32 => alu!(32, Smod, reg),
-            Op::Smod32Imm => alu!(32, Smod, imm),
-            Op::Xor64 => alu!(64, Xor, reg),
-            Op::Xor64Imm => alu!(64, Xor, imm),
-            Op::Xor32 => alu!(32, Xor, reg),
-            Op::Xor32Imm => alu!(32, Xor, imm),
-            Op::Mov64 => alu!(64, Mov, reg),
-            Op::Mov64Imm => alu!(64, Mov, imm),
-            Op::Mov32 => alu!(32, Mov, reg),
-            Op::Mov32Imm => alu!(32, Mov, imm),
-            Op::Arsh64 => alu!(64, Arsh, reg),
-            Op::Arsh64Imm => alu!(64, Arsh, imm),
-            Op::Arsh32 => alu!(32, Arsh, reg),
-            Op::Arsh32Imm => alu!(32, Arsh, imm),
-            Op::JEq64 => jump!(64, Eq, reg),
-            Op::JEq64Imm => jump!(64, Eq, imm),
-            Op::JEq32 => jump!(32, Eq, reg),
-            Op::JEq32Imm => jump!(32, Eq, imm),
-            Op::JGt64 => jump!(64, Gt, reg),
-            Op::JGt64Imm => jump!(64, Gt, imm),
-            Op::JGt32 => jump!(32, Gt, reg),
-            Op::JGt32Imm => jump!(32, Gt, imm),
-            Op::JGe64 => jump!(64, Ge, reg),
-            Op::JGe64Imm => jump!(64, Ge, imm),
-            Op::JGe32 => jump!(32, Ge, reg),
-            Op::JGe32Imm => jump!(32, Ge, imm),
-            Op::JSet64 => jump!(64, Set, reg),
-            Op::JSet64Imm => jump!(64, Set, imm),
-            Op::JSet32 => jump!(32, Set, reg),
-            Op::JSet32Imm => jump!(32, Set, imm),
-            Op::JNe64 => jump!(64, Ne, reg),
-            Op::JNe64Imm => jump!(64, Ne, imm),
-            Op::JNe32 => jump!(32, Ne, reg),
-            Op::JNe32Imm => jump!(32, Ne, imm),
-            Op::JSgt64 => jump!(64, Sgt, reg),
-            Op::JSgt64Imm => jump!(64, Sgt, imm),
-            Op::JSgt32 => jump!(32, Sgt, reg),
-            Op::JSgt32Imm => jump!(32, Sgt, imm),
-            Op::JSge64 => jump!(64, Sge, reg),
-            Op::JSge64Imm => jump!(64, Sge, imm),
-            Op::JSge32 => jump!(32, Sge, reg),
-            Op::JSge32Imm => jump!(32, Sge, imm),
-            Op::JLt64 => jump!(64, Lt, reg),
-            Op::JLt64Imm => jump!(64, Lt, imm),
-            Op::JLt32 => jump!(32, Lt, reg),
-            Op::JLt32Imm => jump!(32, Lt, imm),
-            Op::JLe64 => jump!(64, Le, reg),
-            Op::JLe64Imm => jump!(64, Le, imm),
-            Op::JLe32 => jump!(32, Le, reg),
-            Op::JLe32Imm => jump!(32, Le, imm),
-            Op::JSlt64 => jump!(64, Slt, reg),
-            Op::JSlt64Imm => jump!(64, Slt, imm),
-            Op::JSlt32 => jump!(32, Slt, reg),
-            Op::JSlt32Imm => jump!(32, Slt, imm),
-            Op::JSle64 => jump!(64, Sle, reg),
-            Op::JSle64Imm => jump!(64, Sle, imm),
-            Op::JSle32 => jump!(32, Sle, reg),
-            Op::JSle32Imm => jump!(32, Sle, imm),
-            Op::Neg64 => {
-                reg!(dst) = reg!(dst).wrapping_neg();
-                next
-            }
-            Op::Neg32 => {
-                reg!(dst) = u64::from((reg!(dst) as u32).wrapping_neg());
-                next
-            }
-            Op::Movsx8To64 => {
-                reg!(dst) = reg!(src) as i8 as u64;
-                next
-            }
-            Op::Movsx16To64 => {
-                reg!(dst) = reg!(src) as i16 as u64;
-                next
-            }
-            Op::Movsx32To64 => {
-                reg!(dst) = reg!(src) as i32 as u64;
-                next
-            }
-            Op::Movsx8To32 => {
-                reg!(dst) = u64::from(reg!(src) as i8 as u32);
-                next
-            }
-            Op::Movsx16To32 => {
-                reg!(dst) = u64::from(reg!(src) as i16 as u32);
-                next
-            }
-            Op::Trunc16 => {
-                reg!(dst) = u64::from(reg!(dst) as u16);
-                next
-            }
-            Op::Trunc32 => {
-                reg!(dst) = u64::from(reg!(dst) as u32);
-                next
-            }
-            Op::Swap16 => {
-                reg!(dst) = u64::from((reg!(dst) as u16).swap_bytes());
-                next
-            }
-            Op::Swap32 => {
-                reg!(dst) = u64::from((reg!(dst) as u32).swap_bytes());
-                next
-            }
-            Op::Swap64 => {
-                reg!(dst) = reg!(dst).swap_bytes();
-                next
-            }
-            Op::Load8 => load!(u8),
-            Op::Load16 => load!(u16),
-            Op::Load32 => load!(u32),
-            Op::Load64 => load!(u64),
-            Op::LoadSx8 => load!(i8),
-            Op::LoadSx16 => load!(i16),
-            Op::LoadSx32 => load!(i32),
-            Op::Store8 => store!(u8, reg),
-            Op::Store16 => store!(u16, reg),
-            Op::Store32 => store!(u32, reg),
-            Op::Store64 => store!(u64, reg),
-            Op::Store8Imm => store!(u8, imm),
-            Op::Store16Imm => store!(u16, imm),
-            Op::Store32Imm => store!(u32, imm),
-            Op::Store64Imm => store!(u64, imm),
-            Op::Atomic => {
-                let site = program.atomics[step.imm as usize];
-                let loads = site.op == ring3_isa::AtomicOp::LoadAcquire;
-                let base = if loads { reg!(src) } else { reg!(dst) };
-                let address = base.wrapping_add(step.off as u64);
-                let access = if loads { Access::Read } else { Access::Write };
-                guard.atomic_access(At { program, pc }, address, site.size.bytes() as u64, access)?;
-                // SAFETY: 1. accessible and aligned: the verifier's or the guard's word.
-                let result = unsafe { atomic(site, address, reg!(src), registers[0]) };
-                match site.op {
-                    ring3_isa::AtomicOp::Cmpxchg => registers[0] = result,
-                    ring3_isa::AtomicOp::LoadAcquire => reg!(dst) = result,
-                    ring3_isa::AtomicOp::Add { fetch: true }
-                    | ring3_isa::AtomicOp::Or { fetch: true }
-                    | ring3_isa::AtomicOp::And { fetch: true }
-                    | ring3_isa::AtomicOp::Xor { fetch: true }
-                    | ring3_isa::AtomicOp::Xchg => reg!(src) = result,
-                    ring3_isa::AtomicOp::Add { fetch: false }
-                    | ring3_isa::AtomicOp::Or { fetch: false }
-                    | ring3_isa::AtomicOp::And { fetch: false }
-                    | ring3_isa::AtomicOp::Xor { fetch: false }
-                    | ring3_isa::AtomicOp::StoreRelease => {}
-                }
-                next
-            }
-            Op::ProbeLoad | Op::ArenaLoad => {
-                reg!(dst) = rare_load(program, step, reg!(src));
-                next
-            }
-            Op::ArenaStore => {
-                rare_store(program, step, reg!(dst), reg!(src));
-                next
-            }
-            Op::CastToUser => {
-                let offset = u64::from(reg!(src) as u32);
-                reg!(dst) = if offset == 0 { 0 } else { step.imm | offset };
-                next
-            }
-            Op::LoadPacket => {
-                let site = program.packet_loads[step.imm as usize];
-                let variable = if site.indirect { reg!(src) as i32 } else { 0 };
-                let offset = i64::from(variable.wrapping_add(site.imm));
-                // SAFETY: 1. r6 is the context: the verifier's word; unverified programs have no packet loads.
-                let value = unsafe { (site.code)(registers[6], offset, site.size.bytes() as u64) };
-                if value < 0 {
-                    registers[0] = 0;
-                    leave!()
-                } else {
-                    registers[0] = value as u64;
-                    next
-                }
-            }
-            Op::Jump => target!(),
-            Op::MayGoto => {
-                if may_goto_left == 0 {
-                    target!()
-                } else {
-                    may_goto_left -= 1;
-                    next
-                }
-            }
-            Op::CallHelper => {
-                call!();
-                next
-            }
-            Op::CallWithCallback => {
-                call!();
-                match exception::take_pending() {
-                    Some(cookie) => throw!(cookie),
-                    None => next,
-                }
-            }
-            Op::Throw => throw!(registers[1]),
-            Op::CallSubprog => {
-                if let Some(result) = guard.call(At { program, pc }, depth + 1)? {
-                    return Ok(result);
-                }
-                depth += 1;
-                let mut callee_saved = [0; 4];
-                callee_saved.copy_from_slice(&registers[6..10]);
-                frames.saved(depth).set(Saved { pc: next, program, callee_saved, may_goto_left });
-                frames.set_depth(depth);
-                registers[10] = frames.frame_pointer(depth);
-                may_goto_left = MAY_GOTO_PASSES;
-                if G::CLEARS_FRAMES {
-                    frames.clear(depth);
-                }
-                guard.frame(registers[10] - FRAME_BYTES);
-                target!()
-            }
-            Op::TailCall => {
-                let table = program.tail_calls[step.imm as usize];
-                // SAFETY: 1. the program references the map, so the table lives.
-                let target = unsafe { table.load(registers[3] as u32) };
-                match target {
-                    Some(word) if tail_calls < MAX_TAIL_CALLS => {
-                        tail_calls += 1;
-                        may_goto_left = MAY_GOTO_PASSES;
-                        // SAFETY: 1. tables of interpreted programs hold `Program::tail_target` words (the owner key keeps compiled
-                        // ones out); 2. the program lives to the end of the read section.
-                        program = unsafe { &*std::ptr::with_exposed_provenance::<Inner>(word) };
-                        program.steps.as_ptr()
-                    }
-                    _ => next,
-                }
-            }
-            Op::ArrayLookup => {
-                let site = program.lookups[step.imm as usize];
-                guard.access(At { program, pc }, registers[2], 4, Access::Read)?;
-                // SAFETY: 1. r2 points to a readable key of 4 bytes: the verifier's or the guard's word.
-                let key = unsafe { pointer::<u32>(registers[2]).read_unaligned() };
-                let offset = u64::from(key) * u64::from(site.stride);
-                registers[0] = if key < site.max_entries { site.base + offset } else { 0 };
-                next
-            }
-            Op::LoadU64 => {
-                // SAFETY: 1. who linked the program gave the address of a live word.
-                registers[0] = unsafe { pointer::<u64>(step.imm).read_unaligned() };
-                next
-            }
-            Op::Exit => leave!(),
-            Op::Nop => next,
+/// The register with this number.
+///
+/// # Safety
+/// 2. and 3. of the module.
+#[inline(always)]
+pub(crate) unsafe fn reg<'a>(registers: *mut u64, number: u8) -> &'a mut u64 {
+    // SAFETY: 1. the number is below 12; 2. nobody else uses the registers.
+    unsafe { &mut *registers.add(usize::from(number)) }
+}
+
+pub(crate) fn pointer<T>(address: u64) -> *mut T {
+    std::ptr::with_exposed_provenance_mut(address as usize)
+}
+
+impl<G: Guard> Run<G> {
+    /// Ends the run.
+    fn end(&mut self, outcome: Result<u64, G::Stop>) -> *const Step {
+        self.outcome = Some(outcome);
+        std::ptr::null()
+    }
+
+    /// The guard, the program and the place of a step.
+    ///
+    /// # Safety
+    /// `pc` is a step of the program that runs.
+    #[inline(always)]
+    unsafe fn at<'a>(&self, pc: *const Step) -> (&'a G, At<'a>) {
+        // SAFETY: 1. `execute` borrows the guard for the run; 2. the program lives, see there.
+        unsafe { (&*self.guard, At { program: &*self.program, pc }) }
+    }
+
+    /// Leaves the function with what is in r0: the step to go on with, or null.
+    ///
+    /// # Safety
+    /// 3. of the module.
+    #[inline(always)]
+    unsafe fn leave(&mut self, registers: *mut u64) -> *const Step {
+        if self.depth == 0 {
+            // SAFETY: 1. of this function.
+            return self.end(Ok(unsafe { *registers }));
+        }
+        // SAFETY: 1. `call_subprog` saved at this depth.
+        let saved = unsafe { self.frames.saved(self.depth) };
+        self.depth -= 1;
+        self.frames.set_depth(self.depth);
+        self.may_goto_left = saved.may_goto_left;
+        self.program = saved.program;
+        // SAFETY: 1. r6 to r10 are inside the registers; 2. the guard lives.
+        unsafe {
+            registers.add(6).cast::<[u64; 4]>().write(saved.callee_saved);
+            let frame_pointer = self.frames.frame_pointer(self.depth);
+            registers.add(10).write(frame_pointer);
+            (*self.guard).frame(frame_pointer - FRAME_BYTES);
+        }
+        saved.pc
+    }
+
+    /// Throws: to the exception callback, once, else out of the run.
+    ///
+    /// # Safety
+    /// 3. of the module.
+    unsafe fn throw(&mut self, registers: *mut u64, cookie: u64) -> *const Step {
+        if self.boundary == Boundary::Callback {
+            exception::set_pending(cookie);
+            return self.end(Ok(1));
+        }
+        // SAFETY: 1. the program lives, see `execute`.
+        let program = unsafe { &*self.program };
+        let Some(start) = program.exception_callback.filter(|_| !self.in_exception_callback) else {
+            return self.end(Ok(cookie));
         };
+        self.in_exception_callback = true;
+        self.depth = 0;
+        self.frames.set_depth(0);
+        self.may_goto_left = MAY_GOTO_PASSES;
+        let frame_pointer = self.frames.frame_pointer(0);
+        // SAFETY: 1. r1 and r10 are inside the registers; 2. the guard lives.
+        unsafe {
+            registers.add(1).write(cookie);
+            registers.add(10).write(frame_pointer);
+            (*self.guard).frame(frame_pointer - FRAME_BYTES);
+        }
+        program.steps[start..].as_ptr()
+    }
+
+    /// Calls the helper of a step.
+    ///
+    /// # Safety
+    /// 1. to 3. of the module; the registers hold what the helper takes.
+    #[inline(always)]
+    unsafe fn call_helper(&mut self, step: &Step, registers: *mut u64) -> Result<(), G::Stop> {
+        // SAFETY: 1. `imm` is the address of a `HelperFn`; 2. the arguments fit it: the verifier's word (helpers of unverified programs
+        // are chosen by who links them); 3. the guard lives.
+        unsafe {
+            let code = std::mem::transmute::<*const (), HelperFn>(pointer::<()>(step.imm));
+            let argument = |number: usize| *registers.add(number);
+            *registers = code(argument(1), argument(2), argument(3), argument(4), argument(5));
+            (*self.guard).after_call()
+        }
+    }
+}
+
+/// Ends the run with the guard's objection. For bodies of `steps!`.
+macro_rules! allowed {
+    ($run:ident, $judgement:expr) => {
+        match $judgement {
+            Ok(value) => value,
+            Err(stop) => return (*$run).end(Err(stop)),
+        }
+    };
+}
+
+/// Defines functions of steps. The body gives the step to go on with; `next` is the one after this.
+macro_rules! steps {
+    ($($(#[$doc:meta])* $name:ident $(<const $op:ident: u8>)? ($pc:ident, $step:ident, $next:ident, $registers:ident, $run:ident) $body:block)*) => {$(
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// As the module says.
+        unsafe extern "C" fn $name<G: Guard $(, const $op: u8)?>(
+            $pc: *const Step,
+            $registers: *mut u64,
+            $run: *mut Run<G>,
+            fuel: u64,
+        ) -> *const Step {
+            // SAFETY: 1. of the module: `pc` is a step, and so is what the body goes on with; 2. and 3. for what the body uses; the program's
+            // own accesses are the verifier's or the guard's word.
+            unsafe {
+                let $step = &*$pc;
+                let $next = $pc.add(1);
+                // Not every step has operands, not every one runs on.
+                let _ = ($step, $next);
+                let to: *const Step = $body;
+                go(to, $registers, $run, fuel)
+            }
+        }
+    )*};
+}
+
+steps! {
+    alu64_reg<const OP: u8>(pc, step, next, registers, run) {
+        let src = *reg(registers, step.src);
+        let dst = reg(registers, step.dst);
+        *dst = eval_alu64(AluOp::ALL[OP as usize], *dst, src);
+        next
+    }
+    alu64_imm<const OP: u8>(pc, step, next, registers, run) {
+        let dst = reg(registers, step.dst);
+        *dst = eval_alu64(AluOp::ALL[OP as usize], *dst, step.imm);
+        next
+    }
+    alu32_reg<const OP: u8>(pc, step, next, registers, run) {
+        let src = *reg(registers, step.src);
+        let dst = reg(registers, step.dst);
+        *dst = u64::from(eval_alu32(AluOp::ALL[OP as usize], *dst as u32, src as u32));
+        next
+    }
+    alu32_imm<const OP: u8>(pc, step, next, registers, run) {
+        let dst = reg(registers, step.dst);
+        *dst = u64::from(eval_alu32(AluOp::ALL[OP as usize], *dst as u32, step.imm as u32));
+        next
+    }
+    jmp64_reg<const OP: u8>(pc, step, next, registers, run) {
+        let taken = eval_jmp64(JmpOp::ALL[OP as usize], *reg(registers, step.dst), *reg(registers, step.src));
+        if taken { pc.offset(step.off as isize) } else { next }
+    }
+    jmp64_imm<const OP: u8>(pc, step, next, registers, run) {
+        let taken = eval_jmp64(JmpOp::ALL[OP as usize], *reg(registers, step.dst), step.imm);
+        if taken { pc.offset(step.off as isize) } else { next }
+    }
+    jmp32_reg<const OP: u8>(pc, step, next, registers, run) {
+        let (dst, src) = (*reg(registers, step.dst) as u32, *reg(registers, step.src) as u32);
+        if eval_jmp32(JmpOp::ALL[OP as usize], dst, src) { pc.offset(step.off as isize) } else { next }
+    }
+    jmp32_imm<const OP: u8>(pc, step, next, registers, run) {
+        let taken = eval_jmp32(JmpOp::ALL[OP as usize], *reg(registers, step.dst) as u32, step.imm as u32);
+        if taken { pc.offset(step.off as isize) } else { next }
+    }
+    neg64(pc, step, next, registers, run) {
+        let dst = reg(registers, step.dst);
+        *dst = dst.wrapping_neg();
+        next
+    }
+    neg32(pc, step, next, registers, run) {
+        let dst = reg(registers, step.dst);
+        *dst = u64::from((*dst as u32).wrapping_neg());
+        next
+    }
+    movsx_8_to_64(pc, step, next, registers, run) {
+        *reg(registers, step.dst) = *reg(registers, step.src) as i8 as u64;
+        next
+    }
+    movsx_16_to_64(pc, step, next, registers, run) {
+        *reg(registers, step.dst) = *reg(registers, step.src) as i16 as u64;
+        next
+    }
+    movsx_32_to_64(pc, step, next, registers, run) {
+        *reg(registers, step.dst) = *reg(registers, step.src) as i32 as u64;
+        next
+    }
+    movsx_8_to_32(pc, step, next, registers, run) {
+        *reg(registers, step.dst) = u64::from(*reg(registers, step.src) as i8 as u32);
+        next
+    }
+    movsx_16_to_32(pc, step, next, registers, run) {
+        *reg(registers, step.dst) = u64::from(*reg(registers, step.src) as i16 as u32);
+        next
+    }
+    truncate_16(pc, step, next, registers, run) {
+        let dst = reg(registers, step.dst);
+        *dst = u64::from(*dst as u16);
+        next
+    }
+    truncate_32(pc, step, next, registers, run) {
+        let dst = reg(registers, step.dst);
+        *dst = u64::from(*dst as u32);
+        next
+    }
+    swap_16(pc, step, next, registers, run) {
+        let dst = reg(registers, step.dst);
+        *dst = u64::from((*dst as u16).swap_bytes());
+        next
+    }
+    swap_32(pc, step, next, registers, run) {
+        let dst = reg(registers, step.dst);
+        *dst = u64::from((*dst as u32).swap_bytes());
+        next
+    }
+    swap_64(pc, step, next, registers, run) {
+        let dst = reg(registers, step.dst);
+        *dst = dst.swap_bytes();
+        next
+    }
+    atomic_op(pc, step, next, registers, run) {
+        let (guard, at) = (*run).at(pc);
+        let site = at.program.atomics[step.imm as usize];
+        let loads = site.op == AtomicOp::LoadAcquire;
+        let base = if loads { step.src } else { step.dst };
+        let address = reg(registers, base).wrapping_add(step.off as u64);
+        let access = if loads { Access::Read } else { Access::Write };
+        allowed!(run, guard.atomic_access(at, address, site.size.bytes() as u64, access));
+        let result = atomic(site, address, *reg(registers, step.src), *registers);
+        match site.op {
+            AtomicOp::Cmpxchg => *registers = result,
+            AtomicOp::LoadAcquire => *reg(registers, step.dst) = result,
+            AtomicOp::Add { fetch: true }
+            | AtomicOp::Or { fetch: true }
+            | AtomicOp::And { fetch: true }
+            | AtomicOp::Xor { fetch: true }
+            | AtomicOp::Xchg => *reg(registers, step.src) = result,
+            AtomicOp::Add { fetch: false }
+            | AtomicOp::Or { fetch: false }
+            | AtomicOp::And { fetch: false }
+            | AtomicOp::Xor { fetch: false }
+            | AtomicOp::StoreRelease => {}
+        }
+        next
+    }
+    rare_load(pc, step, next, registers, run) {
+        let (_, at) = (*run).at(pc);
+        *reg(registers, step.dst) = load_or_zero(at.program, step, *reg(registers, step.src));
+        next
+    }
+    rare_store(pc, step, next, registers, run) {
+        let (_, at) = (*run).at(pc);
+        store_or_skip(at.program, step, *reg(registers, step.dst), *reg(registers, step.src));
+        next
+    }
+    cast_to_user(pc, step, next, registers, run) {
+        let offset = u64::from(*reg(registers, step.src) as u32);
+        *reg(registers, step.dst) = if offset == 0 { 0 } else { step.imm | offset };
+        next
+    }
+    load_packet(pc, step, next, registers, run) {
+        let (_, at) = (*run).at(pc);
+        let site = at.program.packet_loads[step.imm as usize];
+        let variable = if site.indirect { *reg(registers, step.src) as i32 } else { 0 };
+        let offset = i64::from(variable.wrapping_add(site.imm));
+        // r6 is the context: the verifier's word; unverified programs have no packet loads.
+        let value = (site.code)(*registers.add(6), offset, site.size.bytes() as u64);
+        if value >= 0 {
+            *registers = value as u64;
+            next
+        } else {
+            *registers = 0;
+            let back = (*run).leave(registers);
+            if back.is_null() {
+                return back;
+            }
+            back
+        }
+    }
+    jump(pc, step, next, registers, run) {
+        pc.offset(step.off as isize)
+    }
+    may_goto(pc, step, next, registers, run) {
+        let left = &raw mut (*run).may_goto_left;
+        if *left == 0 {
+            pc.offset(step.off as isize)
+        } else {
+            *left -= 1;
+            next
+        }
+    }
+    call_helper(pc, step, next, registers, run) {
+        allowed!(run, (*run).call_helper(step, registers));
+        next
+    }
+    call_with_callback(pc, step, next, registers, run) {
+        allowed!(run, (*run).call_helper(step, registers));
+        match exception::take_pending() {
+            None => next,
+            Some(cookie) => {
+                let handler = (*run).throw(registers, cookie);
+                if handler.is_null() {
+                    return handler;
+                }
+                handler
+            }
+        }
+    }
+    throw(pc, step, next, registers, run) {
+        let handler = (*run).throw(registers, *registers.add(1));
+        if handler.is_null() {
+            return handler;
+        }
+        handler
+    }
+    call_subprog(pc, step, next, registers, run) {
+        let (guard, at) = (*run).at(pc);
+        let depth = (*run).depth + 1;
+        if let Some(result) = allowed!(run, guard.call(at, depth)) {
+            return (*run).end(Ok(result));
+        }
+        let run = &mut *run;
+        run.depth = depth;
+        run.frames.save(depth, Saved {
+            pc: next,
+            program: run.program,
+            callee_saved: registers.add(6).cast::<[u64; 4]>().read(),
+            may_goto_left: run.may_goto_left,
+        });
+        run.frames.set_depth(depth);
+        run.may_goto_left = MAY_GOTO_PASSES;
+        let frame_pointer = run.frames.frame_pointer(depth);
+        registers.add(10).write(frame_pointer);
+        if G::CLEARS_FRAMES {
+            run.frames.clear(depth);
+        }
+        guard.frame(frame_pointer - FRAME_BYTES);
+        pc.offset(step.off as isize)
+    }
+    tail_call(pc, step, next, registers, run) {
+        let (_, at) = (*run).at(pc);
+        let table = at.program.tail_calls[step.imm as usize];
+        // The program references the map, so the table lives.
+        match table.load(*registers.add(3) as u32) {
+            Some(word) if (*run).tail_calls < MAX_TAIL_CALLS => {
+                let run = &mut *run;
+                run.tail_calls += 1;
+                run.may_goto_left = MAY_GOTO_PASSES;
+                // Tables of interpreted programs hold `Program::tail_target` words (the owner key keeps compiled ones out), and the
+                // program lives to the end of the read section.
+                run.program = std::ptr::with_exposed_provenance::<Inner>(word);
+                (*run.program).steps.as_ptr()
+            }
+            _ => next,
+        }
+    }
+    array_lookup(pc, step, next, registers, run) {
+        let (guard, at) = (*run).at(pc);
+        let site = at.program.lookups[step.imm as usize];
+        let key = *registers.add(2);
+        allowed!(run, guard.access(at, key, 4, Access::Read));
+        let key = pointer::<u32>(key).read_unaligned();
+        let offset = u64::from(key) * u64::from(site.stride);
+        *registers = if key < site.max_entries { site.base + offset } else { 0 };
+        next
+    }
+    load_u64(pc, step, next, registers, run) {
+        // Who linked the program gave the address of a live word.
+        *registers = pointer::<u64>(step.imm).read_unaligned();
+        next
+    }
+    exit(pc, step, next, registers, run) {
+        let back = (*run).leave(registers);
+        if back.is_null() {
+            return back;
+        }
+        back
+    }
+    nop(pc, step, next, registers, run) {
+        next
+    }
+}
+
+/// Defines loads and stores of a type.
+macro_rules! accesses {
+    ($($load:ident $store:ident $store_imm:ident $unsigned:ty;)*) => {
+        steps! {$(
+            $load(pc, step, next, registers, run) {
+                let address = reg(registers, step.src).wrapping_add(step.off as u64);
+                let (guard, at) = (*run).at(pc);
+                allowed!(run, guard.access(at, address, size_of::<$unsigned>() as u64, Access::Read));
+                *reg(registers, step.dst) = u64::from(pointer::<$unsigned>(address).read_unaligned());
+                next
+            }
+            $store(pc, step, next, registers, run) {
+                let address = reg(registers, step.dst).wrapping_add(step.off as u64);
+                let (guard, at) = (*run).at(pc);
+                allowed!(run, guard.access(at, address, size_of::<$unsigned>() as u64, Access::Write));
+                pointer::<$unsigned>(address).write_unaligned(*reg(registers, step.src) as $unsigned);
+                next
+            }
+            $store_imm(pc, step, next, registers, run) {
+                let address = reg(registers, step.dst).wrapping_add(step.off as u64);
+                let (guard, at) = (*run).at(pc);
+                allowed!(run, guard.access(at, address, size_of::<$unsigned>() as u64, Access::Write));
+                pointer::<$unsigned>(address).write_unaligned(step.imm as $unsigned);
+                next
+            }
+        )*}
+    };
+}
+
+/// Defines sign-extending loads of a type.
+macro_rules! signed_loads {
+    ($($load:ident $signed:ty;)*) => {
+        steps! {$(
+            $load(pc, step, next, registers, run) {
+                let address = reg(registers, step.src).wrapping_add(step.off as u64);
+                let (guard, at) = (*run).at(pc);
+                allowed!(run, guard.access(at, address, size_of::<$signed>() as u64, Access::Read));
+                *reg(registers, step.dst) = pointer::<$signed>(address).read_unaligned() as u64;
+                next
+            }
+        )*}
+    };
+}
+
+accesses! {
+    load_8 store_8 store_8_imm u8;
+    load_16 store_16 store_16_imm u16;
+    load_32 store_32 store_32_imm u32;
+    load_64 store_64 store_64_imm u64;
+}
+signed_loads! {
+    load_sx_8 i8;
+    load_sx_16 i16;
+    load_sx_32 i32;
+}
+
+/// The function of an operation.
+pub(crate) fn handler<G: Guard>(op: Op) -> Handler<G> {
+    match op {
+        Op::Add64 => alu64_reg::<G, { AluOp::Add as u8 }>,
+        Op::Add64Imm => alu64_imm::<G, { AluOp::Add as u8 }>,
+        Op::Add32 => alu32_reg::<G, { AluOp::Add as u8 }>,
+        Op::Add32Imm => alu32_imm::<G, { AluOp::Add as u8 }>,
+        Op::Sub64 => alu64_reg::<G, { AluOp::Sub as u8 }>,
+        Op::Sub64Imm => alu64_imm::<G, { AluOp::Sub as u8 }>,
+        Op::Sub32 => alu32_reg::<G, { AluOp::Sub as u8 }>,
+        Op::Sub32Imm => alu32_imm::<G, { AluOp::Sub as u8 }>,
+        Op::Mul64 => alu64_reg::<G, { AluOp::Mul as u8 }>,
+        Op::Mul64Imm => alu64_imm::<G, { AluOp::Mul as u8 }>,
+        Op::Mul32 => alu32_reg::<G, { AluOp::Mul as u8 }>,
+        Op::Mul32Imm => alu32_imm::<G, { AluOp::Mul as u8 }>,
+        Op::Div64 => alu64_reg::<G, { AluOp::Div as u8 }>,
+        Op::Div64Imm => alu64_imm::<G, { AluOp::Div as u8 }>,
+        Op::Div32 => alu32_reg::<G, { AluOp::Div as u8 }>,
+        Op::Div32Imm => alu32_imm::<G, { AluOp::Div as u8 }>,
+        Op::Sdiv64 => alu64_reg::<G, { AluOp::Sdiv as u8 }>,
+        Op::Sdiv64Imm => alu64_imm::<G, { AluOp::Sdiv as u8 }>,
+        Op::Sdiv32 => alu32_reg::<G, { AluOp::Sdiv as u8 }>,
+        Op::Sdiv32Imm => alu32_imm::<G, { AluOp::Sdiv as u8 }>,
+        Op::Or64 => alu64_reg::<G, { AluOp::Or as u8 }>,
+        Op::Or64Imm => alu64_imm::<G, { AluOp::Or as u8 }>,
+        Op::Or32 => alu32_reg::<G, { AluOp::Or as u8 }>,
+        Op::Or32Imm => alu32_imm::<G, { AluOp::Or as u8 }>,
+        Op::And64 => alu64_reg::<G, { AluOp::And as u8 }>,
+        Op::And64Imm => alu64_imm::<G, { AluOp::And as u8 }>,
+        Op::And32 => alu32_reg::<G, { AluOp::And as u8 }>,
+        Op::And32Imm => alu32_imm::<G, { AluOp::And as u8 }>,
+        Op::Lsh64 => alu64_reg::<G, { AluOp::Lsh as u8 }>,
+        Op::Lsh64Imm => alu64_imm::<G, { AluOp::Lsh as u8 }>,
+        Op::Lsh32 => alu32_reg::<G, { AluOp::Lsh as u8 }>,
+        Op::Lsh32Imm => alu32_imm::<G, { AluOp::Lsh as u8 }>,
+        Op::Rsh64 => alu64_reg::<G, { AluOp::Rsh as u8 }>,
+        Op::Rsh64Imm => alu64_imm::<G, { AluOp::Rsh as u8 }>,
+        Op::Rsh32 => alu32_reg::<G, { AluOp::Rsh as u8 }>,
+        Op::Rsh32Imm => alu32_imm::<G, { AluOp::Rsh as u8 }>,
+        Op::Mod64 => alu64_reg::<G, { AluOp::Mod as u8 }>,
+        Op::Mod64Imm => alu64_imm::<G, { AluOp::Mod as u8 }>,
+        Op::Mod32 => alu32_reg::<G, { AluOp::Mod as u8 }>,
+        Op::Mod32Imm => alu32_imm::<G, { AluOp::Mod as u8 }>,
+        Op::Smod64 => alu64_reg::<G, { AluOp::Smod as u8 }>,
+        Op::Smod64Imm => alu64_imm::<G, { AluOp::Smod as u8 }>,
+        Op::Smod32 => alu32_reg::<G, { AluOp::Smod as u8 }>,
+        Op::Smod32Imm => alu32_imm::<G, { AluOp::Smod as u8 }>,
+        Op::Xor64 => alu64_reg::<G, { AluOp::Xor as u8 }>,
+        Op::Xor64Imm => alu64_imm::<G, { AluOp::Xor as u8 }>,
+        Op::Xor32 => alu32_reg::<G, { AluOp::Xor as u8 }>,
+        Op::Xor32Imm => alu32_imm::<G, { AluOp::Xor as u8 }>,
+        Op::Mov64 => alu64_reg::<G, { AluOp::Mov as u8 }>,
+        Op::Mov64Imm => alu64_imm::<G, { AluOp::Mov as u8 }>,
+        Op::Mov32 => alu32_reg::<G, { AluOp::Mov as u8 }>,
+        Op::Mov32Imm => alu32_imm::<G, { AluOp::Mov as u8 }>,
+        Op::Arsh64 => alu64_reg::<G, { AluOp::Arsh as u8 }>,
+        Op::Arsh64Imm => alu64_imm::<G, { AluOp::Arsh as u8 }>,
+        Op::Arsh32 => alu32_reg::<G, { AluOp::Arsh as u8 }>,
+        Op::Arsh32Imm => alu32_imm::<G, { AluOp::Arsh as u8 }>,
+        Op::JEq64 => jmp64_reg::<G, { JmpOp::Eq as u8 }>,
+        Op::JEq64Imm => jmp64_imm::<G, { JmpOp::Eq as u8 }>,
+        Op::JEq32 => jmp32_reg::<G, { JmpOp::Eq as u8 }>,
+        Op::JEq32Imm => jmp32_imm::<G, { JmpOp::Eq as u8 }>,
+        Op::JGt64 => jmp64_reg::<G, { JmpOp::Gt as u8 }>,
+        Op::JGt64Imm => jmp64_imm::<G, { JmpOp::Gt as u8 }>,
+        Op::JGt32 => jmp32_reg::<G, { JmpOp::Gt as u8 }>,
+        Op::JGt32Imm => jmp32_imm::<G, { JmpOp::Gt as u8 }>,
+        Op::JGe64 => jmp64_reg::<G, { JmpOp::Ge as u8 }>,
+        Op::JGe64Imm => jmp64_imm::<G, { JmpOp::Ge as u8 }>,
+        Op::JGe32 => jmp32_reg::<G, { JmpOp::Ge as u8 }>,
+        Op::JGe32Imm => jmp32_imm::<G, { JmpOp::Ge as u8 }>,
+        Op::JSet64 => jmp64_reg::<G, { JmpOp::Set as u8 }>,
+        Op::JSet64Imm => jmp64_imm::<G, { JmpOp::Set as u8 }>,
+        Op::JSet32 => jmp32_reg::<G, { JmpOp::Set as u8 }>,
+        Op::JSet32Imm => jmp32_imm::<G, { JmpOp::Set as u8 }>,
+        Op::JNe64 => jmp64_reg::<G, { JmpOp::Ne as u8 }>,
+        Op::JNe64Imm => jmp64_imm::<G, { JmpOp::Ne as u8 }>,
+        Op::JNe32 => jmp32_reg::<G, { JmpOp::Ne as u8 }>,
+        Op::JNe32Imm => jmp32_imm::<G, { JmpOp::Ne as u8 }>,
+        Op::JSgt64 => jmp64_reg::<G, { JmpOp::Sgt as u8 }>,
+        Op::JSgt64Imm => jmp64_imm::<G, { JmpOp::Sgt as u8 }>,
+        Op::JSgt32 => jmp32_reg::<G, { JmpOp::Sgt as u8 }>,
+        Op::JSgt32Imm => jmp32_imm::<G, { JmpOp::Sgt as u8 }>,
+        Op::JSge64 => jmp64_reg::<G, { JmpOp::Sge as u8 }>,
+        Op::JSge64Imm => jmp64_imm::<G, { JmpOp::Sge as u8 }>,
+        Op::JSge32 => jmp32_reg::<G, { JmpOp::Sge as u8 }>,
+        Op::JSge32Imm => jmp32_imm::<G, { JmpOp::Sge as u8 }>,
+        Op::JLt64 => jmp64_reg::<G, { JmpOp::Lt as u8 }>,
+        Op::JLt64Imm => jmp64_imm::<G, { JmpOp::Lt as u8 }>,
+        Op::JLt32 => jmp32_reg::<G, { JmpOp::Lt as u8 }>,
+        Op::JLt32Imm => jmp32_imm::<G, { JmpOp::Lt as u8 }>,
+        Op::JLe64 => jmp64_reg::<G, { JmpOp::Le as u8 }>,
+        Op::JLe64Imm => jmp64_imm::<G, { JmpOp::Le as u8 }>,
+        Op::JLe32 => jmp32_reg::<G, { JmpOp::Le as u8 }>,
+        Op::JLe32Imm => jmp32_imm::<G, { JmpOp::Le as u8 }>,
+        Op::JSlt64 => jmp64_reg::<G, { JmpOp::Slt as u8 }>,
+        Op::JSlt64Imm => jmp64_imm::<G, { JmpOp::Slt as u8 }>,
+        Op::JSlt32 => jmp32_reg::<G, { JmpOp::Slt as u8 }>,
+        Op::JSlt32Imm => jmp32_imm::<G, { JmpOp::Slt as u8 }>,
+        Op::JSle64 => jmp64_reg::<G, { JmpOp::Sle as u8 }>,
+        Op::JSle64Imm => jmp64_imm::<G, { JmpOp::Sle as u8 }>,
+        Op::JSle32 => jmp32_reg::<G, { JmpOp::Sle as u8 }>,
+        Op::JSle32Imm => jmp32_imm::<G, { JmpOp::Sle as u8 }>,
+        Op::Neg64 => neg64,
+        Op::Neg32 => neg32,
+        Op::Movsx8To64 => movsx_8_to_64,
+        Op::Movsx16To64 => movsx_16_to_64,
+        Op::Movsx32To64 => movsx_32_to_64,
+        Op::Movsx8To32 => movsx_8_to_32,
+        Op::Movsx16To32 => movsx_16_to_32,
+        Op::Trunc16 => truncate_16,
+        Op::Trunc32 => truncate_32,
+        Op::Swap16 => swap_16,
+        Op::Swap32 => swap_32,
+        Op::Swap64 => swap_64,
+        Op::Load8 => load_8,
+        Op::Load16 => load_16,
+        Op::Load32 => load_32,
+        Op::Load64 => load_64,
+        Op::LoadSx8 => load_sx_8,
+        Op::LoadSx16 => load_sx_16,
+        Op::LoadSx32 => load_sx_32,
+        Op::Store8 => store_8,
+        Op::Store16 => store_16,
+        Op::Store32 => store_32,
+        Op::Store64 => store_64,
+        Op::Store8Imm => store_8_imm,
+        Op::Store16Imm => store_16_imm,
+        Op::Store32Imm => store_32_imm,
+        Op::Store64Imm => store_64_imm,
+        Op::Atomic => atomic_op,
+        Op::ProbeLoad | Op::ArenaLoad => rare_load,
+        Op::ArenaStore => rare_store,
+        Op::CastToUser => cast_to_user,
+        Op::LoadPacket => load_packet,
+        Op::Jump => jump,
+        Op::MayGoto => may_goto,
+        Op::CallHelper => call_helper,
+        Op::CallWithCallback => call_with_callback,
+        Op::Throw => throw,
+        Op::CallSubprog => call_subprog,
+        Op::TailCall => tail_call,
+        Op::ArrayLookup => array_lookup,
+        Op::LoadU64 => load_u64,
+        Op::Exit => exit,
+        Op::Nop => nop,
     }
 }
 
 /// A probe load or a load from the arena: 0 where it faults.
 #[cold]
-fn rare_load(program: &Inner, step: Step, base: u64) -> u64 {
+fn load_or_zero(program: &Inner, step: &Step, base: u64) -> u64 {
     let (size, mode, address) = match program.rare[step.imm as usize] {
         Insn::Internal(InternalInsn::ProbeLoad { size, mode, off, .. }) => (size, mode, base.wrapping_add(off as u64)),
         Insn::Internal(InternalInsn::ArenaLoad { size, mode, off, .. }) => {
@@ -603,7 +866,7 @@ fn rare_load(program: &Inner, step: Step, base: u64) -> u64 {
 
 /// A store to the arena: nothing where it faults.
 #[cold]
-fn rare_store(program: &Inner, step: Step, base: u64, src: u64) {
+fn store_or_skip(program: &Inner, step: &Step, base: u64, src: u64) {
     let Insn::Internal(InternalInsn::ArenaStore { size, off, src: operand, .. }) = program.rare[step.imm as usize] else {
         return;
     };
@@ -611,16 +874,14 @@ fn rare_store(program: &Inner, step: Step, base: u64, src: u64) {
         Operand::Reg(_) => src,
         Operand::Imm(imm) => imm as u64,
     };
-    store_or_skip(arena_address(program, base, off), size, value);
+    let bytes = value.to_le_bytes();
+    let address = arena_address(program, base, off);
+    let size: MemSize = size;
+    // SAFETY: 1. `bytes` holds 8; 2. the address is inside the arena's 4 GiB or its guard: only the program's own data is there.
+    unsafe { extable::probe_store(address, bytes.as_ptr(), size.bytes()) };
 }
 
 fn arena_address(program: &Inner, base: u64, off: i16) -> u64 {
     let arena = program.arena.map_or(0, |arena| arena.base);
     arena.wrapping_add(u64::from(base as u32)).wrapping_add(off as u64)
-}
-
-fn store_or_skip(address: u64, size: MemSize, value: u64) {
-    let bytes = value.to_le_bytes();
-    // SAFETY: 1. `bytes` holds 8; 2. the address is inside the arena's 4 GiB or its guard: only the program's own data is there.
-    unsafe { extable::probe_store(address, bytes.as_ptr(), size.bytes()) };
 }

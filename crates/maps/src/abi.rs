@@ -5,7 +5,7 @@
 
 use ring3_uapi::Errno;
 
-use crate::Map;
+use crate::{Map, RingBuf};
 
 /// A helper's result word.
 #[inline]
@@ -64,4 +64,36 @@ helpers! {
 
     /// `bpf_map_delete_elem` through the type's table of operations.
     fn dyn_delete(map, key, _b, _c) { result_of(map.ops().delete(key as *const u8)) }
+
+    /// `bpf_ringbuf_output(map, data, size, flags)`.
+    fn ringbuf_output(map, data, size, flags) {
+        let Some(ring) = map.downcast::<RingBuf>() else { return Errno::EINVAL.negated() as u64 };
+        result_of(ring.output(data as *const u8, size, flags))
+    }
+
+    /// `bpf_ringbuf_reserve(map, size, flags)`: the record's address or 0.
+    fn ringbuf_reserve(map, size, flags, _c) { map.downcast::<RingBuf>().map_or(0, |ring| ring.reserve(size, flags)) }
+
+    /// `bpf_ringbuf_query(map, what)`.
+    fn ringbuf_query(map, what, _b, _c) { map.downcast::<RingBuf>().map_or(0, |ring| ring.query(what)) }
+}
+
+/// `bpf_ringbuf_submit(sample, flags)`.
+///
+/// # Safety
+/// `sample` is a record that the program reserved and did not yet end (verifier: a referenced record).
+pub unsafe extern "C" fn ringbuf_submit(sample: u64, flags: u64, _: u64, _: u64, _: u64) -> u64 {
+    // SAFETY: 1. the caller's promise.
+    unsafe { RingBuf::submit(sample, flags) };
+    0
+}
+
+/// `bpf_ringbuf_discard(sample, flags)`.
+///
+/// # Safety
+/// As [`ringbuf_submit`].
+pub unsafe extern "C" fn ringbuf_discard(sample: u64, flags: u64, _: u64, _: u64, _: u64) -> u64 {
+    // SAFETY: 1. the caller's promise.
+    unsafe { RingBuf::discard(sample, flags) };
+    0
 }

@@ -20,23 +20,55 @@
 //! ```
 
 pub mod abi;
+mod arena;
 mod array;
 mod attr;
 mod batch;
+mod bloom;
+mod cgroup_array;
+mod cgroup_storage;
+mod cpumap;
+mod devmap;
 pub mod fd;
 pub mod fields;
 mod hash;
+pub mod local_storage;
+mod lpm_trie;
 mod map;
+mod map_in_map;
 mod mem;
 pub mod ops;
+mod perf_event_array;
 mod prog_array;
+mod queue_stack;
+mod reuseport_array;
+pub mod ringbuf;
+mod slots;
+mod sockmap;
+pub mod stack_trace;
+mod struct_ops;
 mod typed;
+mod xskmap;
 
+pub use arena::Arena;
 pub use attr::{MapAttr, MapError};
 pub use batch::{BatchArgs, BatchCmd, BatchItem, BatchResult, BatchStyle, BatchWalk};
+pub use cgroup_array::CgroupArray;
+pub use cgroup_storage::CgroupStorage;
+pub use cpumap::{CpuMap, CpuTarget};
+pub use devmap::{DevMap, DevTarget};
+pub use local_storage::LocalStorage;
 pub use map::{Access, Map, Mapping, MappingAccess};
 pub use ops::{ArrayLayout, MapOps};
+pub use perf_event_array::PerfEventArray;
 pub use prog_array::{OwnerKey, ProgArray, ProgSlot};
+pub use reuseport_array::ReuseportArray;
+pub use ringbuf::RingBuf;
+pub use ringbuf::user::UserRingBuf;
+pub use sockmap::SockMap;
+pub use stack_trace::StackTrace;
+pub use struct_ops::{StructOps, StructOpsState};
 pub use typed::{Plain, TypedMap};
+pub use xskmap::XskMap;
 
 pub use ring3_uapi::{Errno, MapType};

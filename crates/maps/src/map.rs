@@ -11,7 +11,7 @@ use ring3_uapi::flags::{map_create, map_elem};
 use ring3_uapi::{Errno, MapType};
 
 use crate::attr::{MapAttr, MapError};
-use crate::fd::FdTable;
+use crate::fd::{FdTable, NoFds};
 use crate::fields::FieldKind;
 use crate::mem;
 use crate::ops::{self, ArrayLayout, HelperFn, MapOps, MmapRule, Visit};
@@ -389,6 +389,21 @@ impl Map {
         value: &mut [u8],
         flags: u64,
     ) -> Result<(), Errno> {
+        self.sys_lookup_with(access, key, value, flags, &NoFds)
+    }
+
+    /// [`Map::sys_lookup`] where the key may be a descriptor (local storage).
+    ///
+    /// # Errors
+    /// As [`Map::sys_lookup`], and `EBADF`.
+    pub fn sys_lookup_with(
+        &self,
+        access: Access,
+        key: &[u8],
+        value: &mut [u8],
+        flags: u64,
+        fds: &dyn FdTable,
+    ) -> Result<(), Errno> {
         if flags & !map_elem::LOCK != 0 {
             return Err(Errno::EINVAL);
         }
@@ -397,7 +412,7 @@ impl Map {
         self.check_key(key)?;
         self.check_value(value)?;
         let _section = rcu::read();
-        self.ops.sys_lookup(key, value, flags)
+        self.ops.sys_lookup_fd(key, value, flags, fds)
     }
 
     /// `BPF_MAP_UPDATE_ELEM`.

@@ -9,12 +9,30 @@ use std::ops::ControlFlow;
 
 use ring3_uapi::{Errno, MapType};
 
+use crate::arena::Arena;
 use crate::array::{ArrayMap, PercpuArrayMap};
 use crate::attr::{MapAttr, MapError};
 use crate::batch::{BatchStyle, BatchWalk};
+use crate::bloom::BloomFilter;
+use crate::cgroup_array::CgroupArray;
+use crate::cgroup_storage::CgroupStorage;
+use crate::cpumap::CpuMap;
+use crate::devmap::DevMap;
 use crate::fd::FdTable;
 use crate::hash::HashMap;
+use crate::local_storage::LocalStorage;
+use crate::lpm_trie::LpmTrie;
+use crate::map_in_map::{ArrayOfMaps, HashOfMaps};
+use crate::perf_event_array::PerfEventArray;
 use crate::prog_array::ProgArray;
+use crate::queue_stack::QueueStack;
+use crate::reuseport_array::ReuseportArray;
+use crate::ringbuf::RingBuf;
+use crate::ringbuf::user::UserRingBuf;
+use crate::sockmap::SockMap;
+use crate::stack_trace::StackTrace;
+use crate::struct_ops::StructOps;
+use crate::xskmap::XskMap;
 
 /// The C signature of helpers: five arguments, one result.
 pub type HelperFn = unsafe extern "C" fn(u64, u64, u64, u64, u64) -> u64;
@@ -136,6 +154,21 @@ pub trait MapOps: Any + Send + Sync + fmt::Debug {
     fn sys_lookup(&self, key: &[u8], value: &mut [u8], flags: u64) -> Result<(), Errno> {
         let _ = (key, value, flags);
         Err(Errno::ENOTSUPP)
+    }
+
+    /// `BPF_MAP_LOOKUP_ELEM` where the key is a descriptor too.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    fn sys_lookup_fd(
+        &self,
+        key: &[u8],
+        value: &mut [u8],
+        flags: u64,
+        fds: &dyn FdTable,
+    ) -> Result<(), Errno> {
+        let _ = fds;
+        self.sys_lookup(key, value, flags)
     }
 
     /// `BPF_MAP_UPDATE_ELEM`.
@@ -284,11 +317,29 @@ pub(crate) fn create(attr: &MapAttr) -> Result<Box<dyn MapOps>, MapError> {
         MapType::Array => Box::new(ArrayMap::create(attr)?),
         MapType::PercpuArray => Box::new(PercpuArrayMap::create(attr)?),
         MapType::ProgArray => Box::new(ProgArray::create(attr)?),
-        _ => {
-            return Err(attr.error(
-                Errno::ENOTSUPP,
-                format_args!("this map type is not built yet"),
-            ));
+        MapType::Queue | MapType::Stack => Box::new(QueueStack::create(attr)?),
+        MapType::BloomFilter => Box::new(BloomFilter::create(attr)?),
+        MapType::ArrayOfMaps => Box::new(ArrayOfMaps::create(attr)?),
+        MapType::HashOfMaps => Box::new(HashOfMaps::create(attr)?),
+        MapType::Ringbuf => RingBuf::create(attr)?,
+        MapType::UserRingbuf => Box::new(UserRingBuf::create(attr)?),
+        MapType::PerfEventArray => Box::new(PerfEventArray::create(attr)?),
+        MapType::StackTrace => Box::new(StackTrace::create(attr)?),
+        MapType::CgroupArray => Box::new(CgroupArray::create(attr)?),
+        MapType::LpmTrie => Box::new(LpmTrie::create(attr)?),
+        MapType::Devmap | MapType::DevmapHash => Box::new(DevMap::create(attr)?),
+        MapType::Cpumap => Box::new(CpuMap::create(attr)?),
+        MapType::Xskmap => Box::new(XskMap::create(attr)?),
+        MapType::Sockmap | MapType::Sockhash => Box::new(SockMap::create(attr)?),
+        MapType::ReuseportSockarray => Box::new(ReuseportArray::create(attr)?),
+        MapType::CgroupStorageDeprecated | MapType::PercpuCgroupStorageDeprecated => {
+            Box::new(CgroupStorage::create(attr)?)
         }
+        MapType::SkStorage
+        | MapType::InodeStorage
+        | MapType::TaskStorage
+        | MapType::CgrpStorage => Box::new(LocalStorage::create(attr)?),
+        MapType::StructOps => Box::new(StructOps::create(attr)?),
+        MapType::Arena => Box::new(Arena::create(attr)?),
     })
 }

@@ -10,6 +10,7 @@
 //! ```
 
 pub mod bpf;
+pub mod bpf_load;
 pub mod cpu;
 pub mod eventfd;
 pub mod map;

@@ -137,6 +137,57 @@ impl Region {
         }
     }
 
+    /// As [`Region::reserve_aligned`], with every byte less than `reach_bytes` from `near`: tries places outward from there.
+    ///
+    /// # Errors
+    /// `EINVAL`: alignment is no power of two or below the page. `ENOMEM`: no room in reach.
+    pub fn reserve_near(
+        len_bytes: usize,
+        align_bytes: usize,
+        near: usize,
+        reach_bytes: usize,
+    ) -> Result<Self, Errno> {
+        let page = crate::cpu::page_bytes();
+        if !align_bytes.is_power_of_two() || align_bytes < page {
+            return Err(Errno::EINVAL);
+        }
+        let len_bytes = len_bytes
+            .checked_next_multiple_of(page)
+            .ok_or(Errno::ENOMEM)?;
+        let step = align_bytes
+            .max(reach_bytes / 1024)
+            .next_multiple_of(align_bytes);
+        let centre = near & !(align_bytes - 1);
+        for distance in (step..reach_bytes.saturating_sub(len_bytes)).step_by(step) {
+            let candidates = [centre.checked_sub(distance), centre.checked_add(distance)];
+            for at in candidates.into_iter().flatten() {
+                let Some(at) = NonNull::new(at as *mut u8) else {
+                    continue;
+                };
+                let flags = libc::MAP_PRIVATE
+                    | libc::MAP_ANONYMOUS
+                    | libc::MAP_NORESERVE
+                    | libc::MAP_FIXED_NOREPLACE;
+                // SAFETY: 1. MAP_FIXED_NOREPLACE maps nothing over a mapping that exists.
+                let address = unsafe {
+                    libc::mmap(at.as_ptr().cast(), len_bytes, libc::PROT_NONE, flags, -1, 0)
+                };
+                if address == libc::MAP_FAILED {
+                    continue;
+                }
+                let region = Region {
+                    base: NonNull::new(address.cast()).ok_or(Errno::ENOMEM)?,
+                    len_bytes,
+                };
+                // Kernels before 4.17 take the address as a hint only.
+                if region.base == at {
+                    return Ok(region);
+                }
+            }
+        }
+        Err(Errno::ENOMEM)
+    }
+
     /// Replaces `len_bytes` of this region from `at_bytes` by a shared window of a descriptor's memory.
     ///
     /// # Errors
@@ -270,6 +321,28 @@ impl TwinRegion {
         Ok(TwinRegion { write, exec })
     }
 
+    /// As [`TwinRegion::create`], with the executable view less than `reach_bytes` from `near`.
+    ///
+    /// # Errors
+    /// As [`TwinRegion::create`]; `ENOMEM` if there is no room in reach.
+    pub fn create_near(
+        name: &str,
+        len_bytes: usize,
+        align_bytes: usize,
+        near: usize,
+        reach_bytes: usize,
+    ) -> Result<Self, Errno> {
+        let len_bytes = len_bytes
+            .checked_next_multiple_of(crate::cpu::page_bytes())
+            .ok_or(Errno::ENOMEM)?;
+        let memfd = Memfd::create(name, len_bytes, Seals::Size)?;
+        let fd = std::os::fd::AsFd::as_fd(&memfd);
+        let write = Region::shared(fd, 0, len_bytes, Prot::ReadWrite)?;
+        let mut exec = Region::reserve_near(len_bytes, align_bytes, near, reach_bytes)?;
+        exec.overlay(0, fd, 0, len_bytes, Prot::ReadExec)?;
+        Ok(TwinRegion { write, exec })
+    }
+
     /// The writable view.
     pub fn write_view(&self) -> &Region {
         &self.write
@@ -281,9 +354,10 @@ impl TwinRegion {
     }
 }
 
-/// The ring buffer's memory: `[private page] consumer page, producer page, data, data again`.
+/// The ring buffer's memory: `private page, consumer page, producer page, data, data again`.
 ///
-/// The memfd holds `consumer page, producer page, data`; that is also what a consumer maps.
+/// The private page belongs to the owner; the memfd holds `consumer page, producer page, data`, which is also what a consumer
+/// maps. As in the kernel, the page of a record, counted from the private one, leads from the record to its owner.
 #[derive(Debug)]
 pub struct RingRegion {
     view: Region,
@@ -302,12 +376,13 @@ impl RingRegion {
             return Err(Errno::EINVAL);
         }
         let once = data_bytes.checked_add(2 * page).ok_or(Errno::ENOMEM)?;
-        let twice = once.checked_add(data_bytes).ok_or(Errno::ENOMEM)?;
+        let total = once.checked_add(data_bytes + page).ok_or(Errno::ENOMEM)?;
         let memfd = Memfd::create(name, once, Seals::Size)?;
         let fd = std::os::fd::AsFd::as_fd(&memfd);
-        let mut view = Region::reserve_aligned(twice, page)?;
-        view.overlay(0, fd, 0, once, Prot::ReadWrite)?;
-        view.overlay(once, fd, 2 * page, data_bytes, Prot::ReadWrite)?;
+        let mut view = Region::reserve_aligned(total, page)?;
+        view.overlay_anonymous(0, page, Prot::ReadWrite)?;
+        view.overlay(page, fd, 0, once, Prot::ReadWrite)?;
+        view.overlay(page + once, fd, 2 * page, data_bytes, Prot::ReadWrite)?;
         Ok(RingRegion {
             view,
             memfd,
@@ -315,21 +390,28 @@ impl RingRegion {
         })
     }
 
+    /// The owner's page, zeroed, right before the consumer page.
+    pub fn private_page(&self) -> *mut u8 {
+        self.view.as_ptr()
+    }
+
     /// The page whose first word is the consumer's position.
     pub fn consumer_page(&self) -> *mut u8 {
-        self.view.as_ptr()
+        self.view.as_ptr().wrapping_add(crate::cpu::page_bytes())
     }
 
     /// The page whose first word is the producer's position.
     pub fn producer_page(&self) -> *mut u8 {
-        self.view.as_ptr().wrapping_add(crate::cpu::page_bytes())
+        self.view
+            .as_ptr()
+            .wrapping_add(2 * crate::cpu::page_bytes())
     }
 
     /// The data, followed by itself.
     pub fn data(&self) -> *mut u8 {
         self.view
             .as_ptr()
-            .wrapping_add(2 * crate::cpu::page_bytes())
+            .wrapping_add(3 * crate::cpu::page_bytes())
     }
 
     /// Bytes of the data area, once.

@@ -76,6 +76,19 @@ impl Memfd {
         self.add_seals(libc::F_SEAL_FUTURE_WRITE)
     }
 
+    /// Gives pages back to the host: they read as zero until written again, in every mapping.
+    ///
+    /// # Errors
+    /// `EPERM`: sealed against writes.
+    pub fn punch_hole(&self, offset_bytes: usize, len_bytes: usize) -> Result<(), Errno> {
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        let offset = libc::off_t::try_from(offset_bytes).map_err(|_| Errno::EINVAL)?;
+        let len = libc::off_t::try_from(len_bytes).map_err(|_| Errno::EINVAL)?;
+        // SAFETY: 1. plain numbers on a descriptor that we own.
+        crate::check(unsafe { libc::fallocate(self.fd.as_raw_fd(), mode, offset, len) }.into())
+            .map(drop)
+    }
+
     /// Bytes of memory.
     pub fn len_bytes(&self) -> usize {
         self.len_bytes

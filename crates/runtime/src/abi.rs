@@ -102,8 +102,12 @@ macro_rules! tuples {
     )*};
 }
 
+impl AbiArgs for () {
+    #[inline(always)]
+    fn from_regs(_: [u64; 5]) -> Self {}
+}
+
 tuples! {
-    ()
     (A 0)
     (A 0, B 1)
     (A 0, B 1, C 2)

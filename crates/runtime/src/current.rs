@@ -145,10 +145,7 @@ mod tests {
                 ..RunContext::default()
             };
             with_run_context(&inner, || assert_eq!(ifindex(), Some(2)));
-            assert_eq!(
-                with_run_extension(|other: Option<&String>| other.is_none()),
-                true
-            );
+            assert!(with_run_extension(|other: Option<&String>| other.is_none()));
             assert_eq!(ifindex(), Some(1));
         });
         assert_eq!(ifindex(), None);

@@ -83,22 +83,20 @@ pub fn register(
         end,
         entries: entries.into(),
     };
-    let mut result = Ok(Registration { start });
+    let mut is_free = false;
     edit(|snapshot| {
         let at = snapshot.partition_point(|other| other.start < start);
-        let overlaps = snapshot.get(at).is_some_and(|next| next.start < end)
-            || (at > 0 && snapshot[at - 1].end > start);
-        if overlaps {
-            result = Err(Errno::EINVAL);
-        } else {
+        is_free = snapshot.get(at).is_none_or(|next| next.start >= end)
+            && (at == 0 || snapshot[at - 1].end <= start);
+        if is_free {
             snapshot.insert(at, text);
         }
     });
-    // A registration that was never made must not unregister the one in its way.
-    if let Err(errno) = result {
-        return Err(errno);
+    if is_free {
+        Ok(Registration { start })
+    } else {
+        Err(Errno::EINVAL)
     }
-    result
 }
 
 /// Copies the snapshot, edits the copy, publishes it, frees the old one.

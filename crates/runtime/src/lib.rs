@@ -51,7 +51,7 @@ pub use linked::{
     Arena, CallKind, CallTarget, Clobbers, InlineCall, LinkError, Linked, Site, TailCallSite,
     Target,
 };
-pub use prog_ref::{InArray, OwnerKey, ProgObject, ProgRef, TailCallTable};
+pub use prog_ref::{InArray, ProgObject, ProgRef, TailCallTable};
 pub use prog_run::{Entry, EntryCode, run, run_in_section};
 pub use region::{Access, AccessViolation, MemRegion, Permissions, Regions};
 pub use stack::{MAX_CALL_FRAMES, MAX_STACK_BYTES, MAX_TAIL_CALLS};

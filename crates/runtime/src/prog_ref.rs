@@ -2,7 +2,7 @@
 //!
 //! A table holds one word per slot, the engine's tail-call target of the program in it, 0 for none. Both engines load the word once and
 //! use what they loaded, so update and delete are one atomic store each; the map holds the [`ProgRef`] beside it and drops it through RCU.
-//! Engines never meet in one table: the owner key says which, and the map refuses the rest.
+//! Engines never meet in one table: the map's owner rule says which, and refuses the rest.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,24 +10,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ring3_uapi::ProgType;
 
 use crate::Entry;
-
-/// What every program in one prog array has in common; the first program that uses or enters the array sets it.
-///
-/// # Source
-/// Linux 6.18: `bpf_prog_map_compatible` (type, jited, XDP frags, attach type and function prototype for tracing programs).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnerKey {
-    /// Program type (for freplace programs, the type of the program they replace).
-    pub prog_type: ProgType,
-    /// Compiled, not interpreted.
-    pub jited: bool,
-    /// Loaded with BPF_F_XDP_HAS_FRAGS.
-    pub xdp_has_frags: bool,
-    /// Expected attach type, where the program type makes it part of the context's shape; else 0.
-    pub expected_attach_type: u32,
-    /// Type id of the attach function's prototype, for tracing, LSM, struct_ops and extension programs; else 0.
-    pub attach_func_proto: u32,
-}
 
 /// What holders of programs need of them; implemented by the object layer.
 pub trait ProgObject: Send + Sync {
@@ -40,8 +22,8 @@ pub trait ProgObject: Send + Sync {
     /// The word that a [`TailCallTable`] of its engine holds for it; never 0.
     fn tail_target(&self) -> usize;
 
-    /// What prog arrays compare.
-    fn owner_key(&self) -> OwnerKey;
+    /// Its type: what its context is.
+    fn prog_type(&self) -> ProgType;
 
     /// Whether the program sleeps; such programs cannot be tail-called by others that do not.
     fn is_sleepable(&self) -> bool {

@@ -13,6 +13,7 @@ pub mod grants;
 pub mod helpers;
 pub mod kinds;
 mod load_request;
+pub mod map_func;
 mod map_info;
 mod prog_type;
 mod registry;

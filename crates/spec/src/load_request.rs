@@ -54,6 +54,8 @@ pub struct LoadRequest {
     pub privilege: Privilege,
     /// Seed for BPF_F_TEST_RND_HI32 and other randomised rewrites.
     pub seed: u64,
+    /// CPU ids of the host: `bpf_get_smp_processor_id` returns less.
+    pub nr_cpu_ids: u32,
 }
 
 /// Fixed-size records of `func_info`, `line_info` or `core_relos` as received: `count * rec_size` bytes.
@@ -118,6 +120,8 @@ pub struct ProgTargetSubprog {
     pub type_id: TypeId,
     /// Whether it is a global function.
     pub is_global: bool,
+    /// Whether it handles exceptions.
+    pub is_exception_cb: bool,
     /// Whether BTF and code disagree (all arguments are treated as u64).
     pub unreliable: bool,
     /// Whether it may change packet data.
@@ -191,6 +195,7 @@ impl LoadRequest {
             attach: AttachTarget::Kernel,
             privilege: Privilege::FULL,
             seed: 0,
+            nr_cpu_ids: 2,
         }
     }
 

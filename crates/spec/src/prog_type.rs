@@ -605,6 +605,18 @@ pub static ROWS: &[ProgTypeRow] = &[
 ];
 
 impl ProgTypeRow {
+    /// The attach type in force for what the loader gave: some types take 0 for their first one.
+    pub fn effective_attach_type(&self, given: u32) -> u32 {
+        match self.attach {
+            AttachRule::OneOfOr(_, default) if given == 0 => default.raw(),
+            AttachRule::OneOfOr(..)
+            | AttachRule::Any
+            | AttachRule::OneOf(_)
+            | AttachRule::Zero
+            | AttachRule::ByBtf => given,
+        }
+    }
+
     /// The range that a program with this attach type must return a value in.
     pub fn ret_range(&self, expected_attach_type: u32) -> RetRange {
         self.ret

@@ -17,7 +17,10 @@ impl NetDevice {
         let mut object = Object::zeroed();
         object.set_u32(at::IFINDEX, ifindex);
         object.set_u32(at::MTU, mtu);
-        Arc::new(NetDevice { object, name: name.to_owned() })
+        Arc::new(NetDevice {
+            object,
+            name: name.to_owned(),
+        })
     }
 
     /// Interface index, from 1.

@@ -70,7 +70,9 @@ mod tests {
     #[test]
     fn offsets_are_those_of_the_layout_table() {
         let at = |object: &str, field: &str| {
-            ring3_btf::layout::field(None, object, field).unwrap_or_else(|| panic!("{object}.{field}")).offset as usize
+            ring3_btf::layout::field(None, object, field)
+                .unwrap_or_else(|| panic!("{object}.{field}"))
+                .offset as usize
         };
         for (field, offset) in [
             ("dev", sk_buff::DEV),

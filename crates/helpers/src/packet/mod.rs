@@ -9,6 +9,7 @@ mod device;
 mod layout;
 mod object;
 mod redirect;
+mod run;
 mod skb;
 pub(crate) mod skb_helpers;
 mod xdp;
@@ -16,5 +17,6 @@ pub(crate) mod xdp_helpers;
 
 pub use device::NetDevice;
 pub use redirect::{Redirect, take_redirect};
+pub use run::{PacketProgram, SKB_PROG_TYPES, SkbProgram, XdpProgram};
 pub use skb::Skb;
 pub use xdp::XdpBuff;

@@ -60,7 +60,10 @@ impl Skb {
         skb.object.set(at::PROTOCOL, &ethernet_protocol(frame));
         skb.object.set_u8(at::PKT_TYPE, packet_type(frame));
         skb.object.set_u16(at::MAC_HEADER, HEADROOM_BYTES as u16);
-        skb.object.set_u16(at::NETWORK_HEADER, (HEADROOM_BYTES + ETH_HEADER_BYTES) as u16);
+        skb.object.set_u16(
+            at::NETWORK_HEADER,
+            (HEADROOM_BYTES + ETH_HEADER_BYTES) as u16,
+        );
         skb.object.set_u16(at::TRANSPORT_HEADER, HEADER_UNSET);
         skb.object.set_u16(at::MAC_LEN, ETH_HEADER_BYTES as u16);
         skb.object.set_u64(at::DEV, dev.program_ptr());
@@ -117,7 +120,8 @@ impl Skb {
             for header in [at::MAC_HEADER, at::NETWORK_HEADER, at::TRANSPORT_HEADER] {
                 let offset = self.object.u16(header);
                 if offset != HEADER_UNSET {
-                    self.object.set_u16(header, offset.wrapping_add(grow as u16));
+                    self.object
+                        .set_u16(header, offset.wrapping_add(grow as u16));
                 }
             }
         }
@@ -144,12 +148,14 @@ impl Skb {
     pub(super) fn reset_mac_header(&mut self) {
         self.object.set_u16(at::MAC_HEADER, self.data_offset as u16);
         let network = self.object.u16(at::NETWORK_HEADER);
-        self.object.set_u16(at::MAC_LEN, network.wrapping_sub(self.data_offset as u16));
+        self.object
+            .set_u16(at::MAC_LEN, network.wrapping_sub(self.data_offset as u16));
     }
 
     /// Bytes from `data` to the network header; negative if it was pulled.
     pub(super) fn network_offset(&self) -> isize {
-        isize::try_from(self.object.u16(at::NETWORK_HEADER)).unwrap_or(0) - self.data_offset as isize
+        isize::try_from(self.object.u16(at::NETWORK_HEADER)).unwrap_or(0)
+            - self.data_offset as isize
     }
 
     /// Bytes from `data` to the transport header, if it is known.
@@ -164,12 +170,14 @@ impl Skb {
         let data = head + self.data_offset as u64;
         self.object.set_u64(at::HEAD, head);
         self.object.set_u64(at::DATA, data);
-        self.object.set_u32(at::TAIL, (self.data_offset + self.len) as u32);
+        self.object
+            .set_u32(at::TAIL, (self.data_offset + self.len) as u32);
         self.object.set_u32(at::END, self.head.len() as u32);
         self.object.set_u32(at::LEN, self.len as u32);
         self.object.set_u32(at::TRUESIZE, self.head.len() as u32);
         self.object.set_u64(at::CB + skb_cb::DATA_META, data);
-        self.object.set_u64(at::CB + skb_cb::DATA_END, data + self.len as u64);
+        self.object
+            .set_u64(at::CB + skb_cb::DATA_END, data + self.len as u64);
     }
 
     /// Network protocol in network byte order.
@@ -193,7 +201,8 @@ impl Skb {
     /// Forgets the flow hash.
     pub(super) fn clear_hash(&mut self) {
         self.object.set_u32(at::HASH, 0);
-        self.object.set_u8(at::HASH_FLAGS, self.object.u8(at::HASH_FLAGS) & !0b110);
+        self.object
+            .set_u8(at::HASH_FLAGS, self.object.u8(at::HASH_FLAGS) & !0b110);
     }
 }
 
@@ -251,7 +260,10 @@ impl Skb {
 
     /// VLAN protocol (network order) and tag control information.
     pub fn vlan(&self) -> ([u8; 2], u16) {
-        (self.object.u16(at::VLAN_PROTO).to_ne_bytes(), self.object.u16(at::VLAN_TCI))
+        (
+            self.object.u16(at::VLAN_PROTO).to_ne_bytes(),
+            self.object.u16(at::VLAN_TCI),
+        )
     }
 
     /// `hash`
@@ -310,7 +322,17 @@ mod tests {
     use super::*;
 
     fn skb() -> Box<Skb> {
-        let frame: Vec<u8> = (0..60).map(|i| if i == 12 { 8 } else if i == 13 { 0 } else { i }).collect();
+        let frame: Vec<u8> = (0..60)
+            .map(|i| {
+                if i == 12 {
+                    8
+                } else if i == 13 {
+                    0
+                } else {
+                    i
+                }
+            })
+            .collect();
         Skb::received(&frame, &NetDevice::new(1, "lo", 65536)).unwrap()
     }
 
@@ -318,7 +340,10 @@ mod tests {
     fn the_object_shows_the_packet() {
         let skb = skb();
         assert_eq!(skb.object.u32(at::LEN), 60);
-        assert_eq!(skb.object.u64(at::CB + skb_cb::DATA_END) - skb.object.u64(at::DATA), 60);
+        assert_eq!(
+            skb.object.u64(at::CB + skb_cb::DATA_END) - skb.object.u64(at::DATA),
+            60
+        );
         assert_eq!(skb.protocol(), [8, 0]);
         assert_eq!(skb.network_offset(), 14);
         assert_eq!(skb.transport_offset(), None);
@@ -341,6 +366,9 @@ mod tests {
         skb.set_len(600);
         assert_eq!(skb.data()[29..32], [29, 0, 0]);
         assert_eq!(skb.data().len(), 600);
-        assert_eq!(Skb::received(&[0; 13], skb.device()).err(), Some(Errno::EINVAL));
+        assert_eq!(
+            Skb::received(&[0; 13], skb.device()).err(),
+            Some(Errno::EINVAL)
+        );
     }
 }

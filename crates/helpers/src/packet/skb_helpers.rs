@@ -52,7 +52,13 @@ fn csum_field(skb: &mut Skb, offset: u32) -> Result<&mut [u8; 2], Errno> {
     skb.data_mut()[range].first_chunk_mut().ok_or(Errno::EFAULT)
 }
 
-fn l3_csum_replace(skb: &mut Skb, offset: u32, from: u64, to: u64, flags: u64) -> Result<(), Errno> {
+fn l3_csum_replace(
+    skb: &mut Skb,
+    offset: u32,
+    from: u64,
+    to: u64,
+    flags: u64,
+) -> Result<(), Errno> {
     if flags & !HDR_FIELD_MASK != 0 {
         return Err(Errno::EINVAL);
     }
@@ -72,7 +78,13 @@ fn replace(old: u16, from: u64, to: u64, flags: u64) -> Result<u16, Errno> {
     }
 }
 
-fn l4_csum_replace(skb: &mut Skb, offset: u32, from: u64, to: u64, flags: u64) -> Result<(), Errno> {
+fn l4_csum_replace(
+    skb: &mut Skb,
+    offset: u32,
+    from: u64,
+    to: u64,
+    flags: u64,
+) -> Result<(), Errno> {
     let known = HDR_FIELD_MASK | PSEUDO_HDR | MARK_MANGLED_0 | MARK_ENFORCE | CSUM_IPV6;
     if flags & !known != 0 {
         return Err(Errno::EINVAL);
@@ -127,7 +139,11 @@ fn change_head(skb: &mut Skb, len: u32, flags: u64) -> Result<(), Errno> {
 
 fn pull_data(skb: &mut Skb, len: u32) -> Result<(), Errno> {
     // Buffers are linear: there is nothing to pull, but asking for more than there is fails as it does there.
-    if len as usize > skb.data().len() { Err(Errno::ENOMEM) } else { Ok(()) }
+    if len as usize > skb.data().len() {
+        Err(Errno::ENOMEM)
+    } else {
+        Ok(())
+    }
 }
 
 fn csum_diff(from: &[u8], to: &[u8], seed: u32) -> Result<u64, Errno> {
@@ -230,7 +246,9 @@ pub unsafe extern "C" fn load_packet(ctx: u64, offset: i64, size: u64) -> i64 {
         _ => return Errno::EFAULT.negated(),
     };
     let data = skb.data();
-    let bytes = usize::try_from(start).ok().and_then(|start| data.get(start..start.checked_add(size as usize)?));
+    let bytes = usize::try_from(start)
+        .ok()
+        .and_then(|start| data.get(start..start.checked_add(size as usize)?));
     match bytes {
         Some([a]) => i64::from(*a),
         Some([a, b]) => i64::from(u16::from_be_bytes([*a, *b])),
@@ -247,7 +265,8 @@ mod tests {
     fn skb() -> Box<Skb> {
         let mut frame = vec![0u8; 64];
         frame[12] = 8;
-        frame[14..34].copy_from_slice(b"\x45\0\0\x32\0\0\x40\0\x40\x11\x3c\xb9\x7f\0\0\x01\x7f\0\0\x01");
+        frame[14..34]
+            .copy_from_slice(b"\x45\0\0\x32\0\0\x40\0\x40\x11\x3c\xb9\x7f\0\0\x01\x7f\0\0\x01");
         Skb::received(&frame, &NetDevice::new(1, "lo", 1500)).unwrap()
     }
 

@@ -38,11 +38,16 @@ impl XdpBuff {
     ///
     /// # Errors
     /// EINVAL: shorter than an Ethernet header or longer than 65535 bytes.
-    pub fn received(frame: &[u8], dev: &Arc<NetDevice>, queue_index: u32) -> Result<Box<XdpBuff>, Errno> {
+    pub fn received(
+        frame: &[u8],
+        dev: &Arc<NetDevice>,
+        queue_index: u32,
+    ) -> Result<Box<XdpBuff>, Errno> {
         if frame.len() < super::skb::ETH_HEADER_BYTES || frame.len() > 0xffff {
             return Err(Errno::EINVAL);
         }
-        let frame_bytes = (HEADROOM_BYTES + frame.len() + SHARED_INFO_BYTES).next_multiple_of(PAGE_BYTES);
+        let frame_bytes =
+            (HEADROOM_BYTES + frame.len() + SHARED_INFO_BYTES).next_multiple_of(PAGE_BYTES);
         let mut memory = vec![0; frame_bytes];
         memory[HEADROOM_BYTES..HEADROOM_BYTES + frame.len()].copy_from_slice(frame);
         let mut xdp = Box::new(XdpBuff {
@@ -89,6 +94,18 @@ impl XdpBuff {
         &self.memory[meta.min(data)..data]
     }
 
+    /// Puts metadata before the packet.
+    ///
+    /// # Errors
+    /// As `bpf_xdp_adjust_meta`.
+    pub fn set_metadata(&mut self, metadata: &[u8]) -> Result<(), Errno> {
+        let (meta, data, _) = self.bounds();
+        let delta = (data - meta) as i64 - metadata.len() as i64;
+        self.adjust_meta(i32::try_from(delta).map_err(|_| Errno::EINVAL)?)?;
+        self.memory[data - metadata.len()..data].copy_from_slice(metadata);
+        Ok(())
+    }
+
     /// The device it came in on.
     pub fn device(&self) -> &Arc<NetDevice> {
         &self.dev
@@ -98,7 +115,11 @@ impl XdpBuff {
     fn bounds(&self) -> (usize, usize, usize) {
         let start = self.object.u64(at::DATA_HARD_START);
         let offset = |field| (self.object.u64(field) - start) as usize;
-        (offset(at::DATA_META), offset(at::DATA), offset(at::DATA_END))
+        (
+            offset(at::DATA_META),
+            offset(at::DATA),
+            offset(at::DATA_END),
+        )
     }
 
     fn set_bounds(&mut self, meta: usize, data: usize, end: usize) {
@@ -121,7 +142,8 @@ impl XdpBuff {
             return Err(Errno::EINVAL);
         }
         let new_data = new_data as usize;
-        self.memory.copy_within(meta..data, new_data - metadata_bytes);
+        self.memory
+            .copy_within(meta..data, new_data - metadata_bytes);
         self.set_bounds(new_data - metadata_bytes, new_data, end);
         Ok(())
     }
@@ -175,7 +197,10 @@ mod tests {
         assert_eq!(xdp.adjust_head(-8), Ok(()));
         assert_eq!(xdp.data().len(), 72);
         assert_eq!(xdp.data()[8], 7);
-        assert_eq!(xdp.adjust_head(-((HEADROOM_BYTES - 8 - FRAME_BYTES) as i32) - 1), Err(Errno::EINVAL));
+        assert_eq!(
+            xdp.adjust_head(-((HEADROOM_BYTES - 8 - FRAME_BYTES) as i32) - 1),
+            Err(Errno::EINVAL)
+        );
         assert_eq!(xdp.adjust_head(72 - 13), Err(Errno::EINVAL));
         assert_eq!(xdp.adjust_tail(10), Ok(()));
         assert_eq!(xdp.data()[70..74], [7, 7, 0, 0]);

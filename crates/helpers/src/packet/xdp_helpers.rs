@@ -25,7 +25,11 @@ fn range(xdp: &XdpBuff, offset: u32, len: u32) -> Result<std::ops::Range<usize>,
         return Err(Errno::EFAULT);
     }
     let range = offset as usize..(offset + len) as usize;
-    if range.end > xdp.data().len() { Err(Errno::EINVAL) } else { Ok(range) }
+    if range.end > xdp.data().len() {
+        Err(Errno::EINVAL)
+    } else {
+        Ok(range)
+    }
 }
 
 implement! { ROWS:

@@ -197,6 +197,51 @@ pub(crate) unsafe fn store_key(element: *mut u8, key: *const u8, bytes: usize) {
     }
 }
 
+/// How keys of some size are treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyKind {
+    Four,
+    Eight,
+    Sixteen,
+    Any,
+}
+
+impl KeyKind {
+    pub(crate) fn of(key_bytes: usize) -> KeyKind {
+        match key_bytes {
+            4 => KeyKind::Four,
+            8 => KeyKind::Eight,
+            16 => KeyKind::Sixteen,
+            _ => KeyKind::Any,
+        }
+    }
+}
+
+/// Runs an expression with `$K` as the key treatment of a table.
+macro_rules! with_key {
+    ($table:expr, $K:ident => $body:expr) => {
+        match $table.key_kind {
+            $crate::hash::key::KeyKind::Four => {
+                type $K = $crate::hash::key::Key4;
+                $body
+            }
+            $crate::hash::key::KeyKind::Eight => {
+                type $K = $crate::hash::key::Key8;
+                $body
+            }
+            $crate::hash::key::KeyKind::Sixteen => {
+                type $K = $crate::hash::key::Key16;
+                $body
+            }
+            $crate::hash::key::KeyKind::Any => {
+                type $K = $crate::hash::key::KeyAny;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_key;
+
 /// A random seed.
 pub(crate) fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};

@@ -16,7 +16,7 @@ pub(crate) mod key;
 pub(crate) mod pool;
 pub(crate) mod table;
 
-use key::{Key, Key4, Key8, Key16, KeyAny};
+use key::{Key, Key4, Key8, Key16, KeyAny, KeyKind, with_key};
 use pool::PoolConfig;
 use std::sync::atomic::Ordering;
 use table::{PLACES, Source, Table, Values, WALK_STEPS};
@@ -45,45 +45,14 @@ const KEY_VALUE_BYTES_END: u64 = (4 << 20) - 48;
 const MAX_ENTRIES_MAX: u32 = 1 << 31;
 /// Spare elements of maps that are not preallocated, for those that wait for a grace period.
 const LIMBO_ELEMENTS: u32 = 4096;
+/// More spare elements, for threads that hold one for a moment.
+const IN_FLIGHT_ELEMENTS: u32 = 64;
 
 /// A hash map of any of the four types.
 #[derive(Debug)]
 pub(crate) struct HashMap {
     table: Table,
     max_entries: u32,
-    key_kind: KeyKind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum KeyKind {
-    Four,
-    Eight,
-    Sixteen,
-    Any,
-}
-
-/// Runs an expression with `$K` as the key treatment of the map.
-macro_rules! with_key {
-    ($map:expr, $K:ident => $body:expr) => {
-        match $map.key_kind {
-            KeyKind::Four => {
-                type $K = Key4;
-                $body
-            }
-            KeyKind::Eight => {
-                type $K = Key8;
-                $body
-            }
-            KeyKind::Sixteen => {
-                type $K = Key16;
-                $body
-            }
-            KeyKind::Any => {
-                type $K = KeyAny;
-                $body
-            }
-        }
-    };
 }
 
 /// The checks of all hash types, hash of maps included.
@@ -150,12 +119,15 @@ pub(crate) fn create_table(attr: &MapAttr, value_bytes: usize) -> Result<(Table,
         max_entries = up.unwrap_or(max_entries - max_entries % cpus);
     }
     let elements = if deferred {
-        max_entries + max_entries.min(LIMBO_ELEMENTS)
+        max_entries
+            .saturating_add(max_entries.min(LIMBO_ELEMENTS))
+            .saturating_add(IN_FLIGHT_ELEMENTS)
     } else {
         max_entries
     };
     let config = PoolConfig {
         key_bytes: attr.key_size as usize,
+        key_kind: KeyKind::of(attr.key_size as usize),
         value_bytes,
         elements,
         lru,
@@ -177,24 +149,11 @@ pub(crate) fn create_table(attr: &MapAttr, value_bytes: usize) -> Result<(Table,
     Ok((table, max_entries))
 }
 
-fn key_kind(key_bytes: usize) -> KeyKind {
-    match key_bytes {
-        4 => KeyKind::Four,
-        8 => KeyKind::Eight,
-        16 => KeyKind::Sixteen,
-        _ => KeyKind::Any,
-    }
-}
-
 impl HashMap {
     pub(crate) fn create(attr: &MapAttr) -> Result<Self, MapError> {
         check_hash(attr)?;
         let (table, max_entries) = create_table(attr, attr.value_size as usize)?;
-        Ok(HashMap {
-            table,
-            max_entries,
-            key_kind: key_kind(attr.key_size as usize),
-        })
+        Ok(HashMap { table, max_entries })
     }
 
     fn check_flags(&self, flags: u64) -> Result<(), Errno> {
@@ -218,7 +177,7 @@ impl HashMap {
     unsafe fn update_from(&self, key: *const u8, source: Source, flags: u64) -> Result<(), Errno> {
         self.check_flags(flags)?;
         // SAFETY: 1. the caller's promise.
-        with_key!(self, K => unsafe { self.table.update::<K>(key, source, flags) })
+        with_key!(self.table, K => unsafe { self.table.update::<K>(key, source, flags) })
     }
 }
 
@@ -336,7 +295,7 @@ impl MapOps for HashMap {
     unsafe fn lookup(&self, key: *const u8) -> *mut u8 {
         // SAFETY: 1. the caller's promise.
         unsafe {
-            with_key!(self, K => {
+            with_key!(self.table, K => {
                 let (key, hash) = self.table.load::<K>(key);
                 let Some(idx) = self.table.find::<K>(key, hash) else { return std::ptr::null_mut() };
                 if self.table.lru {
@@ -354,7 +313,7 @@ impl MapOps for HashMap {
 
     unsafe fn delete(&self, key: *const u8) -> Result<(), Errno> {
         // SAFETY: 1. the caller's promise.
-        with_key!(self, K => unsafe { self.table.delete::<K>(key, None) })
+        with_key!(self.table, K => unsafe { self.table.delete::<K>(key, None) })
     }
 
     unsafe fn lookup_percpu(&self, key: *const u8, cpu: u32) -> *mut u8 {
@@ -363,7 +322,7 @@ impl MapOps for HashMap {
         }
         // SAFETY: 1. the caller's promise.
         unsafe {
-            with_key!(self, K => {
+            with_key!(self.table, K => {
                 let (key, hash) = self.table.load::<K>(key);
                 let Some(idx) = self.table.find::<K>(key, hash) else { return std::ptr::null_mut() };
                 if self.table.lru {
@@ -393,7 +352,7 @@ impl MapOps for HashMap {
     }
 
     fn sys_lookup(&self, key: &[u8], value: &mut [u8], flags: u64) -> Result<(), Errno> {
-        with_key!(self, K => self.table.sys_lookup::<K>(key, value, flags))
+        with_key!(self.table, K => self.table.sys_lookup::<K>(key, value, flags))
     }
 
     fn sys_update(
@@ -411,17 +370,17 @@ impl MapOps for HashMap {
     fn sys_delete(&self, key: &[u8], _fds: &dyn FdTable) -> Result<(), Errno> {
         let _section = rcu::read();
         // SAFETY: 1. the slice has the key's size.
-        with_key!(self, K => unsafe { self.table.delete::<K>(key.as_ptr(), None) })
+        with_key!(self.table, K => unsafe { self.table.delete::<K>(key.as_ptr(), None) })
     }
 
     fn sys_next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {
-        with_key!(self, K => self.table.next_key::<K>(key, next))
+        with_key!(self.table, K => self.table.next_key::<K>(key, next))
     }
 
     fn sys_lookup_and_delete(&self, key: &[u8], value: &mut [u8], flags: u64) -> Result<(), Errno> {
         let _section = rcu::read();
         // SAFETY: 1. the slices have the sizes that the system call demands.
-        with_key!(self, K => unsafe { self.table.delete::<K>(key.as_ptr(), Some((value, flags))) })
+        with_key!(self.table, K => unsafe { self.table.delete::<K>(key.as_ptr(), Some((value, flags))) })
     }
 
     fn batch_style(&self) -> BatchStyle {
@@ -467,7 +426,7 @@ impl MapOps for HashMap {
 
     fn lookup_fn(&self) -> HelperFn {
         match (
-            self.key_kind,
+            self.table.key_kind,
             self.table.lru,
             self.table.values == Values::Percpu,
         ) {
@@ -491,7 +450,7 @@ impl MapOps for HashMap {
     }
 
     fn update_fn(&self) -> HelperFn {
-        match self.key_kind {
+        match self.table.key_kind {
             KeyKind::Four => hash_update_4,
             KeyKind::Eight => hash_update_8,
             KeyKind::Sixteen => hash_update_16,
@@ -500,7 +459,7 @@ impl MapOps for HashMap {
     }
 
     fn delete_fn(&self) -> HelperFn {
-        match self.key_kind {
+        match self.table.key_kind {
             KeyKind::Four => hash_delete_4,
             KeyKind::Eight => hash_delete_8,
             KeyKind::Sixteen => hash_delete_16,

@@ -74,6 +74,7 @@ pub(crate) struct Shape {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PoolConfig {
     pub(crate) key_bytes: usize,
+    pub(crate) key_kind: super::key::KeyKind,
     pub(crate) value_bytes: usize,
     pub(crate) elements: u32,
     pub(crate) lru: bool,
@@ -342,13 +343,17 @@ impl Pool {
             }
             return Some(ElemIdx(start));
         }
-        let stolen = self.free.iter().find_map(|list| self.pop(list));
+        let stolen = self.steal();
         if stolen.is_some() || self.limbo.is_none() {
             return stolen;
         }
         // A program that deletes and inserts in one run cannot wait for its own end: the oldest go first, typed memory all the same.
         self.recycle_limbo(cpu, Patience::Now);
-        self.pop(self.list(cpu))
+        self.steal()
+    }
+
+    fn steal(&self) -> Option<ElemIdx> {
+        self.free.iter().find_map(|list| self.pop(list))
     }
 
     /// Puts every element on its own CPU's list; partitioned pools start so.
@@ -395,27 +400,26 @@ impl Pool {
         let Some(limbo) = &self.limbo else {
             return false;
         };
+        let mut limbo = limbo.lock();
         let mut ready = Vec::new();
-        {
-            let mut limbo = limbo.lock();
-            let done = limbo
+        let done = limbo
+            .pending
+            .as_ref()
+            .is_some_and(|(cookie, _)| patience == Patience::Now || rcu::poll(*cookie));
+        if done {
+            ready = limbo
                 .pending
-                .as_ref()
-                .is_some_and(|(cookie, _)| patience == Patience::Now || rcu::poll(*cookie));
-            if done {
-                ready = limbo
-                    .pending
-                    .take()
-                    .map(|(_, elements)| elements)
-                    .unwrap_or_default();
-            }
-            if patience == Patience::Now && ready.is_empty() {
-                ready = std::mem::take(&mut limbo.current);
-            } else if limbo.pending.is_none() && limbo.current.len() >= LIMBO_BATCH {
-                let elements = std::mem::take(&mut limbo.current);
-                limbo.pending = Some((rcu::start_poll(), elements));
-            }
+                .take()
+                .map(|(_, elements)| elements)
+                .unwrap_or_default();
         }
+        if patience == Patience::Now && ready.is_empty() {
+            ready = std::mem::take(&mut limbo.current);
+        } else if limbo.pending.is_none() && limbo.current.len() >= LIMBO_BATCH {
+            let elements = std::mem::take(&mut limbo.current);
+            limbo.pending = Some((rcu::start_poll(), elements));
+        }
+        // Still under the lock: who comes next finds the elements in one place or the other.
         for idx in &ready {
             self.push(self.list(cpu), ElemIdx(*idx));
         }

@@ -21,7 +21,7 @@ use ring3_sync::spin::{Backoff, OwnedSpin};
 use ring3_uapi::Errno;
 use ring3_uapi::flags::map_elem;
 
-use super::key::{Key, store_key};
+use super::key::{Key, KeyKind, store_key, with_key};
 use super::pool::{
     ElemIdx, Pool, PoolConfig, STATE_CONTENT, STATE_LIVE, STATE_OWNER_SHIFT, STATE_SLOT,
     STATE_VERSION,
@@ -119,6 +119,8 @@ pub(crate) struct Table {
     mask: u64,
     seed: u64,
     pub(crate) key_bytes: usize,
+    /// How keys are treated: all users of one table must agree.
+    pub(crate) key_kind: KeyKind,
     pub(crate) pool: Pool,
     pub(crate) values: Values,
     pub(crate) lru: bool,
@@ -180,6 +182,7 @@ impl Table {
             mask: buckets - 1,
             seed,
             key_bytes: config.key_bytes,
+            key_kind: config.key_kind,
             values: if config.percpu {
                 Values::Percpu
             } else {
@@ -661,16 +664,9 @@ impl Table {
     }
 
     fn tag_of_element(&self, idx: ElemIdx) -> u16 {
+        let key = self.pool.key(idx);
         // SAFETY: 1. elements in the table have stable keys of key_bytes.
-        unsafe {
-            let key = self.pool.key(idx);
-            tag_of(match self.key_bytes {
-                4 => self.load::<super::key::Key4>(key).1,
-                8 => self.load::<super::key::Key8>(key).1,
-                16 => self.load::<super::key::Key16>(key).1,
-                _ => self.load::<super::key::KeyAny>(key).1,
-            })
-        }
+        tag_of(with_key!(self, K => unsafe { self.load::<K>(key).1 }))
     }
 
     unsafe fn release_fields(&self, idx: ElemIdx, content: u32) {

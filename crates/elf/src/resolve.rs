@@ -1,0 +1,160 @@
+//! What only the target knows: CO-RE relocations, kernel symbols and functions, attach points.
+//!
+//! [`Resolver`] adjusts the programs of one object to one target; libbpf does the same between opening and loading.
+
+use crate::error::fail;
+use crate::{ElfError, ExternKind, ExternSpec, ObjectSpec, ProgSpec};
+use ring3_btf::core_relo::{Relocator, types_are_compatible};
+use ring3_btf::{Btf, Kind, TypeId};
+use ring3_isa::RawInsn;
+use ring3_uapi::ProgType;
+
+/// Source registers of resolved operands.
+const PSEUDO_BTF_ID: u8 = 3;
+const PSEUDO_KFUNC_CALL: u8 = 2;
+/// Immediate of a call of a weak function that the target does not have, plus the extern's index. Source: libbpf.
+const MISSING_KFUNC: i32 = 2_002_000_000;
+const CALL: u8 = 0x85;
+
+/// What programs are resolved against.
+#[derive(Clone, Copy, Default)]
+pub struct Target<'a> {
+    /// types of the kernel or host; an object's own BTF leaves CO-RE relocations as compiled
+    pub btf: Option<&'a Btf>,
+    /// addresses of symbols without a type
+    pub symbols: Option<&'a dyn Fn(&str) -> Option<u64>>,
+}
+
+/// Resolves the programs of one object.
+pub struct Resolver<'a> {
+    object: &'a ObjectSpec,
+    target: Target<'a>,
+    relocator: Option<Relocator<'a>>,
+}
+
+/// What an extern is in the target.
+enum Found {
+    Address(u64),
+    Type(TypeId),
+    Missing,
+}
+
+impl<'a> Resolver<'a> {
+    /// For the programs of `object`.
+    pub fn new(object: &'a ObjectSpec, target: Target<'a>) -> Resolver<'a> {
+        let relocator = object.btf.as_ref().zip(target.btf).map(|(local, target)| Relocator::new(local, target));
+        Resolver { object, target, relocator }
+    }
+
+    /// The program's instructions as they are loaded; map operands are still indices of [`ObjectSpec::maps`].
+    ///
+    /// # Errors
+    /// A strong extern that the target does not have, or a relocation that cannot be applied.
+    pub fn insns(&mut self, prog: &ProgSpec) -> Result<Vec<RawInsn>, ElfError> {
+        let mut insns = prog.insns.clone();
+        if !prog.core_relos.is_empty() {
+            match &mut self.relocator {
+                Some(relocator) => relocator.relocate(&prog.name, &mut insns, &prog.core_relos)?,
+                None => fail!(
+                    "program '{}': {} core relocations, but no target BTF to resolve them against",
+                    prog.name,
+                    prog.core_relos.len()
+                ),
+            }
+        }
+        for reference in &prog.extern_refs {
+            let at = reference.insn_idx as usize;
+            let Some(ext) = self.object.externs.get(reference.ext) else {
+                fail!("program '{}': extern {} of {}", prog.name, reference.ext, self.object.externs.len())
+            };
+            let found = self.find(ext)?;
+            let (Some(insn), true) = (insns.get(at).copied(), at < insns.len()) else {
+                fail!("program '{}': extern '{}' at instruction {at}", prog.name, ext.name)
+            };
+            let (low, src, high) = match found {
+                None => continue,
+                Some(Found::Address(address)) => (address as i32, insn.src(), Some((address >> 32) as i32)),
+                Some(Found::Type(id)) if reference.is_call => (id.0 as i32, PSEUDO_KFUNC_CALL, None),
+                Some(Found::Type(id)) => (id.0 as i32, PSEUDO_BTF_ID, Some(0)),
+                Some(Found::Missing) if reference.is_call => {
+                    insns[at] = RawInsn::new(CALL, 0, 0, 0, MISSING_KFUNC.saturating_add(reference.ext as i32));
+                    continue;
+                }
+                Some(Found::Missing) => (0, insn.src(), Some(0)),
+            };
+            insns[at] = RawInsn::new(insn.code, insn.dst(), src, insn.off, low);
+            if let (Some(high), Some(next)) = (high, insns.get_mut(at + 1)) {
+                next.imm = high;
+            }
+        }
+        Ok(insns)
+    }
+
+    /// The id in the target's BTF that the program attaches to; `None` if it attaches to none, or to another program.
+    ///
+    /// # Errors
+    /// The target has no such function, type or BTF.
+    pub fn attach_btf_id(&self, prog: &ProgSpec) -> Result<Option<TypeId>, ElfError> {
+        let Some((def, name)) = prog.sec_def.filter(|def| def.traits.attach_btf).zip(prog.attach_to.as_deref()) else {
+            return Ok(None);
+        };
+        if prog.prog_type == ProgType::Ext {
+            return Ok(None);
+        }
+        // `MODULE:NAME` names a function of a module.
+        let name = name.rsplit(':').next().unwrap_or(name);
+        let (full, kind) = def.attach_btf_name(name);
+        let Some(btf) = self.target.btf else {
+            fail!("program '{}': attaches to '{full}', but there is no target BTF", prog.name)
+        };
+        match btf.find_by_name_kind(&full, kind) {
+            Some(id) => Ok(Some(id)),
+            None => fail!("program '{}': the target has no {} '{full}'", prog.name, kind.name()),
+        }
+    }
+
+    /// What an extern is; `None` for configuration values, which are in their map.
+    fn find(&self, ext: &ExternSpec) -> Result<Option<Found>, ElfError> {
+        let missing = |what: &str| match ext.is_weak {
+            true => Ok(Some(Found::Missing)),
+            false => Err(ElfError::new(format!("extern '{}': {what}", ext.name))),
+        };
+        match &ext.kind {
+            ExternKind::Kconfig { is_set, .. } if *is_set || ext.is_weak => Ok(None),
+            ExternKind::Kconfig { .. } => fail!("extern '{}': no configuration value", ext.name),
+            ExternKind::Symbol => match self.target.symbols.and_then(|symbols| symbols(&ext.name)) {
+                Some(address) => Ok(Some(Found::Address(address))),
+                None => missing("no such symbol in the target"),
+            },
+            ExternKind::Var(local) => {
+                let found = self.target.btf.and_then(|btf| {
+                    let id = btf.find_by_name_kind(&ext.name, Kind::Var)?;
+                    Some((btf, id, btf.type_by_id(id)?.type_id()))
+                });
+                let Some((btf, id, ty)) = found else { return missing("no such variable in the target's BTF") };
+                if !self.is_compatible(*local, btf, btf.skip_mods_and_typedefs(ty))? {
+                    fail!("extern '{}': type {local} is not compatible with the target's {ty}", ext.name);
+                }
+                Ok(Some(Found::Type(id)))
+            }
+            ExternKind::Func(local) => {
+                let found = self.target.btf.and_then(|btf| {
+                    let id = btf.find_by_name_kind(ext.essential_name(), Kind::Func)?;
+                    Some((btf, id, btf.type_by_id(id)?.type_id()))
+                });
+                let Some((btf, id, proto)) = found else { return missing("no such function in the target's BTF") };
+                if !self.is_compatible(*local, btf, proto)? {
+                    return missing(&format!("prototype {local} is not compatible with the target's {proto}"));
+                }
+                Ok(Some(Found::Type(id)))
+            }
+        }
+    }
+
+    fn is_compatible(&self, local: TypeId, target: &Btf, id: TypeId) -> Result<bool, ElfError> {
+        match &self.object.btf {
+            Some(btf) => Ok(types_are_compatible(btf, local, target, id)?),
+            None => Ok(false),
+        }
+    }
+}

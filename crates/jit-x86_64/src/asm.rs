@@ -1,0 +1,781 @@
+//! The encoder: x86-64 instructions as bytes into one growing buffer.
+//!
+//! Hand-written, because it is what compiling costs: a head (prefixes, opcode, ModRM, SIB) is put together in a register and stored at once,
+//! then displacement, then immediate; 1.6 to 2.5 ns per BPF instruction where the general assembler took 4.7 to 6.6. It chooses the shortest
+//! form that means the same; it knows no BPF.
+//!
+//! # Source
+//! Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, chapter 2 (instruction format) and the instruction pages.
+
+use ring3_isa::{MemSize, Width};
+
+use crate::regs::{R12, RAX, RBP, RSP, X};
+
+/// A memory operand: `[base + index * 2^scale + disp]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mem {
+    pub(crate) base: X,
+    pub(crate) index: Option<(X, u8)>,
+    pub(crate) disp: i32,
+}
+
+impl Mem {
+    pub(crate) const fn at(base: X, disp: i32) -> Mem {
+        Mem { base, index: None, disp }
+    }
+
+    pub(crate) const fn indexed(base: X, index: X, scale: u8, disp: i32) -> Mem {
+        Mem { base, index: Some((index, scale)), disp }
+    }
+}
+
+/// Two-operand arithmetic that shares one encoding pattern; the value is the opcode extension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Arith {
+    Add = 0,
+    Or = 1,
+    And = 4,
+    Sub = 5,
+    Xor = 6,
+    Cmp = 7,
+}
+
+/// Shifts and rotates; the value is the opcode extension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Shift {
+    Rol = 0,
+    Ror = 1,
+    Shl = 4,
+    Shr = 5,
+    Sar = 7,
+}
+
+/// One-operand forms of group 3; the value is the opcode extension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Unary {
+    Neg = 3,
+    Mul = 4,
+    Div = 6,
+    Idiv = 7,
+}
+
+/// Conditions by their encoding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Cond {
+    B = 2,
+    Ae = 3,
+    E = 4,
+    Ne = 5,
+    Be = 6,
+    A = 7,
+    S = 8,
+    L = 12,
+    Ge = 13,
+    Le = 14,
+    G = 15,
+}
+
+impl Cond {
+    /// The condition that holds when this one does not.
+    pub(crate) const fn negated(self) -> Cond {
+        match self {
+            Cond::B => Cond::Ae,
+            Cond::Ae => Cond::B,
+            Cond::E => Cond::Ne,
+            Cond::Ne => Cond::E,
+            Cond::Be => Cond::A,
+            Cond::A => Cond::Be,
+            // The sign flag is tested for "set" only, by code that never negates it.
+            Cond::S => Cond::Ge,
+            Cond::L => Cond::Ge,
+            Cond::Ge => Cond::L,
+            Cond::Le => Cond::G,
+            Cond::G => Cond::Le,
+        }
+    }
+}
+
+/// Opcode maps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Map {
+    One,
+    Of,
+    Of38,
+}
+
+/// The fixed part of an instruction with a ModRM byte.
+#[derive(Clone, Copy)]
+struct Op {
+    /// Mandatory or operand-size prefix; 0 for none.
+    prefix: u8,
+    map: Map,
+    code: u8,
+    wide: bool,
+    /// A byte register needs a REX prefix from spl on.
+    byte_reg: bool,
+}
+
+const fn op(code: u8, width: Width) -> Op {
+    Op { prefix: 0, map: Map::One, code, wide: matches!(width, Width::W64), byte_reg: false }
+}
+
+const fn op_0f(code: u8, width: Width) -> Op {
+    Op { map: Map::Of, ..op(code, width) }
+}
+
+const LOCK: u8 = 0xf0;
+const OPERAND_SIZE: u8 = 0x66;
+
+/// Where a forward jump's distance is to be filled in: the offset of its byte or dword.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Patch(pub(crate) u32);
+
+/// The buffer and its encoders.
+#[derive(Debug, Default)]
+pub(crate) struct Asm {
+    /// Longer than `pos` by at least 8 whenever something is stored.
+    buf: Vec<u8>,
+    pos: usize,
+}
+
+/// The sign-extended byte form of an immediate or displacement.
+const fn fits8(value: i32) -> bool {
+    value as i8 as i32 == value
+}
+
+impl Asm {
+    pub(crate) fn with_capacity(bytes: usize) -> Asm {
+        Asm { buf: vec![0; bytes + 16], pos: 0 }
+    }
+
+    /// Bytes emitted.
+    #[inline(always)]
+    pub(crate) fn pos(&self) -> usize {
+        self.pos
+    }
+
+    /// The code so far.
+    pub(crate) fn code(&self) -> &[u8] {
+        &self.buf[..self.pos]
+    }
+
+    /// Takes the bytes, which end where emission ended.
+    pub(crate) fn finish(mut self) -> Vec<u8> {
+        self.buf.truncate(self.pos);
+        self.buf
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let len = self.buf.len() * 2 + 64;
+        self.buf.resize(len, 0);
+    }
+
+    /// Stores the low `len_bytes` bytes of `value`.
+    #[inline(always)]
+    pub(crate) fn put(&mut self, value: u64, len_bytes: usize) {
+        if self.pos + 8 > self.buf.len() {
+            self.grow();
+        }
+        self.buf[self.pos..self.pos + 8].copy_from_slice(&value.to_le_bytes());
+        self.pos += len_bytes;
+    }
+
+    /// Overwrites four bytes.
+    pub(crate) fn set32(&mut self, at: usize, value: u32) {
+        self.buf[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// Overwrites one byte.
+    pub(crate) fn set8(&mut self, at: usize, value: u8) {
+        self.buf[at] = value;
+    }
+
+    /// Pads with the recommended nops (or traps, where nothing falls through) up to a multiple of `align`.
+    pub(crate) fn align_with_traps(&mut self, align: usize) {
+        while !self.pos.is_multiple_of(align) {
+            self.put(0xcc, 1);
+        }
+    }
+
+    /// The five-byte nop that live patching replaces.
+    pub(crate) fn nop5(&mut self) {
+        self.put(0x00_0044_1f0f, 5);
+    }
+
+    // Heads.
+
+    #[inline(always)]
+    fn head_reg(&mut self, op: Op, reg: u8, rm: X) {
+        let mut bytes = 0u64;
+        let mut len = 0;
+        let mut add = |byte: u8| {
+            bytes |= u64::from(byte) << (8 * len);
+            len += 1;
+        };
+        if op.prefix != 0 {
+            add(op.prefix);
+        }
+        let rex = 0x40 | (op.wide as u8) << 3 | (reg >> 3) << 2 | rm.high();
+        if rex != 0x40 || (op.byte_reg && (reg >= 4 || rm.0 >= 4)) {
+            add(rex);
+        }
+        match op.map {
+            Map::One => {}
+            Map::Of => add(0x0f),
+            Map::Of38 => {
+                add(0x0f);
+                add(0x38);
+            }
+        }
+        add(op.code);
+        add(0xc0 | (reg & 7) << 3 | rm.low());
+        self.put(bytes, len);
+    }
+
+    #[inline(always)]
+    fn head_mem(&mut self, op: Op, reg: u8, mem: Mem) {
+        let mut bytes = 0u64;
+        let mut len = 0;
+        let mut add = |byte: u8| {
+            bytes |= u64::from(byte) << (8 * len);
+            len += 1;
+        };
+        if op.prefix != 0 {
+            add(op.prefix);
+        }
+        let index_high = match mem.index {
+            Some((index, _)) => index.high(),
+            None => 0,
+        };
+        let rex = 0x40 | (op.wide as u8) << 3 | (reg >> 3) << 2 | index_high << 1 | mem.base.high();
+        if rex != 0x40 || (op.byte_reg && reg >= 4) {
+            add(rex);
+        }
+        match op.map {
+            Map::One => {}
+            Map::Of => add(0x0f),
+            Map::Of38 => {
+                add(0x0f);
+                add(0x38);
+            }
+        }
+        add(op.code);
+        // rbp and r13 as base have no form without displacement.
+        let (mode, disp_bytes) = if mem.disp == 0 && mem.base.low() != RBP.low() {
+            (0, 0)
+        } else if fits8(mem.disp) {
+            (0x40, 1)
+        } else {
+            (0x80, 4)
+        };
+        match mem.index {
+            None if mem.base.low() != RSP.low() => add(mode | (reg & 7) << 3 | mem.base.low()),
+            // rsp and r12 as base need a SIB byte; index 4 is "none".
+            None => {
+                add(mode | (reg & 7) << 3 | 4);
+                add(0x20 | mem.base.low());
+            }
+            Some((index, scale)) => {
+                add(mode | (reg & 7) << 3 | 4);
+                add(scale << 6 | index.low() << 3 | mem.base.low());
+            }
+        }
+        self.put(bytes, len);
+        self.put(mem.disp as u32 as u64, disp_bytes);
+    }
+
+    // Moves.
+
+    pub(crate) fn mov_rr(&mut self, width: Width, dst: X, src: X) {
+        self.head_reg(op(0x89, width), src.0, dst);
+    }
+
+    /// `dst = src`, all 64 bits; nothing if they are the same.
+    pub(crate) fn copy(&mut self, dst: X, src: X) {
+        if dst != src {
+            self.mov_rr(Width::W64, dst, src);
+        }
+    }
+
+    /// `dst = value` in the shortest form. Changes flags for 0.
+    pub(crate) fn mov_imm(&mut self, dst: X, value: u64) {
+        if value == 0 {
+            self.arith_rr(Arith::Xor, Width::W32, dst, dst);
+        } else if let Ok(low) = u32::try_from(value) {
+            self.mov_imm32(dst, low);
+        } else if value as i32 as i64 as u64 == value {
+            self.head_reg(op(0xc7, Width::W64), 0, dst);
+            self.put(value & 0xffff_ffff, 4);
+        } else {
+            self.mov_imm64(dst, value);
+        }
+    }
+
+    /// `mov r32, imm32`: does not change flags.
+    pub(crate) fn mov_imm32(&mut self, dst: X, value: u32) {
+        if dst.high() != 0 {
+            self.put(0x41, 1);
+        }
+        self.put(u64::from(0xb8 | dst.low()) | u64::from(value) << 8, 5);
+    }
+
+    /// `mov r64, imm64`, always 10 bytes; returns where the value stands.
+    pub(crate) fn mov_imm64(&mut self, dst: X, value: u64) -> Patch {
+        self.put(u64::from(0x48 | dst.high()) | u64::from(0xb8 | dst.low()) << 8, 2);
+        let at = Patch(self.pos as u32);
+        self.put(value, 8);
+        at
+    }
+
+    pub(crate) fn xchg_rr(&mut self, a: X, b: X) {
+        self.head_reg(op(0x87, Width::W64), a.0, b);
+    }
+
+    /// Zero-extends the low `size` bytes of `src`.
+    pub(crate) fn movzx_rr(&mut self, size: MemSize, dst: X, src: X) {
+        match size {
+            MemSize::B => self.head_reg(Op { byte_reg: src.0 >= 4, ..op_0f(0xb6, Width::W32) }, dst.0, src),
+            MemSize::H => self.head_reg(op_0f(0xb7, Width::W32), dst.0, src),
+            MemSize::W => self.mov_rr(Width::W32, dst, src),
+            MemSize::Dw => self.copy(dst, src),
+        }
+    }
+
+    /// Sign-extends the low `size` bytes of `src` to `width`.
+    pub(crate) fn movsx_rr(&mut self, size: MemSize, width: Width, dst: X, src: X) {
+        match size {
+            MemSize::B => self.head_reg(Op { byte_reg: src.0 >= 4, ..op_0f(0xbe, width) }, dst.0, src),
+            MemSize::H => self.head_reg(op_0f(0xbf, width), dst.0, src),
+            MemSize::W => self.head_reg(op(0x63, width), dst.0, src),
+            MemSize::Dw => self.copy(dst, src),
+        }
+    }
+
+    pub(crate) fn cmov(&mut self, cond: Cond, width: Width, dst: X, src: X) {
+        self.head_reg(op_0f(0x40 | cond as u8, width), dst.0, src);
+    }
+
+    // Memory.
+
+    /// Zero-extending load.
+    pub(crate) fn load(&mut self, size: MemSize, dst: X, mem: Mem) {
+        match size {
+            MemSize::B => self.head_mem(op_0f(0xb6, Width::W32), dst.0, mem),
+            MemSize::H => self.head_mem(op_0f(0xb7, Width::W32), dst.0, mem),
+            MemSize::W => self.head_mem(op(0x8b, Width::W32), dst.0, mem),
+            MemSize::Dw => self.head_mem(op(0x8b, Width::W64), dst.0, mem),
+        }
+    }
+
+    /// Sign-extending load to 64 bits.
+    pub(crate) fn load_sx(&mut self, size: MemSize, dst: X, mem: Mem) {
+        match size {
+            MemSize::B => self.head_mem(op_0f(0xbe, Width::W64), dst.0, mem),
+            MemSize::H => self.head_mem(op_0f(0xbf, Width::W64), dst.0, mem),
+            MemSize::W => self.head_mem(op(0x63, Width::W64), dst.0, mem),
+            MemSize::Dw => self.head_mem(op(0x8b, Width::W64), dst.0, mem),
+        }
+    }
+
+    /// Byte-swapping load (MOVBE) of 4 or 8 bytes, zero-extended.
+    pub(crate) fn load_swapped(&mut self, width: Width, dst: X, mem: Mem) {
+        self.head_mem(Op { map: Map::Of38, ..op(0xf0, width) }, dst.0, mem);
+    }
+
+    pub(crate) fn store(&mut self, size: MemSize, mem: Mem, src: X) {
+        match size {
+            MemSize::B => self.head_mem(Op { byte_reg: true, ..op(0x88, Width::W32) }, src.0, mem),
+            MemSize::H => self.head_mem(Op { prefix: OPERAND_SIZE, ..op(0x89, Width::W32) }, src.0, mem),
+            MemSize::W => self.head_mem(op(0x89, Width::W32), src.0, mem),
+            MemSize::Dw => self.head_mem(op(0x89, Width::W64), src.0, mem),
+        }
+    }
+
+    /// Stores an immediate, sign-extended to 8 bytes.
+    pub(crate) fn store_imm(&mut self, size: MemSize, mem: Mem, value: i32) {
+        match size {
+            MemSize::B => {
+                self.head_mem(op(0xc6, Width::W32), 0, mem);
+                self.put(value as u8 as u64, 1);
+            }
+            MemSize::H => {
+                self.head_mem(Op { prefix: OPERAND_SIZE, ..op(0xc7, Width::W32) }, 0, mem);
+                self.put(value as u16 as u64, 2);
+            }
+            MemSize::W => {
+                self.head_mem(op(0xc7, Width::W32), 0, mem);
+                self.put(value as u32 as u64, 4);
+            }
+            MemSize::Dw => {
+                self.head_mem(op(0xc7, Width::W64), 0, mem);
+                self.put(value as u32 as u64, 4);
+            }
+        }
+    }
+
+    pub(crate) fn lea(&mut self, width: Width, dst: X, mem: Mem) {
+        self.head_mem(op(0x8d, width), dst.0, mem);
+    }
+
+    // Arithmetic.
+
+    pub(crate) fn arith_rr(&mut self, arith: Arith, width: Width, dst: X, src: X) {
+        self.head_reg(op((arith as u8) << 3 | 1, width), src.0, dst);
+    }
+
+    pub(crate) fn arith_ri(&mut self, arith: Arith, width: Width, dst: X, imm: i32) {
+        if fits8(imm) {
+            self.head_reg(op(0x83, width), arith as u8, dst);
+            self.put(imm as u8 as u64, 1);
+        } else if dst == RAX {
+            let rex = matches!(width, Width::W64);
+            if rex {
+                self.put(0x48, 1);
+            }
+            self.put(u64::from((arith as u8) << 3 | 5) | u64::from(imm as u32) << 8, 5);
+        } else {
+            self.head_reg(op(0x81, width), arith as u8, dst);
+            self.put(imm as u32 as u64, 4);
+        }
+    }
+
+    /// `arith reg, [mem]`
+    pub(crate) fn arith_rm(&mut self, arith: Arith, width: Width, dst: X, mem: Mem) {
+        self.head_mem(op((arith as u8) << 3 | 3, width), dst.0, mem);
+    }
+
+    /// `arith [mem], imm`
+    pub(crate) fn arith_mi(&mut self, arith: Arith, width: Width, mem: Mem, imm: i32) {
+        if fits8(imm) {
+            self.head_mem(op(0x83, width), arith as u8, mem);
+            self.put(imm as u8 as u64, 1);
+        } else {
+            self.head_mem(op(0x81, width), arith as u8, mem);
+            self.put(imm as u32 as u64, 4);
+        }
+    }
+
+    /// `inc` or `dec`.
+    pub(crate) fn step(&mut self, width: Width, dst: X, down: Arith) {
+        let extension = if matches!(down, Arith::Sub) { 1 } else { 0 };
+        self.head_reg(op(0xff, width), extension, dst);
+    }
+
+    pub(crate) fn test_rr(&mut self, width: Width, a: X, b: X) {
+        self.head_reg(op(0x85, width), b.0, a);
+    }
+
+    /// `test a, imm` with the immediate sign-extended, in the narrowest form that sets the zero flag alike.
+    pub(crate) fn test_ri(&mut self, width: Width, a: X, imm: i32) {
+        if (0..128).contains(&imm) {
+            if a == RAX {
+                self.put(0xa8 | (imm as u64) << 8, 2);
+            } else {
+                self.head_reg(Op { byte_reg: true, ..op(0xf6, Width::W32) }, 0, a);
+                self.put(imm as u64, 1);
+            }
+            return;
+        }
+        // With a clear bit 31 the upper half of the result is zero at either width.
+        let width = if imm >= 0 { Width::W32 } else { width };
+        if a == RAX && width == Width::W32 {
+            self.put(0xa9 | u64::from(imm as u32) << 8, 5);
+        } else {
+            self.head_reg(op(0xf7, width), 0, a);
+            self.put(imm as u32 as u64, 4);
+        }
+    }
+
+    pub(crate) fn unary(&mut self, unary: Unary, width: Width, operand: X) {
+        self.head_reg(op(0xf7, width), unary as u8, operand);
+    }
+
+    pub(crate) fn imul_rr(&mut self, width: Width, dst: X, src: X) {
+        self.head_reg(op_0f(0xaf, width), dst.0, src);
+    }
+
+    pub(crate) fn imul_rri(&mut self, width: Width, dst: X, src: X, imm: i32) {
+        if fits8(imm) {
+            self.head_reg(op(0x6b, width), dst.0, src);
+            self.put(imm as u8 as u64, 1);
+        } else {
+            self.head_reg(op(0x69, width), dst.0, src);
+            self.put(imm as u32 as u64, 4);
+        }
+    }
+
+    /// Sign-extends eax into edx, or rax into rdx.
+    pub(crate) fn sign_extend_rax(&mut self, width: Width) {
+        match width {
+            Width::W32 => self.put(0x99, 1),
+            Width::W64 => self.put(0x9948, 2),
+        }
+    }
+
+    pub(crate) fn shift_ri(&mut self, shift: Shift, width: Width, dst: X, count: u8) {
+        if count == 1 {
+            self.head_reg(op(0xd1, width), shift as u8, dst);
+        } else {
+            self.head_reg(op(0xc1, width), shift as u8, dst);
+            self.put(count.into(), 1);
+        }
+    }
+
+    /// Shift by cl.
+    pub(crate) fn shift_cl(&mut self, shift: Shift, width: Width, dst: X) {
+        self.head_reg(op(0xd3, width), shift as u8, dst);
+    }
+
+    /// Rotates the low 16 bits by 8.
+    pub(crate) fn swap16(&mut self, dst: X) {
+        self.head_reg(Op { prefix: OPERAND_SIZE, ..op(0xc1, Width::W32) }, Shift::Rol as u8, dst);
+        self.put(8, 1);
+    }
+
+    pub(crate) fn bswap(&mut self, width: Width, dst: X) {
+        let rex = 0x40 | (matches!(width, Width::W64) as u8) << 3 | dst.high();
+        if rex != 0x40 {
+            self.put(rex.into(), 1);
+        }
+        self.put(0x0f | u64::from(0xc8 | dst.low()) << 8, 2);
+    }
+
+    /// SHLX, SHRX, SARX: `dst = src shifted by count`, no flags (BMI2).
+    pub(crate) fn shiftx(&mut self, shift: Shift, width: Width, dst: X, src: X, count: X) {
+        let pp = match shift {
+            Shift::Shl => 1,
+            Shift::Sar => 2,
+            Shift::Shr | Shift::Rol | Shift::Ror => 3,
+        };
+        self.vex(2, pp, width, 0xf7, dst, count, src);
+    }
+
+    /// RORX: `dst = src rotated right by count`, no flags (BMI2).
+    pub(crate) fn rorx(&mut self, width: Width, dst: X, src: X, count: u8) {
+        self.vex(3, 3, width, 0xf0, dst, RAX, src);
+        self.put(count.into(), 1);
+    }
+
+    /// MULX: `high:low = rdx * src`, no flags (BMI2).
+    pub(crate) fn mulx(&mut self, width: Width, high: X, low: X, src: X) {
+        self.vex(2, 3, width, 0xf6, high, low, src);
+    }
+
+    /// A three-byte VEX instruction with register operands; `map` 2 is 0F38, 3 is 0F3A.
+    fn vex(&mut self, map: u8, pp: u8, width: Width, code: u8, reg: X, vvvv: X, rm: X) {
+        let wide = matches!(width, Width::W64) as u8;
+        let first = (1 - reg.high()) << 7 | 1 << 6 | (1 - rm.high()) << 5 | map;
+        // RORX has no third operand: 1111, which is the inverse of register 0.
+        let second = wide << 7 | (!vvvv.0 & 15) << 3 | pp;
+        let modrm = 0xc0 | reg.low() << 3 | rm.low();
+        let bytes = [0xc4, first, second, code, modrm, 0, 0, 0];
+        self.put(u64::from_le_bytes(bytes), 5);
+    }
+
+    // Atomics.
+
+    /// `lock arith [mem], src`
+    pub(crate) fn lock_arith(&mut self, arith: Arith, width: Width, mem: Mem, src: X) {
+        self.head_mem(Op { prefix: LOCK, ..op((arith as u8) << 3 | 1, width) }, src.0, mem);
+    }
+
+    pub(crate) fn lock_xadd(&mut self, width: Width, mem: Mem, src: X) {
+        self.head_mem(Op { prefix: LOCK, ..op_0f(0xc1, width) }, src.0, mem);
+    }
+
+    pub(crate) fn lock_cmpxchg(&mut self, width: Width, mem: Mem, src: X) {
+        self.head_mem(Op { prefix: LOCK, ..op_0f(0xb1, width) }, src.0, mem);
+    }
+
+    pub(crate) fn xchg_mem(&mut self, width: Width, mem: Mem, src: X) {
+        self.head_mem(op(0x87, width), src.0, mem);
+    }
+
+    // Stack and control.
+
+    pub(crate) fn push(&mut self, reg: X) {
+        if reg.high() != 0 {
+            self.put(0x41 | u64::from(0x50 | reg.low()) << 8, 2);
+        } else {
+            self.put(u64::from(0x50 | reg.low()), 1);
+        }
+    }
+
+    pub(crate) fn pop(&mut self, reg: X) {
+        if reg.high() != 0 {
+            self.put(0x41 | u64::from(0x58 | reg.low()) << 8, 2);
+        } else {
+            self.put(u64::from(0x58 | reg.low()), 1);
+        }
+    }
+
+    pub(crate) fn ret(&mut self) {
+        self.put(0xc3, 1);
+    }
+
+    /// `call rel32` with the distance to be filled in.
+    pub(crate) fn call(&mut self) -> Patch {
+        self.put(0xe8, 5);
+        Patch(self.pos as u32 - 4)
+    }
+
+    /// `jmp rel32` with the distance to be filled in.
+    pub(crate) fn jmp32(&mut self) -> Patch {
+        self.put(0xe9, 5);
+        Patch(self.pos as u32 - 4)
+    }
+
+    /// `jmp rel8` with the distance to be filled in.
+    pub(crate) fn jmp8(&mut self) -> Patch {
+        self.put(0xeb, 2);
+        Patch(self.pos as u32 - 1)
+    }
+
+    /// `jcc rel32` with the distance to be filled in.
+    pub(crate) fn jcc32(&mut self, cond: Cond) -> Patch {
+        self.put(0x0f | u64::from(0x80 | cond as u8) << 8, 6);
+        Patch(self.pos as u32 - 4)
+    }
+
+    /// `jcc rel8` with the distance to be filled in.
+    pub(crate) fn jcc8(&mut self, cond: Cond) -> Patch {
+        self.put(u64::from(0x70 | cond as u8), 2);
+        Patch(self.pos as u32 - 1)
+    }
+
+    pub(crate) fn jmp_reg(&mut self, target: X) {
+        self.head_reg(op(0xff, Width::W32), 4, target);
+    }
+
+    pub(crate) fn call_mem(&mut self, mem: Mem) {
+        self.head_mem(op(0xff, Width::W32), 2, mem);
+    }
+
+    /// Lets a short forward jump end here.
+    ///
+    /// The caller knows that the distance is below 128: both ends are in one instruction's expansion.
+    pub(crate) fn bind8(&mut self, patch: Patch) {
+        let at = patch.0 as usize;
+        let distance = self.pos - (at + 1);
+        debug_assert!(distance < 128, "expansion of one instruction too long for a short jump");
+        self.set8(at, distance as u8);
+    }
+
+    /// Lets a near forward jump or call go to `target`, an offset in this buffer.
+    pub(crate) fn bind32(&mut self, patch: Patch, target: usize) {
+        let at = patch.0 as usize;
+        self.set32(at, (target as i64 - (at as i64 + 4)) as u32);
+    }
+
+    /// `jmp [rip + 0]` followed by the address: reaches anywhere.
+    pub(crate) fn far_jump(&mut self, target: u64) {
+        self.put(0x25ff, 6);
+        self.put(target, 8);
+    }
+}
+
+/// The register with the checked run's state; its low bits are those of rsp, which the SIB rule above covers.
+pub(crate) const STATE: X = R12;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::regs::*;
+    use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+
+    fn text(emit: impl FnOnce(&mut Asm)) -> String {
+        let mut asm = Asm::with_capacity(0);
+        emit(&mut asm);
+        let code = asm.finish();
+        let mut decoder = Decoder::with_ip(64, &code, 0, DecoderOptions::NONE);
+        let mut formatter = IntelFormatter::new();
+        let mut out = String::new();
+        let mut texts = Vec::new();
+        while decoder.can_decode() {
+            let insn = decoder.decode();
+            out.clear();
+            formatter.format(&insn, &mut out);
+            texts.push(out.clone());
+        }
+        texts.join("; ")
+    }
+
+    const ALL: [X; 16] =
+        [RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15];
+    const NAMES: [&str; 16] = [
+        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+        "r15",
+    ];
+    const NAMES8: [&str; 16] = [
+        "al", "cl", "dl", "bl", "spl", "bpl", "sil", "dil", "r8b", "r9b", "r10b", "r11b", "r12b", "r13b", "r14b",
+        "r15b",
+    ];
+
+    #[test]
+    fn every_register_as_base_and_operand_with_every_displacement_form() {
+        for base in ALL {
+            for reg in ALL {
+                for (disp, shown) in [(0, String::new()), (8, "+8".into()), (-300, "-12Ch".into())] {
+                    let mem = Mem::at(base, disp);
+                    let place = format!("[{}{shown}]", NAMES[base.0 as usize]);
+                    let load = text(|asm| asm.load(MemSize::Dw, reg, mem));
+                    assert_eq!(load, format!("mov {},{place}", NAMES[reg.0 as usize]));
+                    let store = text(|asm| asm.store(MemSize::B, mem, reg));
+                    assert_eq!(store, format!("mov {place},{}", NAMES8[reg.0 as usize]));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn byte_registers_get_their_prefix() {
+        for reg in ALL {
+            let movzx = text(|asm| asm.movzx_rr(MemSize::B, RAX, reg));
+            assert_eq!(movzx, format!("movzx eax,{}", NAMES8[reg.0 as usize]));
+            let test = text(|asm| asm.test_ri(Width::W64, reg, 0x40));
+            assert_eq!(test, format!("test {},40h", NAMES8[reg.0 as usize]));
+        }
+    }
+
+    #[test]
+    fn instructions_of_each_pattern_read_back() {
+        let w = Width::W64;
+        let cases: Vec<(String, &str)> = vec![
+            (text(|a| a.arith_ri(Arith::Add, w, R13, 1000)), "add r13,3E8h"),
+            (text(|a| a.arith_ri(Arith::Cmp, w, RAX, 1000)), "cmp rax,3E8h"),
+            (text(|a| a.arith_ri(Arith::Sub, Width::W32, RDI, -1)), "sub edi,0FFFFFFFFh"),
+            (text(|a| a.arith_mi(Arith::Sub, w, Mem::at(R12, 24), 1000)), "sub qword ptr [r12+18h],3E8h"),
+            (text(|a| a.arith_rm(Arith::Cmp, w, R9, Mem::at(R12, 8))), "cmp r9,[r12+8]"),
+            (text(|a| a.mov_imm(R15, u64::MAX)), "mov r15,0FFFFFFFFFFFFFFFFh"),
+            (text(|a| a.mov_imm(RBX, 0x8000_0000)), "mov ebx,80000000h"),
+            (text(|a| a.mov_imm(RBX, 1 << 40)), "mov rbx,10000000000h"),
+            (text(|a| a.imul_rri(w, RDX, R8, 77777)), "imul rdx,r8,12FD1h"),
+            (text(|a| a.shift_ri(Shift::Sar, w, R14, 63)), "sar r14,3Fh"),
+            (text(|a| a.shiftx(Shift::Shl, w, RDI, RSI, R15)), "shlx rdi,rsi,r15"),
+            (text(|a| a.shiftx(Shift::Sar, Width::W32, R8, R9, RCX)), "sarx r8d,r9d,ecx"),
+            (text(|a| a.rorx(Width::W32, R8, RDI, 7)), "rorx r8d,edi,7"),
+            (text(|a| a.mulx(w, RAX, R9, R11)), "mulx rax,r9,r11"),
+            (text(|a| a.load_swapped(Width::W32, R9, Mem::at(R13, 0))), "movbe r9d,[r13]"),
+            (text(|a| a.lock_xadd(w, Mem::at(RDI, 4), R9)), "lock xadd [rdi+4],r9"),
+            (text(|a| a.lock_cmpxchg(Width::W32, Mem::at(R12, 4), RBX)), "lock cmpxchg [r12+4],ebx"),
+            (text(|a| a.lock_arith(Arith::Or, w, Mem::at(RSP, 4), RBX)), "lock or [rsp+4],rbx"),
+            (text(|a| a.store_imm(MemSize::H, Mem::at(RBP, -2), 0x1234)), "mov word ptr [rbp-2],1234h"),
+            (text(|a| a.lea(w, RAX, Mem::indexed(R11, R13, 3, 16))), "lea rax,[r11+r13*8+10h]"),
+            (text(|a| a.bswap(w, R13)), "bswap r13"),
+            (text(|a| a.swap16(RSI)), "rol si,8"),
+            (text(|a| a.nop5()), "nop dword ptr [rax+rax]"),
+            (text(|a| a.cmov(Cond::E, w, R9, RAX)), "cmove r9,rax"),
+            (text(|a| a.unary(Unary::Idiv, w, R11)), "idiv r11"),
+            (text(|a| a.jmp_reg(R11)), "jmp r11"),
+            (text(|a| a.xchg_rr(RAX, R9)), "xchg rax,r9"),
+        ];
+        for (ours, expected) in cases {
+            assert_eq!(ours, expected);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Calls: helpers, functions of the program, legacy packet loads, and the lookups that are expanded in place.
+//!
+//! Arguments and result are where the C ABI has them, so a call is one `call rel32` (through a veneer where the target is out of reach).
+
+use ring3_isa::{MemSize, Width};
+use ring3_runtime::{CallKind, CallTarget, Clobbers, InlineCall, Target};
+
+use crate::asm::{Arith, Cond, Mem, Shift};
+use crate::emit::{Emitter, JitError};
+use crate::frame::Mode;
+use crate::regs::{R8, R9, R11, RAX, RBX, RCX, RDI, RDX, RSI, RSP, X};
+
+impl Emitter<'_> {
+    /// A call of something outside of the program, as its site says.
+    pub(crate) fn call(&mut self, slot: usize) -> Result<(), JitError> {
+        match self.target(slot) {
+            Some(Target::Call(target)) => self.call_target(target),
+            Some(Target::Inline(inline)) => self.inline_call(inline),
+            Some(Target::TailCall(site)) => {
+                if self.mode == Mode::Checked {
+                    return Err(JitError::Unsupported { slot, what: "tail call in a checked program" });
+                }
+                self.tail_call(site);
+            }
+            Some(Target::Imm64(_) | Target::LoadPacket(_)) | None => return Err(JitError::Unresolved { slot }),
+        }
+        Ok(())
+    }
+
+    fn call_target(&mut self, target: CallTarget) {
+        if target.kind == CallKind::Throw {
+            self.call_absolute(ring3_runtime::exception::raise as *const () as usize);
+            return self.go_to_boundary();
+        }
+        match target.clobbers {
+            Clobbers::All => self.call_absolute(target.code as *const () as usize),
+            Clobbers::None => {
+                let args = [RDI, RSI, RDX, RCX, R8];
+                for reg in args {
+                    self.asm.push(reg);
+                }
+                self.asm.push(R8);
+                self.call_absolute(target.code as *const () as usize);
+                self.asm.pop(R8);
+                for reg in args.into_iter().rev() {
+                    self.asm.pop(reg);
+                }
+            }
+        }
+        if target.kind == CallKind::TakesCallback && self.plan.has_exceptions {
+            // r0 twice, for alignment; pop changes no flags.
+            self.asm.push(RAX);
+            self.asm.push(RAX);
+            self.call_absolute(ring3_runtime::exception::pending as *const () as usize);
+            self.asm.test_rr(Width::W32, RAX, RAX);
+            self.asm.pop(RAX);
+            self.asm.pop(RAX);
+            let none = self.asm.jcc8(Cond::E);
+            self.call_absolute(ring3_runtime::exception::rethrow as *const () as usize);
+            self.go_to_boundary();
+            self.asm.bind8(none);
+        }
+    }
+
+    /// Goes to the landing in rdx with the stack pointer in rax.
+    fn go_to_boundary(&mut self) {
+        self.asm.copy(RSP, RAX);
+        self.asm.jmp_reg(RDX);
+    }
+
+    pub(crate) fn call_subprog(&mut self, slot: usize, distance: i32) -> Result<(), JitError> {
+        let start = (slot as i64 + 1 + i64::from(distance)) as usize;
+        let function = self.linked.subprog_at(start).ok_or(JitError::Unresolved { slot })?;
+        match self.mode {
+            Mode::Native => self.call_function(function),
+            Mode::Checked => self.checked_call(function),
+        }
+        Ok(())
+    }
+
+    fn inline_call(&mut self, inline: InlineCall) {
+        match inline {
+            InlineCall::ArrayLookup { base, stride, max_entries, .. } if self.mode == Mode::Native => {
+                self.array_lookup(base, stride, max_entries);
+            }
+            InlineCall::ConstAddress { address, .. } => {
+                self.rule_hits[crate::fuse::Rule::ConstLookup as usize] += 1;
+                self.asm.mov_imm(RAX, address);
+            }
+            InlineCall::LoadU64 { address, .. } => {
+                self.asm.mov_imm(RAX, address);
+                self.asm.load(MemSize::Dw, RAX, Mem::at(RAX, 0));
+            }
+            InlineCall::ArrayLookup { .. }
+            | InlineCall::PercpuArrayLookup { .. }
+            | InlineCall::SmpProcessorId { .. } => self.call_target(inline.fallback()),
+        }
+    }
+
+    /// r0 = *(u32 *)r2 < max_entries ? base + key * stride : 0; r1 to r5 survive.
+    fn array_lookup(&mut self, base: u64, stride: u32, max_entries: u32) {
+        self.rule_hits[crate::fuse::Rule::ArrayLookup as usize] += 1;
+        let asm = &mut self.asm;
+        asm.load(MemSize::W, RAX, Mem::at(RSI, 0));
+        // max_entries may exceed i32: compared as the unsigned 32-bit number it is.
+        asm.arith_ri(Arith::Cmp, Width::W32, RAX, max_entries as i32);
+        let beyond = asm.jcc8(Cond::Ae);
+        asm.mov_imm(R11, base);
+        match stride {
+            1 => asm.arith_rr(Arith::Add, Width::W64, RAX, R11),
+            2 | 4 | 8 => asm.lea(Width::W64, RAX, Mem::indexed(R11, RAX, stride.trailing_zeros() as u8, 0)),
+            _ => {
+                scale(asm, stride);
+                asm.arith_rr(Arith::Add, Width::W64, RAX, R11);
+            }
+        }
+        let end = asm.jmp8();
+        asm.bind8(beyond);
+        asm.arith_rr(Arith::Xor, Width::W32, RAX, RAX);
+        asm.bind8(end);
+    }
+
+    /// A legacy packet load: r6 is the context; a negative result ends the function with 0.
+    pub(crate) fn load_packet(&mut self, slot: usize, size: MemSize, src: Option<X>, imm: i32) -> Result<(), JitError> {
+        let Some(Target::LoadPacket(code)) = self.target(slot) else { return Err(JitError::Unresolved { slot }) };
+        match src {
+            None => self.asm.mov_imm(RSI, i64::from(imm) as u64),
+            Some(src) => {
+                // 32-bit sum, then as the signed number it is.
+                self.asm.lea(Width::W32, RSI, Mem::at(src, imm));
+                self.asm.movsx_rr(MemSize::W, Width::W64, RSI, RSI);
+            }
+        }
+        self.asm.copy(RDI, RBX);
+        self.asm.mov_imm(RDX, size.bytes() as u64);
+        self.call_absolute(code as *const () as usize);
+        self.asm.test_rr(Width::W64, RAX, RAX);
+        let negative = self.asm.jcc8(Cond::S);
+        let good = self.asm.jmp8();
+        self.asm.bind8(negative);
+        self.asm.arith_rr(Arith::Xor, Width::W32, RAX, RAX);
+        self.exit_here();
+        self.asm.bind8(good);
+        Ok(())
+    }
+}
+
+/// rax *= stride. Scratch: r9.
+fn scale(asm: &mut crate::asm::Asm, stride: u32) {
+    if stride.is_power_of_two() {
+        asm.shift_ri(Shift::Shl, Width::W64, RAX, stride.trailing_zeros() as u8);
+    } else if let Ok(stride) = i32::try_from(stride) {
+        asm.imul_rri(Width::W64, RAX, RAX, stride);
+    } else {
+        asm.mov_imm(R9, stride.into());
+        asm.imul_rr(Width::W64, RAX, R9);
+    }
+}

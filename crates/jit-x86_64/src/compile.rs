@@ -1,0 +1,218 @@
+//! `compile`: plan, emit, place, publish. `Compiled` owns what results.
+
+use std::sync::Arc;
+
+use ring3_runtime::extable::{self, Registration};
+use ring3_runtime::{Callback, CallbackCode, Entry, EntryCode, Linked};
+
+use crate::asm::Patch;
+use crate::emit::{Code, Emitter, JitError, Jumps, Options};
+use crate::frame::Mode;
+use crate::listing::{Listing, cut};
+use crate::pack::Text;
+use crate::plan;
+
+/// A compiled program. Dropping it frees the code after a grace period.
+#[derive(Debug)]
+pub struct Compiled {
+    // Field order is drop order: faults are forgotten before the text can be reused (which waits for a grace period anyway).
+    _faults: Option<Registration>,
+    text: Text,
+    callbacks: Arc<[Callback]>,
+    slot_offsets: Vec<u32>,
+    function_offsets: Vec<u32>,
+    function_starts: Vec<u32>,
+    tail_entry: u32,
+    rule_hits: [u32; crate::fuse::RULES],
+}
+
+/// Compiles an accepted program.
+///
+/// # Errors
+/// [`JitError`].
+///
+/// # Safety
+/// The program was accepted by the verifier (or is as harmless: it ends, and touches no memory that it may not), its sites name what the
+/// instructions mean, and what they point to (maps, helpers, tables) outlives the result and every run of it.
+pub unsafe fn compile(linked: &Linked, options: &Options) -> Result<Compiled, JitError> {
+    let code = emit(linked, options, Mode::Native)?;
+    let mut placed = place(code)?;
+    let function_starts = linked.program.subprogs.iter().map(|subprog| subprog.start).collect();
+    let base = placed.text.address();
+    let callbacks: Arc<[Callback]> = placed
+        .function_offsets
+        .iter()
+        .map(|&offset| {
+            let address = (base + offset as usize) as *const ();
+            // SAFETY: 1. the function at this offset takes its arguments as the C ABI passes them and keeps what it must keep; a sixth
+            // argument is in a register that it may overwrite.
+            Callback { code: unsafe { std::mem::transmute::<*const (), CallbackCode>(address) } }
+        })
+        .collect();
+    for &(patch, function) in &placed.callback_patches {
+        let record: *const Callback = &callbacks[function as usize];
+        let at = patch.0 as usize;
+        placed.bytes[at..at + 8].copy_from_slice(&(record.expose_provenance() as u64).to_le_bytes());
+    }
+    placed.text.write(0, &placed.bytes);
+    let faults = if placed.faults.is_empty() {
+        None
+    } else {
+        let registered = extable::register(base, placed.bytes.len(), placed.faults);
+        Some(registered.map_err(JitError::Memory)?)
+    };
+    Ok(Compiled {
+        _faults: faults,
+        text: placed.text,
+        callbacks,
+        slot_offsets: placed.slot_offsets,
+        function_offsets: placed.function_offsets,
+        function_starts,
+        tail_entry: placed.tail_entry,
+        rule_hits: placed.rule_hits,
+    })
+}
+
+/// Both passes.
+pub(crate) fn emit(linked: &Linked, options: &Options, mode: Mode) -> Result<Code, JitError> {
+    let plan = plan::make(linked)?;
+    match Emitter::new(linked, &plan, options, mode, Jumps::Estimated).program()? {
+        Ok(code) => Ok(code),
+        Err(_too_far) => match Emitter::new(linked, &plan, options, mode, Jumps::Near).program()? {
+            Ok(code) => Ok(code),
+            Err(_) => Err(JitError::Unsupported { slot: 0, what: "a program of this size" }),
+        },
+    }
+}
+
+/// Code whose place is known and whose distances are filled in; not yet written to it.
+pub(crate) struct Placed {
+    pub(crate) text: Text,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) slot_offsets: Vec<u32>,
+    pub(crate) function_offsets: Vec<u32>,
+    pub(crate) tail_entry: u32,
+    pub(crate) callback_patches: Vec<(Patch, u32)>,
+    pub(crate) faults: Vec<extable::FaultEntry>,
+    pub(crate) rule_hits: [u32; crate::fuse::RULES],
+}
+
+/// Finds a place and fills in what depends on it.
+pub(crate) fn place(mut code: Code) -> Result<Placed, JitError> {
+    let mut text = Text::allocate(code.asm.pos()).map_err(JitError::Memory)?;
+    if !all_reach(&code, text.address()) {
+        add_veneers(&mut code);
+        text = Text::allocate(code.asm.pos()).map_err(JitError::Memory)?;
+    }
+    let base = text.address() as u64;
+    for &(patch, target) in &code.far {
+        let next = base + u64::from(patch.0) + 4;
+        code.asm.set32(patch.0 as usize, target.wrapping_sub(next) as u32);
+    }
+    let mut bytes = code.asm.finish();
+    for &(patch, offset) in &code.addresses {
+        let at = patch.0 as usize;
+        bytes[at..at + 8].copy_from_slice(&(base + u64::from(offset)).to_le_bytes());
+    }
+    Ok(Placed {
+        text,
+        bytes,
+        slot_offsets: code.slot_offsets,
+        function_offsets: code.function_offsets,
+        tail_entry: code.tail_entry,
+        callback_patches: code.callbacks,
+        faults: code.faults,
+        rule_hits: code.rule_hits,
+    })
+}
+
+/// Whether every rel32 reaches from a text at `base`.
+fn all_reach(code: &Code, base: usize) -> bool {
+    code.far.iter().all(|&(patch, target)| {
+        let next = base as i64 + i64::from(patch.0) + 4;
+        i32::try_from((target as i64).wrapping_sub(next)).is_ok()
+    })
+}
+
+/// Sends every call through a jump at the end of the text that reaches anywhere, one per target.
+fn add_veneers(code: &mut Code) {
+    let mut targets: Vec<u64> = code.far.iter().map(|&(_, target)| target).collect();
+    targets.sort_unstable();
+    targets.dedup();
+    let veneers: Vec<usize> = targets
+        .iter()
+        .map(|&target| {
+            let here = code.asm.pos();
+            code.asm.far_jump(target);
+            here
+        })
+        .collect();
+    for (patch, target) in std::mem::take(&mut code.far) {
+        if let Ok(at) = targets.binary_search(&target) {
+            code.asm.bind32(patch, veneers[at]);
+        }
+    }
+}
+
+impl Compiled {
+    /// How to call the main program.
+    pub fn entry(&self) -> Entry {
+        let code = self.function_address(0) as *const ();
+        // SAFETY: 1. the main program is a C function of one argument; a second is in a register that it may overwrite.
+        Entry { code: unsafe { std::mem::transmute::<*const (), EntryCode>(code) }, data: std::ptr::null() }
+    }
+
+    /// The word that prog arrays of compiled programs hold for this program.
+    pub fn tail_target(&self) -> usize {
+        self.text.address() + self.tail_entry as usize
+    }
+
+    /// Address of a function's five-byte nop, which lies in one aligned quadword.
+    ///
+    /// # Panics
+    /// If there is no such function.
+    pub fn function_address(&self, function: usize) -> usize {
+        self.text.address() + self.function_offsets[function] as usize
+    }
+
+    /// Number of functions.
+    pub fn function_count(&self) -> usize {
+        self.function_offsets.len()
+    }
+
+    /// Bytes of machine code.
+    pub fn len_bytes(&self) -> usize {
+        self.text.len_bytes()
+    }
+
+    /// The text, for live patching of function entries.
+    pub fn text(&self) -> &Text {
+        &self.text
+    }
+
+    /// Offset in the text of each slot's code.
+    pub fn slot_offsets(&self) -> &[u32] {
+        &self.slot_offsets
+    }
+
+    /// The callback record of a function, for helpers that take one before the program runs.
+    pub fn callback(&self, function: usize) -> Option<&Callback> {
+        self.callbacks.get(function)
+    }
+
+    /// The code cut at its instructions.
+    pub fn listing(&self) -> Listing {
+        cut(
+            self.text.address() as u64,
+            &self.text.bytes(),
+            &self.slot_offsets,
+            &self.function_offsets,
+            &self.function_starts,
+        )
+    }
+
+    /// How often each rule of `fuse` was applied, by its name.
+    pub fn rule_hits(&self) -> Vec<(&'static str, u32)> {
+        crate::fuse::NAMES.iter().copied().zip(self.rule_hits).collect()
+    }
+}

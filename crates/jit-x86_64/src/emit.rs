@@ -1,0 +1,561 @@
+//! The second pass: walks the plan, writes code, notes what can be filled in only when the place of the code is known.
+//!
+//! Key types: [`Options`], [`JitError`], `Emitter` (the state of the pass; the files of instruction kinds are `impl` blocks of it),
+//! `Code` (the result before placement).
+
+use ring3_isa::{CallTarget as CallName, EndianOp, Imm64, Insn, InternalInsn, MemSize, Operand, Reg, Width};
+use ring3_runtime::extable::FaultEntry;
+use ring3_runtime::{Linked, Target};
+use ring3_uapi::Errno;
+
+use crate::asm::{Arith, Asm, Cond, Mem, Patch};
+use crate::cpu::CpuFeatures;
+use crate::frame::{Frame, Mode};
+use crate::plan::Plan;
+use crate::regs::{R11, RAX, RSP, X};
+
+/// How to compile.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Hide immediates of the program behind random values, so that its author cannot place chosen bytes in executable memory. The value
+    /// seeds the randomness.
+    pub blinding_seed: Option<u64>,
+    /// Optional instructions to use.
+    pub cpu: CpuFeatures,
+}
+
+/// Why a program was not compiled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JitError {
+    /// The program is not one that a verifier or linker may hand over.
+    Malformed {
+        /// Instruction slot.
+        slot: usize,
+        /// What is wrong.
+        what: String,
+    },
+    /// Something this compiler does not do (`ENOTSUPP`).
+    Unsupported {
+        /// Instruction slot.
+        slot: usize,
+        /// What.
+        what: &'static str,
+    },
+    /// A slot that names a map, helper or variable has no target.
+    Unresolved {
+        /// Instruction slot.
+        slot: usize,
+    },
+    /// The host gives no executable memory or no fault handler.
+    Memory(Errno),
+}
+
+impl std::fmt::Display for JitError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            JitError::Malformed { slot, what } => write!(f, "insn {slot}: {what}"),
+            JitError::Unsupported { slot, what } => write!(f, "insn {slot}: {what}: not supported by the compiler"),
+            JitError::Unresolved { slot } => write!(f, "insn {slot}: names an object that was not linked"),
+            JitError::Memory(errno) => write!(f, "executable memory: {errno}"),
+        }
+    }
+}
+
+impl std::error::Error for JitError {}
+
+impl JitError {
+    /// The errno of the load that fails by this.
+    pub fn errno(&self) -> Errno {
+        match self {
+            JitError::Malformed { .. } | JitError::Unresolved { .. } => Errno::EINVAL,
+            JitError::Unsupported { .. } => Errno::ENOTSUPP,
+            JitError::Memory(errno) => *errno,
+        }
+    }
+}
+
+/// Code before it has a place.
+#[derive(Debug)]
+pub(crate) struct Code {
+    pub(crate) asm: Asm,
+    /// Offset of each slot's code; for the second slot of a two-slot load that of the first. One more at the end.
+    pub(crate) slot_offsets: Vec<u32>,
+    /// Offset of each function's nop.
+    pub(crate) function_offsets: Vec<u32>,
+    /// Where a tail call enters.
+    pub(crate) tail_entry: u32,
+    /// rel32 calls and jumps to absolute addresses.
+    pub(crate) far: Vec<(Patch, u64)>,
+    /// 64-bit immediates that take the address of a function's callback record.
+    pub(crate) callbacks: Vec<(Patch, u32)>,
+    /// 64-bit immediates that take the address of an offset in this code.
+    pub(crate) addresses: Vec<(Patch, u32)>,
+    pub(crate) faults: Vec<FaultEntry>,
+    /// Fusions applied, by rule.
+    pub(crate) rule_hits: [u32; crate::fuse::RULES],
+}
+
+/// Forward jumps may be short where the estimate says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Jumps {
+    /// By estimate; emission may fail with `TooFar`.
+    Estimated,
+    /// Forward jumps are near.
+    Near,
+}
+
+/// A short jump did not reach: compile again with [`Jumps::Near`].
+pub(crate) struct TooFar;
+
+/// The second operand of an instruction as the hardware takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Src {
+    Reg(X),
+    Imm(i32),
+}
+
+#[derive(Clone, Copy)]
+struct PendingJump {
+    patch: Patch,
+    is_short: bool,
+    target: u32,
+}
+
+/// The state of the pass.
+pub(crate) struct Emitter<'a> {
+    pub(crate) asm: Asm,
+    pub(crate) linked: &'a Linked,
+    pub(crate) plan: &'a Plan,
+    pub(crate) cpu: CpuFeatures,
+    pub(crate) mode: Mode,
+    pub(crate) jumps: Jumps,
+    pub(crate) frame: Frame,
+    /// Index into `linked.sites` of the first site at or after the current slot.
+    next_site: usize,
+    /// State of the blinding generator.
+    blinding: Option<u64>,
+    slot_offsets: Vec<u32>,
+    function_offsets: Vec<u32>,
+    pending: Vec<PendingJump>,
+    pending_calls: Vec<(Patch, u32)>,
+    pub(crate) far: Vec<(Patch, u64)>,
+    pub(crate) callbacks: Vec<(Patch, u32)>,
+    pub(crate) addresses: Vec<(Patch, u32)>,
+    pub(crate) faults: Vec<FaultEntry>,
+    pub(crate) rule_hits: [u32; crate::fuse::RULES],
+    /// Offset of an epilogue of the current function, once there is one.
+    epilogue: Option<usize>,
+    /// Offsets of the checked mode's routines.
+    pub(crate) routines: crate::checked::Routines,
+}
+
+impl<'a> Emitter<'a> {
+    pub(crate) fn new(linked: &'a Linked, plan: &'a Plan, options: &Options, mode: Mode, jumps: Jumps) -> Self {
+        let slot_count = plan.insns.len();
+        Emitter {
+            asm: Asm::with_capacity(slot_count * 5 + 256),
+            linked,
+            plan,
+            cpu: options.cpu,
+            mode,
+            jumps,
+            frame: Frame::default(),
+            next_site: 0,
+            blinding: options.blinding_seed.map(|seed| seed | 1),
+            slot_offsets: vec![0; slot_count + 1],
+            function_offsets: Vec::with_capacity(plan.functions.len()),
+            pending: Vec::with_capacity(slot_count / 8),
+            pending_calls: Vec::new(),
+            far: Vec::new(),
+            callbacks: Vec::new(),
+            addresses: Vec::new(),
+            faults: Vec::new(),
+            rule_hits: [0; crate::fuse::RULES],
+            epilogue: None,
+            routines: crate::checked::Routines::default(),
+        }
+    }
+
+    /// Emits every function.
+    pub(crate) fn program(mut self) -> Result<Result<Code, TooFar>, JitError> {
+        if self.mode == Mode::Checked {
+            self.checked_entry();
+        }
+        let mut tail_entry = 0;
+        for index in 0..self.plan.functions.len() {
+            let inner = self.function(index)?;
+            if index == 0 && self.mode == Mode::Native {
+                tail_entry = self.tail_entry(inner);
+            }
+        }
+        let end = self.plan.insns.len();
+        self.slot_offsets[end] = self.asm.pos() as u32;
+        for &(patch, function) in &self.pending_calls {
+            self.asm.bind32(patch, self.function_offsets[function as usize] as usize);
+        }
+        for jump in &self.pending {
+            let target = self.slot_offsets[jump.target as usize] as usize;
+            if !jump.is_short {
+                self.asm.bind32(jump.patch, target);
+                continue;
+            }
+            let distance = target as i64 - (i64::from(jump.patch.0) + 1);
+            match i8::try_from(distance) {
+                Ok(distance) => self.asm.set8(jump.patch.0 as usize, distance as u8),
+                Err(_) => return Ok(Err(TooFar)),
+            }
+        }
+        Ok(Ok(Code {
+            asm: self.asm,
+            slot_offsets: self.slot_offsets,
+            function_offsets: self.function_offsets,
+            tail_entry,
+            far: self.far,
+            callbacks: self.callbacks,
+            addresses: self.addresses,
+            faults: self.faults,
+            rule_hits: self.rule_hits,
+        }))
+    }
+
+    /// One function; returns what [`Frame::prologue`] does.
+    fn function(&mut self, index: usize) -> Result<usize, JitError> {
+        let function = self.plan.functions[index];
+        self.frame = Frame::of(self.plan, index, self.mode)?;
+        self.epilogue = None;
+        self.asm.align_with_traps(16);
+        self.function_offsets.push(self.asm.pos() as u32);
+        if self.mode == Mode::Native {
+            self.asm.nop5();
+        }
+        let inner = self.frame.prologue(&mut self.asm);
+        let body = self.asm.pos();
+        if function.has_may_goto {
+            // The kernel's BPF_MAX_LOOPS.
+            self.asm.store_imm(MemSize::Dw, self.frame.budget(), 8 << 20);
+        }
+        let landing = if self.frame.is_boundary { Some(self.enter_boundary()) } else { None };
+        let mut slot = function.start;
+        while slot < function.end {
+            slot += self.slot(slot)?;
+        }
+        if let Some(landing) = landing {
+            self.land(index, landing)?;
+        }
+        Ok(if self.frame.is_shared { body } else { inner })
+    }
+
+    /// The instruction at `slot` and those fused with it; returns the slots consumed.
+    fn slot(&mut self, slot: usize) -> Result<usize, JitError> {
+        self.slot_offsets[slot] = self.asm.pos() as u32;
+        if let Some(count) = self.fused(slot) {
+            for inner in slot + 1..slot + count {
+                self.slot_offsets[inner] = self.asm.pos() as u32;
+            }
+            return Ok(count);
+        }
+        let insn = self.plan.insns[slot];
+        self.insn(slot, &insn)?;
+        if matches!(insn, Insn::LoadImm64 { .. }) {
+            self.slot_offsets[slot + 1] = self.slot_offsets[slot];
+            return Ok(2);
+        }
+        Ok(1)
+    }
+
+    fn insn(&mut self, slot: usize, insn: &Insn) -> Result<(), JitError> {
+        match *insn {
+            Insn::Alu { width, op, dst, src } => {
+                let src = self.operand(src);
+                self.alu(slot, width, op, X::of(dst), src);
+            }
+            Insn::Neg { width, dst } => self.neg(width, X::of(dst)),
+            Insn::Movsx { width, from, dst, src } => self.asm.movsx_rr(from, width, X::of(dst), X::of(src)),
+            Insn::Endian { op, size, dst } => self.endian(op, size, X::of(dst)),
+            Insn::AddrSpaceCast { dst, src, dst_as, .. } => self.addr_space_cast(slot, X::of(dst), X::of(src), dst_as)?,
+            Insn::LoadImm64 { dst, value } => self.load_imm64(slot, X::of(dst), value)?,
+            Insn::LoadAbs { size, imm } => self.load_packet(slot, size, None, imm)?,
+            Insn::LoadInd { size, src, imm } => self.load_packet(slot, size, Some(X::of(src)), imm)?,
+            Insn::Load { size, mode, dst, src, off } => {
+                if self.linked.fact(slot).probe_mem {
+                    self.probe_load(size, mode, X::of(dst), X::of(src), off);
+                } else {
+                    self.load(size, mode, X::of(dst), Mem::at(X::of(src), off.into()));
+                }
+            }
+            Insn::Store { size, dst, off, src } => self.store(size, Mem::at(X::of(dst), off.into()), src),
+            Insn::Atomic { op, size, dst, src, off } => {
+                let (base, value) = atomic_operands(op, dst, src);
+                self.atomic(op, size, Mem::at(base, off.into()), value);
+            }
+            Insn::Jmp { width, op, dst, src, off } => {
+                let src = self.operand(src);
+                self.jmp(slot, width, op, X::of(dst), src, off);
+            }
+            Insn::Ja { off } => self.goto(slot, off.into()),
+            Insn::Jal { off } => self.goto(slot, off),
+            Insn::MayGoto { off } => self.may_goto(slot, off),
+            Insn::Call(CallName::Subprog(distance)) => self.call_subprog(slot, distance)?,
+            Insn::Call(CallName::Helper(_) | CallName::Kfunc { .. }) => self.call(slot)?,
+            Insn::Exit => self.exit(slot),
+            Insn::Internal(insn) => self.internal(slot, insn)?,
+        }
+        Ok(())
+    }
+
+    fn internal(&mut self, slot: usize, insn: InternalInsn) -> Result<(), JitError> {
+        match insn {
+            // Programs run with the rights of their process: there is no boundary for speculation to cross.
+            InternalInsn::Nospec => {}
+            InternalInsn::ProbeLoad { size, mode, dst, src, off } => {
+                self.probe_load(size, mode, X::of(dst), X::of(src), off);
+            }
+            InternalInsn::ArenaLoad { size, mode, dst, src, off } => {
+                self.arena_load(slot, size, mode, X::of(dst), X::of(src), off)?;
+            }
+            InternalInsn::ArenaStore { size, dst, off, src } => self.arena_store(slot, size, X::of(dst), off, src)?,
+            InternalInsn::ArenaAtomic { op, size, dst, src, off } => {
+                let (base, value) = atomic_operands(op, dst, src);
+                self.arena_atomic(slot, op, size, base, off, value)?;
+            }
+            InternalInsn::PercpuAddr { .. } => {
+                return Err(JitError::Unsupported { slot, what: "address of a per-CPU variable" });
+            }
+            InternalInsn::TailCall => self.call(slot)?,
+        }
+        Ok(())
+    }
+
+    /// The target of the current slot. Slots are asked in ascending order.
+    pub(crate) fn target(&mut self, slot: usize) -> Option<Target> {
+        let sites = &self.linked.sites;
+        while sites.get(self.next_site).is_some_and(|site| (site.slot as usize) < slot) {
+            self.next_site += 1;
+        }
+        let site = sites.get(self.next_site)?;
+        (site.slot as usize == slot).then_some(site.target)
+    }
+
+    /// The operand as the hardware takes it; a blinded immediate comes in r11.
+    pub(crate) fn operand(&mut self, src: Operand) -> Src {
+        match src {
+            Operand::Reg(reg) => Src::Reg(X::of(reg)),
+            Operand::Imm(imm) if self.blinding.is_some() => {
+                let mask = self.random() as i32;
+                self.asm.mov_imm(R11, i64::from(imm ^ mask) as u64);
+                self.asm.arith_ri(Arith::Xor, Width::W64, R11, mask);
+                Src::Reg(R11)
+            }
+            Operand::Imm(imm) => Src::Imm(imm),
+        }
+    }
+
+    pub(crate) fn is_blinding(&self) -> bool {
+        self.blinding.is_some()
+    }
+
+    /// xorshift64*: the values only have to be unknown to the program's author.
+    fn random(&mut self) -> u64 {
+        let Some(mut state) = self.blinding else { return 0 };
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        self.blinding = Some(state);
+        state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+    }
+
+    fn load_imm64(&mut self, slot: usize, dst: X, value: Imm64) -> Result<(), JitError> {
+        if let Some(target) = self.target(slot) {
+            let Target::Imm64(value) = target else { return Err(JitError::Unresolved { slot }) };
+            self.asm.mov_imm(dst, value);
+            return Ok(());
+        }
+        match value {
+            Imm64::Value(value) if self.is_blinding() => {
+                let mask = self.random() ^ self.random() << 32;
+                self.asm.mov_imm64(dst, value ^ mask);
+                self.asm.mov_imm64(R11, mask);
+                self.asm.arith_rr(Arith::Xor, Width::W64, dst, R11);
+            }
+            Imm64::Value(value) => self.asm.mov_imm(dst, value),
+            Imm64::Func(distance) => {
+                let start = (slot as i64 + 1 + i64::from(distance)) as usize;
+                let function = self.linked.subprog_at(start).ok_or(JitError::Unresolved { slot })?;
+                let patch = self.asm.mov_imm64(dst, 0);
+                self.callbacks.push((patch, function as u32));
+            }
+            Imm64::MapFd(_)
+            | Imm64::MapValue { .. }
+            | Imm64::BtfId { .. }
+            | Imm64::MapIdx(_)
+            | Imm64::MapIdxValue { .. } => return Err(JitError::Unresolved { slot }),
+        }
+        Ok(())
+    }
+
+    /// Ends the function: an epilogue in place, or a jump back to one where that is shorter.
+    fn exit(&mut self, _slot: usize) {
+        if let Some(epilogue) = self.epilogue {
+            let distance = epilogue as i64 - (self.asm.pos() as i64 + 2);
+            let size = self.frame.epilogue_bytes() + if self.frame.is_boundary { 32 } else { 0 };
+            if distance >= -128 && size > 2 {
+                let patch = self.asm.jmp8();
+                self.asm.set8(patch.0 as usize, distance as u8);
+                return;
+            }
+            if size > 5 + 4 {
+                let patch = self.asm.jmp32();
+                self.asm.bind32(patch, epilogue);
+                return;
+            }
+        }
+        self.epilogue = Some(self.asm.pos());
+        if self.frame.is_boundary {
+            self.leave_boundary();
+        }
+        self.frame.epilogue(&mut self.asm);
+    }
+
+    /// Ends the function from inside an instruction, with r0 in rax.
+    pub(crate) fn exit_here(&mut self) {
+        self.exit(0);
+    }
+
+    // Jumps to slots.
+
+    /// Jumps to `target`, on a condition or always.
+    pub(crate) fn jump_to(&mut self, slot: usize, target: usize, cond: Option<Cond>) {
+        if target <= slot {
+            let there = self.slot_offsets[target] as i64;
+            let short = there - (self.asm.pos() as i64 + 2);
+            if short >= -128 {
+                let patch = match cond {
+                    Some(cond) => self.asm.jcc8(cond),
+                    None => self.asm.jmp8(),
+                };
+                self.asm.set8(patch.0 as usize, short as u8);
+            } else {
+                let patch = match cond {
+                    Some(cond) => self.asm.jcc32(cond),
+                    None => self.asm.jmp32(),
+                };
+                self.asm.bind32(patch, there as usize);
+            }
+            return;
+        }
+        let between = self.plan.estimate[target] - self.plan.estimate[(slot + 1).min(target)];
+        let is_short = self.jumps == Jumps::Estimated && self.mode == Mode::Native && !self.is_blinding() && between <= 120;
+        let patch = match (is_short, cond) {
+            (true, Some(cond)) => self.asm.jcc8(cond),
+            (true, None) => self.asm.jmp8(),
+            (false, Some(cond)) => self.asm.jcc32(cond),
+            (false, None) => self.asm.jmp32(),
+        };
+        self.pending.push(PendingJump { patch, is_short, target: target as u32 });
+    }
+
+    /// `call rel32` of a function of this program.
+    pub(crate) fn call_function(&mut self, function: usize) {
+        let patch = self.asm.call();
+        self.pending_calls.push((patch, function as u32));
+    }
+
+    /// `call rel32` of an absolute address.
+    pub(crate) fn call_absolute(&mut self, address: usize) {
+        let patch = self.asm.call();
+        self.far.push((patch, address as u64));
+    }
+
+    /// The stub through which a tail call enters; `inner` is what [`Emitter::function`] gave for the main program.
+    fn tail_entry(&mut self, inner: usize) -> u32 {
+        if self.frame.is_shared {
+            return inner as u32;
+        }
+        self.asm.align_with_traps(16);
+        let here = self.asm.pos();
+        let patch = self.asm.call();
+        self.asm.bind32(patch, inner);
+        Frame::shared().epilogue(&mut self.asm);
+        here as u32
+    }
+
+    // Exceptions: see `ring3_runtime::exception`.
+
+    /// Links the boundary record at the stack pointer; returns the immediate that takes the landing's address.
+    fn enter_boundary(&mut self) -> Patch {
+        use crate::regs::{R8, RCX, RDI, RDX, RSI};
+        self.asm.store(MemSize::Dw, Mem::at(RSP, 8), RSP);
+        let landing = self.asm.mov_imm64(R11, 0);
+        self.asm.store(MemSize::Dw, Mem::at(RSP, 16), R11);
+        let args = [RDI, RSI, RDX, RCX, R8];
+        self.asm.lea(Width::W64, R11, Mem::at(RSP, 0));
+        for reg in args {
+            self.asm.push(reg);
+        }
+        self.asm.push(RAX);
+        self.asm.copy(RDI, R11);
+        self.call_absolute(ring3_runtime::exception::enter as *const () as usize);
+        self.asm.pop(RAX);
+        for reg in args.into_iter().rev() {
+            self.asm.pop(reg);
+        }
+        landing
+    }
+
+    /// Unlinks the boundary record; rax survives.
+    fn leave_boundary(&mut self) {
+        use crate::regs::{RDI, RSI};
+        self.asm.lea(Width::W64, RDI, Mem::at(RSP, 0));
+        self.asm.copy(RSI, RAX);
+        self.call_absolute(ring3_runtime::exception::leave as *const () as usize);
+    }
+
+    /// Where an exception arrives: rsp is this frame's.
+    fn land(&mut self, index: usize, landing: Patch) -> Result<(), JitError> {
+        use crate::regs::RDI;
+        let here = self.asm.pos() as u32;
+        self.addresses.push((landing, here));
+        if index == 0 {
+            self.call_absolute(ring3_runtime::exception::arrive as *const () as usize);
+            if let Some(callback) = self.linked.program.exception_cb {
+                if callback as usize >= self.plan.functions.len() {
+                    return Err(JitError::Malformed { slot: 0, what: "exception callback is no function".to_owned() });
+                }
+                self.asm.copy(RDI, RAX);
+                self.call_function(callback as usize);
+            }
+        } else {
+            // A callback that threw tells its caller to stop.
+            self.asm.mov_imm(RAX, 1);
+        }
+        self.leave_boundary();
+        self.frame.epilogue(&mut self.asm);
+        Ok(())
+    }
+}
+
+/// Base and value registers of an atomic instruction: a load has them the other way round.
+fn atomic_operands(op: ring3_isa::AtomicOp, dst: Reg, src: Reg) -> (X, X) {
+    match op {
+        ring3_isa::AtomicOp::LoadAcquire => (X::of(src), X::of(dst)),
+        _ => (X::of(dst), X::of(src)),
+    }
+}
+
+impl Emitter<'_> {
+    fn endian(&mut self, op: EndianOp, size: MemSize, dst: X) {
+        match (op, size) {
+            (EndianOp::ToLe, MemSize::H) => self.asm.movzx_rr(MemSize::H, dst, dst),
+            (EndianOp::ToLe, MemSize::W) => self.asm.mov_rr(Width::W32, dst, dst),
+            (EndianOp::ToLe, MemSize::Dw) => {}
+            (EndianOp::ToBe | EndianOp::Swap, MemSize::H) => {
+                self.asm.swap16(dst);
+                self.asm.movzx_rr(MemSize::H, dst, dst);
+            }
+            (EndianOp::ToBe | EndianOp::Swap, MemSize::W) => self.asm.bswap(Width::W32, dst),
+            (EndianOp::ToBe | EndianOp::Swap, MemSize::Dw) => self.asm.bswap(Width::W64, dst),
+            // The decoder knows no swap of one byte.
+            (_, MemSize::B) => self.asm.movzx_rr(MemSize::B, dst, dst),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Helper calls, subprograms, callbacks, exceptions, packet loads, probing loads, arenas, inline lookups.

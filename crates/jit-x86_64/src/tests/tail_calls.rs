@@ -1,0 +1,1 @@
+//! Tail calls: limits, fallthrough, frames.

@@ -1,0 +1,744 @@
+//! LPM tries: values under prefixes of bit strings; a look-up finds the longest prefix of its key.
+//!
+//! ```text
+//! key       | prefix length u32 | data, most significant bit first |
+//! ```
+//!
+//! A binary trie with compressed paths. A node holds a prefix; an intermediate one has no value and two children. Readers walk without a lock; writers take
+//! one, replace nodes instead of changing them, and free the old ones a grace period later.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::any::Any;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+use ring3_sync::rcu;
+use ring3_sync::spin::OwnedSpin;
+use ring3_uapi::Errno;
+use ring3_uapi::flags::{map_create, map_elem};
+
+use crate::Map;
+use crate::attr::{MapAttr, MapError};
+use crate::batch::BatchStyle;
+use crate::fd::FdTable;
+use crate::fields::ValueCopy;
+use crate::mem;
+use crate::ops::{HelperFn, MapOps};
+use crate::queue_stack::KMALLOC_BYTES_MAX;
+
+const FLAGS: u32 = map_create::NO_PREALLOC
+    | map_create::NUMA_NODE
+    | map_create::RDONLY
+    | map_create::WRONLY
+    | map_create::RDONLY_PROG
+    | map_create::WRONLY_PROG;
+/// Bytes of data of a key: at least one, at most 256, after the 4 of the length.
+const KEY_BYTES: std::ops::RangeInclusive<u32> = 5..=260;
+/// Bytes of the kernel's node before its data.
+const KERNEL_NODE_BYTES: u32 = 40;
+
+/// A node: this header, then the prefix as words whose most significant bit comes first, then the value.
+#[repr(C)]
+struct Node {
+    children: [AtomicPtr<Node>; 2],
+    prefix_bits: u32,
+    intermediate: AtomicU32,
+}
+
+const NODE_BYTES: usize = size_of::<Node>();
+
+/// A key in hand: its data as words, most significant bit first.
+#[derive(Clone, Copy)]
+struct Needle {
+    prefix_bits: u32,
+    words: [u64; 32],
+}
+
+/// `BPF_MAP_TYPE_LPM_TRIE`.
+#[derive(Debug)]
+pub(crate) struct LpmTrie {
+    root: AtomicPtr<Node>,
+    data_bytes: usize,
+    words: usize,
+    max_prefix_bits: u32,
+    max_entries: u32,
+    entries: AtomicU32,
+    lock: OwnedSpin,
+    copy: ValueCopy,
+}
+
+/// The word at `index` of big-endian bytes, zero-padded.
+fn word_of(data: &[u8], index: usize) -> u64 {
+    let mut bytes = [0; 8];
+    let part = data.get(index * 8..).unwrap_or_default();
+    let len = part.len().min(8);
+    bytes[..len].copy_from_slice(&part[..len]);
+    u64::from_be_bytes(bytes)
+}
+
+impl LpmTrie {
+    pub(crate) fn create(attr: &MapAttr) -> Result<Self, MapError> {
+        attr.require(attr.max_entries != 0, "max_entries", attr.max_entries)?;
+        attr.require(
+            attr.has_flag(map_create::NO_PREALLOC),
+            "map_flags without BPF_F_NO_PREALLOC:",
+            format_args!("{:#x}", attr.map_flags),
+        )?;
+        attr.check_flags(FLAGS)?;
+        attr.check_prog_access()?;
+        attr.require(
+            KEY_BYTES.contains(&attr.key_size),
+            "key_size",
+            attr.key_size,
+        )?;
+        let value_max = KMALLOC_BYTES_MAX - 256 - KERNEL_NODE_BYTES;
+        attr.require(
+            (1..=value_max).contains(&attr.value_size),
+            "value_size",
+            attr.value_size,
+        )?;
+        let data_bytes = attr.key_size as usize - 4;
+        Ok(LpmTrie {
+            root: AtomicPtr::default(),
+            data_bytes,
+            words: data_bytes.div_ceil(8),
+            max_prefix_bits: data_bytes as u32 * 8,
+            max_entries: attr.max_entries,
+            entries: AtomicU32::new(0),
+            lock: OwnedSpin::new(),
+            copy: ValueCopy::new(attr.value_size as usize, attr.record.clone()),
+        })
+    }
+
+    /// # Safety
+    /// `key` is readable for the key size.
+    unsafe fn needle(&self, key: *const u8) -> Needle {
+        let mut needle = Needle {
+            prefix_bits: 0,
+            words: [0; 32],
+        };
+        // SAFETY: 1. the caller's promise: 4 bytes and the data.
+        unsafe {
+            needle.prefix_bits = key.cast::<u32>().read_unaligned();
+            let data = std::slice::from_raw_parts(key.add(4), self.data_bytes);
+            for (index, word) in needle.words.iter_mut().take(self.words).enumerate() {
+                *word = word_of(data, index);
+            }
+        }
+        needle
+    }
+
+    fn layout(&self) -> Layout {
+        let bytes = NODE_BYTES + self.words * 8 + mem::round_up_8(self.copy.value_bytes);
+        // A node of a creatable map is far below isize::MAX.
+        Layout::from_size_align(bytes, 8).unwrap_or(Layout::new::<Node>())
+    }
+
+    /// A word of a node's prefix.
+    #[inline(always)]
+    unsafe fn word(&self, node: *const Node, index: usize) -> u64 {
+        // SAFETY: 1. nodes hold `words` words behind the header, written before they are published and never after.
+        unsafe {
+            node.cast::<u8>()
+                .add(NODE_BYTES)
+                .cast::<u64>()
+                .add(index)
+                .read()
+        }
+    }
+
+    fn value(&self, node: *const Node) -> *mut u8 {
+        node.cast_mut()
+            .cast::<u8>()
+            .wrapping_add(NODE_BYTES + self.words * 8)
+    }
+
+    /// Bits that the node's prefix and the key have in common, at most the shorter one's.
+    #[inline(always)]
+    unsafe fn common_bits(&self, node: *const Node, needle: &Needle) -> u32 {
+        // SAFETY: 1. the caller passes a live node.
+        unsafe {
+            let limit = (*node).prefix_bits.min(needle.prefix_bits);
+            for index in 0..self.words {
+                let differ = self.word(node, index) ^ needle.words[index];
+                if differ != 0 {
+                    return limit.min(index as u32 * 64 + differ.leading_zeros());
+                }
+            }
+            limit
+        }
+    }
+
+    /// Bit of the key right behind a prefix.
+    #[inline(always)]
+    fn bit(words: &[u64; 32], at: u32) -> usize {
+        (words[(at / 64) as usize & 31] >> (63 - at % 64) & 1) as usize
+    }
+
+    #[inline(always)]
+    unsafe fn find(&self, needle: &Needle) -> *const Node {
+        let mut found = std::ptr::null();
+        if needle.prefix_bits > self.max_prefix_bits {
+            return found;
+        }
+        let mut node: *const Node = self.root.load(Ordering::Acquire);
+        // SAFETY: 1. reachable nodes are live for the caller's section.
+        unsafe {
+            while !node.is_null() {
+                let common = self.common_bits(node, needle);
+                if common < (*node).prefix_bits {
+                    break;
+                }
+                if (*node).intermediate.load(Ordering::Relaxed) == 0 {
+                    found = node;
+                }
+                if common == self.max_prefix_bits {
+                    break;
+                }
+                node = (&(*node).children)[Self::bit(&needle.words, (*node).prefix_bits)]
+                    .load(Ordering::Acquire);
+            }
+        }
+        found
+    }
+
+    /// The value of the longest prefix.
+    #[inline(always)]
+    unsafe fn lookup_value(&self, key: *const u8) -> *mut u8 {
+        // SAFETY: 1. the caller's promise.
+        unsafe {
+            let node = if self.data_bytes == 4 {
+                self.find_ipv4(key)
+            } else {
+                self.find(&self.needle(key))
+            };
+            if node.is_null() {
+                std::ptr::null_mut()
+            } else {
+                self.value(node)
+            }
+        }
+    }
+
+    /// [`LpmTrie::find`] for keys of 32 bits, in one word.
+    #[inline(always)]
+    unsafe fn find_ipv4(&self, key: *const u8) -> *const Node {
+        // SAFETY: 1. the caller's promise: 8 bytes; 2. reachable nodes are live for the caller's section.
+        unsafe {
+            let prefix_bits = key.cast::<u32>().read_unaligned();
+            let data = u64::from(u32::from_be(key.add(4).cast::<u32>().read_unaligned())) << 32;
+            let mut found = std::ptr::null();
+            if prefix_bits > 32 {
+                return found;
+            }
+            let mut node: *const Node = self.root.load(Ordering::Acquire);
+            while !node.is_null() {
+                let length = (*node).prefix_bits;
+                let common = (self.word(node, 0) ^ data).leading_zeros().min(prefix_bits);
+                if common < length {
+                    break;
+                }
+                if (*node).intermediate.load(Ordering::Relaxed) == 0 {
+                    found = node;
+                }
+                if length == 32 {
+                    break;
+                }
+                node = (&(*node).children)[(data >> (63 - length) & 1) as usize]
+                    .load(Ordering::Acquire);
+            }
+            found
+        }
+    }
+
+    fn new_node(
+        &self,
+        words: &[u64; 32],
+        prefix_bits: u32,
+        intermediate: bool,
+    ) -> Result<*mut Node, Errno> {
+        // SAFETY: 1. the layout is not empty; 2. zeroed memory is a valid header; 3. the words lie behind it.
+        unsafe {
+            let node = alloc_zeroed(self.layout()).cast::<Node>();
+            if node.is_null() {
+                return Err(Errno::ENOMEM);
+            }
+            (&raw mut (*node).prefix_bits).write(prefix_bits);
+            (*node)
+                .intermediate
+                .store(intermediate.into(), Ordering::Relaxed);
+            let at = node.cast::<u8>().add(NODE_BYTES).cast::<u64>();
+            for (index, word) in words.iter().take(self.words).enumerate() {
+                at.add(index).write(*word);
+            }
+            Ok(node)
+        }
+    }
+
+    /// Frees an unlinked node after a grace period.
+    fn retire(&self, node: *mut Node) {
+        let layout = self.layout();
+        let copy = self.copy.clone();
+        let (address, value) = (node as usize, self.value(node) as usize);
+        rcu::call_rcu(move || {
+            // SAFETY: 1. allocated with this layout; 2. unlinked, and no section that could have seen it runs.
+            unsafe {
+                copy.release_fields(value as *mut u8);
+                dealloc(address as *mut u8, layout);
+            }
+        });
+    }
+
+    /// # Safety
+    /// `key` and `value` are readable for their sizes.
+    unsafe fn store(&self, key: *const u8, value: *const u8, flags: u64) -> Result<(), Errno> {
+        if flags > map_elem::EXIST {
+            return Err(Errno::EINVAL);
+        }
+        // SAFETY: 1. the caller's promise; 2. nodes are changed under the lock only; 3. new nodes are ours until published.
+        unsafe {
+            let needle = self.needle(key);
+            if needle.prefix_bits > self.max_prefix_bits {
+                return Err(Errno::EINVAL);
+            }
+            let new = self.new_node(&needle.words, needle.prefix_bits, false)?;
+            self.copy.init(self.value(new), value);
+            let linked = match self.lock.lock() {
+                Ok(_lock) => self.link(new, &needle, flags),
+                Err(_) => Err(Errno::EBUSY),
+            };
+            match linked {
+                Ok(Some(old)) => self.retire(old),
+                Ok(None) => {}
+                Err(errno) => {
+                    dealloc(new.cast(), self.layout());
+                    return Err(errno);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a new entry.
+    fn admit(&self, flags: u64) -> Result<(), Errno> {
+        if flags == map_elem::EXIST {
+            return Err(Errno::ENOENT);
+        }
+        let entries = self.entries.load(Ordering::Relaxed);
+        if entries == self.max_entries {
+            return Err(Errno::ENOSPC);
+        }
+        self.entries.store(entries + 1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Puts a node where it belongs and returns the one that it replaces. Under the lock.
+    unsafe fn link(
+        &self,
+        new: *mut Node,
+        needle: &Needle,
+        flags: u64,
+    ) -> Result<Option<*mut Node>, Errno> {
+        // SAFETY: 1. the caller holds the lock: nodes do not change; 2. `new` is not published yet.
+        unsafe {
+            let mut slot = &self.root;
+            let mut node = slot.load(Ordering::Relaxed);
+            let mut common = 0;
+            while !node.is_null() {
+                common = self.common_bits(node, needle);
+                if (*node).prefix_bits != common || common == needle.prefix_bits {
+                    break;
+                }
+                slot = &(&(*node).children)[Self::bit(&needle.words, common)];
+                node = slot.load(Ordering::Relaxed);
+            }
+            if node.is_null() {
+                self.admit(flags)?;
+                slot.store(new, Ordering::Release);
+                return Ok(None);
+            }
+            if (*node).prefix_bits == common {
+                // The same prefix, since the loop ended here.
+                if (*node).intermediate.load(Ordering::Relaxed) != 0 {
+                    self.admit(flags)?;
+                } else if flags == map_elem::NOEXIST {
+                    return Err(Errno::EEXIST);
+                }
+                for side in 0..2 {
+                    let child = (&(*node).children)[side].load(Ordering::Relaxed);
+                    (&(*new).children)[side].store(child, Ordering::Relaxed);
+                }
+                slot.store(new, Ordering::Release);
+                return Ok(Some(node));
+            }
+            self.admit(flags)?;
+            let side_of_node =
+                (self.word(node, (common / 64) as usize) >> (63 - common % 64) & 1) as usize;
+            if common == needle.prefix_bits {
+                (&(*new).children)[side_of_node].store(node, Ordering::Relaxed);
+                slot.store(new, Ordering::Release);
+                return Ok(None);
+            }
+            let fork = self
+                .new_node(&needle.words, common, true)
+                .inspect_err(|_| {
+                    self.entries.fetch_sub(1, Ordering::Relaxed);
+                })?;
+            (&(*fork).children)[side_of_node].store(node, Ordering::Relaxed);
+            (&(*fork).children)[1 - side_of_node].store(new, Ordering::Relaxed);
+            slot.store(fork, Ordering::Release);
+            Ok(None)
+        }
+    }
+
+    /// # Safety
+    /// `key` is readable for the key size.
+    unsafe fn remove(&self, key: *const u8) -> Result<(), Errno> {
+        // SAFETY: 1. the caller's promise; 2. nodes are changed under the lock only.
+        unsafe {
+            let needle = self.needle(key);
+            if needle.prefix_bits > self.max_prefix_bits {
+                return Err(Errno::EINVAL);
+            }
+            let _lock = self.lock.lock().map_err(|_| Errno::EBUSY)?;
+            let mut parent_slot = None;
+            let mut parent: *mut Node = std::ptr::null_mut();
+            let mut slot = &self.root;
+            let mut node = slot.load(Ordering::Relaxed);
+            let mut common = 0;
+            while !node.is_null() {
+                common = self.common_bits(node, &needle);
+                if (*node).prefix_bits != common || common == needle.prefix_bits {
+                    break;
+                }
+                parent_slot = Some(slot);
+                parent = node;
+                slot = &(&(*node).children)[Self::bit(&needle.words, common)];
+                node = slot.load(Ordering::Relaxed);
+            }
+            let is_it = !node.is_null()
+                && (*node).prefix_bits == needle.prefix_bits
+                && common == needle.prefix_bits;
+            if !is_it || (*node).intermediate.load(Ordering::Relaxed) != 0 {
+                return Err(Errno::ENOENT);
+            }
+            self.entries.fetch_sub(1, Ordering::Relaxed);
+            let children =
+                [0, 1].map(|side: usize| (&(*node).children)[side].load(Ordering::Relaxed));
+            if !children[0].is_null() && !children[1].is_null() {
+                // It stays as a fork; its value is gone.
+                (*node).intermediate.store(1, Ordering::Relaxed);
+                return Ok(());
+            }
+            if let (Some(parent_slot), true) =
+                (parent_slot, children[0].is_null() && children[1].is_null())
+            {
+                if (*parent).intermediate.load(Ordering::Relaxed) != 0 {
+                    // A fork with one arm is none: the other child takes its place.
+                    let on_left = (&(*parent).children)[0].load(Ordering::Relaxed) == node;
+                    let other = (&(*parent).children)[usize::from(on_left)].load(Ordering::Relaxed);
+                    parent_slot.store(other, Ordering::Release);
+                    self.retire(parent);
+                    self.retire(node);
+                    return Ok(());
+                }
+            }
+            let only = if children[0].is_null() {
+                children[1]
+            } else {
+                children[0]
+            };
+            slot.store(only, Ordering::Release);
+            self.retire(node);
+        }
+        Ok(())
+    }
+
+    fn copy_key(&self, node: *const Node, out: &mut [u8]) {
+        // SAFETY: 1. callers pass live nodes.
+        unsafe {
+            out[..4].copy_from_slice(&(*node).prefix_bits.to_ne_bytes());
+            for (index, chunk) in out[4..].chunks_mut(8).enumerate() {
+                let bytes = self.word(node, index).to_be_bytes();
+                chunk.copy_from_slice(&bytes[..chunk.len()]);
+            }
+        }
+    }
+
+    /// The first node of a subtree in the order of `next_key`: the leftmost, deepest one with a value.
+    unsafe fn leftmost(&self, from: *const Node) -> *const Node {
+        let mut found = std::ptr::null();
+        let mut node = from;
+        // SAFETY: 1. reachable nodes are live for the caller's section.
+        unsafe {
+            while !node.is_null() {
+                let left = (&(*node).children)[0].load(Ordering::Acquire);
+                if (*node).intermediate.load(Ordering::Relaxed) != 0 {
+                    node = left;
+                } else {
+                    found = node;
+                    node = if left.is_null() {
+                        (&(*node).children)[1].load(Ordering::Acquire)
+                    } else {
+                        left
+                    };
+                }
+            }
+        }
+        found
+    }
+
+    /// The node after a key's: children before parents, left before right. From the start if the key is not there.
+    unsafe fn node_after(&self, key: &[u8]) -> *const Node {
+        // SAFETY: 1. the slice has the key's size; 2. reachable nodes are live for the caller's section.
+        unsafe {
+            let root = self.root.load(Ordering::Acquire);
+            let needle = self.needle(key.as_ptr());
+            let mut path: Vec<*const Node> = Vec::new();
+            let mut node: *const Node = root;
+            let mut common = 0;
+            while !node.is_null() {
+                common = self.common_bits(node, &needle);
+                path.push(node);
+                if (*node).prefix_bits != common || common == needle.prefix_bits {
+                    break;
+                }
+                node =
+                    (&(*node).children)[Self::bit(&needle.words, common)].load(Ordering::Acquire);
+            }
+            let is_it = !node.is_null()
+                && (*node).prefix_bits == needle.prefix_bits
+                && common == needle.prefix_bits;
+            if needle.prefix_bits > self.max_prefix_bits
+                || !is_it
+                || (*node).intermediate.load(Ordering::Relaxed) != 0
+            {
+                return self.leftmost(root);
+            }
+            path.pop();
+            while let Some(parent) = path.pop() {
+                if std::ptr::eq((&(*parent).children)[0].load(Ordering::Acquire), node) {
+                    let right = (&(*parent).children)[1].load(Ordering::Acquire);
+                    if !right.is_null() {
+                        return self.leftmost(right);
+                    }
+                }
+                if (*parent).intermediate.load(Ordering::Relaxed) == 0 {
+                    return parent;
+                }
+                node = parent;
+            }
+        }
+        std::ptr::null()
+    }
+}
+
+unsafe extern "C" fn trie_lookup(map: u64, key: u64, _: u64, _: u64, _: u64) -> u64 {
+    // SAFETY: 1. engines pass a live map of this type and a readable key (verifier: ARG_CONST_MAP_PTR, ARG_PTR_TO_MAP_KEY), inside a program run.
+    unsafe {
+        (*Map::from_program_ptr(map).hot().cast::<LpmTrie>()).lookup_value(key as *const u8) as u64
+    }
+}
+
+impl MapOps for LpmTrie {
+    unsafe fn lookup(&self, key: *const u8) -> *mut u8 {
+        // SAFETY: 1. the caller's promise.
+        unsafe { self.lookup_value(key) }
+    }
+
+    unsafe fn update(&self, key: *const u8, value: *const u8, flags: u64) -> Result<(), Errno> {
+        // SAFETY: 1. the caller's promise.
+        unsafe { self.store(key, value, flags) }
+    }
+
+    unsafe fn delete(&self, key: *const u8) -> Result<(), Errno> {
+        // SAFETY: 1. the caller's promise.
+        unsafe { self.remove(key) }
+    }
+
+    fn sys_lookup(&self, key: &[u8], value: &mut [u8], _flags: u64) -> Result<(), Errno> {
+        // SAFETY: 1. the slices have the sizes of key and value; 2. the caller is in a section.
+        unsafe {
+            let found = self.lookup_value(key.as_ptr());
+            if found.is_null() {
+                return Err(Errno::ENOENT);
+            }
+            self.copy.copy_out(value.as_mut_ptr(), found);
+        }
+        Ok(())
+    }
+
+    fn sys_update(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        flags: u64,
+        _fds: &dyn FdTable,
+    ) -> Result<(), Errno> {
+        // SAFETY: 1. the slices have the sizes of key and value.
+        unsafe { self.store(key.as_ptr(), value.as_ptr(), flags) }
+    }
+
+    fn sys_delete(&self, key: &[u8], _fds: &dyn FdTable) -> Result<(), Errno> {
+        // SAFETY: 1. the slice has the key's size.
+        unsafe { self.remove(key.as_ptr()) }
+    }
+
+    fn sys_next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {
+        // SAFETY: 1. the caller is in a section.
+        let node = unsafe {
+            match key {
+                Some(key) => self.node_after(key),
+                None => self.leftmost(self.root.load(Ordering::Acquire)),
+            }
+        };
+        if node.is_null() {
+            return Err(Errno::ENOENT);
+        }
+        self.copy_key(node, next);
+        Ok(())
+    }
+
+    fn batch_style(&self) -> BatchStyle {
+        BatchStyle::Generic { delete: true }
+    }
+
+    fn lookup_fn(&self) -> HelperFn {
+        trie_lookup
+    }
+
+    fn hot(&self) -> *const () {
+        std::ptr::from_ref(self).cast()
+    }
+
+    fn mem_usage(&self) -> u64 {
+        self.layout().size() as u64 * u64::from(self.entries.load(Ordering::Relaxed))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl Drop for LpmTrie {
+    fn drop(&mut self) {
+        // Depth is at most 2049, but a stack is as simple.
+        let mut pending = vec![*self.root.get_mut()];
+        let layout = self.layout();
+        while let Some(node) = pending.pop() {
+            if node.is_null() {
+                continue;
+            }
+            // SAFETY: 1. `&mut self`: nobody else reads the trie; 2. every node is reached once.
+            unsafe {
+                pending.extend(
+                    (*node)
+                        .children
+                        .each_ref()
+                        .map(|child| child.load(Ordering::Relaxed)),
+                );
+                self.copy.release_fields(self.value(node));
+                dealloc(node.cast(), layout);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fd::NoFds;
+    use crate::{Access, MapType};
+    use std::collections::BTreeMap;
+
+    fn matches(prefix: (u32, u128), key: u128, bits: u32) -> bool {
+        prefix.0 <= bits && (prefix.0 == 0 || (prefix.1 ^ key) >> (128 - prefix.0) == 0)
+    }
+
+    fn run(data_bytes: usize, seed: u64) {
+        let attr = MapAttr::new(MapType::LpmTrie, 4 + data_bytes as u32, 8, 60)
+            .with_flags(map_create::NO_PREALLOC);
+        let map = Map::create(&attr).unwrap();
+        // The model: raw prefixes, by their significant bits.
+        let mut model: BTreeMap<(u32, u128), u64> = BTreeMap::new();
+        let mut random = seed;
+        for step in 0..20_000u64 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            // Few distinct bits near the top, so that prefixes nest.
+            let data = u128::from(random & 0x0f0f) << 112
+                | u128::from(random >> 20 & 3) << (128 - data_bytes as u32 * 8);
+            let bits = (random >> 32) as u32 % (data_bytes as u32 * 8 + 2);
+            let mut key = bits.to_ne_bytes().to_vec();
+            key.extend(&data.to_be_bytes()[..data_bytes]);
+            let fits = bits <= data_bytes as u32 * 8;
+            let masked = if bits == 0 {
+                0
+            } else {
+                data >> (128 - bits.min(128)) << (128 - bits.min(128))
+            };
+            let id = (bits, masked);
+            match random >> 48 & 3 {
+                0 => {
+                    let flags = (random >> 50) % 3;
+                    let answer =
+                        map.sys_update(Access::ReadWrite, &key, &step.to_ne_bytes(), flags, &NoFds);
+                    let expected = match (fits, flags, model.contains_key(&id)) {
+                        (false, ..) => Err(Errno::EINVAL),
+                        (_, map_elem::NOEXIST, true) => Err(Errno::EEXIST),
+                        (_, map_elem::EXIST, false) => Err(Errno::ENOENT),
+                        (_, _, false) if model.len() == 60 => Err(Errno::ENOSPC),
+                        _ => Ok(()),
+                    };
+                    assert_eq!(answer, expected, "step {step}");
+                    if answer.is_ok() {
+                        model.insert(id, step);
+                    }
+                }
+                1 => {
+                    let answer = map.sys_delete(Access::ReadWrite, &key, &NoFds);
+                    let expected = match fits {
+                        false => Err(Errno::EINVAL),
+                        true => model.remove(&id).map(drop).ok_or(Errno::ENOENT),
+                    };
+                    assert_eq!(answer, expected, "step {step}");
+                }
+                2 => {
+                    let mut value = [0; 8];
+                    let answer = map
+                        .sys_lookup(Access::ReadWrite, &key, &mut value, 0)
+                        .ok()
+                        .map(|()| u64::from_ne_bytes(value));
+                    let expected = model
+                        .iter()
+                        .filter(|(prefix, _)| fits && matches(**prefix, data, bits))
+                        .max_by_key(|(prefix, _)| prefix.0);
+                    assert_eq!(answer, expected.map(|(_, value)| *value), "step {step}");
+                }
+                _ if step % 40 == 0 => {
+                    let mut last: Option<Vec<u8>> = None;
+                    let mut seen = 0;
+                    let mut next = vec![0; key.len()];
+                    while map
+                        .sys_next_key(Access::ReadWrite, last.as_deref(), &mut next)
+                        .is_ok()
+                    {
+                        seen += 1;
+                        assert!(seen <= model.len(), "step {step}");
+                        last = Some(next.clone());
+                    }
+                    assert_eq!(seen, model.len(), "step {step}");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn the_trie_follows_the_model() {
+        run(4, 0x1234_5678_9abc);
+        run(1, 0x7777_1234_1111);
+        run(16, 0x4242_4242_4243);
+        run(9, 0x9999_8888_7777);
+    }
+}

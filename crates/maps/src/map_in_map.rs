@@ -1,0 +1,332 @@
+//! Maps of maps: `array_of_maps` and `hash_of_maps`.
+//!
+//! System calls store descriptors and read ids; programs look inner maps up and get their program pointer. An inner map must look like the
+//! template that the outer map was created with, because programs are verified against it.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use hashbrown::HashMap as HostMap;
+use parking_lot::Mutex;
+use ring3_sync::rcu;
+use ring3_uapi::flags::{map_create, map_elem};
+use ring3_uapi::{Errno, MapType};
+
+use crate::Map;
+use crate::array::{check_array, index_of, next_index, read_index};
+use crate::attr::{MapAttr, MapError};
+use crate::batch::{BatchItem, BatchStyle, BatchWalk};
+use crate::fd::FdTable;
+use crate::hash::key::with_key;
+use crate::hash::table::{PLACES, Source, Table, WALK_STEPS};
+use crate::hash::{check_hash, create_table};
+use crate::ops::MapOps;
+use crate::slots::Slots;
+
+/// What later inner maps are compared with.
+#[derive(Debug)]
+struct Template {
+    attr: MapAttr,
+    like: Arc<Map>,
+}
+
+impl Template {
+    /// # Errors
+    /// `EBADF`: no inner map. `EINVAL`: itself a map of maps. `ENOTSUPP`: a type that cannot be inside.
+    fn of(outer: &MapAttr) -> Result<Template, MapError> {
+        let like = outer
+            .inner
+            .clone()
+            .ok_or_else(|| outer.error(Errno::EBADF, format_args!("no inner map")))?;
+        let attr = like.attr().clone();
+        let inner_type = attr.map_type;
+        if matches!(inner_type, MapType::ArrayOfMaps | MapType::HashOfMaps) {
+            return Err(outer.error(
+                Errno::EINVAL,
+                format_args!("inner map of type {inner_type}"),
+            ));
+        }
+        if !can_be_inner(inner_type) {
+            return Err(outer.error(
+                Errno::ENOTSUPP,
+                format_args!("inner map of type {inner_type}"),
+            ));
+        }
+        Ok(Template { attr, like })
+    }
+
+    /// Whether programs that were verified against the template may use `map` in its place.
+    fn accepts(&self, map: &Map) -> bool {
+        let (ours, theirs) = (&self.attr, map.attr());
+        let records = |attr: &MapAttr| {
+            attr.record
+                .as_ref()
+                .map(|record| record.fields().to_vec())
+                .unwrap_or_default()
+        };
+        ours.map_type == theirs.map_type
+            && ours.key_size == theirs.key_size
+            && ours.value_size == theirs.value_size
+            && ours.map_flags == theirs.map_flags
+            && records(ours) == records(theirs)
+            && self.like.ops().inner_meta_extra_equal(map.ops())
+    }
+
+    fn resolve(&self, value: &[u8], fds: &dyn FdTable) -> Result<Arc<Map>, Errno> {
+        let map = fds.map(index_of(value))?;
+        if self.accepts(&map) {
+            Ok(map)
+        } else {
+            Err(Errno::EINVAL)
+        }
+    }
+}
+
+/// Types that may lie inside a map of maps.
+///
+/// # Source
+/// Probed on Linux 6.18: the others are refused with `ENOTSUPP`.
+fn can_be_inner(map_type: MapType) -> bool {
+    !matches!(
+        map_type,
+        MapType::ProgArray
+            | MapType::StructOps
+            | MapType::CgroupStorageDeprecated
+            | MapType::PercpuCgroupStorageDeprecated
+            | MapType::Arena
+    )
+}
+
+/// `BPF_MAP_TYPE_ARRAY_OF_MAPS`.
+#[derive(Debug)]
+pub(crate) struct ArrayOfMaps {
+    slots: Slots<Map>,
+    template: Template,
+}
+
+impl ArrayOfMaps {
+    pub(crate) fn create(attr: &MapAttr) -> Result<Self, MapError> {
+        attr.require(attr.value_size == 4, "value_size", attr.value_size)?;
+        let prog_flags = map_create::RDONLY_PROG | map_create::WRONLY_PROG;
+        attr.require(
+            attr.map_flags & prog_flags == 0,
+            "map_flags",
+            format_args!("{:#x}", attr.map_flags),
+        )?;
+        check_array(attr)?;
+        Ok(ArrayOfMaps {
+            template: Template::of(attr)?,
+            slots: Slots::new(attr)?,
+        })
+    }
+}
+
+impl MapOps for ArrayOfMaps {
+    unsafe fn lookup(&self, key: *const u8) -> *mut u8 {
+        // A map's program pointer is its address.
+        // SAFETY: 1. the caller's promise.
+        self.slots.address(unsafe { read_index(key) }).cast()
+    }
+
+    fn sys_lookup(&self, key: &[u8], value: &mut [u8], _flags: u64) -> Result<(), Errno> {
+        let section = rcu::read();
+        let map = self
+            .slots
+            .peek(index_of(key), &section)
+            .ok_or(Errno::ENOENT)?;
+        value.copy_from_slice(&map.id().to_ne_bytes());
+        Ok(())
+    }
+
+    fn sys_update(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        flags: u64,
+        fds: &dyn FdTable,
+    ) -> Result<(), Errno> {
+        if flags != map_elem::ANY {
+            return Err(Errno::EINVAL);
+        }
+        let index = index_of(key);
+        if index >= self.slots.len() {
+            return Err(Errno::E2BIG);
+        }
+        self.slots
+            .set(index, Some(self.template.resolve(value, fds)?))
+            .map(drop)
+    }
+
+    fn sys_delete(&self, key: &[u8], _fds: &dyn FdTable) -> Result<(), Errno> {
+        if self.slots.set(index_of(key), None)? {
+            Ok(())
+        } else {
+            Err(Errno::ENOENT)
+        }
+    }
+
+    fn sys_next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {
+        next_index(self.slots.len(), key, next)
+    }
+
+    fn batch_style(&self) -> BatchStyle {
+        BatchStyle::Generic { delete: false }
+    }
+
+    fn mem_usage(&self) -> u64 {
+        self.slots.bytes()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// `BPF_MAP_TYPE_HASH_OF_MAPS`: a table of program pointers, and beside it what keeps the maps alive.
+#[derive(Debug)]
+pub(crate) struct HashOfMaps {
+    table: Table,
+    template: Template,
+    inner: Mutex<HostMap<Vec<u8>, Arc<Map>>>,
+}
+
+impl HashOfMaps {
+    pub(crate) fn create(attr: &MapAttr) -> Result<Self, MapError> {
+        attr.require(attr.value_size == 4, "value_size", attr.value_size)?;
+        check_hash(attr)?;
+        let template = Template::of(attr)?;
+        let (table, _) = create_table(attr, size_of::<u64>())?;
+        Ok(HashOfMaps {
+            table,
+            template,
+            inner: Mutex::default(),
+        })
+    }
+
+    fn map_at(&self, key: *const u8) -> u64 {
+        // SAFETY: 1. callers pass a key of the map's size inside a section; 2. values of this table are 8-aligned words.
+        unsafe {
+            let found = with_key!(self.table, K => {
+                let (key, hash) = self.table.load::<K>(key);
+                self.table.find::<K>(key, hash)
+            });
+            let Some(idx) = found else { return 0 };
+            std::sync::atomic::AtomicU64::from_ptr(self.table.value_ptr(idx).cast())
+                .load(std::sync::atomic::Ordering::Acquire)
+        }
+    }
+}
+
+impl MapOps for HashOfMaps {
+    unsafe fn lookup(&self, key: *const u8) -> *mut u8 {
+        self.map_at(key) as *mut u8
+    }
+
+    fn sys_lookup(&self, key: &[u8], value: &mut [u8], _flags: u64) -> Result<(), Errno> {
+        let _section = rcu::read();
+        let pointer = self.map_at(key.as_ptr());
+        if pointer == 0 {
+            return Err(Errno::ENOENT);
+        }
+        // SAFETY: 1. inner maps are released a grace period after they left the table.
+        let map = unsafe { Map::from_program_ptr(pointer) };
+        value.copy_from_slice(&map.id().to_ne_bytes());
+        Ok(())
+    }
+
+    fn sys_update(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        flags: u64,
+        fds: &dyn FdTable,
+    ) -> Result<(), Errno> {
+        let map = self.template.resolve(value, fds)?;
+        if flags > map_elem::EXIST {
+            return Err(Errno::EINVAL);
+        }
+        let mut inner = self.inner.lock();
+        let pointer = map.program_ptr();
+        {
+            let _section = rcu::read();
+            let source = Source::Syscall((&raw const pointer).cast());
+            // SAFETY: 1. the slice has the key's size, the value is a word.
+            with_key!(self.table, K => unsafe { self.table.update::<K>(key.as_ptr(), source, flags)? });
+        }
+        if let Some(old) = inner.insert(key.to_vec(), map) {
+            rcu::drop_rcu(old);
+        }
+        Ok(())
+    }
+
+    fn sys_delete(&self, key: &[u8], _fds: &dyn FdTable) -> Result<(), Errno> {
+        let mut inner = self.inner.lock();
+        {
+            let _section = rcu::read();
+            // SAFETY: 1. the slice has the key's size.
+            with_key!(self.table, K => unsafe { self.table.delete::<K>(key.as_ptr(), None)? });
+        }
+        if let Some(old) = inner.remove(key) {
+            rcu::drop_rcu(old);
+        }
+        Ok(())
+    }
+
+    fn sys_next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {
+        with_key!(self.table, K => self.table.next_key::<K>(key, next))
+    }
+
+    fn batch_style(&self) -> BatchStyle {
+        BatchStyle::Walk { delete: true }
+    }
+
+    fn batch_walk(&self, walk: &mut BatchWalk<'_>) -> Result<(), Errno> {
+        if u64::from(walk.token) >= self.table.bucket_count() * WALK_STEPS {
+            return Err(Errno::ENOENT);
+        }
+        let mut found = Vec::with_capacity(PLACES);
+        let mut key = vec![0; self.table.key_bytes];
+        while let Some(next) = self.table.walk_step(u64::from(walk.token), &mut found) {
+            if found.len() > walk.room {
+                return if walk.items.is_empty() {
+                    Err(Errno::ENOSPC)
+                } else {
+                    Ok(())
+                };
+            }
+            for idx in &found {
+                self.table.copy_key(*idx, &mut key);
+                let mut value = vec![0; 4];
+                if self.sys_lookup(&key, &mut value, 0).is_ok() {
+                    if walk.delete {
+                        self.sys_delete(&key, &crate::fd::NoFds)?;
+                    }
+                    walk.items.push(BatchItem {
+                        key: key.clone(),
+                        value,
+                    });
+                    walk.room -= 1;
+                }
+            }
+            walk.token = u32::try_from(next).unwrap_or(u32::MAX);
+        }
+        Err(Errno::ENOENT)
+    }
+
+    fn mem_usage(&self) -> u64 {
+        self.table.bytes()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl Drop for HashOfMaps {
+    fn drop(&mut self) {
+        let inner: Vec<Arc<Map>> = self.inner.get_mut().drain().map(|(_, map)| map).collect();
+        if !inner.is_empty() {
+            rcu::drop_rcu(inner);
+        }
+    }
+}

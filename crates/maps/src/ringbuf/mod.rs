@@ -1,0 +1,448 @@
+//! Ring buffers: records from programs to one consumer, in the kernel's memory layout.
+//!
+//! ```text
+//! pages     private | consumer_pos | producer_pos | data ... | data ... (the same again)
+//! record    | len u32: BUSY 1<<31, DISCARD 1<<30 | page of this header from the private one u32 | len bytes, padded to 8 |
+//! ```
+//!
+//! Positions count bytes and only grow. A producer reserves under a lock, fills without one, and commits by clearing BUSY; the consumer stops at
+//! a record that is BUSY. `pending_pos` trails behind the oldest record that is not committed yet, so that a reservation never reaches around to
+//! it even if the consumer claims to be further. A commit wakes the consumer if it had caught up with this very record.
+//!
+//! The user ring buffer, the other way round, is in [`user`].
+
+use std::any::Any;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use ring3_os::cpu::page_bytes;
+use ring3_os::eventfd::EventFd;
+use ring3_os::map::RingRegion;
+use ring3_sync::spin::OwnedSpin;
+use ring3_uapi::Errno;
+use ring3_uapi::flags::map_create;
+
+use crate::attr::{MapAttr, MapError};
+use crate::mem;
+use crate::ops::{MapOps, MmapRule, MmapSource};
+
+pub(crate) mod user;
+
+/// `BPF_RINGBUF_BUSY_BIT`
+pub const BUSY_BIT: u32 = 1 << 31;
+/// `BPF_RINGBUF_DISCARD_BIT`
+pub const DISCARD_BIT: u32 = 1 << 30;
+/// `BPF_RINGBUF_HDR_SZ`
+pub const HEADER_BYTES: usize = 8;
+/// The largest record. Source: `RINGBUF_MAX_RECORD_SZ`.
+const RECORD_BYTES_MAX: u64 = (u32::MAX / 4) as u64;
+
+/// Flags of submit, discard and output.
+pub mod wakeup {
+    /// `BPF_RB_NO_WAKEUP`
+    pub const NO_WAKEUP: u64 = 1 << 0;
+    /// `BPF_RB_FORCE_WAKEUP`
+    pub const FORCE_WAKEUP: u64 = 1 << 1;
+}
+
+/// What `bpf_ringbuf_query` returns.
+pub mod query {
+    /// `BPF_RB_AVAIL_DATA`
+    pub const AVAIL_DATA: u64 = 0;
+    /// `BPF_RB_RING_SIZE`
+    pub const RING_SIZE: u64 = 1;
+    /// `BPF_RB_CONS_POS`
+    pub const CONS_POS: u64 = 2;
+    /// `BPF_RB_PROD_POS`
+    pub const PROD_POS: u64 = 3;
+}
+
+/// Checks that both ring types share; the memory and its eventfd.
+fn create_ring(attr: &MapAttr) -> Result<(RingRegion, EventFd), MapError> {
+    attr.check_flags(map_create::NUMA_NODE)?;
+    attr.require(attr.key_size == 0, "key_size", attr.key_size)?;
+    attr.require(attr.value_size == 0, "value_size", attr.value_size)?;
+    let bytes = attr.max_entries as usize;
+    attr.require(
+        bytes.is_power_of_two() && bytes.is_multiple_of(page_bytes()),
+        "max_entries",
+        attr.max_entries,
+    )?;
+    let oom = |errno| attr.error(errno, format_args!("ring of {bytes} bytes"));
+    Ok((
+        RingRegion::create("bpf-ringbuf", bytes).map_err(oom)?,
+        EventFd::new().map_err(oom)?,
+    ))
+}
+
+/// The word at the start of one of a ring's pages.
+fn position(page: *mut u8) -> &'static AtomicU64 {
+    // SAFETY: 1. pages are mapped and aligned for as long as the ring, which outlives every use below: the result never leaves a method of it.
+    unsafe { AtomicU64::from_ptr(page.cast()) }
+}
+
+/// `BPF_MAP_TYPE_RINGBUF`.
+#[derive(Debug)]
+pub struct RingBuf {
+    ring: RingRegion,
+    event: EventFd,
+    lock: OwnedSpin,
+    pending_pos: AtomicU64,
+    mask: u64,
+}
+
+impl RingBuf {
+    pub(crate) fn create(attr: &MapAttr) -> Result<Box<Self>, MapError> {
+        let (ring, event) = create_ring(attr)?;
+        let mask = attr.max_entries as u64 - 1;
+        let ringbuf = Box::new(RingBuf {
+            ring,
+            event,
+            lock: OwnedSpin::new(),
+            pending_pos: AtomicU64::new(0),
+            mask,
+        });
+        // Records lead to the private page, and it to us: submit gets nothing but the record.
+        position(ringbuf.ring.private_page())
+            .store(std::ptr::from_ref(&*ringbuf) as u64, Ordering::Release);
+        Ok(ringbuf)
+    }
+
+    fn consumer_pos(&self) -> &AtomicU64 {
+        position(self.ring.consumer_page())
+    }
+
+    fn producer_pos(&self) -> &AtomicU64 {
+        position(self.ring.producer_page())
+    }
+
+    /// The header's length word at a position.
+    fn header(&self, pos: u64) -> &AtomicU32 {
+        let at = self.ring.data().wrapping_add((pos & self.mask) as usize);
+        // SAFETY: 1. positions are multiples of 8; 2. the masked offset lies in the data area.
+        unsafe { AtomicU32::from_ptr(at.cast()) }
+    }
+
+    /// `bpf_ringbuf_reserve`: the address of `size` bytes to fill, or 0 where there is no room.
+    pub fn reserve(&self, size: u64, flags: u64) -> u64 {
+        if flags != 0 || size > RECORD_BYTES_MAX {
+            return 0;
+        }
+        let len = (size + HEADER_BYTES as u64).next_multiple_of(8);
+        if len > self.mask + 1 {
+            return 0;
+        }
+        let consumed = self.consumer_pos().load(Ordering::Acquire);
+        let Ok(_lock) = self.lock.lock() else {
+            return 0;
+        };
+        let start = self.producer_pos().load(Ordering::Relaxed);
+        let end = start.wrapping_add(len);
+        let mut pending = self.pending_pos.load(Ordering::Relaxed);
+        while pending < start {
+            let header = self.header(pending).load(Ordering::Acquire);
+            if header & BUSY_BIT != 0 {
+                break;
+            }
+            let record = u64::from(header & !DISCARD_BIT) + HEADER_BYTES as u64;
+            pending += record.next_multiple_of(8);
+        }
+        self.pending_pos.store(pending, Ordering::Relaxed);
+        // Neither the consumer nor the oldest open record may be overtaken. The consumer's word is the client's to scribble on: a position ahead of
+        // ours gives a huge difference and so no room.
+        if end.wrapping_sub(consumed) > self.mask || end.wrapping_sub(pending) > self.mask {
+            return 0;
+        }
+        let offset = (start & self.mask) as usize;
+        let header = self.ring.data().wrapping_add(offset);
+        let page = (3 * page_bytes() + offset) / page_bytes();
+        self.header(start)
+            .store(size as u32 | BUSY_BIT, Ordering::Relaxed);
+        // SAFETY: 1. the second word of the header, in the data area and 4-aligned.
+        unsafe { AtomicU32::from_ptr(header.cast::<u32>().add(1)) }
+            .store(page as u32, Ordering::Relaxed);
+        // The consumer sees the header before the position.
+        self.producer_pos().store(end, Ordering::Release);
+        header as u64 + HEADER_BYTES as u64
+    }
+
+    /// Ends a reservation.
+    fn commit(&self, sample: u64, flags: u64, discard: bool) {
+        let header = (sample as usize).wrapping_sub(HEADER_BYTES);
+        let offset = header.wrapping_sub(self.ring.data() as usize) as u64 & self.mask;
+        let word = self.header(offset);
+        let mut len = word.load(Ordering::Relaxed) ^ BUSY_BIT;
+        if discard {
+            len |= DISCARD_BIT;
+        }
+        // Sequentially consistent: the consumer's position is read after the record is visible, else both could sleep.
+        word.swap(len, Ordering::SeqCst);
+        let consumed = self.consumer_pos().load(Ordering::SeqCst) & self.mask;
+        if flags & wakeup::FORCE_WAKEUP != 0
+            || (consumed == offset && flags & wakeup::NO_WAKEUP == 0)
+        {
+            self.event.signal();
+        }
+    }
+
+    /// The ring of a reserved record.
+    ///
+    /// # Safety
+    /// `sample` came from [`RingBuf::reserve`] of a live ring and was not yet submitted or discarded.
+    unsafe fn of_sample<'a>(sample: u64) -> &'a RingBuf {
+        // SAFETY: 1. the header lies before the sample; its second word is the page that `reserve` wrote; 2. that many pages before lies the private
+        // page with the ring's address.
+        unsafe {
+            let header = (sample as usize - HEADER_BYTES) as *mut u8;
+            let page =
+                AtomicU32::from_ptr(header.cast::<u32>().add(1)).load(Ordering::Relaxed) as usize;
+            let private = (header as usize & !(page_bytes() - 1)) - page * page_bytes();
+            &*(position(private as *mut u8).load(Ordering::Acquire) as *const RingBuf)
+        }
+    }
+
+    /// `bpf_ringbuf_submit`.
+    ///
+    /// # Safety
+    /// `sample` came from [`RingBuf::reserve`] of a live ring and was not yet submitted or discarded (verifier: a referenced record).
+    pub unsafe fn submit(sample: u64, flags: u64) {
+        // SAFETY: 1. the caller's promise.
+        unsafe { RingBuf::of_sample(sample) }.commit(sample, flags, false);
+    }
+
+    /// `bpf_ringbuf_discard`.
+    ///
+    /// # Safety
+    /// As [`RingBuf::submit`].
+    pub unsafe fn discard(sample: u64, flags: u64) {
+        // SAFETY: 1. the caller's promise.
+        unsafe { RingBuf::of_sample(sample) }.commit(sample, flags, true);
+    }
+
+    /// `bpf_ringbuf_output`.
+    ///
+    /// # Errors
+    /// `EINVAL`: unknown flags. `EAGAIN`: no room.
+    ///
+    /// # Safety
+    /// `data` is readable for `size` bytes.
+    pub unsafe fn output(&self, data: *const u8, size: u64, flags: u64) -> Result<(), Errno> {
+        if flags & !(wakeup::NO_WAKEUP | wakeup::FORCE_WAKEUP) != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let record = self.reserve(size, 0);
+        if record == 0 {
+            return Err(Errno::EAGAIN);
+        }
+        // SAFETY: 1. the record has `size` bytes, contiguous because the data is mapped twice; 2. the caller's promise.
+        unsafe { mem::copy_words(record as *mut u8, data, size as usize) };
+        self.commit(record, flags, false);
+        Ok(())
+    }
+
+    /// `bpf_ringbuf_query`; 0 for an unknown question.
+    pub fn query(&self, what: u64) -> u64 {
+        let consumed = self.consumer_pos().load(Ordering::Acquire);
+        let produced = self.producer_pos().load(Ordering::Acquire);
+        match what {
+            query::AVAIL_DATA => produced.wrapping_sub(consumed),
+            query::RING_SIZE => self.mask + 1,
+            query::CONS_POS => consumed,
+            query::PROD_POS => produced,
+            _ => 0,
+        }
+    }
+
+    /// The eventfd that a commit raises; what epoll on the map's descriptor waits for.
+    pub fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    /// Whether the consumer has records to look at (committed or not), as poll(2) on the kernel's map says.
+    pub fn has_data(&self) -> bool {
+        self.query(query::AVAIL_DATA) != 0
+    }
+
+    /// Consumes records as libbpf does, in this process: calls `take` for each one until none is ready, at most a ring full.
+    /// Only one consumer may run at a time, this one or a client's.
+    pub fn consume(&self, mut take: impl FnMut(&[u8])) -> usize {
+        let mut taken = 0;
+        let mut consumed = self.consumer_pos().load(Ordering::Acquire);
+        let produced = self.producer_pos().load(Ordering::Acquire);
+        while consumed < produced {
+            let header = self.header(consumed).load(Ordering::Acquire);
+            if header & BUSY_BIT != 0 {
+                break;
+            }
+            let len = (header & !DISCARD_BIT) as usize;
+            if header & DISCARD_BIT == 0 {
+                let mut record = vec![0; len.min(self.mask as usize + 1)];
+                let at = self
+                    .ring
+                    .data()
+                    .wrapping_add((consumed & self.mask) as usize + HEADER_BYTES);
+                // SAFETY: 1. a record is contiguous in the twice-mapped data and at most one ring long.
+                unsafe { mem::copy_bytes(record.as_mut_ptr(), at, record.len()) };
+                take(&record);
+                taken += 1;
+            }
+            consumed += (len + HEADER_BYTES).next_multiple_of(8) as u64;
+            self.consumer_pos().store(consumed, Ordering::SeqCst);
+        }
+        taken
+    }
+}
+
+impl MapOps for RingBuf {
+    fn mmap_source(&self) -> Option<MmapSource<'_>> {
+        let len_bytes = self.ring.data_bytes() + 2 * page_bytes();
+        Some(MmapSource {
+            memfd: self.ring.memfd(),
+            len_bytes,
+            rule: MmapRule::ConsumerPageOnly,
+        })
+    }
+
+    fn mem_usage(&self) -> u64 {
+        (self.ring.data_bytes() + 3 * page_bytes()) as u64
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Map, MapType};
+
+    fn ring(bytes: u32) -> std::sync::Arc<Map> {
+        Map::create(&MapAttr::new(MapType::Ringbuf, 0, 0, bytes)).unwrap()
+    }
+
+    #[test]
+    fn records_come_out_in_order_and_discarded_ones_do_not() {
+        let map = ring(4096);
+        let ring = map.downcast::<RingBuf>().unwrap();
+        for round in 0..2000u64 {
+            let record = ring.reserve(24, 0);
+            assert_ne!(record, 0);
+            // SAFETY: 24 bytes were reserved; each record is ended once.
+            unsafe {
+                (record as *mut u64).write(round);
+                if round % 3 == 0 {
+                    RingBuf::discard(record, 0)
+                } else {
+                    RingBuf::submit(record, 0)
+                }
+            }
+            let mut seen = Vec::new();
+            ring.consume(|record| seen.push(u64::from_ne_bytes(record[..8].try_into().unwrap())));
+            assert_eq!(seen, if round % 3 == 0 { vec![] } else { vec![round] });
+        }
+        assert_eq!(ring.query(query::CONS_POS), 2000 * 32);
+        assert_eq!(ring.query(query::AVAIL_DATA), 0);
+    }
+
+    #[test]
+    fn a_full_ring_refuses_and_an_open_record_blocks() {
+        let map = ring(4096);
+        let ring = map.downcast::<RingBuf>().unwrap();
+        assert_eq!(ring.reserve(4096, 0), 0);
+        assert_eq!(ring.reserve(8, 1), 0);
+        let first = ring.reserve(2000, 0);
+        let second = ring.reserve(2000, 0);
+        assert!(first != 0 && second != 0);
+        assert_eq!(ring.reserve(2000, 0), 0);
+        // SAFETY: each record is ended once.
+        unsafe { RingBuf::submit(second, 0) };
+        let mut seen = 0;
+        ring.consume(|_| seen += 1);
+        assert_eq!(seen, 0);
+        // A consumer that claims to have read everything does not open the way over the record that is still being written.
+        ring.consumer_pos()
+            .store(ring.query(query::PROD_POS), Ordering::SeqCst);
+        assert_eq!(ring.reserve(2500, 0), 0);
+        // SAFETY: as above.
+        unsafe { RingBuf::submit(first, 0) };
+        assert_ne!(ring.reserve(2500, 0), 0);
+    }
+
+    #[test]
+    fn commits_wake_a_consumer_that_has_caught_up() {
+        let map = ring(4096);
+        let ring = map.downcast::<RingBuf>().unwrap();
+        let data = 5u64;
+        let output = |flags| {
+            // SAFETY: 8 readable bytes.
+            unsafe { ring.output((&raw const data).cast(), 8, flags) }
+        };
+        output(wakeup::NO_WAKEUP).unwrap();
+        assert_eq!(ring.event().take(), 0);
+        output(0).unwrap();
+        assert_eq!(
+            ring.event().take(),
+            0,
+            "the consumer is still behind the first record"
+        );
+        output(wakeup::FORCE_WAKEUP).unwrap();
+        assert_eq!(ring.event().take(), 1);
+        assert_eq!(ring.consume(|_| ()), 3);
+        output(0).unwrap();
+        assert_eq!(ring.event().take(), 1);
+        assert_eq!(output(4), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn two_producers_lose_nothing() {
+        let map = ring(8192);
+        let ring = map.downcast::<RingBuf>().unwrap();
+        const RECORDS: u64 = 20_000;
+        std::thread::scope(|scope| {
+            for producer in 0..2u64 {
+                scope.spawn(move || {
+                    for number in 0..RECORDS {
+                        let data = [producer, number];
+                        loop {
+                            // SAFETY: 16 readable bytes.
+                            match unsafe { ring.output(data.as_ptr().cast(), 16, 0) } {
+                                Ok(()) => break,
+                                Err(errno) => assert_eq!(errno, Errno::EAGAIN),
+                            }
+                            std::thread::yield_now();
+                        }
+                    }
+                });
+            }
+            let mut next = [0u64; 2];
+            while next != [RECORDS; 2] {
+                ring.consume(|record| {
+                    let producer = record[0] as usize;
+                    let number = u64::from_ne_bytes(record[8..16].try_into().unwrap());
+                    assert_eq!(number, next[producer]);
+                    next[producer] += 1;
+                });
+                std::thread::yield_now();
+            }
+        });
+    }
+
+    #[test]
+    fn only_the_consumer_page_may_be_mapped_for_writing() {
+        use crate::MappingAccess::{Read, Write};
+        let map = ring(4096);
+        let page = page_bytes();
+        assert!(map.mmap(0, page, Write).is_ok());
+        assert_eq!(map.mmap(page, page, Write).unwrap_err(), Errno::EPERM);
+        assert_eq!(map.mmap(0, 2 * page, Write).unwrap_err(), Errno::EPERM);
+        let all = map.mmap(0, 3 * page, Read).unwrap();
+        assert_eq!(map.mmap(0, 5 * page, Read).unwrap_err(), Errno::EINVAL);
+        let ring = map.downcast::<RingBuf>().unwrap();
+        assert_ne!(ring.reserve(8, 0), 0);
+        // SAFETY: three pages are mapped; the second starts with the producer's position.
+        assert_eq!(
+            unsafe { all.as_ptr().add(page).cast::<u64>().read_volatile() },
+            16
+        );
+    }
+}
