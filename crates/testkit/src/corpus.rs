@@ -10,7 +10,7 @@ use std::{
 };
 
 use hashbrown::HashMap;
-use ring3_btf::{Btf, TypeId};
+use ring3_btf::{Btf, DESTRUCTIBLE_6_18, FieldMask, KernelTypes, Record, TypeId};
 use ring3_isa::RawInsn;
 use ring3_spec::{AttachTarget, FdObject, InfoRecords, LoadRequest, MapInfo, Privilege};
 use ring3_uapi::{MapType, ProgType};
@@ -188,9 +188,19 @@ impl Corpus {
         let kernel_btf = self.btf("vmlinux-6.18.btf")?;
         let record = match &btf {
             Some(btf) if value_type_id.0 != 0 => {
-                ring3_btf::Record::parse(btf, value_type_id, kernel_btf.as_ref())
-                    .map_err(|error| invalid(format!("map {id}: {error}")))?
-                    .map(Arc::new)
+                let kernel = kernel_btf.as_ref().map(|btf| KernelTypes {
+                    btf,
+                    destructible: DESTRUCTIBLE_6_18,
+                });
+                Record::parse(
+                    btf,
+                    value_type_id,
+                    FieldMask::MAP_VALUE,
+                    number(map, "value_size") as u32,
+                    kernel,
+                )
+                .map_err(|errno| invalid(format!("map {id}: {errno}")))?
+                .map(Arc::new)
             }
             _ => None,
         };

@@ -2,6 +2,11 @@
 //!
 //! A development dependency only; nothing here is published.
 
+#![forbid(unsafe_code)]
+
 pub mod corpus;
+pub mod fixture;
+pub mod kernel;
 pub mod log_mask;
 pub mod parity;
+pub mod vectors;

@@ -5,7 +5,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ring3_spec::{LoadRequest, Registry};
-use ring3_verifier::{Log, verify};
+use ring3_verifier::{Log, RejectKind, verify};
 
 use crate::{corpus::Row, log_mask::mask_log};
 
@@ -31,7 +31,7 @@ pub fn judge(request: &LoadRequest, registry: &Registry) -> Outcome {
     let result = catch_unwind(AssertUnwindSafe(|| verify(request, registry, &mut log)));
     let (errno, unjudged, panic) = match &result {
         Ok(Ok(_)) => (0, false, None),
-        Ok(Err(error)) => (error.errno.raw(), error.is_unjudged(), None),
+        Ok(Err(error)) => (error.errno.raw(), error.kind == RejectKind::Unjudged, None),
         Err(payload) => {
             let message = payload.downcast_ref::<String>().cloned().or_else(|| {
                 payload
@@ -48,7 +48,7 @@ pub fn judge(request: &LoadRequest, registry: &Registry) -> Outcome {
     Outcome {
         errno,
         unjudged,
-        log: log.into_text(),
+        log: log.into_string(),
         panic,
     }
 }

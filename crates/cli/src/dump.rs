@@ -1,0 +1,115 @@
+//! `ring3 dump`: the program after the verifier's rewrites, or its machine code, with source lines.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use ring3::{LoadOptions, Object, isa, objects::Program};
+
+use crate::{Failure, Outcome, source};
+
+/// Arguments of `ring3 dump`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What to show
+    #[arg(value_enum)]
+    form: Form,
+    /// Object file
+    file: PathBuf,
+    /// Program; not needed if there is only one
+    #[arg(short, long)]
+    program: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// Instructions after rewrites
+    Xlated,
+    /// x86-64 machine code
+    Jited,
+}
+
+/// The verb.
+pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
+    let object = Object::open(&args.file).map_err(|error| error.to_string())?;
+    let programs = args.program.clone().map(|name| vec![name]);
+    let options = LoadOptions {
+        programs,
+        ..LoadOptions::default()
+    };
+    let loaded = object
+        .load_with(&options)
+        .map_err(|error| format!("{}: {error}", args.file.display()))?;
+    let mut programs = loaded.programs();
+    let Some((name, program)) = programs.next() else {
+        return Err(format!(
+            "{}: no program '{}'",
+            args.file.display(),
+            args.program.as_deref().unwrap_or("")
+        ));
+    };
+    if programs.next().is_some() {
+        let names: Vec<_> = loaded.programs().map(|(name, _)| name).collect();
+        return Err(format!(
+            "several programs, choose one with -p: {}",
+            names.join(", ")
+        ));
+    }
+    println!(
+        "{}  {name}  tag {}",
+        program.prog_type(),
+        hex(&program.tag())
+    );
+    match args.form {
+        Form::Xlated => print_xlated(program),
+        Form::Jited => print_jited(program)?,
+    }
+    Ok(Outcome::Done)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn print_xlated(program: &Program) {
+    let verified = program.verified();
+    let lines = program
+        .verify_again(0)
+        .map(|again| source::source_lines(&again.request))
+        .unwrap_or_default();
+    let mut shown_line = None;
+    let mut slot = 0;
+    while slot < verified.insns.len() {
+        let orig_idx = verified
+            .facts
+            .get(slot)
+            .map_or(slot as u32, |fact| fact.orig_idx);
+        if let Some(line) = source::line_at(&lines, orig_idx)
+            && shown_line != Some(line.insn_idx)
+        {
+            println!("; {} @ {}:{}", line.text.trim(), line.file, line.line);
+            shown_line = Some(line.insn_idx);
+        }
+        println!(
+            "{slot:4}: {}",
+            isa::disasm(&verified.insns[slot..], &isa::NoNames)
+        );
+        slot += if verified.insns[slot].is_ld_imm64() {
+            2
+        } else {
+            1
+        };
+    }
+}
+
+fn print_jited(program: &Program) -> Result<(), Failure> {
+    match program.jited_listing() {
+        Some(listing) => {
+            print!("{listing}");
+            Ok(())
+        }
+        None => Err(format!(
+            "program '{}' was not compiled to machine code",
+            program.name()
+        )),
+    }
+}

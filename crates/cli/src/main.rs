@@ -1,0 +1,64 @@
+//! The `ring3` command. One file per verb; this one parses arguments and turns results into exit statuses.
+//!
+//! Exit status: 0 done, 1 something was rejected, 2 usage or I/O.
+
+#![forbid(unsafe_code)]
+
+mod dump;
+mod maps;
+mod run;
+mod source;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The Linux BPF subsystem in user space: verify, run and inspect BPF programs without kernel BPF and without root.
+#[derive(Parser)]
+#[command(name = "ring3", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXAMPLES: &str = "Examples:
+  ring3 verify prog.bpf.o                       would Linux 6.18 load it?
+  ring3 verify -l 2 -f count_flows prog.bpf.o   the verifier's log of one program
+  ring3 run prog.bpf.o --pcap in.pcap           run it over a capture, then show its maps
+  ring3 dump xlated prog.bpf.o -p count_flows   the program after the verifier's rewrites";
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Verify the programs of object files
+    Verify(verify::Args),
+    /// Run a program over packets and show its maps
+    Run(run::Args),
+    /// Show a program after rewrites, or its machine code
+    Dump(dump::Args),
+}
+
+/// How a verb ended, if it did not fail.
+enum Outcome {
+    Done,
+    Rejected,
+}
+
+/// One line with the cause.
+type Failure = String;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Verify(args) => verify::run(&args),
+        Verb::Run(args) => run::run(&args),
+        Verb::Dump(args) => dump::run(&args),
+    };
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Rejected) => ExitCode::from(1),
+        Err(message) => {
+            eprintln!("ring3: {message}");
+            ExitCode::from(2)
+        }
+    }
+}

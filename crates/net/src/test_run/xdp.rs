@@ -1,0 +1,142 @@
+//! Test runs over XDP frames.
+//!
+//! # Source
+//! BPF_PROG_TEST_RUN of Linux 6.18 and Documentation/bpf/bpf_prog_run.rst.
+
+use ring3_helpers::packet::{PacketProgram, XdpBuff};
+use ring3_objects::{Error, ProgTypeOps, Program, TestRun, TestRunResult};
+use ring3_uapi::{Errno, flags::prog_load};
+
+use super::{invalid, loopback, timed};
+
+/// Bytes of `struct xdp_md`.
+const XDP_MD_BYTES: usize = 24;
+/// `BPF_F_TEST_XDP_LIVE_FRAMES`
+const LIVE_FRAMES: u32 = 1 << 1;
+
+/// XDP programs.
+pub(crate) struct XdpOps;
+
+impl ProgTypeOps for XdpOps {
+    fn test_run(&self, prog: &Program, run: &TestRun) -> Result<TestRunResult, Error> {
+        if run.flags & LIVE_FRAMES != 0 {
+            return Err(Error::new(
+                Errno::ENOTSUPP,
+                format!(
+                    "program '{}': live frames need a device to send them on",
+                    prog.name()
+                ),
+            ));
+        }
+        if run.flags != 0 || run.batch_size != 0 {
+            return Err(invalid(prog, "flags and batch_size must be 0"));
+        }
+        let metadata_bytes = metadata_bytes(prog, run)?;
+        let packet = &run.data_in[metadata_bytes..];
+        let has_frags = prog.attr().flags & prog_load::XDP_HAS_FRAGS != 0;
+        if packet.len() > XdpBuff::PAGE_LEN_MAX && !has_frags {
+            return Err(Error::new(
+                Errno::EINVAL,
+                format!(
+                    "data_in of {} bytes, a page holds {}",
+                    packet.len(),
+                    XdpBuff::PAGE_LEN_MAX
+                ),
+            ));
+        }
+        let mut xdp = XdpBuff::received(packet, loopback(), 0)
+            .map_err(|errno| Error::new(errno, format!("data_in of {} bytes", packet.len())))?;
+        xdp.set_metadata(&run.data_in[..metadata_bytes])
+            .map_err(|errno| Error::new(errno, format!("metadata of {metadata_bytes} bytes")))?;
+        let program = PacketProgram::over_xdp(prog).map_err(|errno| {
+            Error::new(
+                errno,
+                format!("program '{}' is no XDP program", prog.name()),
+            )
+        })?;
+        let (retval, duration_ns) = timed(run.repeat, || program.run(&mut xdp));
+        let data_out = [xdp.metadata(), xdp.data()].concat();
+        let ctx_out = if run.ctx_in.is_empty() {
+            Vec::new()
+        } else {
+            read_back(&xdp, run.ctx_in.len())
+        };
+        Ok(TestRunResult {
+            retval,
+            duration_ns,
+            data_out,
+            ctx_out,
+        })
+    }
+}
+
+/// Bytes of `data_in` that are metadata: where the given context says that `data` begins.
+fn metadata_bytes(prog: &Program, run: &TestRun) -> Result<usize, Error> {
+    if run.ctx_in.is_empty() {
+        return Ok(0);
+    }
+    if run.ctx_in.iter().skip(XDP_MD_BYTES).any(|&byte| byte != 0) {
+        return Err(invalid(
+            prog,
+            "ctx_in: bytes beyond struct xdp_md must be 0",
+        ));
+    }
+    let field = |index: usize| {
+        u32::from_ne_bytes(std::array::from_fn(|i| {
+            run.ctx_in.get(index * 4 + i).copied().unwrap_or(0)
+        }))
+    };
+    let [
+        data,
+        data_end,
+        data_meta,
+        ingress_ifindex,
+        rx_queue_index,
+        egress_ifindex,
+    ] = [0, 1, 2, 3, 4, 5].map(field);
+    if data_meta != 0
+        || data_end as usize > run.data_in.len()
+        || data > data_end
+        || data % 4 != 0
+        || data > 255
+    {
+        return Err(invalid(
+            prog,
+            "ctx_in: data, data_end and data_meta do not fit data_in",
+        ));
+    }
+    if egress_ifindex != 0 || (ingress_ifindex == 0 && rx_queue_index != 0) {
+        return Err(invalid(
+            prog,
+            "ctx_in: egress_ifindex, or rx_queue_index without a device",
+        ));
+    }
+    match ingress_ifindex {
+        0 | 1 if rx_queue_index == 0 => Ok(data as usize),
+        0 | 1 => Err(invalid(
+            prog,
+            "ctx_in: rx_queue_index beyond the queues of the device",
+        )),
+        _ => Err(Error::new(
+            Errno::ENODEV,
+            format!("ctx_in: no device with ifindex {ingress_ifindex}"),
+        )),
+    }
+}
+
+fn read_back(xdp: &XdpBuff, size: usize) -> Vec<u8> {
+    let metadata_bytes = xdp.metadata().len() as u32;
+    let fields = [
+        metadata_bytes,
+        metadata_bytes + xdp.data().len() as u32,
+        0,
+        xdp.device().ifindex(),
+        0,
+        0,
+    ];
+    let bytes: Vec<u8> = fields
+        .iter()
+        .flat_map(|field| field.to_ne_bytes())
+        .collect();
+    bytes[..size.min(XDP_MD_BYTES)].to_owned()
+}

@@ -1,0 +1,68 @@
+//! The two engines behind one face: a linked program becomes something that can be called.
+
+use std::str::FromStr;
+
+use ring3_interp as interp;
+use ring3_runtime::{Entry, Linked};
+use ring3_uapi::Errno;
+
+use crate::Error;
+
+/// Which engine runs a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineKind {
+    /// Compiled to machine code.
+    #[default]
+    Jit,
+    /// Interpreted.
+    Interp,
+}
+
+impl FromStr for EngineKind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<EngineKind, Error> {
+        match text {
+            "jit" => Ok(EngineKind::Jit),
+            "interp" => Ok(EngineKind::Interp),
+            _ => Err(Error::new(
+                Errno::EINVAL,
+                format!("engine '{text}' is neither jit nor interp"),
+            )),
+        }
+    }
+}
+
+/// A program in the form its engine runs.
+pub enum Engine {
+    /// Pre-decoded steps.
+    Interp(interp::Program),
+}
+
+impl Engine {
+    /// Prepares a linked program.
+    ///
+    /// # Errors
+    /// ENOTSUPP: the engine cannot run an instruction yet; ENOMEM: no room for code.
+    pub(crate) fn compile(kind: EngineKind, linked: Linked) -> Result<Engine, Error> {
+        match kind {
+            EngineKind::Jit | EngineKind::Interp => interp::Program::load(&linked)
+                .map(Engine::Interp)
+                .map_err(|error| Error::new(Errno::ENOTSUPP, error.to_string())),
+        }
+    }
+
+    /// How to call it.
+    pub(crate) fn entry(&self) -> Entry {
+        match self {
+            Engine::Interp(program) => program.entry(),
+        }
+    }
+
+    /// What a prog array holds for it.
+    pub(crate) fn tail_target(&self) -> usize {
+        match self {
+            Engine::Interp(program) => program.tail_target(),
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! BPF objects: programs, maps and BTF with ids and references, the load pipeline, test runs, audit events.
+//!
+//! A [`System`] is one BPF subsystem: its id tables, registry and hooks. [`Program::load`] is the pipeline of BPF_PROG_LOAD: verify, link,
+//! compile. [`Object`] loads a whole ELF file. What programs are attached to belongs to the floors above, which register a
+//! [`ProgTypeOps`] per program type.
+
+mod audit;
+mod engine;
+mod error;
+mod link;
+mod map;
+mod object;
+mod prog;
+mod system;
+mod tag;
+mod test_run;
+mod verification;
+
+pub use audit::{AuditEvent, AuditOp};
+pub use engine::EngineKind;
+pub use error::{Error, LoadError};
+pub use map::MapObject;
+pub use object::{LoadOptions, LoadedObject, Object};
+pub use prog::{ProgAttr, Program};
+pub use system::System;
+pub use test_run::{ProgTypeOps, TestRun, TestRunResult};
+pub use verification::Verification;

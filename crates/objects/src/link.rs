@@ -1,0 +1,194 @@
+//! Linking: the verifier's output becomes [`Linked`], with every slot that names something outside of the program resolved.
+
+use std::sync::Arc;
+
+use ring3_helpers as helpers;
+use ring3_maps::Map;
+use ring3_runtime::{
+    CallKind, CallTarget, Clobbers, InlineCall, Linked, Site, TailCallSite, TailCallTable, Target,
+};
+use ring3_spec::{CallFact, VerifiedProgram};
+use ring3_uapi::{Errno, FuncId, MapType, ProgType};
+
+use crate::{Error, MapObject, ProgAttr};
+
+/// Resolves every slot of a verified program.
+///
+/// # Errors
+/// ENOTSUPP: a helper or kfunc without an implementation.
+pub(crate) fn link(
+    attr: &ProgAttr,
+    program: &Arc<VerifiedProgram>,
+    maps: &[Arc<MapObject>],
+) -> Result<Linked, Error> {
+    let mut sites = Vec::new();
+    for (slot, (insn, fact)) in program.insns.iter().zip(&program.facts).enumerate() {
+        let target = if insn.is_ld_imm64() {
+            match fact.map {
+                Some(map) => Some(Target::Imm64(map_address(
+                    program,
+                    slot,
+                    map_at(maps, map)?,
+                )?)),
+                None => None,
+            }
+        } else if let Some(call) = fact.call {
+            call_target(attr, call, maps)?
+        } else if is_packet_load(insn.code) {
+            Some(Target::LoadPacket(helpers::load_packet))
+        } else {
+            None
+        };
+        if let Some(target) = target {
+            sites.push(Site {
+                slot: slot as u32,
+                target,
+            });
+        }
+    }
+    Ok(Linked {
+        program: Arc::clone(program),
+        sites,
+        arena: None,
+    })
+}
+
+fn map_at(maps: &[Arc<MapObject>], index: u32) -> Result<&Arc<Map>, Error> {
+    maps.get(index as usize)
+        .map(|object| object.map())
+        .ok_or_else(|| {
+            Error::new(
+                Errno::EFAULT,
+                format!("verifier bug: map index {index} of {}", maps.len()),
+            )
+        })
+}
+
+/// The value of a two-slot load of a map, or of an address in its value.
+fn map_address(program: &VerifiedProgram, slot: usize, map: &Map) -> Result<u64, Error> {
+    if !program.facts[slot].is_map_value {
+        return Ok(map.program_ptr());
+    }
+    let offset = program
+        .insns
+        .get(slot + 1)
+        .map_or(0, |second| second.imm as u32);
+    map.direct_value_addr(offset).map_err(|errno| {
+        Error::new(
+            errno,
+            format!(
+                "map '{}': no direct value at offset {offset}",
+                map.attr().name
+            ),
+        )
+    })
+}
+
+/// `LD_ABS` and `LD_IND` of any size.
+fn is_packet_load(code: u8) -> bool {
+    const CLASS_LD: u8 = 0;
+    const MODE_ABS: u8 = 0x20;
+    const MODE_IND: u8 = 0x40;
+    code & 0x07 == CLASS_LD && matches!(code & 0xe0, MODE_ABS | MODE_IND)
+}
+
+fn call_target(
+    attr: &ProgAttr,
+    call: CallFact,
+    maps: &[Arc<MapObject>],
+) -> Result<Option<Target>, Error> {
+    let (id, map, const_key) = match call {
+        CallFact::Subprog(_) => return Ok(None),
+        CallFact::Kfunc { id, .. } => {
+            return Err(Error::new(
+                Errno::ENOTSUPP,
+                format!("kfunc {id}: calls of kernel functions do not run yet"),
+            ));
+        }
+        CallFact::Helper {
+            id, map, const_key, ..
+        } => (id, map, const_key),
+    };
+    let map = map.map(|index| map_at(maps, index)).transpose()?;
+    if id == FuncId::TailCall {
+        let map = map.ok_or_else(|| {
+            Error::new(
+                Errno::ENOTSUPP,
+                "tail call through a map that is not constant",
+            )
+        })?;
+        return tail_call(map, const_key).map(Some);
+    }
+    let found = match attr.prog_type {
+        ProgType::Xdp => helpers::find_for_xdp(id),
+        _ => helpers::find(id),
+    };
+    let code = match (id, map) {
+        (FuncId::MapLookupElem, Some(map)) => map.monomorphic_lookup(),
+        (FuncId::MapUpdateElem, Some(map)) => map.monomorphic_update(),
+        (FuncId::MapDeleteElem, Some(map)) => map.monomorphic_delete(),
+        _ => found.ok_or_else(|| {
+            Error::new(
+                Errno::ENOTSUPP,
+                format!("helper bpf_{id}#{}: no implementation yet", id.raw()),
+            )
+        })?,
+    };
+    let kind = match id {
+        FuncId::Loop | FuncId::ForEachMapElem | FuncId::FindVma | FuncId::UserRingbufDrain => {
+            CallKind::TakesCallback
+        }
+        _ => CallKind::Plain,
+    };
+    let target = CallTarget {
+        code,
+        clobbers: Clobbers::All,
+        kind,
+    };
+    Ok(Some(match (id, map) {
+        (FuncId::MapLookupElem, Some(map)) => lookup_target(map, const_key, target),
+        (FuncId::GetSmpProcessorId, _) => {
+            Target::Inline(InlineCall::SmpProcessorId { fallback: target })
+        }
+        _ => Target::Call(target),
+    }))
+}
+
+/// A look-up in a map whose values lie in an array needs no call.
+fn lookup_target(map: &Map, const_key: Option<u64>, fallback: CallTarget) -> Target {
+    let Some(layout) = map.array_layout() else {
+        return Target::Call(fallback);
+    };
+    if map.map_type() != MapType::Array {
+        return Target::Call(fallback);
+    }
+    Target::Inline(match const_key {
+        Some(key) if key < u64::from(layout.max_entries) => InlineCall::ConstAddress {
+            address: layout.base + key * u64::from(layout.stride),
+            fallback,
+        },
+        _ => InlineCall::ArrayLookup {
+            base: layout.base,
+            stride: layout.stride,
+            max_entries: layout.max_entries,
+            fallback,
+        },
+    })
+}
+
+fn tail_call(map: &Arc<Map>, const_key: Option<u64>) -> Result<Target, Error> {
+    let array = map.downcast::<ring3_maps::ProgArray>().ok_or_else(|| {
+        Error::new(
+            Errno::EFAULT,
+            format!("verifier bug: map '{}' is no prog array", map.attr().name),
+        )
+    })?;
+    let table = TailCallTable {
+        entries: array.table_ptr(),
+        max_entries: map.max_entries(),
+    };
+    Ok(Target::TailCall(TailCallSite {
+        table,
+        const_index: const_key.and_then(|key| u32::try_from(key).ok()),
+    }))
+}

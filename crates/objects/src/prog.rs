@@ -1,0 +1,324 @@
+//! `Program`: a verified, linked and compiled program, and the pipeline that makes one.
+
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::SystemTime,
+};
+
+use ring3_btf::{Btf, TypeId};
+use ring3_isa::RawInsn;
+use ring3_maps::OwnerKey;
+use ring3_runtime::{Entry, InArray, ProgObject, Task};
+use ring3_spec::{AttachTarget, FdObject, InfoRecords, LoadRequest, Privilege, VerifiedProgram};
+use ring3_uapi::{AttachType, Errno, ProgType, flags::prog_load, limits::TAG_BYTES};
+use ring3_verifier::{Log, RejectKind, verify};
+
+use crate::{
+    AuditEvent, AuditOp, EngineKind, Error, LoadError, MapObject, System, engine::Engine,
+    link::link, tag::compute_tag,
+};
+
+/// What BPF_PROG_LOAD gets, with fds resolved.
+#[derive(Clone)]
+pub struct ProgAttr {
+    /// Type.
+    pub prog_type: ProgType,
+    /// `expected_attach_type`, raw.
+    pub expected_attach_type: u32,
+    /// `prog_flags`
+    pub flags: u32,
+    /// Name, at most 15 bytes.
+    pub name: String,
+    /// License text.
+    pub license: String,
+    /// Instruction slots.
+    pub insns: Vec<RawInsn>,
+    /// Maps by the number that instructions name them with.
+    pub maps: BTreeMap<i32, Arc<MapObject>>,
+    /// `fd_array`
+    pub fd_array: Option<Vec<i32>>,
+    /// BTF of the program.
+    pub btf: Option<Btf>,
+    /// `func_info`
+    pub func_info: InfoRecords,
+    /// `line_info`
+    pub line_info: InfoRecords,
+    /// `attach_btf_id`
+    pub attach_btf_id: TypeId,
+    /// What `attach_btf_id` refers to.
+    pub attach: AttachTarget,
+    /// Who loads.
+    pub privilege: Privilege,
+    /// Level of the verifier's log: bits 1, 2, 4.
+    pub log_level: u32,
+    /// Which engine runs it.
+    pub engine: EngineKind,
+}
+
+impl ProgAttr {
+    /// A fully privileged GPL program without maps or BTF, for the JIT.
+    pub fn new(prog_type: ProgType, insns: Vec<RawInsn>) -> ProgAttr {
+        ProgAttr {
+            prog_type,
+            expected_attach_type: 0,
+            flags: 0,
+            name: String::new(),
+            license: "GPL".to_owned(),
+            insns,
+            maps: BTreeMap::new(),
+            fd_array: None,
+            btf: None,
+            func_info: InfoRecords::default(),
+            line_info: InfoRecords::default(),
+            attach_btf_id: TypeId(0),
+            attach: AttachTarget::Kernel,
+            privilege: Privilege::FULL,
+            log_level: 0,
+            engine: EngineKind::default(),
+        }
+    }
+
+    /// The verifier's view of the request, and the maps in the order it indexes them.
+    pub(crate) fn request(&self, system: &System) -> (LoadRequest, Vec<Arc<MapObject>>) {
+        let mut request = LoadRequest::new(self.prog_type, self.insns.clone());
+        let mut maps: Vec<Arc<MapObject>> = Vec::new();
+        for (&fd, map) in &self.maps {
+            let index = maps
+                .iter()
+                .position(|known| Arc::ptr_eq(known, map))
+                .unwrap_or_else(|| {
+                    maps.push(Arc::clone(map));
+                    request.maps.push(Arc::new(map.info()));
+                    maps.len() - 1
+                });
+            request.fds.insert(fd, FdObject::Map(index));
+        }
+        request.expected_attach_type = self.expected_attach_type;
+        request.flags = self.flags;
+        request.name.clone_from(&self.name);
+        request.license.clone_from(&self.license);
+        request.fd_array.clone_from(&self.fd_array);
+        request.btf.clone_from(&self.btf);
+        request.func_info = self.func_info.clone();
+        request.line_info = self.line_info.clone();
+        request.kernel_btf = system.kernel_btf();
+        request.attach_btf_id = self.attach_btf_id;
+        request.attach = self.attach.clone();
+        request.privilege = self.privilege;
+        (request, maps)
+    }
+}
+
+/// A loaded program.
+pub struct Program {
+    id: u32,
+    attr: ProgAttr,
+    tag: [u8; TAG_BYTES],
+    verified: Arc<VerifiedProgram>,
+    engine: Engine,
+    log: String,
+    loaded_at: SystemTime,
+    loaded_by: Task,
+    /// Prog array slots that hold it.
+    in_arrays: AtomicU32,
+    system: Weak<System>,
+}
+
+impl Program {
+    /// Verifies, links and compiles a program.
+    ///
+    /// # Errors
+    /// What the verifier says; ENOTSUPP where a helper has no implementation or an engine cannot run an instruction yet. Nothing is left
+    /// behind.
+    pub fn load(system: &Arc<System>, attr: ProgAttr) -> Result<Arc<Program>, Box<LoadError>> {
+        let (request, maps) = attr.request(system);
+        let mut log = Log::new(attr.log_level);
+        let verified = match verify(&request, system.registry(), &mut log) {
+            Ok(verified) => Arc::new(verified),
+            Err(error) => {
+                return Err(Box::new(LoadError {
+                    program: attr.name,
+                    error: Error::new(
+                        error.errno,
+                        error.message.lines().last().unwrap_or("rejected"),
+                    ),
+                    log: log.into_string(),
+                    insn_idx: error.insn_idx,
+                    is_unjudged: error.kind == RejectKind::Unjudged,
+                }));
+            }
+        };
+        let log = log.into_string();
+        let engine =
+            link(&attr, &verified, &maps).and_then(|linked| Engine::compile(attr.engine, linked));
+        let engine = match engine {
+            Ok(engine) => engine,
+            Err(error) => {
+                return Err(Box::new(LoadError {
+                    program: attr.name,
+                    error,
+                    log,
+                    insn_idx: None,
+                    is_unjudged: false,
+                }));
+            }
+        };
+        let tag = compute_tag(&attr.insns);
+        let loaded_by = Task::host();
+        let program = system.register_program(|id, system| Program {
+            id,
+            attr,
+            tag,
+            verified,
+            engine,
+            log,
+            loaded_at: SystemTime::now(),
+            loaded_by,
+            in_arrays: AtomicU32::new(0),
+            system,
+        });
+        if let Err(error) = program.claim_prog_arrays(&maps) {
+            return Err(Box::new(LoadError {
+                program: program.name().to_owned(),
+                error,
+                log: program.log.clone(),
+                insn_idx: None,
+                is_unjudged: false,
+            }));
+        }
+        system.audit(&program.audit_event(AuditOp::Load));
+        Ok(program)
+    }
+
+    /// The first program that uses a prog array decides who may enter it.
+    fn claim_prog_arrays(&self, maps: &[Arc<MapObject>]) -> Result<(), Error> {
+        for map in self
+            .verified
+            .used_maps
+            .iter()
+            .filter_map(|&index| maps.get(index))
+        {
+            if let Some(array) = map.map().downcast::<ring3_maps::ProgArray>() {
+                array.claim(&self.array_key()).map_err(|errno| {
+                    Error::new(
+                        errno,
+                        format!("map '{}': belongs to programs of another kind", map.name()),
+                    )
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What prog arrays compare.
+    pub(crate) fn array_key(&self) -> OwnerKey {
+        let mut key = OwnerKey::new(self.attr.prog_type, self.attr.engine == EngineKind::Jit);
+        key.xdp_has_frags = self.attr.flags & prog_load::XDP_HAS_FRAGS != 0;
+        key.expected_attach_type = AttachType::from_raw(self.attr.expected_attach_type);
+        key
+    }
+
+    fn audit_event(&self, op: AuditOp) -> AuditEvent {
+        let comm = String::from_utf8_lossy(&self.loaded_by.comm);
+        AuditEvent {
+            prog_id: self.id,
+            op,
+            pid: self.loaded_by.tgid,
+            uid: self.loaded_by.uid,
+            comm: comm.trim_end_matches('\0').to_owned(),
+        }
+    }
+
+    /// Name, at most 15 bytes.
+    pub fn name(&self) -> &str {
+        &self.attr.name
+    }
+
+    /// Type.
+    pub fn prog_type(&self) -> ProgType {
+        self.attr.prog_type
+    }
+
+    /// What it was loaded from.
+    pub fn attr(&self) -> &ProgAttr {
+        &self.attr
+    }
+
+    /// Tag: hash of the instructions.
+    pub fn tag(&self) -> [u8; TAG_BYTES] {
+        self.tag
+    }
+
+    /// When it was loaded.
+    pub fn loaded_at(&self) -> SystemTime {
+        self.loaded_at
+    }
+
+    /// The verifier's output.
+    pub fn verified(&self) -> &Arc<VerifiedProgram> {
+        &self.verified
+    }
+
+    /// The verifier's log at the level asked for.
+    pub fn verifier_log(&self) -> &str {
+        &self.log
+    }
+
+    /// Which engine runs it, and its code.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The system it belongs to, if that is still alive.
+    pub fn system(&self) -> Option<Arc<System>> {
+        self.system.upgrade()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let Some(system) = self.system.upgrade() {
+            system.forget_program(self.id);
+            system.audit(&self.audit_event(AuditOp::Unload));
+        }
+    }
+}
+
+impl ProgObject for Program {
+    fn id(&self) -> u32 {
+        self.id
+    }
+
+    fn entry(&self) -> Entry {
+        self.engine.entry()
+    }
+
+    fn tail_target(&self) -> usize {
+        self.engine.tail_target()
+    }
+
+    fn prog_type(&self) -> ProgType {
+        self.attr.prog_type
+    }
+
+    fn is_sleepable(&self) -> bool {
+        self.attr.flags & prog_load::SLEEPABLE != 0
+    }
+
+    fn in_array(&self, change: InArray) -> Result<(), Errno> {
+        match change {
+            InArray::Added => self.in_arrays.fetch_add(1, Ordering::Relaxed),
+            InArray::Removed => self.in_arrays.fetch_sub(1, Ordering::Relaxed),
+        };
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

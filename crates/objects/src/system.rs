@@ -1,0 +1,135 @@
+//! `System`: one BPF subsystem. Ids, the registry of rows, what program types can do, who hears audit events.
+
+use std::sync::{Arc, Weak};
+
+use hashbrown::HashMap;
+use parking_lot::{Mutex, RwLock};
+use ring3_btf::Btf;
+use ring3_spec::Registry;
+use ring3_sync::idr::Idr;
+use ring3_uapi::ProgType;
+
+use crate::{AuditEvent, MapObject, ProgTypeOps, Program};
+
+type Subscriber = Box<dyn Fn(&AuditEvent) + Send + Sync>;
+
+/// A BPF subsystem.
+pub struct System {
+    registry: Registry,
+    maps: Idr<Weak<MapObject>>,
+    progs: Idr<Weak<Program>>,
+    prog_types: RwLock<HashMap<ProgType, Arc<dyn ProgTypeOps>>>,
+    kernel_btf: RwLock<Option<Btf>>,
+    subscribers: Mutex<Vec<Subscriber>>,
+}
+
+impl System {
+    /// A system with the rows of Linux 6.18 and nothing loaded.
+    pub fn new() -> Arc<System> {
+        System::with_registry(Registry::linux_6_18())
+    }
+
+    /// A system with a registry of the embedder's.
+    pub fn with_registry(registry: Registry) -> Arc<System> {
+        Arc::new(System {
+            registry,
+            maps: Idr::new(),
+            progs: Idr::new(),
+            prog_types: RwLock::default(),
+            kernel_btf: RwLock::default(),
+            subscribers: Mutex::default(),
+        })
+    }
+
+    /// Rows of program types, helpers and kfuncs.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Says what programs of this type can do beyond being loaded.
+    pub fn register_prog_type(&self, prog_type: ProgType, ops: Arc<dyn ProgTypeOps>) {
+        self.prog_types.write().insert(prog_type, ops);
+    }
+
+    /// What programs of this type can do.
+    pub(crate) fn prog_type_ops(&self, prog_type: ProgType) -> Option<Arc<dyn ProgTypeOps>> {
+        self.prog_types.read().get(&prog_type).cloned()
+    }
+
+    /// The BTF that kernel types are looked up in, if one was given.
+    pub fn kernel_btf(&self) -> Option<Btf> {
+        self.kernel_btf.read().clone()
+    }
+
+    /// Gives the BTF that kernel types are looked up in.
+    pub fn set_kernel_btf(&self, btf: Btf) {
+        *self.kernel_btf.write() = Some(btf);
+    }
+
+    /// Hears every load and unload from now on.
+    pub fn subscribe_audit(&self, subscriber: impl Fn(&AuditEvent) + Send + Sync + 'static) {
+        self.subscribers.lock().push(Box::new(subscriber));
+    }
+
+    pub(crate) fn audit(&self, event: &AuditEvent) {
+        for subscriber in self.subscribers.lock().iter() {
+            subscriber(event);
+        }
+    }
+
+    /// The program with this id, if it is alive.
+    pub fn program_by_id(&self, id: u32) -> Option<Arc<Program>> {
+        self.progs.get(id)?.upgrade()
+    }
+
+    /// The map with this id, if it is alive.
+    pub fn map_by_id(&self, id: u32) -> Option<Arc<MapObject>> {
+        self.maps.get(id)?.upgrade()
+    }
+
+    /// The lowest program id above `id`.
+    pub fn next_program_id(&self, id: u32) -> Option<u32> {
+        self.progs.next_id(id)
+    }
+
+    /// The lowest map id above `id`.
+    pub fn next_map_id(&self, id: u32) -> Option<u32> {
+        self.maps.next_id(id)
+    }
+
+    pub(crate) fn register_map(
+        self: &Arc<Self>,
+        make: impl FnOnce(u32, Weak<System>) -> MapObject,
+    ) -> Arc<MapObject> {
+        let mut made = None;
+        self.maps.insert_with(|id| {
+            let map = Arc::new(make(id, Arc::downgrade(self)));
+            let weak = Arc::downgrade(&map);
+            made = Some(map);
+            weak
+        });
+        made.expect("fewer than 2^31 maps are alive")
+    }
+
+    pub(crate) fn register_program(
+        self: &Arc<Self>,
+        make: impl FnOnce(u32, Weak<System>) -> Program,
+    ) -> Arc<Program> {
+        let mut made = None;
+        self.progs.insert_with(|id| {
+            let prog = Arc::new(make(id, Arc::downgrade(self)));
+            let weak = Arc::downgrade(&prog);
+            made = Some(prog);
+            weak
+        });
+        made.expect("fewer than 2^31 programs are alive")
+    }
+
+    pub(crate) fn forget_map(&self, id: u32) {
+        self.maps.remove(id);
+    }
+
+    pub(crate) fn forget_program(&self, id: u32) {
+        self.progs.remove(id);
+    }
+}

@@ -1,0 +1,106 @@
+//! Verifying without loading: what `ring3 verify` and snapshot tests need. Key type: [`Verification`].
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ring3_spec::{LoadRequest, VerifiedProgram};
+use ring3_verifier::{Log, VerifierError, verify};
+
+use crate::{Error, LoadOptions, Object, Program, System};
+
+/// What the verifier said of one program.
+#[derive(Clone, Debug)]
+pub struct Verification {
+    /// Name of the program.
+    pub program: String,
+    /// ELF section, empty for programs that came from elsewhere.
+    pub section: String,
+    /// What was verified.
+    pub request: LoadRequest,
+    /// The program after rewrites, or why it was rejected.
+    pub result: Result<Arc<VerifiedProgram>, VerifierError>,
+    /// The log at the level asked for.
+    pub log: String,
+    /// Time the verifier took.
+    pub duration: Duration,
+}
+
+impl Verification {
+    fn run(
+        program: &str,
+        section: &str,
+        request: LoadRequest,
+        system: &System,
+        log_level: u32,
+    ) -> Verification {
+        let mut log = Log::new(log_level);
+        let begin = Instant::now();
+        let result = verify(&request, system.registry(), &mut log).map(Arc::new);
+        Verification {
+            program: program.to_owned(),
+            section: section.to_owned(),
+            request,
+            result,
+            log: log.into_string(),
+            duration: begin.elapsed(),
+        }
+    }
+}
+
+impl Object {
+    /// Verifies the programs of the object, each by itself; maps are created for the time of it. A program that cannot even be put together (an
+    /// unknown section, an unresolved extern) is an error in its place.
+    ///
+    /// # Errors
+    /// A map cannot be created.
+    pub fn verify_in(
+        &self,
+        system: &Arc<System>,
+        options: &LoadOptions,
+    ) -> Result<Vec<(String, Result<Verification, Error>)>, Error> {
+        let maps = self.create_maps(system)?;
+        let is_wanted = |name: &String| {
+            options
+                .programs
+                .as_ref()
+                .is_none_or(|names| names.contains(name))
+        };
+        let progs = self
+            .spec()
+            .progs
+            .iter()
+            .filter(|prog| is_wanted(&prog.name));
+        Ok(progs
+            .map(|prog| {
+                let verified = self.prog_attr(prog, &maps, options).map(|attr| {
+                    let (request, _maps) = attr.request(system);
+                    Verification::run(
+                        &prog.name,
+                        &prog.section,
+                        request,
+                        system,
+                        options.log_level,
+                    )
+                });
+                (prog.name.clone(), verified)
+            })
+            .collect())
+    }
+}
+
+impl Program {
+    /// Verifies the program once more, for its log at another level. `None` if its system is gone.
+    pub fn verify_again(&self, log_level: u32) -> Option<Verification> {
+        let system = self.system()?;
+        let (request, _maps) = self.attr().request(&system);
+        Some(Verification::run(
+            self.name(),
+            "",
+            request,
+            &system,
+            log_level,
+        ))
+    }
+}

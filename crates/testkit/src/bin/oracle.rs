@@ -1,0 +1,60 @@
+//! `oracle [AREA]`: records the running kernel's answers into fixtures/oracle. Where bpf(2) is refused it says so and changes nothing.
+
+use std::{fs, io, process::ExitCode};
+
+use ring3_testkit::{
+    fixture::elf_fixtures,
+    kernel::{self, KernelObject},
+};
+
+/// What can be recorded.
+const AREAS: &[(&str, fn() -> io::Result<usize>)] = &[("elf", record_elf)];
+
+fn main() -> ExitCode {
+    let wanted = std::env::args().nth(1);
+    if let Some(wanted) = &wanted
+        && !AREAS.iter().any(|(name, _)| name == wanted)
+    {
+        let names: Vec<_> = AREAS.iter().map(|(name, _)| *name).collect();
+        eprintln!(
+            "oracle: no area '{wanted}', there are: {}",
+            names.join(", ")
+        );
+        return ExitCode::from(2);
+    }
+    if !kernel::is_permitted() {
+        println!("not permitted here: bpf(2) is refused; nothing was recorded");
+        return ExitCode::SUCCESS;
+    }
+    for (name, record) in AREAS
+        .iter()
+        .filter(|(name, _)| wanted.as_ref().is_none_or(|wanted| wanted == name))
+    {
+        match record() {
+            Ok(count) => println!("{name}: {count} answers recorded"),
+            Err(error) => {
+                eprintln!("oracle: {name}: {error}");
+                return ExitCode::from(1);
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// The verdict and log of every program of every ELF fixture.
+fn record_elf() -> io::Result<usize> {
+    let mut count = 0;
+    for fixture in elf_fixtures()? {
+        let spec = fixture.spec()?;
+        let object = KernelObject::create(&spec)
+            .map_err(|errno| io::Error::other(format!("{}: maps or BTF: {errno}", fixture.name)))?;
+        for prog in &spec.progs {
+            let (_, recorded) = object.load(prog)?;
+            let path = fixture.oracle_path(&prog.name);
+            fs::create_dir_all(path.parent().expect("below the fixtures"))?;
+            fs::write(path, recorded.to_text())?;
+            count += 1;
+        }
+    }
+    Ok(count)
+}

@@ -1,0 +1,78 @@
+//! Every ELF fixture beside the recorded kernel: verdict, errno, and the level-2 log to the byte; and its snapshot.
+
+use ring3::{LoadOptions, objects::Object};
+use ring3_testkit::{
+    fixture::{Recorded, elf_fixtures, fixtures_dir},
+    log_mask::mask_log,
+};
+
+/// Programs whose log is not the kernel's yet, with the cause. An entry that has become equal fails the test.
+const DIFFERENT_LOGS: &[(&str, &str)] = &[];
+
+/// What ring3 says of a fixture's program.
+struct Ours {
+    name: String,
+    errno: i32,
+    log: String,
+    recorded: Recorded,
+}
+
+fn verify_fixtures() -> Vec<Ours> {
+    let system = ring3::system();
+    let options = LoadOptions { log_level: 2, ..LoadOptions::default() };
+    let mut all = Vec::new();
+    for fixture in elf_fixtures().unwrap() {
+        let object = Object::open(&fixture.path).unwrap();
+        for (program, verification) in object.verify_in(&system, &options).unwrap() {
+            let verification = verification.unwrap();
+            all.push(Ours {
+                name: format!("{}.{program}", fixture.name),
+                errno: verification.result.as_ref().map_or_else(|error| error.errno.raw(), |_| 0),
+                log: mask_log(&verification.log, &verification.request.insns),
+                recorded: Recorded::read(&fixture.oracle_path(&program)).unwrap(),
+            });
+        }
+    }
+    all
+}
+
+#[test]
+fn verdicts_are_the_kernels() {
+    let different: Vec<_> = verify_fixtures()
+        .iter()
+        .filter(|ours| ours.errno != ours.recorded.errno)
+        .map(|ours| format!("{}: kernel {}, ring3 {}", ours.name, ours.recorded.errno, ours.errno))
+        .collect();
+    assert!(different.is_empty(), "{different:#?}");
+}
+
+#[test]
+fn logs_are_the_kernels_to_the_byte() {
+    for ours in verify_fixtures() {
+        let known = DIFFERENT_LOGS.iter().find(|(name, _)| *name == ours.name);
+        match known {
+            Some((name, cause)) => assert_ne!(ours.log, ours.recorded.log, "{name} is equal now; it was not because {cause}"),
+            None => assert!(ours.log == ours.recorded.log, "{}", first_difference(&ours)),
+        }
+    }
+}
+
+fn first_difference(ours: &Ours) -> String {
+    let mut lines = ours.recorded.log.lines().zip(ours.log.lines()).enumerate();
+    match lines.find(|(_, (kernel, ring3))| kernel != ring3) {
+        Some((at, (kernel, ring3))) => format!("{} line {}:\nkernel {kernel}\nring3  {ring3}", ours.name, at + 1),
+        None => format!("{}: one log is longer", ours.name),
+    }
+}
+
+#[test]
+fn logs_are_snapshots() {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(fixtures_dir().canonicalize().unwrap().join("snapshots/elf"));
+    settings.set_prepend_module_to_snapshot(false);
+    settings.bind(|| {
+        for ours in verify_fixtures() {
+            insta::assert_snapshot!(ours.name.replace('/', "__"), ours.log);
+        }
+    });
+}
