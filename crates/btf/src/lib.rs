@@ -24,6 +24,7 @@ extern crate alloc;
 
 mod btf;
 mod build;
+pub mod check;
 pub mod core_relo;
 mod error;
 pub mod ext;

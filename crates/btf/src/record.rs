@@ -95,7 +95,6 @@ impl FieldKind {
                 | FieldKind::ResSpinLock
                 | FieldKind::Timer
                 | FieldKind::Workqueue
-                | FieldKind::Refcount
                 | FieldKind::TaskWork
         )
     }
@@ -327,12 +326,17 @@ impl StructMetas {
     /// # Errors
     /// Those of [`Record::parse`] and [`Record::check_ownership`].
     pub fn parse(btf: &Btf, kernel: Option<KernelTypes<'_>>) -> Result<StructMetas, Errno> {
+        // A resilient lock alone makes no struct an object.
         let mut special: BTreeSet<TypeId> = FieldKind::ALL
             .iter()
-            .filter(|&&kind| FieldMask::ALLOC_OBJ.has(kind) && !kind.is_pointer())
+            .filter(|&&kind| FieldMask::ALLOC_OBJ.has(kind)
+                    && !kind.is_pointer()
+                    && kind != FieldKind::ResSpinLock)
             .filter_map(|kind| btf.find_by_name_kind(kind.name(), Kind::Struct))
             .collect();
-        special.extend(btf.own_types().filter(|ty| is_kptr(btf, ty)).map(|ty| ty.id()));
+        let kptrs = FieldMask(0x1c);
+        let is_kptr = |ty: &Type<'_>| matches!(kernel_pointer(btf, *ty, kptrs), Ok(Some(_)));
+        special.extend(btf.own_types().filter(is_kptr).map(|ty| ty.id()));
         let mut metas = StructMetas::default();
         if special.is_empty() {
             return Ok(metas);
@@ -361,14 +365,6 @@ impl StructMetas {
     pub fn iter(&self) -> impl Iterator<Item = (TypeId, &Arc<Record>)> {
         self.records.iter().map(|(id, record)| (*id, record))
     }
-}
-
-/// A pointer to a type tag that names a kernel pointer.
-fn is_kptr(btf: &Btf, ty: &Type<'_>) -> bool {
-    ty.kind() == Kind::Ptr
-        && btf.type_by_id(ty.type_id()).is_some_and(|tag| {
-            tag.kind() == Kind::TypeTag && matches!(tag.name(), "kptr_untrusted" | "kptr" | "percpu_kptr")
-        })
 }
 
 struct Found {
@@ -574,14 +570,16 @@ fn kernel_pointer(btf: &Btf, ty: Type<'_>, mask: FieldMask) -> Result<Option<(Fi
     if btf.kind(tag.type_id()) == Some(Kind::TypeTag) {
         return Err(Errno::EINVAL);
     }
-    let kptrs_wanted = mask.has(FieldKind::KptrRef);
     let kind = match tag.name() {
-        "kptr_untrusted" if kptrs_wanted => FieldKind::KptrUnref,
-        "kptr" if kptrs_wanted => FieldKind::KptrRef,
-        "percpu_kptr" if kptrs_wanted => FieldKind::KptrPercpu,
-        "uptr" if mask.has(FieldKind::Uptr) => FieldKind::Uptr,
+        "kptr_untrusted" => FieldKind::KptrUnref,
+        "kptr" => FieldKind::KptrRef,
+        "percpu_kptr" => FieldKind::KptrPercpu,
+        "uptr" => FieldKind::Uptr,
         _ => return Err(Errno::EINVAL),
     };
+    if !mask.has(kind) {
+        return Ok(None);
+    }
     let target = btf.skip_mods_and_typedefs(tag.type_id());
     if btf.kind(target) != Some(Kind::Struct) {
         return Err(Errno::EINVAL);

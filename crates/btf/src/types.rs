@@ -418,7 +418,7 @@ pub struct Array {
 /// A member of a struct or union.
 #[derive(Clone, Copy)]
 pub struct Member<'a> {
-    btf: &'a Btf,
+    pub(crate) btf: &'a Btf,
     /// offset of the name in the string section
     pub name_off: u32,
     /// the member's type

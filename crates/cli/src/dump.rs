@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use ring3::{LoadOptions, Object, isa, objects::Program};
 
 use crate::{Failure, Outcome, source};
@@ -101,15 +102,37 @@ fn print_xlated(program: &Program) {
     }
 }
 
+/// Bytes per instruction, decoded, under the BPF instruction and source line they come from.
 fn print_jited(program: &Program) -> Result<(), Failure> {
-    match program.jited_listing() {
-        Some(listing) => {
-            print!("{listing}");
-            Ok(())
-        }
-        None => Err(format!(
+    let listing = program.engine().listing().ok_or_else(|| {
+        format!(
             "program '{}' was not compiled to machine code",
             program.name()
-        )),
+        )
+    })?;
+    let insns = &program.verified().insns;
+    let mut formatter = IntelFormatter::new();
+    for line in &listing.lines {
+        if let Some(insn) = line.slot.and_then(|slot| insns.get(slot as usize..)) {
+            println!(
+                "; {}: {}",
+                line.slot.unwrap_or_default(),
+                isa::disasm(insn, &isa::NoNames)
+            );
+        }
+        let address = listing.address + u64::from(line.offset);
+        let mut decoder = Decoder::with_ip(64, &line.bytes, address, DecoderOptions::NONE);
+        while decoder.can_decode() {
+            let start = decoder.position();
+            let instruction = decoder.decode();
+            let mut text = String::new();
+            formatter.format(&instruction, &mut text);
+            println!(
+                "{:6x}:  {:30} {text}",
+                line.offset as usize + start,
+                hex(&line.bytes[start..decoder.position()])
+            );
+        }
     }
+    Ok(())
 }

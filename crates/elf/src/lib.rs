@@ -35,3 +35,6 @@ pub use spec::{
     ExternKind, ExternRef, ExternSpec, FunctionSpec, MapOrigin, MapRef, MapSpec, ObjectSpec, Pinning, ProgSpec,
     SlotSpec, StructOpsSpec,
 };
+
+#[cfg(test)]
+mod tests;

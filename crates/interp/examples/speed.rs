@@ -8,7 +8,10 @@ use ring3_runtime::{Linked, run};
 
 /// Programs that loop `r9` times; memory at r1.
 const PROGRAMS: &[(&str, &str)] = &[
-    ("alu chain", "r0 = 1\nr9 = 10000\nl: r0 += 7\nr0 *= 3\nr0 ^= r9\nr0 <<= 1\nr0 >>= 2\nr9 -= 1\nif r9 != 0 goto l\nexit"),
+    (
+        "alu chain",
+        "r0 = 1\nr9 = 10000\nl: r0 += 7\nr0 *= 3\nr0 ^= r9\nr0 <<= 1\nr0 >>= 2\nr9 -= 1\nif r9 != 0 goto l\nexit",
+    ),
     (
         "alu parallel",
         "r0 = 1\nr2 = 2\nr3 = 3\nr4 = 4\nr5 = 5\nr9 = 10000\nl: r0 += r9\nr2 ^= r9\nr3 -= r9\nr4 |= r9\nr5 += 3\nr9 += -1\nif r9 != 0 goto l\nexit",
@@ -29,15 +32,22 @@ const PROGRAMS: &[(&str, &str)] = &[
         "state machine",
         "r0 = 0\nr2 = r1\nr9 = 1400\nl: r3 = *(u8 *)(r2 +0)\nif r0 == 0 goto a\nif r0 == 1 goto b\nif r3 != 3 goto n\nr0 = 0\ngoto n\na: if r3 == 7 goto s\ngoto n\ns: r0 = 1\ngoto n\nb: if r3 s< 2 goto z\nr0 = 2\ngoto n\nz: r0 = 0\nn: r2 += 1\nr9 += -1\nif r9 != 0 goto l\nexit",
     ),
-    ("calls", "r0 = 0\nr9 = 3000\nl: r1 = r9\ncall f\nr9 += -1\nif r9 != 0 goto l\nexit\nf: r0 = r1\nr0 += 1\nexit"),
+    (
+        "calls",
+        "r0 = 0\nr9 = 3000\nl: r1 = r9\ncall f\nr9 += -1\nif r9 != 0 goto l\nexit\nf: r0 = r1\nr0 += 1\nexit",
+    ),
 ];
 
 fn main() {
-    let memory: Vec<u8> = (0..4096u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 29) as u8).collect();
+    let memory: Vec<u8> = (0..4096u32)
+        .map(|at| (at.wrapping_mul(2_654_435_761) >> 29) as u8)
+        .collect();
     let address = memory.as_ptr().expose_provenance() as u64;
     let mut product = 1.0f64;
     for (name, text) in PROGRAMS {
-        let insns = parse_asm(text, &NoNames).expect("the programs above assemble").insns;
+        let insns = parse_asm(text, &NoNames)
+            .expect("the programs above assemble")
+            .insns;
         let linked = Linked::unverified(insns, &|_| None).expect("and link");
         let program = Program::load(&linked).expect("and load");
         let regions = AllMemory;
@@ -59,13 +69,21 @@ fn main() {
         product *= per_insn;
         println!("{name:14} {steps:8} insns  {per_insn:.3} ns per insn");
     }
-    println!("geometric mean {:.3} ns per insn", product.powf(1.0 / PROGRAMS.len() as f64));
+    println!(
+        "geometric mean {:.3} ns per insn",
+        product.powf(1.0 / PROGRAMS.len() as f64)
+    );
 }
 
 struct AllMemory;
 
 impl ring3_interp::MemoryPolicy for AllMemory {
-    fn check(&self, _: u64, _: u64, _: ring3_runtime::Access) -> Result<(), ring3_runtime::AccessViolation> {
+    fn check(
+        &self,
+        _: u64,
+        _: u64,
+        _: ring3_runtime::Access,
+    ) -> Result<(), ring3_runtime::AccessViolation> {
         Ok(())
     }
 }

@@ -66,7 +66,19 @@ mod tests {
 
     #[test]
     fn the_host_does_what_the_instruction_set_says() {
-        let edges = [0, 1, 5, 0x80, 0xffff, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 0x1_0000_0005, u64::MAX, 1 << 63];
+        let edges = [
+            0,
+            1,
+            5,
+            0x80,
+            0xffff,
+            0x7fff_ffff,
+            0x8000_0000,
+            0xffff_ffff,
+            0x1_0000_0005,
+            u64::MAX,
+            1 << 63,
+        ];
         for &op in AtomicOp::ALL {
             for &size in op.sizes() {
                 for old in edges {
@@ -75,14 +87,19 @@ mod tests {
                             let mut memory = old;
                             let address = (&raw mut memory).expose_provenance() as u64;
                             // SAFETY: 1. the address of a live, aligned u64.
-                            let register = unsafe { atomic(AtomicSite { op, size }, address, src, r0) };
+                            let register =
+                                unsafe { atomic(AtomicSite { op, size }, address, src, r0) };
                             let expected = eval_atomic(op, size, old, src, r0);
                             if let Some(value) = expected.register {
                                 assert_eq!(register, value, "{op:?} {size:?}");
                             }
                             let mask = u64::MAX >> (64 - size.bits());
-                            let memory_expected = expected.memory.unwrap_or(old) & mask | old & !mask;
-                            assert_eq!(memory, memory_expected, "{op:?} {size:?} {old:#x} {src:#x}");
+                            let memory_expected =
+                                expected.memory.unwrap_or(old) & mask | old & !mask;
+                            assert_eq!(
+                                memory, memory_expected,
+                                "{op:?} {size:?} {old:#x} {src:#x}"
+                            );
                         }
                     }
                 }

@@ -9,14 +9,16 @@ use std::ops::Range;
 
 use ring3_isa::RawInsn;
 use ring3_runtime::{
-    Access, AccessViolation, HelperFn, LinkError, Linked, MAX_CALL_FRAMES, MemRegion, Permissions, Regions,
+    Access, AccessViolation, HelperFn, LinkError, Linked, MAX_CALL_FRAMES, MemRegion, Permissions,
+    Regions,
 };
 
+use crate::op::Step;
 use crate::predecode::LoadError;
 use crate::program::{Inner, Program};
+use crate::run::{At, Boundary, Guard, Handler, REGISTERS, execute};
 use crate::stack::{FRAME_BYTES, RUN_FRAMES};
-use crate::op::Step;
-use crate::step::{At, Boundary, Guard, Handler, REGISTERS, execute, handler};
+use crate::step::handler;
 
 /// Which memory, apart from its own stack, a checked run may touch.
 pub trait MemoryPolicy {
@@ -73,7 +75,12 @@ pub struct Checks<'a> {
 impl<'a> Checks<'a> {
     /// Only this memory, 100 million steps, eight frames, no trace.
     pub fn new(memory: &'a dyn MemoryPolicy) -> Self {
-        Checks { memory, budget: 100_000_000, frames_max: MAX_CALL_FRAMES, trace: None }
+        Checks {
+            memory,
+            budget: 100_000_000,
+            frames_max: MAX_CALL_FRAMES,
+            trace: None,
+        }
     }
 }
 
@@ -112,11 +119,19 @@ impl fmt::Display for RunError {
         write!(f, "insn {}: ", self.slot)?;
         match &self.kind {
             RunErrorKind::Access(violation) => violation.fmt(f),
-            RunErrorKind::Misaligned { address, size_bytes } => {
-                write!(f, "atomic access of {size_bytes} bytes at {address:#x}, which is no multiple of them")
+            RunErrorKind::Misaligned {
+                address,
+                size_bytes,
+            } => {
+                write!(
+                    f,
+                    "atomic access of {size_bytes} bytes at {address:#x}, which is no multiple of them"
+                )
             }
             RunErrorKind::Budget => f.write_str("the budget of instructions is used up"),
-            RunErrorKind::CallDepth { frames_max } => write!(f, "more than {frames_max} nested calls"),
+            RunErrorKind::CallDepth { frames_max } => {
+                write!(f, "more than {frames_max} nested calls")
+            }
         }
     }
 }
@@ -151,11 +166,20 @@ impl Drop for Restore {
 
 impl Checked<'_> {
     fn error(&self, at: At<'_>, kind: RunErrorKind) -> RunError {
-        RunError { slot: at.program.slot_of(at.pc), kind }
+        RunError {
+            slot: at.program.slot_of(at.pc),
+            kind,
+        }
     }
 
     /// Runs a function with its frames registered.
-    fn run(&self, program: &Inner, start: usize, args: [u64; 5], boundary: Boundary) -> Result<u64, RunError> {
+    fn run(
+        &self,
+        program: &Inner,
+        start: usize,
+        args: [u64; 5],
+        boundary: Boundary,
+    ) -> Result<u64, RunError> {
         self.frames.borrow_mut().push(0..0);
         // SAFETY: 1. `start` is the first step of a function; 2. this guard refuses accesses that the policy does not allow; 3. the
         // linker of the program vouches for what it was linked to.
@@ -195,9 +219,8 @@ impl Guard for Checked<'_> {
     }
 
     fn access(&self, at: At<'_>, address: u64, bytes: u64, access: Access) -> Result<(), RunError> {
-        let on_stack = |frames: &Range<u64>| {
-            frames.contains(&address) && bytes <= frames.end - address
-        };
+        let on_stack =
+            |frames: &Range<u64>| frames.contains(&address) && bytes <= frames.end - address;
         if self.frames.borrow().iter().any(on_stack) {
             return Ok(());
         }
@@ -206,9 +229,21 @@ impl Guard for Checked<'_> {
             .map_err(|violation| self.error(at, RunErrorKind::Access(violation)))
     }
 
-    fn atomic_access(&self, at: At<'_>, address: u64, bytes: u64, access: Access) -> Result<(), RunError> {
+    fn atomic_access(
+        &self,
+        at: At<'_>,
+        address: u64,
+        bytes: u64,
+        access: Access,
+    ) -> Result<(), RunError> {
         if !address.is_multiple_of(bytes) {
-            return Err(self.error(at, RunErrorKind::Misaligned { address, size_bytes: bytes }));
+            return Err(self.error(
+                at,
+                RunErrorKind::Misaligned {
+                    address,
+                    size_bytes: bytes,
+                },
+            ));
         }
         self.access(at, address, bytes, access)
     }
@@ -231,7 +266,12 @@ impl Guard for Checked<'_> {
 
     fn call(&self, at: At<'_>, depth: usize) -> Result<Option<u64>, RunError> {
         if depth >= self.frames_max.min(RUN_FRAMES) {
-            return Err(self.error(at, RunErrorKind::CallDepth { frames_max: self.frames_max }));
+            return Err(self.error(
+                at,
+                RunErrorKind::CallDepth {
+                    frames_max: self.frames_max,
+                },
+            ));
         }
         Ok(None)
     }
@@ -335,18 +375,28 @@ pub fn run_unverified_with(
 ) -> Result<u64, UnverifiedError> {
     let (slots, rest) = program.as_chunks::<8>();
     if !rest.is_empty() {
-        return Err(UnverifiedError::Length { bytes: program.len() });
+        return Err(UnverifiedError::Length {
+            bytes: program.len(),
+        });
     }
-    let insns: Vec<RawInsn> = slots.iter().map(|slot| RawInsn::from_bytes(*slot)).collect();
+    let insns: Vec<RawInsn> = slots
+        .iter()
+        .map(|slot| RawInsn::from_bytes(*slot))
+        .collect();
     let linked = Linked::unverified(insns, helper).map_err(UnverifiedError::Link)?;
     let program = Program::load(&linked).map_err(UnverifiedError::Load)?;
     let start = memory.as_mut_ptr().expose_provenance() as u64;
     let len_bytes = memory.len() as u64;
     let mut regions = Regions::new();
-    let region =
-        MemRegion { start, len_bytes, permissions: Permissions::ReadWrite, name: "memory".into() };
+    let region = MemRegion {
+        start,
+        len_bytes,
+        permissions: Permissions::ReadWrite,
+        name: "memory".into(),
+    };
     // The only region: it overlaps none, and a slice does not wrap around.
     let _ = regions.add(region);
     // SAFETY: 1. the region is the borrowed slice; 2. the program is linked to nothing but the caller's helpers, which take any numbers.
-    unsafe { program.run_checked([start, len_bytes, 0, 0, 0], Checks::new(&regions)) }.map_err(UnverifiedError::Run)
+    unsafe { program.run_checked([start, len_bytes, 0, 0, 0], Checks::new(&regions)) }
+        .map_err(UnverifiedError::Run)
 }

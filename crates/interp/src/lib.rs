@@ -21,11 +21,18 @@ mod checked;
 mod op;
 mod predecode;
 mod program;
+mod run;
 mod stack;
 mod step;
 
 pub use checked::{
-    Checks, MemoryPolicy, RunError, RunErrorKind, Trace, TraceStep, UnverifiedError, run_unverified, run_unverified_with,
+    Checks, MemoryPolicy, RunError, RunErrorKind, Trace, TraceStep, UnverifiedError,
+    run_unverified, run_unverified_with,
 };
 pub use predecode::LoadError;
 pub use program::Program;
+
+/// The README's example, tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -7,15 +7,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use ring3_isa::{
-    CallTarget as CallName, EndianOp, Imm64, Insn, InternalInsn, LoadMode, MemSize, Operand, Reg, Width,
-    decode_xlated,
+    CallTarget as CallName, EndianOp, Imm64, Insn, InternalInsn, LoadMode, MemSize, Operand, Reg,
+    Width, decode_xlated,
 };
-use ring3_runtime::{Callback, CallKind, CallTarget, HelperFn, InlineCall, Linked, Target};
+use ring3_runtime::{CallKind, CallTarget, Callback, HelperFn, InlineCall, Linked, Target};
 use ring3_uapi::Errno;
 
 use crate::op::{Op, Step, alu_op, jmp_op};
-use crate::step::{Unchecked, handler};
 use crate::program::{AtomicSite, CallbackRecord, Inner, LookupSite, PacketSite, Program};
+use crate::run::Unchecked;
+use crate::step::handler;
 
 /// Why a program cannot be interpreted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,11 +38,19 @@ impl fmt::Display for LoadError {
 impl std::error::Error for LoadError {}
 
 fn invalid(slot: usize, message: impl Into<String>) -> LoadError {
-    LoadError { errno: Errno::EINVAL, slot, message: message.into() }
+    LoadError {
+        errno: Errno::EINVAL,
+        slot,
+        message: message.into(),
+    }
 }
 
 fn unsupported(slot: usize, message: impl Into<String>) -> LoadError {
-    LoadError { errno: Errno::ENOTSUPP, slot, message: message.into() }
+    LoadError {
+        errno: Errno::ENOTSUPP,
+        slot,
+        message: message.into(),
+    }
 }
 
 impl Program {
@@ -69,6 +78,8 @@ struct Build<'a> {
     packet_loads: Vec<PacketSite>,
     tail_calls: Vec<ring3_runtime::TailCallTable>,
     rare: Vec<Insn>,
+    /// Whether functions leave r6 to r9 alone, as far as asked.
+    keeps: Vec<Option<bool>>,
     /// First steps of the functions whose address is taken.
     callbacks: Vec<usize>,
     /// Steps that load a callback's address, with its index.
@@ -101,6 +112,7 @@ impl<'a> Build<'a> {
             packet_loads: Vec::new(),
             tail_calls: Vec::new(),
             rare: Vec::new(),
+            keeps: Vec::new(),
             callbacks: Vec::new(),
             callback_loads: Vec::new(),
         })
@@ -109,25 +121,44 @@ impl<'a> Build<'a> {
     fn instructions(&mut self) -> Result<(), LoadError> {
         for at in 0..self.slots.len() {
             let slot = self.slots[at] as usize;
-            let (insn, _) =
-                decode_xlated(&self.linked.program.insns, slot).map_err(|cause| invalid(slot, cause.to_string()))?;
+            let (insn, _) = decode_xlated(&self.linked.program.insns, slot)
+                .map_err(|cause| invalid(slot, cause.to_string()))?;
             let step = self.instruction(slot, insn)?;
             self.steps.push(step);
         }
         let last = self.steps.len() - 1;
         match self.steps[last].op {
             Op::Exit | Op::Jump | Op::Throw => Ok(()),
-            _ => Err(invalid(self.slots[last] as usize, "the program does not end with exit or a jump")),
+            _ => Err(invalid(
+                self.slots[last] as usize,
+                "the program does not end with exit or a jump",
+            )),
         }
     }
 
     fn instruction(&mut self, slot: usize, insn: Insn) -> Result<Step, LoadError> {
         let fact = self.linked.fact(slot);
         let step = match insn {
-            Insn::Alu { width, op, dst, src } => operands(alu_op(width, op, src), dst, src),
-            Insn::Neg { width: Width::W64, dst } => unary(Op::Neg64, dst),
-            Insn::Neg { width: Width::W32, dst } => unary(Op::Neg32, dst),
-            Insn::Movsx { width, from, dst, src } => {
+            Insn::Alu {
+                width,
+                op,
+                dst,
+                src,
+            } => operands(alu_op(width, op, src), dst, src),
+            Insn::Neg {
+                width: Width::W64,
+                dst,
+            } => unary(Op::Neg64, dst),
+            Insn::Neg {
+                width: Width::W32,
+                dst,
+            } => unary(Op::Neg32, dst),
+            Insn::Movsx {
+                width,
+                from,
+                dst,
+                src,
+            } => {
                 let op = match (width, from) {
                     (Width::W64, MemSize::B) => Op::Movsx8To64,
                     (Width::W64, MemSize::H) => Op::Movsx16To64,
@@ -140,41 +171,129 @@ impl<'a> Build<'a> {
                 operands(op, dst, Operand::Reg(src))
             }
             Insn::Endian { op, size, dst } => unary(endian(op, size), dst),
-            Insn::AddrSpaceCast { dst, src, dst_as, .. } => self.cast(slot, dst, src, dst_as)?,
+            Insn::AddrSpaceCast {
+                dst, src, dst_as, ..
+            } => self.cast(slot, dst, src, dst_as)?,
             Insn::LoadImm64 { dst, value } => self.load_imm64(slot, dst, value)?,
             Insn::LoadAbs { size, imm } => self.packet_load(slot, size, None, imm)?,
             Insn::LoadInd { size, src, imm } => self.packet_load(slot, size, Some(src), imm)?,
-            Insn::Load { size, mode, dst, src, off } if fact.arena => {
-                self.rare(slot, InternalInsn::ArenaLoad { size, mode, dst, src, off })?
-            }
-            Insn::Load { size, mode, dst, src, off } if fact.probe_mem => {
-                self.rare(slot, InternalInsn::ProbeLoad { size, mode, dst, src, off })?
-            }
-            Insn::Load { size, mode, dst, src, off } => {
-                Step { off: off.into(), ..operands(load(size, mode), dst, Operand::Reg(src)) }
-            }
-            Insn::Store { size, dst, off, src } if fact.arena => {
-                self.rare(slot, InternalInsn::ArenaStore { size, dst, off, src })?
-            }
-            Insn::Store { size, dst, off, src } => Step { off: off.into(), ..operands(store(size, src), dst, src) },
-            Insn::Atomic { op, size, dst, src, off } if fact.arena => {
-                self.rare(slot, InternalInsn::ArenaAtomic { op, size, dst, src, off })?
-            }
-            Insn::Atomic { op, size, dst, src, off } => {
+            Insn::Load {
+                size,
+                mode,
+                dst,
+                src,
+                off,
+            } if fact.arena => self.rare(
+                slot,
+                InternalInsn::ArenaLoad {
+                    size,
+                    mode,
+                    dst,
+                    src,
+                    off,
+                },
+            )?,
+            Insn::Load {
+                size,
+                mode,
+                dst,
+                src,
+                off,
+            } if fact.probe_mem => self.rare(
+                slot,
+                InternalInsn::ProbeLoad {
+                    size,
+                    mode,
+                    dst,
+                    src,
+                    off,
+                },
+            )?,
+            Insn::Load {
+                size,
+                mode,
+                dst,
+                src,
+                off,
+            } => Step {
+                off: off.into(),
+                ..operands(load(size, mode), dst, Operand::Reg(src))
+            },
+            Insn::Store {
+                size,
+                dst,
+                off,
+                src,
+            } if fact.arena => self.rare(
+                slot,
+                InternalInsn::ArenaStore {
+                    size,
+                    dst,
+                    off,
+                    src,
+                },
+            )?,
+            Insn::Store {
+                size,
+                dst,
+                off,
+                src,
+            } => Step {
+                off: off.into(),
+                ..operands(store(size, src), dst, src)
+            },
+            Insn::Atomic {
+                op,
+                size,
+                dst,
+                src,
+                off,
+            } if fact.arena => self.rare(
+                slot,
+                InternalInsn::ArenaAtomic {
+                    op,
+                    size,
+                    dst,
+                    src,
+                    off,
+                },
+            )?,
+            Insn::Atomic {
+                op,
+                size,
+                dst,
+                src,
+                off,
+            } => {
                 self.atomics.push(AtomicSite { op, size });
                 let imm = self.atomics.len() as u64 - 1;
-                Step { off: off.into(), imm, ..operands(Op::Atomic, dst, Operand::Reg(src)) }
+                Step {
+                    off: off.into(),
+                    imm,
+                    ..operands(Op::Atomic, dst, Operand::Reg(src))
+                }
             }
-            Insn::Jmp { width, op, dst, src, off } => {
+            Insn::Jmp {
+                width,
+                op,
+                dst,
+                src,
+                off,
+            } => {
                 let off = self.distance(slot, off.into())?;
-                Step { off, ..operands(jmp_op(width, op, src), dst, src) }
+                Step {
+                    off,
+                    ..operands(jmp_op(width, op, src), dst, src)
+                }
             }
             Insn::Ja { off } => self.jump(Op::Jump, slot, off.into())?,
             Insn::Jal { off } => self.jump(Op::Jump, slot, off)?,
             Insn::MayGoto { off } => self.jump(Op::MayGoto, slot, off.into())?,
-            Insn::Call(CallName::Subprog(distance)) => self.jump(Op::CallSubprog, slot, distance)?,
+            Insn::Call(CallName::Subprog(distance)) => self.call_subprog(slot, distance)?,
             Insn::Call(CallName::Helper(id)) => self.call(slot, &format!("helper {id}"))?,
-            Insn::Call(CallName::Kfunc { id, .. }) => self.call(slot, &format!("kernel function with BTF id {id}"))?,
+            Insn::Call(CallName::Kfunc { id, .. }) => {
+                self.call(slot, &format!("kernel function with BTF id {id}"))?
+            }
             Insn::Exit => unary(Op::Exit, Reg::R0),
             Insn::Internal(InternalInsn::TailCall) => self.call(slot, "tail call")?,
             Insn::Internal(InternalInsn::Nospec) => unary(Op::Nop, Reg::R0),
@@ -192,12 +311,61 @@ impl<'a> Build<'a> {
 
     fn target(&self, slot: usize, distance: i32) -> Result<u32, LoadError> {
         let target = slot as i64 + 1 + i64::from(distance);
-        let step = usize::try_from(target).ok().and_then(|target| *self.step_of_slot.get(target)?);
-        step.ok_or_else(|| invalid(slot, format!("no instruction begins at {target}, the target of this one")))
+        let step = usize::try_from(target)
+            .ok()
+            .and_then(|target| *self.step_of_slot.get(target)?);
+        step.ok_or_else(|| {
+            invalid(
+                slot,
+                format!("no instruction begins at {target}, the target of this one"),
+            )
+        })
     }
 
     fn jump(&self, op: Op, slot: usize, distance: i32) -> Result<Step, LoadError> {
-        Ok(Step { off: self.distance(slot, distance)?, ..unary(op, Reg::R0) })
+        Ok(Step {
+            off: self.distance(slot, distance)?,
+            ..unary(op, Reg::R0)
+        })
+    }
+
+    /// A call of a function of the program; `src` says whether it changes registers that its caller keeps.
+    fn call_subprog(&mut self, slot: usize, distance: i32) -> Result<Step, LoadError> {
+        let start = (slot as i64 + 1 + i64::from(distance)) as usize;
+        let keeps = match self.linked.subprog_at(start) {
+            Some(subprog) => self.keeps_callee_saved(subprog),
+            None => false,
+        };
+        let op = if keeps {
+            Op::CallLeavingKept
+        } else {
+            Op::CallSubprog
+        };
+        self.jump(op, slot, distance)
+    }
+
+    /// Whether a function itself writes none of r6 to r9 (those it calls restore theirs) and tail-calls no program that may.
+    fn keeps_callee_saved(&mut self, subprog: usize) -> bool {
+        if let Some(known) = self.keeps.get(subprog).copied().flatten() {
+            return known;
+        }
+        let slots = self.linked.subprog_slots(subprog).unwrap_or_default();
+        let keeps = slots
+            .filter(|slot| self.step_of_slot[*slot].is_some())
+            .all(|slot| {
+                let tail_call = matches!(self.linked.target(slot), Some(Target::TailCall(_)));
+                let insn = decode_xlated(&self.linked.program.insns, slot);
+                let kept = |insn: Insn| {
+                    let written = insn.uses().writes.bits();
+                    written & RegSet::CALLEE_SAVED.bits() == 0
+                };
+                !tail_call && insn.is_ok_and(|(insn, _)| kept(insn))
+            });
+        if self.keeps.len() <= subprog {
+            self.keeps.resize(subprog + 1, None);
+        }
+        self.keeps[subprog] = Some(keeps);
+        keeps
     }
 
     fn load_imm64(&mut self, slot: usize, dst: Reg, value: Imm64) -> Result<Step, LoadError> {
@@ -210,7 +378,8 @@ impl<'a> Build<'a> {
             (Imm64::Func(distance), None) => {
                 let start = self.target(slot, distance)? as usize;
                 self.callbacks.push(start);
-                self.callback_loads.push((self.steps.len(), self.callbacks.len() - 1));
+                self.callback_loads
+                    .push((self.steps.len(), self.callbacks.len() - 1));
                 0
             }
             (
@@ -220,18 +389,44 @@ impl<'a> Build<'a> {
                 | Imm64::MapIdx(_)
                 | Imm64::MapIdxValue { .. },
                 None,
-            ) => return Err(unsupported(slot, "nothing is linked to this map or variable")),
+            ) => {
+                return Err(unsupported(
+                    slot,
+                    "nothing is linked to this map or variable",
+                ));
+            }
         };
-        Ok(Step { imm: value, ..unary(Op::Mov64Imm, dst) })
+        Ok(Step {
+            imm: value,
+            ..unary(Op::Mov64Imm, dst)
+        })
     }
 
-    fn packet_load(&mut self, slot: usize, size: MemSize, src: Option<Reg>, imm: i32) -> Result<Step, LoadError> {
+    fn packet_load(
+        &mut self,
+        slot: usize,
+        size: MemSize,
+        src: Option<Reg>,
+        imm: i32,
+    ) -> Result<Step, LoadError> {
         let Some(Target::LoadPacket(code)) = self.linked.target(slot) else {
             return Err(unsupported(slot, "nothing is linked to this packet load"));
         };
-        self.packet_loads.push(PacketSite { code: *code, size, indirect: src.is_some(), imm });
+        self.packet_loads.push(PacketSite {
+            code: *code,
+            size,
+            indirect: src.is_some(),
+            imm,
+        });
         let index = self.packet_loads.len() as u64 - 1;
-        Ok(Step { imm: index, ..operands(Op::LoadPacket, Reg::R0, Operand::Reg(src.unwrap_or(Reg::R0))) })
+        Ok(Step {
+            imm: index,
+            ..operands(
+                Op::LoadPacket,
+                Reg::R0,
+                Operand::Reg(src.unwrap_or(Reg::R0)),
+            )
+        })
     }
 
     fn call(&mut self, slot: usize, what: &str) -> Result<Step, LoadError> {
@@ -240,35 +435,62 @@ impl<'a> Build<'a> {
             Some(Target::Inline(inline)) => Ok(self.inline_call(inline)),
             Some(Target::TailCall(site)) => {
                 self.tail_calls.push(site.table);
-                Ok(Step { imm: self.tail_calls.len() as u64 - 1, ..unary(Op::TailCall, Reg::R0) })
+                Ok(Step {
+                    imm: self.tail_calls.len() as u64 - 1,
+                    ..unary(Op::TailCall, Reg::R0)
+                })
             }
-            Some(Target::Imm64(_) | Target::LoadPacket(_)) | None => {
-                Err(unsupported(slot, format!("nothing is linked to this call ({what})")))
-            }
+            Some(Target::Imm64(_) | Target::LoadPacket(_)) | None => Err(unsupported(
+                slot,
+                format!("nothing is linked to this call ({what})"),
+            )),
         }
     }
 
     fn inline_call(&mut self, inline: &InlineCall) -> Step {
         match *inline {
-            InlineCall::ArrayLookup { base, stride, max_entries, .. } => {
-                self.lookups.push(LookupSite { base, stride, max_entries });
-                Step { imm: self.lookups.len() as u64 - 1, ..unary(Op::ArrayLookup, Reg::R0) }
+            InlineCall::ArrayLookup {
+                base,
+                stride,
+                max_entries,
+                ..
+            } => {
+                self.lookups.push(LookupSite {
+                    base,
+                    stride,
+                    max_entries,
+                });
+                Step {
+                    imm: self.lookups.len() as u64 - 1,
+                    ..unary(Op::ArrayLookup, Reg::R0)
+                }
             }
-            InlineCall::ConstAddress { address, .. } => Step { imm: address, ..unary(Op::Mov64Imm, Reg::R0) },
-            InlineCall::LoadU64 { address, .. } => Step { imm: address, ..unary(Op::LoadU64, Reg::R0) },
-            InlineCall::PercpuArrayLookup { fallback, .. } | InlineCall::SmpProcessorId { fallback } => {
-                call_step(&fallback)
-            }
+            InlineCall::ConstAddress { address, .. } => Step {
+                imm: address,
+                ..unary(Op::Mov64Imm, Reg::R0)
+            },
+            InlineCall::LoadU64 { address, .. } => Step {
+                imm: address,
+                ..unary(Op::LoadU64, Reg::R0)
+            },
+            InlineCall::PercpuArrayLookup { fallback, .. }
+            | InlineCall::SmpProcessorId { fallback } => call_step(&fallback),
         }
     }
 
     fn cast(&self, slot: usize, dst: Reg, src: Reg, dst_as: u16) -> Result<Step, LoadError> {
-        let arena = self.linked.arena.ok_or_else(|| invalid(slot, "an address space cast without an arena"))?;
+        let arena = self
+            .linked
+            .arena
+            .ok_or_else(|| invalid(slot, "an address space cast without an arena"))?;
         if dst_as == 0 {
             // To the kernel's side: the offset alone, which arena accesses take.
             return Ok(operands(Op::Mov32, dst, Operand::Reg(src)));
         }
-        Ok(Step { imm: arena.user_base & !0xffff_ffff, ..operands(Op::CastToUser, dst, Operand::Reg(src)) })
+        Ok(Step {
+            imm: arena.user_base & !0xffff_ffff,
+            ..operands(Op::CastToUser, dst, Operand::Reg(src))
+        })
     }
 
     fn rare(&mut self, slot: usize, insn: InternalInsn) -> Result<Step, LoadError> {
@@ -277,40 +499,59 @@ impl<'a> Build<'a> {
             InternalInsn::ArenaLoad { dst, src, .. } => (Op::ArenaLoad, dst, Operand::Reg(src)),
             InternalInsn::ArenaStore { dst, src, .. } => (Op::ArenaStore, dst, src),
             InternalInsn::ArenaAtomic { .. } => {
-                return Err(unsupported(slot, "the interpreter has no atomic operations in arenas"));
+                return Err(unsupported(
+                    slot,
+                    "the interpreter has no atomic operations in arenas",
+                ));
             }
             InternalInsn::PercpuAddr { .. } => {
-                return Err(unsupported(slot, "the interpreter has no per-CPU addresses"));
+                return Err(unsupported(
+                    slot,
+                    "the interpreter has no per-CPU addresses",
+                ));
             }
             InternalInsn::Nospec | InternalInsn::TailCall => {
                 return Err(invalid(slot, "this internal instruction has no operands"));
             }
         };
         if op != Op::ProbeLoad && self.linked.arena.is_none() {
-            return Err(invalid(slot, "an arena access in a program without an arena"));
+            return Err(invalid(
+                slot,
+                "an arena access in a program without an arena",
+            ));
         }
         self.rare.push(insn.into());
-        Ok(Step { imm: self.rare.len() as u64 - 1, ..operands(op, dst, src) })
+        Ok(Step {
+            imm: self.rare.len() as u64 - 1,
+            ..operands(op, dst, src)
+        })
     }
 
     fn finish(self) -> Result<Program, LoadError> {
         let linked = self.linked;
         let exception_callback = match linked.program.exception_cb {
             Some(subprog) => {
-                let start = linked.subprog_slots(subprog as usize).map(|slots| slots.start);
+                let start = linked
+                    .subprog_slots(subprog as usize)
+                    .map(|slots| slots.start);
                 let step = start.and_then(|slot| *self.step_of_slot.get(slot)?);
-                Some(step.ok_or_else(|| invalid(0, "the exception callback is no function of the program"))? as usize)
+                Some(step.ok_or_else(|| {
+                    invalid(0, "the exception callback is no function of the program")
+                })? as usize)
             }
             None => None,
         };
         let mut steps = self.steps.into_boxed_slice();
         let inner = Arc::new_cyclic(|weak: &std::sync::Weak<Inner>| {
             let record = |start: usize| CallbackRecord {
-                head: Callback { code: crate::step::run_callback },
+                head: Callback {
+                    code: crate::run::run_callback,
+                },
                 program: weak.as_ptr(),
                 start,
             };
-            let callbacks: Box<[CallbackRecord]> = self.callbacks.iter().map(|start| record(*start)).collect();
+            let callbacks: Box<[CallbackRecord]> =
+                self.callbacks.iter().map(|start| record(*start)).collect();
             for (step, index) in self.callback_loads {
                 steps[step].imm = (&raw const callbacks[index]).expose_provenance() as u64;
             }
@@ -332,13 +573,26 @@ impl<'a> Build<'a> {
 }
 
 fn unary(op: Op, dst: Reg) -> Step {
-    Step { handler: handler::<Unchecked>(op), imm: 0, off: 0, dst: dst.number(), src: 0, op }
+    Step {
+        handler: handler::<Unchecked>(op),
+        imm: 0,
+        off: 0,
+        dst: dst.number(),
+        src: 0,
+        op,
+    }
 }
 
 fn operands(op: Op, dst: Reg, src: Operand) -> Step {
     match src {
-        Operand::Reg(src) => Step { src: src.number(), ..unary(op, dst) },
-        Operand::Imm(imm) => Step { imm: imm as u64, ..unary(op, dst) },
+        Operand::Reg(src) => Step {
+            src: src.number(),
+            ..unary(op, dst)
+        },
+        Operand::Imm(imm) => Step {
+            imm: imm as u64,
+            ..unary(op, dst)
+        },
     }
 }
 
@@ -349,7 +603,10 @@ fn call_step(target: &CallTarget) -> Step {
         CallKind::Throw => Op::Throw,
     };
     let code: HelperFn = target.code;
-    Step { imm: (code as *const ()).expose_provenance() as u64, ..unary(op, Reg::R0) }
+    Step {
+        imm: (code as *const ()).expose_provenance() as u64,
+        ..unary(op, Reg::R0)
+    }
 }
 
 fn endian(op: EndianOp, size: MemSize) -> Op {

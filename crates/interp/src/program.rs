@@ -18,14 +18,19 @@ pub struct Program {
 
 impl std::fmt::Debug for Program {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Program").field("steps", &self.inner.steps.len()).finish()
+        f.debug_struct("Program")
+            .field("steps", &self.inner.steps.len())
+            .finish()
     }
 }
 
 impl Program {
     /// How to call the program, unchecked: for programs that the verifier accepted. The program outlives every call.
     pub fn entry(&self) -> Entry {
-        Entry { code: crate::step::run_entry, data: Arc::as_ptr(&self.inner).cast() }
+        Entry {
+            code: crate::run::run_entry,
+            data: Arc::as_ptr(&self.inner).cast(),
+        }
     }
 
     /// The word that prog arrays of interpreted programs hold for this program.
@@ -80,7 +85,10 @@ pub(crate) struct Inner {
     /// Instructions whose operands do not fit a step: probe and arena accesses.
     pub(crate) rare: Box<[Insn]>,
     /// One record for each function whose address is taken; steps hold their addresses.
-    #[expect(dead_code, reason = "programs reach the records by address; this keeps them alive")]
+    #[expect(
+        dead_code,
+        reason = "programs reach the records by address; this keeps them alive"
+    )]
     pub(crate) callbacks: Box<[CallbackRecord]>,
     /// First step of the exception callback.
     pub(crate) exception_callback: Option<usize>,

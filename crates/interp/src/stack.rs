@@ -1,6 +1,6 @@
 //! The stack of runs on one thread: BPF frames of 512 bytes and, apart from them, what calls save. Runs nest (a callback, a program that
 //! a helper runs); an inner run's frames lie below the outer's, so that all live frames are one range of addresses. Its content is what
-//! earlier runs left, never uninitialised memory. Neighbour: `step`, the only user.
+//! earlier runs left, never uninitialised memory. Neighbours: `run` and `step`, the only users.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -12,27 +12,35 @@ use crate::program::Inner;
 pub(crate) const FRAME_BYTES: u64 = ring3_runtime::MAX_STACK_BYTES as u64;
 
 /// Frames of one run: eight of the first program, and seven more for each program that a tail call enters in a subprogram's frame.
-pub(crate) const RUN_FRAMES: usize =
-    ring3_runtime::MAX_CALL_FRAMES + (ring3_runtime::MAX_CALL_FRAMES - 1) * ring3_runtime::MAX_TAIL_CALLS as usize;
+pub(crate) const RUN_FRAMES: usize = ring3_runtime::MAX_CALL_FRAMES
+    + (ring3_runtime::MAX_CALL_FRAMES - 1) * ring3_runtime::MAX_TAIL_CALLS as usize;
 
 /// Frames of one thread's stack; a run that finds less than [`RUN_FRAMES`] left gets a stack of its own.
 const THREAD_FRAMES: usize = 4 * RUN_FRAMES;
 
 /// What a call of a subprogram saves.
 #[derive(Clone, Copy)]
+#[repr(align(64))]
 pub(crate) struct Saved {
     /// Where to go on.
     pub(crate) pc: *const Step,
     /// The program it belongs to (a tail call may have changed it).
     pub(crate) program: *const Inner,
-    /// r6 to r9.
+    /// r6 to r9, if `restores`.
     pub(crate) callee_saved: [u64; 4],
+    /// Whether the function may have changed r6 to r9.
+    pub(crate) restores: bool,
     pub(crate) may_goto_left: u32,
 }
 
 impl Saved {
-    const EMPTY: Saved =
-        Saved { pc: std::ptr::null(), program: std::ptr::null(), callee_saved: [0; 4], may_goto_left: 0 };
+    const EMPTY: Saved = Saved {
+        pc: std::ptr::null(),
+        program: std::ptr::null(),
+        callee_saved: [0; 4],
+        restores: false,
+        may_goto_left: 0,
+    };
 }
 
 /// Memory for frames. Frame `n` is the `n`-th from the top.
@@ -102,7 +110,12 @@ impl RunFrames {
         stack.used.set(base + 1);
         let top = stack.frame_pointer(base);
         let saved = stack.saved.wrapping_add(base);
-        RunFrames { stack, base, top, saved }
+        RunFrames {
+            stack,
+            base,
+            top,
+            saved,
+        }
     }
 
     /// Sets the number of frames in use: those of outer runs, and `depth` calls.
@@ -117,24 +130,15 @@ impl RunFrames {
         self.top - depth as u64 * FRAME_BYTES
     }
 
-    /// Notes what the call that opens the frame at `depth` saves.
+    /// What the call that opened the frame at `depth` saved.
     ///
     /// # Safety
     /// `depth` is below [`RUN_FRAMES`].
     #[inline(always)]
-    pub(crate) unsafe fn save(&mut self, depth: usize, saved: Saved) {
-        // SAFETY: 1. `take` left room for RUN_FRAMES frames; 2. outer runs use those before `base`, inner ones those after this run's.
-        unsafe { self.saved.add(depth).write(saved) };
-    }
-
-    /// What [`RunFrames::save`] noted.
-    ///
-    /// # Safety
-    /// As there.
-    #[inline(always)]
-    pub(crate) unsafe fn saved(&self, depth: usize) -> Saved {
-        // SAFETY: as in `save`; every entry is initialised.
-        unsafe { self.saved.add(depth).read() }
+    pub(crate) unsafe fn saved(&mut self, depth: usize) -> &mut Saved {
+        // SAFETY: 1. `take` left room for RUN_FRAMES frames, all initialised; 2. outer runs use those before `base`, inner ones those
+        // after this run's, and this borrow is the only one of this run.
+        unsafe { &mut *self.saved.add(depth) }
     }
 
     /// Fills a frame with zeros, so that what a checked run reads does not depend on earlier runs.

@@ -10,14 +10,38 @@ use ring3_runtime::{Linked, run};
 use vectors::{Expect, Vector, parse_vectors};
 
 const FILES: &[(&str, &str)] = &[
-    ("alu64", include_str!("../../../fixtures/asm/conformance/alu64.vectors")),
-    ("alu32", include_str!("../../../fixtures/asm/conformance/alu32.vectors")),
-    ("byte_order", include_str!("../../../fixtures/asm/conformance/byte_order.vectors")),
-    ("jumps", include_str!("../../../fixtures/asm/conformance/jumps.vectors")),
-    ("memory", include_str!("../../../fixtures/asm/conformance/memory.vectors")),
-    ("atomics", include_str!("../../../fixtures/asm/conformance/atomics.vectors")),
-    ("calls", include_str!("../../../fixtures/asm/conformance/calls.vectors")),
-    ("invalid", include_str!("../../../fixtures/asm/conformance/invalid.vectors")),
+    (
+        "alu64",
+        include_str!("../../../fixtures/asm/conformance/alu64.vectors"),
+    ),
+    (
+        "alu32",
+        include_str!("../../../fixtures/asm/conformance/alu32.vectors"),
+    ),
+    (
+        "byte_order",
+        include_str!("../../../fixtures/asm/conformance/byte_order.vectors"),
+    ),
+    (
+        "jumps",
+        include_str!("../../../fixtures/asm/conformance/jumps.vectors"),
+    ),
+    (
+        "memory",
+        include_str!("../../../fixtures/asm/conformance/memory.vectors"),
+    ),
+    (
+        "atomics",
+        include_str!("../../../fixtures/asm/conformance/atomics.vectors"),
+    ),
+    (
+        "calls",
+        include_str!("../../../fixtures/asm/conformance/calls.vectors"),
+    ),
+    (
+        "invalid",
+        include_str!("../../../fixtures/asm/conformance/invalid.vectors"),
+    ),
 ];
 
 fn each(mut check: impl FnMut(&str, &Vector)) -> usize {
@@ -26,7 +50,10 @@ fn each(mut check: impl FnMut(&str, &Vector)) -> usize {
         let vectors = parse_vectors(text).unwrap_or_else(|error| panic!("{file}.vectors: {error}"));
         assert!(!vectors.is_empty(), "{file}");
         for vector in &vectors {
-            check(&format!("{file}.vectors:{}: {}", vector.line, vector.name), vector);
+            check(
+                &format!("{file}.vectors:{}: {}", vector.line, vector.name),
+                vector,
+            );
             count += 1;
         }
     }
@@ -43,11 +70,17 @@ fn checked_mode_gives_what_the_vectors_say() {
             (Expect::Result { r0, memory: after }, Ok(value)) => {
                 assert_eq!(value, *r0, "{place}: {value:#x}, expected {r0:#x}");
                 assert_eq!(&memory, after.as_ref().unwrap_or(&vector.memory), "{place}");
-                vector.insns.iter().for_each(|insn| seen[usize::from(insn.code)] = true);
+                vector
+                    .insns
+                    .iter()
+                    .for_each(|insn| seen[usize::from(insn.code)] = true);
             }
             (Expect::Error(text), Err(error)) => {
                 let message = error.to_string();
-                assert!(message.starts_with("insn ") && message.contains(text), "{place}: {message}");
+                assert!(
+                    message.starts_with("insn ") && message.contains(text),
+                    "{place}: {message}"
+                );
             }
             (expected, result) => panic!("{place}: {result:?}, expected {expected:?}"),
         }
@@ -57,7 +90,10 @@ fn checked_mode_gives_what_the_vectors_say() {
     let packet_loads = [0x20, 0x28, 0x30, 0x40, 0x48, 0x50];
     for code in 0..=u8::MAX {
         let expected = ring3_isa::is_known_opcode(code) && !packet_loads.contains(&code);
-        assert!(seen[usize::from(code)] || !expected, "no vector runs opcode {code:#04x}");
+        assert!(
+            seen[usize::from(code)] || !expected,
+            "no vector runs opcode {code:#04x}"
+        );
     }
 }
 
@@ -65,7 +101,9 @@ fn checked_mode_gives_what_the_vectors_say() {
 fn unchecked_mode_gives_the_same() {
     let mut runs = 0;
     each(|place, vector| {
-        let Expect::Result { r0, memory: after } = &vector.expect else { return };
+        let Expect::Result { r0, memory: after } = &vector.expect else {
+            return;
+        };
         // The checked mode clears the stack, the unchecked one does not; memory length is an argument of unverified programs only.
         if vector.name.starts_with("stack_is_zero") || vector.name.starts_with("memory_length") {
             return;

@@ -6,20 +6,24 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use ring3_interp::{Checks, Program, RunErrorKind, TraceStep, run_unverified};
 use ring3_isa::{NoNames, RawInsn, format_asm, parse_asm};
 use ring3_runtime::{
-    Arena, CallKind, CallTarget, CallbackRef, Clobbers, HelperFn, InlineCall, Linked, MemRegion, Permissions, Regions, Site,
-    TailCallSite, TailCallTable, Target, exception, run,
+    Arena, CallKind, CallTarget, CallbackRef, Clobbers, HelperFn, InlineCall, Linked, MemRegion,
+    Permissions, Regions, Site, TailCallSite, TailCallTable, Target, exception, run,
 };
 use ring3_uapi::Errno;
 
 /// Helper 1: r0 = r1 - 2 * r2 + 3 * r3 - 4 * r4 + 5 * r5.
 unsafe extern "C" fn mix(a: u64, b: u64, c: u64, d: u64, e: u64) -> u64 {
     let product = |value: u64, factor: i64| value.wrapping_mul(factor as u64);
-    [product(b, -2), product(c, 3), product(d, -4), product(e, 5)].into_iter().fold(a, u64::wrapping_add)
+    [product(b, -2), product(c, 3), product(d, -4), product(e, 5)]
+        .into_iter()
+        .fold(a, u64::wrapping_add)
 }
 
 /// Helper 2: calls the callback in r2 with (i, r3) for i in 0..r1, while it returns 0; the number of calls.
 unsafe extern "C" fn repeat(count: u64, callback: u64, context: u64, _: u64, _: u64) -> u64 {
-    let Some(callback) = CallbackRef::from_reg(callback) else { return u64::MAX };
+    let Some(callback) = CallbackRef::from_reg(callback) else {
+        return u64::MAX;
+    };
     for at in 0..count {
         // SAFETY: 1. the value came from the running program's `func[...]`.
         if unsafe { callback.call([at, context, 0, 0, 0]) } != 0 {
@@ -45,10 +49,23 @@ fn helpers(id: i32) -> Option<HelperFn> {
 
 /// Assembles and links; helper 2 takes callbacks, helper 3 throws, helper 4 is the tail call through `table`.
 fn link(text: &str, table: Option<TailCallTable>) -> Linked {
-    let insns = parse_asm(text, &NoNames).unwrap_or_else(|error| panic!("{error}\n{text}")).insns;
-    let with_tail_call = |id| if id == 4 { Some(mix as HelperFn) } else { helpers(id) };
-    let mut linked = Linked::unverified(insns, &with_tail_call).unwrap_or_else(|error| panic!("{error}\n{text}"));
-    let imms: Vec<i32> = linked.sites.iter().map(|site| linked.program.insns[site.slot as usize].imm).collect();
+    let insns = parse_asm(text, &NoNames)
+        .unwrap_or_else(|error| panic!("{error}\n{text}"))
+        .insns;
+    let with_tail_call = |id| {
+        if id == 4 {
+            Some(mix as HelperFn)
+        } else {
+            helpers(id)
+        }
+    };
+    let mut linked = Linked::unverified(insns, &with_tail_call)
+        .unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let imms: Vec<i32> = linked
+        .sites
+        .iter()
+        .map(|site| linked.program.insns[site.slot as usize].imm)
+        .collect();
     for (site, imm) in linked.sites.iter_mut().zip(imms) {
         let kind = match imm {
             2 => CallKind::TakesCallback,
@@ -56,8 +73,15 @@ fn link(text: &str, table: Option<TailCallTable>) -> Linked {
             _ => CallKind::Plain,
         };
         site.target = match (imm, table) {
-            (4, Some(table)) => Target::TailCall(TailCallSite { table, const_index: None }),
-            _ => Target::Call(CallTarget { code: helpers(imm).unwrap_or(mix), clobbers: Clobbers::All, kind }),
+            (4, Some(table)) => Target::TailCall(TailCallSite {
+                table,
+                const_index: None,
+            }),
+            _ => Target::Call(CallTarget {
+                code: helpers(imm).unwrap_or(mix),
+                clobbers: Clobbers::All,
+                kind,
+            }),
         };
     }
     linked
@@ -142,7 +166,10 @@ fn a_callback_may_call_and_take_callbacks() {
 /// A prog array of this many slots, and its table.
 fn table(slots: usize) -> (Vec<AtomicUsize>, TailCallTable) {
     let entries: Vec<AtomicUsize> = (0..slots).map(|_| AtomicUsize::new(0)).collect();
-    let table = TailCallTable { entries: entries.as_ptr(), max_entries: slots as u32 };
+    let table = TailCallTable {
+        entries: entries.as_ptr(),
+        max_entries: slots as u32,
+    };
     (entries, table)
 }
 
@@ -152,7 +179,8 @@ const CALL_SLOT_0: &str = "r2 = 0\nr3 = 0\ncall #4\n";
 fn tail_calls_stop_at_33_and_fall_through_at_empty_slots() {
     let (entries, prog_array) = table(2);
     // Counts its runs in the word that the context points to, then calls itself.
-    let text = format!("r6 = *(u64 *)(r1 +0)\nr6 += 1\n*(u64 *)(r1 +0) = r6\n{CALL_SLOT_0}r0 = r6\nexit");
+    let text =
+        format!("r6 = *(u64 *)(r1 +0)\nr6 += 1\n*(u64 *)(r1 +0) = r6\n{CALL_SLOT_0}r0 = r6\nexit");
     let program = start(&link(&text, Some(prog_array)));
     let runs = AtomicU64::new(0);
     let ctx = runs.as_ptr().expose_provenance() as u64;
@@ -178,7 +206,10 @@ fn a_chain_of_33_reaches_its_end_and_one_of_34_does_not() {
         let mut programs = Vec::new();
         for at in 0..=length {
             // Program `at` calls the one in slot `at`; the last has nothing to call.
-            let prog_array = TailCallTable { entries: entries.as_ptr(), max_entries: length as u32 };
+            let prog_array = TailCallTable {
+                entries: entries.as_ptr(),
+                max_entries: length as u32,
+            };
             let text = format!("r3 = {at}\ncall #4\nr0 = {at}\nexit");
             programs.push(start(&link(&text, Some(prog_array))));
         }
@@ -209,7 +240,10 @@ fn tail_calls_from_subprograms_may_nest_deeper_than_eight_frames() {
     let mut text = String::from("r6 = *(u64 *)(r1 +0)\n");
     text.push_str("r6 += 1\n*(u64 *)(r1 +0) = r6\ncall s1\nexit\n");
     for at in 1..7 {
-        text.push_str(&format!("s{at}: *(u64 *)(r10 -512) = {at}\ncall s{}\nr0 += 1\nexit\n", at + 1));
+        text.push_str(&format!(
+            "s{at}: *(u64 *)(r10 -512) = {at}\ncall s{}\nr0 += 1\nexit\n",
+            at + 1
+        ));
     }
     text.push_str("s7: *(u64 *)(r10 -512) = 7\nr2 = 0\nr3 = 0\ncall #4\nr0 = 0\nexit\n");
     let program = start(&link(&text, Some(prog_array)));
@@ -232,7 +266,8 @@ fn with_exception_callback(text: &str, subprog: Option<u32>) -> u64 {
 fn an_exception_ends_the_program_from_any_depth() {
     let text = "call f\nr0 = 1\nexit\nf: call g\nr0 = 2\nexit\ng: r1 = 77\ncall #3\nexit";
     assert_eq!(with_exception_callback(text, None), 77);
-    let handled = format!("{text}\nhandler: r0 = r1\nr0 += 1000\nexit\nuse: r1 = func[handler] ll\nexit");
+    let handled =
+        format!("{text}\nhandler: r0 = r1\nr0 += 1000\nexit\nuse: r1 = func[handler] ll\nexit");
     // Functions: main, f, g, handler; `use` makes the handler a function of its own.
     assert_eq!(with_exception_callback(&handled, Some(3)), 1077);
 }
@@ -261,20 +296,25 @@ fn an_exception_in_a_callback_passes_through_the_helper() {
 
 #[test]
 fn an_exception_callback_that_throws_ends_the_program() {
-    let text = "r1 = 1\ncall #3\nexit\nhandler: r1 += 1\ncall #3\nexit\nr1 = func[handler] ll\nexit";
+    let text =
+        "r1 = 1\ncall #3\nexit\nhandler: r1 += 1\ncall #3\nexit\nr1 = func[handler] ll\nexit";
     assert_eq!(with_exception_callback(text, Some(1)), 2);
 }
 
 /// Packet loads from the bytes that r6 points to; 16 of them.
 unsafe extern "C" fn load_packet(ctx: u64, offset: i64, size: u64) -> i64 {
-    let Ok(offset) = usize::try_from(offset) else { return -14 };
+    let Ok(offset) = usize::try_from(offset) else {
+        return -14;
+    };
     if offset + size as usize > 16 {
         return -14;
     }
     let base = std::ptr::with_exposed_provenance::<u8>(ctx as usize);
     // SAFETY: 1. the context is an array of 16 bytes, and the range is inside.
     let bytes = unsafe { std::slice::from_raw_parts(base.add(offset), size as usize) };
-    bytes.iter().fold(0, |value, byte| value << 8 | i64::from(*byte))
+    bytes
+        .iter()
+        .fold(0, |value, byte| value << 8 | i64::from(*byte))
 }
 
 fn packet_program(text: &str) -> Linked {
@@ -285,8 +325,16 @@ fn packet_program(text: &str) -> Linked {
         _ => *insn,
     });
     let mut linked = Linked::unverified(stand_ins.collect(), &helpers).unwrap();
-    let loads = insns.iter().enumerate().filter(|(_, insn)| matches!(insn.code & 0xe7, 0x20 | 0x40));
-    linked.sites = loads.map(|(slot, _)| Site { slot: slot as u32, target: Target::LoadPacket(load_packet) }).collect();
+    let loads = insns
+        .iter()
+        .enumerate()
+        .filter(|(_, insn)| matches!(insn.code & 0xe7, 0x20 | 0x40));
+    linked.sites = loads
+        .map(|(slot, _)| Site {
+            slot: slot as u32,
+            target: Target::LoadPacket(load_packet),
+        })
+        .collect();
     Arc::get_mut(&mut linked.program).unwrap().insns = insns;
     linked
 }
@@ -298,13 +346,27 @@ fn packet_loads_give_host_order_and_end_the_function_outside() {
     let run_packet = |text: &str| result(&start(&packet_program(text)), ctx);
     assert_eq!(run_packet("r6 = r1\nr0 = *(u8 *)skb[3]\nexit"), 4);
     assert_eq!(run_packet("r6 = r1\nr0 = *(u16 *)skb[3]\nexit"), 0x0405);
-    assert_eq!(run_packet("r6 = r1\nr0 = *(u32 *)skb[12]\nexit"), 0x0d0e_0f10);
-    assert_eq!(run_packet("r6 = r1\nr2 = 0x500000002 ll\nr0 = *(u16 *)skb[r2 + 4]\nexit"), 0x0708);
-    assert_eq!(run_packet("r6 = r1\nr2 = -2\nr0 = *(u8 *)skb[r2 + 4]\nexit"), 3);
+    assert_eq!(
+        run_packet("r6 = r1\nr0 = *(u32 *)skb[12]\nexit"),
+        0x0d0e_0f10
+    );
+    assert_eq!(
+        run_packet("r6 = r1\nr2 = 0x500000002 ll\nr0 = *(u16 *)skb[r2 + 4]\nexit"),
+        0x0708
+    );
+    assert_eq!(
+        run_packet("r6 = r1\nr2 = -2\nr0 = *(u8 *)skb[r2 + 4]\nexit"),
+        3
+    );
     assert_eq!(run_packet("r6 = r1\nr0 = *(u32 *)skb[13]\nr0 = 9\nexit"), 0);
     assert_eq!(run_packet("r6 = r1\nr0 = *(u8 *)skb[-1]\nr0 = 9\nexit"), 0);
     // It leaves the function, not the program.
-    assert_eq!(run_packet("r6 = r1\nr1 = r6\ncall f\nr0 += 7\nexit\nf: r6 = r1\nr0 = *(u8 *)skb[99]\nr0 = 9\nexit"), 7);
+    assert_eq!(
+        run_packet(
+            "r6 = r1\nr1 = r6\ncall f\nr0 += 7\nexit\nf: r6 = r1\nr0 = *(u8 *)skb[99]\nr0 = 9\nexit"
+        ),
+        7
+    );
 }
 
 #[test]
@@ -313,16 +375,33 @@ fn probe_loads_read_zero_where_they_fault() {
     let address = (&raw const value).expose_provenance() as u64;
     let run_probe = |text: &str, ctx: u64| {
         let insns = parse_asm(text, &NoNames).unwrap().insns;
-        let plain = parse_asm(&text.replace("probe ", ""), &NoNames).unwrap().insns;
+        let plain = parse_asm(&text.replace("probe ", ""), &NoNames)
+            .unwrap()
+            .insns;
         let mut linked = Linked::unverified(plain, &helpers).unwrap();
         Arc::get_mut(&mut linked.program).unwrap().insns = insns;
         result(&start(&linked), ctx)
     };
-    assert_eq!(run_probe("r0 = 5\nprobe r0 = *(u64 *)(r1 +0)\nexit", address), value);
-    assert_eq!(run_probe("probe r0 = *(u16 *)(r1 +2)\nexit", address), 0x7654);
-    assert_eq!(run_probe("probe r0 = *(s32 *)(r1 +4)\nexit", address), 0xffff_ffff_fedc_ba98);
+    assert_eq!(
+        run_probe("r0 = 5\nprobe r0 = *(u64 *)(r1 +0)\nexit", address),
+        value
+    );
+    assert_eq!(
+        run_probe("probe r0 = *(u16 *)(r1 +2)\nexit", address),
+        0x7654
+    );
+    assert_eq!(
+        run_probe("probe r0 = *(s32 *)(r1 +4)\nexit", address),
+        0xffff_ffff_fedc_ba98
+    );
     assert_eq!(run_probe("r0 = 5\nprobe r0 = *(u64 *)(r1 +8)\nexit", 0), 0);
-    assert_eq!(run_probe("r0 = 5\nprobe r0 = *(s8 *)(r1 +8)\nexit", 0xffff_8000_0000_0000), 0);
+    assert_eq!(
+        run_probe(
+            "r0 = 5\nprobe r0 = *(s8 *)(r1 +8)\nexit",
+            0xffff_8000_0000_0000
+        ),
+        0
+    );
     // The verifier may say it by a fact instead of the encoding.
     let mut linked = link("r0 = 5\nr0 = *(u64 *)(r1 +0)\nexit", None);
     let program = Arc::get_mut(&mut linked.program).unwrap();
@@ -349,8 +428,15 @@ fn arena_accesses_are_offsets() {
     let insns = parse_asm(text, &NoNames).unwrap().insns;
     let mut linked = link("r0 = 0\nexit", None);
     Arc::get_mut(&mut linked.program).unwrap().insns = insns;
-    assert_eq!(Program::load(&linked).unwrap_err().errno, Errno::EINVAL, "no arena");
-    linked.arena = Some(Arena { base, user_base: 0x7000_0000_0000 });
+    assert_eq!(
+        Program::load(&linked).unwrap_err().errno,
+        Errno::EINVAL,
+        "no arena"
+    );
+    linked.arena = Some(Arena {
+        base,
+        user_base: 0x7000_0000_0000,
+    });
     let program = start(&linked);
     assert_eq!(result(&program, 0), 0xffff_fffe - 2);
     assert_eq!(arena, [0x10 << 32, 0, 0, -2i64 as u64, 0, 0, 0, 0]);
@@ -363,16 +449,27 @@ fn inline_lookups_mean_what_they_say() {
     let text = "*(u32 *)(r10 -4) = r1\nr2 = r10\nr2 += -4\ncall #1\nif r0 == 0 goto +1\nr0 = *(u64 *)(r0 +0)\nexit";
     let mut linked = link(text, None);
     let fallback = CallTarget::plain(mix);
-    linked.sites[0].target = Target::Inline(InlineCall::ArrayLookup { base, stride: 8, max_entries: 10, fallback });
+    linked.sites[0].target = Target::Inline(InlineCall::ArrayLookup {
+        base,
+        stride: 8,
+        max_entries: 10,
+        fallback,
+    });
     let program = start(&linked);
     assert_eq!(result(&program, 4), 44);
     assert_eq!(result(&program, 9), 99);
     assert_eq!(result(&program, 10), 0);
     assert_eq!(result(&program, 0xffff_ffff), 0);
-    linked.sites[0].target = Target::Inline(InlineCall::ConstAddress { address: base + 16, fallback });
+    linked.sites[0].target = Target::Inline(InlineCall::ConstAddress {
+        address: base + 16,
+        fallback,
+    });
     assert_eq!(result(&start(&linked), 0), 22);
     let word = base + 24;
-    linked.sites[0].target = Target::Inline(InlineCall::LoadU64 { address: (&raw const word).expose_provenance() as u64, fallback });
+    linked.sites[0].target = Target::Inline(InlineCall::LoadU64 {
+        address: (&raw const word).expose_provenance() as u64,
+        fallback,
+    });
     assert_eq!(result(&start(&linked), 0), 33);
 }
 
@@ -386,14 +483,38 @@ fn what_is_not_linked_is_an_error_at_load() {
     };
     let unsupported = |text: &str| (Errno::ENOTSUPP, text.to_string());
     let invalid = |text: &str| (Errno::EINVAL, text.to_string());
-    assert_eq!(case("r0 = 0\ncall #7\nexit"), unsupported("insn 1: nothing is linked to this call (helper 7)"));
-    assert_eq!(case("call btf[7]\nexit"), unsupported("insn 0: nothing is linked to this call (kernel function with BTF id 7)"));
-    assert_eq!(case("r1 = map[3] ll\nexit"), unsupported("insn 0: nothing is linked to this map or variable"));
-    assert_eq!(case("r0 = *(u8 *)skb[3]\nexit"), unsupported("insn 0: nothing is linked to this packet load"));
-    assert_eq!(case("tail_call\nexit"), unsupported("insn 0: nothing is linked to this call (tail call)"));
-    assert_eq!(case("r0 = &(void __percpu *)(r0)\nexit"), unsupported("insn 0: the interpreter has no per-CPU addresses"));
-    assert_eq!(case("goto +9\nexit"), invalid("insn 0: no instruction begins at 10, the target of this one"));
-    assert_eq!(case("r1 = 1 ll\nr0 = 0"), invalid("insn 2: the program does not end with exit or a jump"));
+    assert_eq!(
+        case("r0 = 0\ncall #7\nexit"),
+        unsupported("insn 1: nothing is linked to this call (helper 7)")
+    );
+    assert_eq!(
+        case("call btf[7]\nexit"),
+        unsupported("insn 0: nothing is linked to this call (kernel function with BTF id 7)")
+    );
+    assert_eq!(
+        case("r1 = map[3] ll\nexit"),
+        unsupported("insn 0: nothing is linked to this map or variable")
+    );
+    assert_eq!(
+        case("r0 = *(u8 *)skb[3]\nexit"),
+        unsupported("insn 0: nothing is linked to this packet load")
+    );
+    assert_eq!(
+        case("tail_call\nexit"),
+        unsupported("insn 0: nothing is linked to this call (tail call)")
+    );
+    assert_eq!(
+        case("r0 = &(void __percpu *)(r0)\nexit"),
+        unsupported("insn 0: the interpreter has no per-CPU addresses")
+    );
+    assert_eq!(
+        case("goto +9\nexit"),
+        invalid("insn 0: no instruction begins at 10, the target of this one")
+    );
+    assert_eq!(
+        case("r1 = 1 ll\nr0 = 0"),
+        invalid("insn 2: the program does not end with exit or a jump")
+    );
     assert_eq!(case(""), invalid("insn 0: the program is empty"));
 }
 
@@ -407,8 +528,19 @@ fn a_checked_run_shows_every_step() {
     let mut checks = Checks::new(&regions);
     checks.trace = Some(&mut trace);
     // SAFETY: 1. no memory is allowed.
-    assert_eq!(unsafe { program.run_checked([9, 0, 0, 0, 0], checks) }, Ok(2));
-    assert_eq!(seen, [(0, 0, 9), (1, 0, 2), (3, 0, 2), (5, 1, 2), (6, 1, 2), (4, 0, 2)]);
+    let value = unsafe { program.run_checked([9, 0, 0, 0, 0], checks) };
+    assert_eq!(value, Ok(2));
+    assert_eq!(
+        seen,
+        [
+            (0, 0, 9),
+            (1, 0, 2),
+            (3, 0, 2),
+            (5, 1, 2),
+            (6, 1, 2),
+            (4, 0, 2)
+        ]
+    );
 }
 
 #[test]
@@ -448,13 +580,48 @@ fn regions_have_permissions() {
     let mut data = [1u8, 2, 3, 4, 5, 6, 7, 8];
     let address = data.as_mut_ptr().expose_provenance() as u64;
     let mut regions = Regions::new();
-    let region = MemRegion { start: address, len_bytes: 8, permissions: Permissions::Read, name: "value".into() };
+    let region = MemRegion {
+        start: address,
+        len_bytes: 8,
+        permissions: Permissions::Read,
+        name: "value".into(),
+    };
     regions.add(region).unwrap();
     let program = start(&link("r0 = *(u8 *)(r1 +3)\n*(u8 *)(r1 +3) = 9\nexit", None));
     // SAFETY: 1. the region is `data`.
-    let error = unsafe { program.run_checked([address, 0, 0, 0, 0], Checks::new(&regions)) }.unwrap_err();
-    assert_eq!(error.to_string(), format!("insn 1: invalid store of 1 bytes at {:#x} (value+0x3)", address + 3));
+    let error =
+        unsafe { program.run_checked([address, 0, 0, 0, 0], Checks::new(&regions)) }.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "insn 1: invalid store of 1 bytes at {:#x} (value+0x3)",
+            address + 3
+        )
+    );
     assert_eq!(data[3], 4);
+}
+
+/// Threaded code must not lean on the compiler's tail calls: the host's stack stays small without them too.
+#[test]
+fn a_long_run_needs_little_of_the_hosts_stack() {
+    let loops =
+        "r0 = 0\nr9 = 1000000\nagain: r0 += r9\nr0 ^= 5\nr9 -= 1\nif r9 != 0 goto again\nexit";
+    let mut straight = "r0 = 0\n".to_string();
+    (0..100_000).for_each(|_| straight.push_str("r0 += 1\n"));
+    straight.push_str("exit");
+    let run_in_small_stack = |text: String| {
+        let thread = std::thread::Builder::new().stack_size(512 * 1024);
+        thread
+            .spawn(move || run_text(&text))
+            .unwrap()
+            .join()
+            .unwrap()
+    };
+    assert_eq!(run_in_small_stack(straight), 100_000);
+    let expected = (1..=1_000_000u64)
+        .rev()
+        .fold(0u64, |sum, value| sum.wrapping_add(value) ^ 5);
+    assert_eq!(run_in_small_stack(loops.to_string()), expected);
 }
 
 /// Random slots, most of them of the program's own language, through the whole unverified path.
@@ -467,16 +634,33 @@ fn random_programs_end_without_harm() {
         seed ^= seed << 17;
         seed
     };
-    let known: Vec<u8> = (0..=u8::MAX).filter(|code| ring3_isa::is_known_opcode(*code)).collect();
+    let known: Vec<u8> = (0..=u8::MAX)
+        .filter(|code| ring3_isa::is_known_opcode(*code))
+        .collect();
     let (mut ran, mut stopped, mut refused) = (0, 0, 0);
     for round in 0..60_000 {
         let length = 2 + next() as usize % 12;
         let mut slots = Vec::new();
         while slots.len() < length {
             let code = known[next() as usize % known.len()];
-            let off = if next() % 3 == 0 { (next() % 9) as i16 - 4 } else { 0 };
-            let imm = if next() % 4 == 0 { [0, 1, 16, 32, 64, -8][next() as usize % 6] } else { 0 };
-            let (dst, src) = ((next() % 10) as u8, if next() % 2 == 0 { 0 } else { (next() % 11) as u8 });
+            let off = if next() % 3 == 0 {
+                (next() % 9) as i16 - 4
+            } else {
+                0
+            };
+            let imm = if next() % 4 == 0 {
+                [0, 1, 16, 32, 64, -8][next() as usize % 6]
+            } else {
+                0
+            };
+            let (dst, src) = (
+                (next() % 10) as u8,
+                if next() % 2 == 0 {
+                    0
+                } else {
+                    (next() % 11) as u8
+                },
+            );
             let slot = RawInsn::new(code, dst, src, off, imm);
             // One in ten programs may be anything; the others have instructions only, and no calls of helpers.
             let instruction = ring3_isa::decode(&[slot], 0).is_ok() && (code, src) != (0x85, 0);
@@ -489,7 +673,12 @@ fn random_programs_end_without_harm() {
         let regions = {
             let mut regions = Regions::new();
             let start = memory.as_mut_ptr().expose_provenance() as u64;
-            let region = MemRegion { start, len_bytes: 24, permissions: Permissions::ReadWrite, name: "memory".into() };
+            let region = MemRegion {
+                start,
+                len_bytes: 24,
+                permissions: Permissions::ReadWrite,
+                name: "memory".into(),
+            };
             regions.add(region).unwrap();
             regions
         };
@@ -497,7 +686,8 @@ fn random_programs_end_without_harm() {
             refused += 1;
             continue;
         };
-        let program = Program::load(&linked).unwrap_or_else(|error| panic!("{error}\n{}", format_asm(&slots, &NoNames)));
+        let program = Program::load(&linked)
+            .unwrap_or_else(|error| panic!("{error}\n{}", format_asm(&slots, &NoNames)));
         let address = memory.as_mut_ptr().expose_provenance() as u64;
         let mut checks = Checks::new(&regions);
         checks.budget = 1000;
@@ -507,12 +697,17 @@ fn random_programs_end_without_harm() {
             Err(_) => stopped += 1,
         }
     }
-    assert!(ran > 3000 && stopped > 1000 && refused > 1000, "{ran} ran, {stopped} stopped, {refused} refused");
+    assert!(
+        ran > 3000 && stopped > 1000 && refused > 1000,
+        "{ran} ran, {stopped} stopped, {refused} refused"
+    );
 }
 
 #[test]
 fn a_program_of_odd_length_is_none() {
-    let error = run_unverified(&[0x95, 0, 0], &mut []).unwrap_err().to_string();
+    let error = run_unverified(&[0x95, 0, 0], &mut [])
+        .unwrap_err()
+        .to_string();
     assert_eq!(error, "a program of 3 bytes, which is no multiple of 8");
     assert!(run_unverified(&[], &mut []).is_err());
 }

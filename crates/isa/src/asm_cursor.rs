@@ -307,3 +307,18 @@ impl<'a> Cursor<'a> {
         Ok(Distance::Label(Place { name, column }))
     }
 }
+
+/// The longest symbol of the table at the cursor.
+pub(crate) fn longest<T: Copy>(
+    c: &mut Cursor<'_>,
+    all: &[T],
+    symbol: impl Fn(T) -> &'static str,
+) -> Option<T> {
+    let found = all
+        .iter()
+        .copied()
+        .filter(|op| c.rest().starts_with(symbol(*op)))
+        .max_by_key(|op| symbol(*op).len())?;
+    c.advance(symbol(found).len());
+    Some(found)
+}

@@ -4,10 +4,11 @@
 use alloc::format;
 
 use crate::asm::{AsmError, AsmResolve};
-use crate::asm_cursor::{Cursor, Distance, Place};
+use crate::asm_cursor::{Cursor, Distance, Place, longest};
+use crate::asm_memory::{atomic_result, load, locked, store, store_release};
 use crate::{
-    AluOp, AtomicOp, CallTarget, EndianOp, Imm64, Insn, InternalInsn, JmpOp, LoadMode, MemSize,
-    Operand, RawInsn, Reg, Width,
+    AluOp, AtomicOp, CallTarget, EndianOp, Imm64, Insn, InternalInsn, JmpOp, MemSize, Operand,
+    RawInsn, Reg, Width,
 };
 
 /// An instruction's slots; the distance of one with a `place` is still to be set.
@@ -248,21 +249,6 @@ fn offset_of<'a>(c: &mut Cursor<'a>, start: usize) -> Result<(i16, Option<Place<
     }
 }
 
-/// The longest symbol of the table at the cursor.
-fn longest<T: Copy>(
-    c: &mut Cursor<'_>,
-    all: &[T],
-    symbol: impl Fn(T) -> &'static str,
-) -> Option<T> {
-    let found = all
-        .iter()
-        .copied()
-        .filter(|op| c.rest().starts_with(symbol(*op)))
-        .max_by_key(|op| symbol(*op).len())?;
-    c.advance(symbol(found).len());
-    Some(found)
-}
-
 /// After `if`.
 fn conditional<'a>(c: &mut Cursor<'a>) -> Result<Statement<'a>, AsmError> {
     let (width, dst) = c.register()?;
@@ -356,70 +342,6 @@ fn index(
         resolve(word).ok_or_else(|| c.error(format!("'{word}' is not {what} known here")))?;
     c.advance(word.len());
     Ok(found)
-}
-
-/// `*(u32 *)(r1 +0) = value`
-fn store(c: &mut Cursor<'_>) -> Result<Insn, AsmError> {
-    c.expect("*")?;
-    let start = c.at;
-    let (mode, size) = c.cast()?;
-    if mode == LoadMode::SignExtend {
-        c.at = start;
-        return Err(c.error("a store takes an unsigned type"));
-    }
-    let (dst, off) = c.address()?;
-    c.expect("=")?;
-    let src = if c.is_register() {
-        Operand::Reg(c.wide_register()?)
-    } else {
-        Operand::Imm(c.imm32(size != MemSize::Dw)?)
-    };
-    Ok(Insn::Store {
-        size,
-        dst,
-        off,
-        src,
-    })
-}
-
-/// After `lock`: `*(u32 *)(r1 +0) += r2`
-fn locked(c: &mut Cursor<'_>) -> Result<Insn, AsmError> {
-    c.expect("*")?;
-    let (_, size) = c.cast()?;
-    let (dst, off) = c.address()?;
-    let plain = &[
-        AtomicOp::Add { fetch: false },
-        AtomicOp::Or { fetch: false },
-        AtomicOp::And { fetch: false },
-        AtomicOp::Xor { fetch: false },
-    ];
-    let op = longest(c, plain, AtomicOp::symbol)
-        .ok_or_else(|| c.error("expected += or |= or &= or ^="))?;
-    let src = c.wide_register()?;
-    Ok(Insn::Atomic {
-        op,
-        size,
-        dst,
-        src,
-        off,
-    })
-}
-
-/// After `store_release`: `((u32 *)(r1 +0), r2)`
-fn store_release(c: &mut Cursor<'_>) -> Result<Insn, AsmError> {
-    c.expect("(")?;
-    let (_, size) = c.cast()?;
-    let (dst, off) = c.address()?;
-    c.expect(",")?;
-    let src = c.wide_register()?;
-    c.expect(")")?;
-    Ok(Insn::Atomic {
-        op: AtomicOp::StoreRelease,
-        size,
-        dst,
-        src,
-        off,
-    })
 }
 
 /// What begins with a register: arithmetic, loads, everything with `=`.
@@ -543,52 +465,6 @@ fn sign_extension(c: &mut Cursor<'_>, width: Width, dst: Reg) -> Result<Insn, As
     })
 }
 
-/// `*(u32 *)(r1 +0)` or `*(u8 *)skb[12]`
-fn load(c: &mut Cursor<'_>, dst: Reg) -> Result<Insn, AsmError> {
-    c.expect("*")?;
-    let (mode, size) = c.cast()?;
-    let start = c.at;
-    if !c.take_word("skb") {
-        let (src, off) = c.address()?;
-        return Ok(Insn::Load {
-            size,
-            mode,
-            dst,
-            src,
-            off,
-        });
-    }
-    if dst != Reg::R0 || mode == LoadMode::SignExtend {
-        c.at = start;
-        return Err(c.error("a packet load is unsigned and goes to r0"));
-    }
-    c.expect("[")?;
-    let insn = if c.is_register() {
-        let src = c.wide_register()?;
-        let imm = if c.rest().starts_with(['+', '-']) {
-            sum(c)?
-        } else {
-            0
-        };
-        Insn::LoadInd { size, src, imm }
-    } else {
-        Insn::LoadAbs {
-            size,
-            imm: c.imm32(true)?,
-        }
-    };
-    c.expect("]")?;
-    Ok(insn)
-}
-
-/// `+ 12`, `- 12` or the kernel's `+ -12`.
-fn sum(c: &mut Cursor<'_>) -> Result<i32, AsmError> {
-    if c.rest().starts_with('+') {
-        c.expect("+")?;
-    }
-    c.imm32(true)
-}
-
 /// `be16 r1`, atomics with a result, address space casts, and the operands of two-slot loads.
 fn named_value<'a>(
     c: &mut Cursor<'a>,
@@ -650,51 +526,6 @@ fn named_value<'a>(
             }
         },
     }
-}
-
-/// After `r2 = atomic64_fetch_add`: `((u64 *)(r1 +0), r2)`; compare-exchange has r0 before the register.
-fn atomic_result(c: &mut Cursor<'_>, result: Reg, name: &str) -> Result<Insn, AsmError> {
-    let (wide, name) = match name.strip_prefix("64_") {
-        Some(name) => (true, name),
-        None => (false, name.strip_prefix('_').unwrap_or("")),
-    };
-    let named = |op: &&AtomicOp| {
-        op.symbol() == name && !matches!(op, AtomicOp::LoadAcquire | AtomicOp::StoreRelease)
-    };
-    let Some(&op) = AtomicOp::ALL.iter().find(named) else {
-        return Err(
-            c.error("expected an atomic operation: fetch_add, fetch_or, xchg, cmpxchg, ...")
-        );
-    };
-    c.expect("(")?;
-    let (_, size) = c.cast()?;
-    if wide != (size == MemSize::Dw) {
-        return Err(c.error("'atomic64' goes with u64, 'atomic' with u32"));
-    }
-    let (dst, off) = c.address()?;
-    c.expect(",")?;
-    let mut written = Reg::R0;
-    if op == AtomicOp::Cmpxchg {
-        if c.wide_register()? != Reg::R0 {
-            return Err(c.error("compare-exchange compares with r0"));
-        }
-        c.expect(",")?;
-    }
-    let src = c.wide_register()?;
-    if op != AtomicOp::Cmpxchg {
-        written = src;
-    }
-    c.expect(")")?;
-    if written != result {
-        return Err(c.error(format!("this operation's result goes to {written}")));
-    }
-    Ok(Insn::Atomic {
-        op,
-        size,
-        dst,
-        src,
-        off,
-    })
 }
 
 /// `map[5]`, `map[5]+8`, `map_idx[0]`, `btf[12]`, `func[+7]`, `func[label]`, each with `ll`.

@@ -23,6 +23,7 @@ extern crate alloc;
 mod asm;
 mod asm_cursor;
 mod asm_line;
+mod asm_memory;
 mod decode;
 mod disasm;
 mod encode;

@@ -768,11 +768,11 @@ mod tests {
             (text(|a| a.lea(w, RAX, Mem::indexed(R11, R13, 3, 16))), "lea rax,[r11+r13*8+10h]"),
             (text(|a| a.bswap(w, R13)), "bswap r13"),
             (text(|a| a.swap16(RSI)), "rol si,8"),
-            (text(|a| a.nop5()), "nop dword ptr [rax+rax]"),
+            (text(|a| a.nop5()), "nop [rax+rax]"),
             (text(|a| a.cmov(Cond::E, w, R9, RAX)), "cmove r9,rax"),
             (text(|a| a.unary(Unary::Idiv, w, R11)), "idiv r11"),
             (text(|a| a.jmp_reg(R11)), "jmp r11"),
-            (text(|a| a.xchg_rr(RAX, R9)), "xchg rax,r9"),
+            (text(|a| a.xchg_rr(RAX, R9)), "xchg r9,rax"),
         ];
         for (ours, expected) in cases {
             assert_eq!(ours, expected);

@@ -31,10 +31,10 @@ pub struct Compiled {
 /// # Errors
 /// [`JitError`].
 ///
-/// # Safety
-/// The program was accepted by the verifier (or is as harmless: it ends, and touches no memory that it may not), its sites name what the
-/// instructions mean, and what they point to (maps, helpers, tables) outlives the result and every run of it.
-pub unsafe fn compile(linked: &Linked, options: &Options) -> Result<Compiled, JitError> {
+/// Making code is safe; running it is not ([`ring3_runtime::run`]), and whoever runs it vouches that the program was accepted by the verifier
+/// (or is as harmless: it ends, and touches no memory that it may not), that its sites name what the instructions mean, and that what they point to
+/// (maps, helpers, tables) outlives every run.
+pub fn compile(linked: &Linked, options: &Options) -> Result<Compiled, JitError> {
     let code = emit(linked, options, Mode::Native)?;
     let mut placed = place(code)?;
     let function_starts = linked.program.subprogs.iter().map(|subprog| subprog.start).collect();

@@ -15,9 +15,8 @@
 //!
 //! let program = parse_asm("r0 = 41\n r0 += 1\n exit", &NoNames).unwrap();
 //! let linked = Linked::unverified(program.insns, &|_| None)?;
-//! // SAFETY: this program touches no memory and ends.
-//! let compiled = unsafe { compile(&linked, &Options::default())? };
-//! // SAFETY: the compiled program lives, and ignores its context.
+//! let compiled = compile(&linked, &Options::default())?;
+//! // SAFETY: the compiled program lives, touches no memory, ends, and ignores its context.
 //! assert_eq!(unsafe { run(&compiled.entry(), 0) }, 42);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

@@ -218,6 +218,7 @@ impl MapOps for Arena {
         Some(MmapSource {
             memfd: &self.memfd,
             len_bytes: self.memfd.len_bytes(),
+            again: None,
             rule: MmapRule::Any,
         })
     }

@@ -334,6 +334,7 @@ impl MapOps for ArrayMap {
             Block::Mappable { region, memfd } => Some(MmapSource {
                 memfd,
                 len_bytes: region.len_bytes(),
+                again: None,
                 rule: MmapRule::Any,
             }),
         }

@@ -164,11 +164,14 @@ impl Map {
         let mut key = vec![0; key_bytes];
         let mut value = vec![0; self.sys_value_bytes()];
         let _section = rcu::read();
-        self.ops().sys_next_key(args.in_batch, &mut key)?;
+        let mut last = args.in_batch.map(<[u8]>::to_vec);
         let mut done = 0;
-        let mut last = None;
         let mut outcome = Ok(());
         while done < args.count {
+            outcome = self.ops().sys_next_key(last.as_deref(), &mut key);
+            if outcome.is_err() {
+                break;
+            }
             match self.ops().sys_lookup(&key, &mut value, args.elem_flags) {
                 Ok(()) => {
                     result.keys.extend_from_slice(&key);
@@ -182,12 +185,7 @@ impl Map {
                     break;
                 }
             }
-            let before = key.clone();
-            last = Some(before.clone());
-            if let Err(errno) = self.ops().sys_next_key(Some(&before), &mut key) {
-                outcome = Err(errno);
-                break;
-            }
+            last = Some(key.clone());
         }
         result.count = Some(done);
         if done > 0 {

@@ -17,6 +17,7 @@ use crate::array::PERCPU_VALUE_BYTES_MAX;
 use crate::attr::{MapAttr, MapError};
 use crate::fd::FdTable;
 use crate::fields::{FieldKind, ValueCopy};
+use crate::local_storage::VALUE_BYTES_MAX;
 use crate::mem;
 use crate::ops::MapOps;
 
@@ -25,8 +26,6 @@ const FLAGS: u32 = map_create::NUMA_NODE
     | map_create::WRONLY
     | map_create::RDONLY_PROG
     | map_create::WRONLY_PROG;
-/// The largest shared value. Source: `BPF_CGROUP_STORAGE_MAX_VALUE`, one page.
-const VALUE_BYTES_MAX: u32 = 4096;
 
 /// `BPF_MAP_TYPE_CGROUP_STORAGE_DEPRECATED` and `BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE_DEPRECATED`.
 #[derive(Debug)]
@@ -42,12 +41,6 @@ pub struct CgroupStorage {
 impl CgroupStorage {
     pub(crate) fn create(attr: &MapAttr) -> Result<Self, MapError> {
         let percpu = attr.map_type == MapType::PercpuCgroupStorageDeprecated;
-        let numa = attr.has_flag(map_create::NUMA_NODE) && attr.numa_node != u32::MAX;
-        attr.require(
-            !(percpu && numa),
-            "numa_node of a per-CPU map",
-            attr.numa_node,
-        )?;
         attr.require(matches!(attr.key_size, 8 | 16), "key_size", attr.key_size)?;
         attr.require(attr.value_size != 0, "value_size", attr.value_size)?;
         let max = if percpu {

@@ -20,8 +20,8 @@ use crate::ops::MapOps;
 
 /// Owners that may have a value in one map; memory is used as they come.
 const OWNERS_MAX: u32 = 1 << 20;
-/// The largest value. Source: `BPF_LOCAL_STORAGE_MAX_VALUE_SIZE`: 64 KiB less the kernel's element header.
-const VALUE_BYTES_MAX: u32 = 0xffc0;
+/// The largest value. Source: `BPF_LOCAL_STORAGE_MAX_VALUE_SIZE`: 65535 less the kernel's element header of 128 bytes.
+pub(crate) const VALUE_BYTES_MAX: u32 = 65535 - 128;
 /// `BPF_LOCAL_STORAGE_GET_F_CREATE`
 pub const GET_F_CREATE: u64 = 1;
 

@@ -491,8 +491,7 @@ impl Map {
     /// `BPF_MAP_FREEZE`: system calls may not write any more; programs still may.
     ///
     /// # Errors
-    /// `ENOTSUPP`: the type or its values cannot be frozen. `EPERM`: descriptor without write access. `EBUSY`: already frozen, or a writable
-    /// mapping exists.
+    /// `ENOTSUPP`: the type or its values cannot be frozen. `EPERM`: descriptor without write access, or frozen. `EBUSY`: a writable mapping exists.
     pub fn sys_freeze(&self, access: Access) -> Result<(), Errno> {
         if self.attr.map_type == MapType::StructOps
             || self
@@ -503,9 +502,7 @@ impl Map {
         {
             return Err(Errno::ENOTSUPP);
         }
-        if !access.can_write() {
-            return Err(Errno::EPERM);
-        }
+        self.check_write(access)?;
         let _freeze = self.freeze.lock();
         if self.header.writecnt.load(Ordering::Acquire) != 0 || self.is_frozen() {
             return Err(Errno::EBUSY);
@@ -532,16 +529,22 @@ impl Map {
         WriteActive(self)
     }
 
-    /// Counts a writable mapping of another process; [`Map::count_unmap`] takes it back.
+    /// Counts a shared mapping of another process; [`Map::count_unmap`] takes it back.
     ///
     /// # Errors
-    /// `EPERM`: frozen. `EACCES`: read-only to programs, so nobody may write later. `ENOTSUPP`, `EINVAL` as [`Map::mmap`].
+    /// `EACCES`: by the descriptor's access, or read-only to programs (writable). `EINVAL`: a read-only descriptor, or out of the map. `ENOTSUPP`: the type
+    /// has no mappings. `EPERM`: frozen (writable).
     pub fn count_mmap(
         &self,
+        access: Access,
         offset_bytes: usize,
         len_bytes: usize,
         mode: MappingAccess,
     ) -> Result<(), Errno> {
+        // Source: mmap(2), before the map is asked.
+        if !access.can_read() || (mode == MappingAccess::Write && !access.can_write()) {
+            return Err(Errno::EACCES);
+        }
         if self
             .attr
             .record
@@ -550,7 +553,16 @@ impl Map {
         {
             return Err(Errno::ENOTSUPP);
         }
-        let source = self.ops.mmap_source().ok_or(Errno::ENOTSUPP)?;
+        let source = match self.ops.mmap_source() {
+            Some(source) => source,
+            // Arrays can be mapped, but only with the flag.
+            None if self.attr.map_type == MapType::Array => return Err(Errno::EINVAL),
+            None => return Err(Errno::ENOTSUPP),
+        };
+        // A shared mapping of a read-only descriptor is not quite a shared one to the kernel.
+        if access == Access::ReadOnly {
+            return Err(Errno::EINVAL);
+        }
         let page = ring3_os::cpu::page_bytes();
         if !offset_bytes.is_multiple_of(page) || len_bytes == 0 {
             return Err(Errno::EINVAL);
@@ -618,8 +630,7 @@ impl Map {
             MappingAccess::Read => Prot::Read,
             MappingAccess::Write => Prot::ReadWrite,
         };
-        let fd = std::os::fd::AsFd::as_fd(source.memfd);
-        mapping.region = Some(Region::shared(fd, offset_bytes, len_bytes, prot)?);
+        mapping.region = Some(source.map(offset_bytes, len_bytes, prot)?);
         Ok(mapping)
     }
 

@@ -32,12 +32,12 @@ struct Template {
 
 impl Template {
     /// # Errors
-    /// `EBADF`: no inner map. `EINVAL`: itself a map of maps. `ENOTSUPP`: a type that cannot be inside.
+    /// `EINVAL`: no inner map; or itself a map of maps. `ENOTSUPP`: a type that cannot be inside.
     fn of(outer: &MapAttr) -> Result<Template, MapError> {
         let like = outer
             .inner
             .clone()
-            .ok_or_else(|| outer.error(Errno::EBADF, format_args!("no inner map")))?;
+            .ok_or_else(|| outer.error(Errno::EINVAL, format_args!("no inner map")))?;
         let attr = like.attr().clone();
         let inner_type = attr.map_type;
         if matches!(inner_type, MapType::ArrayOfMaps | MapType::HashOfMaps) {
@@ -93,7 +93,6 @@ fn can_be_inner(map_type: MapType) -> bool {
             | MapType::StructOps
             | MapType::CgroupStorageDeprecated
             | MapType::PercpuCgroupStorageDeprecated
-            | MapType::Arena
     )
 }
 

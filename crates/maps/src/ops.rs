@@ -7,6 +7,8 @@ use std::any::Any;
 use std::fmt;
 use std::ops::ControlFlow;
 
+use ring3_os::map::{Prot, Region};
+use ring3_os::memfd::Memfd;
 use ring3_uapi::{Errno, MapType};
 
 use crate::arena::Arena;
@@ -289,11 +291,54 @@ pub trait MapOps: Any + Send + Sync + fmt::Debug {
 #[derive(Debug)]
 pub struct MmapSource<'map> {
     /// The descriptor to map.
-    pub memfd: &'map ring3_os::memfd::Memfd,
-    /// Bytes that can be mapped from offset 0.
+    pub memfd: &'map Memfd,
+    /// Bytes that can be mapped from offset 0; more than the memfd has where its end is seen twice.
     pub len_bytes: usize,
-    /// Whether a page may be mapped writable, by its offset.
+    /// Where the second view of a ring's data begins, and how many bytes before that it repeats; `None` if there is no such.
+    pub again: Option<(usize, usize)>,
+    /// Which pages may be mapped writable.
     pub rule: MmapRule,
+}
+
+impl MmapSource<'_> {
+    /// The pieces of a mapping: offset in the memfd and bytes, in order.
+    pub fn pieces(&self, offset_bytes: usize, len_bytes: usize) -> Vec<(usize, usize)> {
+        let Some((second, repeated)) = self.again else {
+            return vec![(offset_bytes, len_bytes)];
+        };
+        let end = offset_bytes + len_bytes;
+        let mut pieces = Vec::new();
+        if offset_bytes < second {
+            pieces.push((offset_bytes, end.min(second) - offset_bytes));
+        }
+        if end > second {
+            let from = offset_bytes.max(second);
+            pieces.push((from - repeated, end - from));
+        }
+        pieces
+    }
+
+    /// Maps a part into this process.
+    pub(crate) fn map(
+        &self,
+        offset_bytes: usize,
+        len_bytes: usize,
+        prot: Prot,
+    ) -> Result<Region, Errno> {
+        let fd = std::os::fd::AsFd::as_fd(self.memfd);
+        let len_bytes = len_bytes.next_multiple_of(ring3_os::cpu::page_bytes());
+        let pieces = self.pieces(offset_bytes, len_bytes);
+        if let [(offset, len)] = pieces[..] {
+            return Region::shared(fd, offset, len, prot);
+        }
+        let mut region = Region::anonymous(len_bytes, Prot::None)?;
+        let mut at = 0;
+        for (offset, len) in pieces {
+            region.overlay(at, fd, offset, len, prot)?;
+            at += len;
+        }
+        Ok(region)
+    }
 }
 
 /// Which parts of a map may be mapped for writing.

@@ -284,6 +284,12 @@ fn release(old: Option<ProgSlot>) {
 }
 
 impl MapOps for ProgArray {
+    fn sys_lookup(&self, key: &[u8], value: &mut [u8], _flags: u64) -> Result<(), Errno> {
+        let slot = self.slot(index_of(key)).ok_or(Errno::ENOENT)?;
+        value.copy_from_slice(&slot.id.to_ne_bytes());
+        Ok(())
+    }
+
     fn sys_update(
         &self,
         key: &[u8],

@@ -11,7 +11,6 @@ use crate::attr::{MapAttr, MapError};
 use crate::fd::{FdTable, Socket, SocketKind};
 use crate::ops::MapOps;
 use crate::slots::Slots;
-use crate::sockmap::socket_fd;
 
 /// `BPF_MAP_TYPE_REUSEPORT_SOCKARRAY`.
 #[derive(Debug)]
@@ -88,7 +87,15 @@ impl MapOps for ReuseportArray {
         if index >= self.slots.len() {
             return Err(Errno::E2BIG);
         }
-        let socket = fds.socket(socket_fd(value)?)?;
+        let fd = match value.first_chunk::<8>() {
+            Some(wide) => u64::from_ne_bytes(*wide),
+            None => u64::from(index_of(value)),
+        };
+        // Only a wide value can be out of range; a narrow one is just not open.
+        if value.len() == 8 && fd > i32::MAX as u64 {
+            return Err(Errno::EINVAL);
+        }
+        let socket = fds.socket(fd as u32)?;
         match (self.slots.is_set(index), flags) {
             (true, map_elem::NOEXIST) => return Err(Errno::EEXIST),
             (false, map_elem::EXIST) => return Err(Errno::ENOENT),

@@ -13,7 +13,6 @@ use ring3_uapi::{Errno, MapType};
 
 use crate::array::index_of;
 use crate::attr::{MapAttr, MapError};
-use crate::batch::BatchStyle;
 use crate::fd::{FdTable, Socket, SocketKind};
 use crate::ops::MapOps;
 
@@ -31,8 +30,8 @@ pub struct SockMap {
     sockets: RwLock<BTreeMap<Vec<u8>, Arc<Socket>>>,
 }
 
-/// The descriptor in a value of a socket map or reuseport array.
-pub(crate) fn socket_fd(value: &[u8]) -> Result<u32, Errno> {
+/// The descriptor in a value of a socket map.
+fn socket_fd(value: &[u8]) -> Result<u32, Errno> {
     let fd = match value.first_chunk::<8>() {
         Some(wide) => u64::from_ne_bytes(*wide),
         None => u64::from(index_of(value)),
@@ -206,10 +205,6 @@ impl MapOps for SockMap {
         let (key, _) = found.ok_or(Errno::ENOENT)?;
         next.copy_from_slice(key);
         Ok(())
-    }
-
-    fn batch_style(&self) -> BatchStyle {
-        BatchStyle::Generic { delete: true }
     }
 
     fn mem_usage(&self) -> u64 {

@@ -170,6 +170,11 @@ impl MapOps for StackTrace {
         Ok(())
     }
 
+    fn sys_lookup_and_delete(&self, key: &[u8], value: &mut [u8], flags: u64) -> Result<(), Errno> {
+        self.sys_lookup(key, value, flags)?;
+        self.remove(index_of(key))
+    }
+
     fn mem_usage(&self) -> u64 {
         self.buckets.bytes()
     }

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use ring3_interp as interp;
+use ring3_jit_x86_64 as jit;
 use ring3_runtime::{Entry, Linked};
 use ring3_uapi::Errno;
 
@@ -35,6 +36,8 @@ impl FromStr for EngineKind {
 
 /// A program in the form its engine runs.
 pub enum Engine {
+    /// Machine code.
+    Jit(jit::Compiled),
     /// Pre-decoded steps.
     Interp(interp::Program),
 }
@@ -46,7 +49,10 @@ impl Engine {
     /// ENOTSUPP: the engine cannot run an instruction yet; ENOMEM: no room for code.
     pub(crate) fn compile(kind: EngineKind, linked: Linked) -> Result<Engine, Error> {
         match kind {
-            EngineKind::Jit | EngineKind::Interp => interp::Program::load(&linked)
+            EngineKind::Jit => jit::compile(&linked, &jit::Options::default())
+                .map(Engine::Jit)
+                .map_err(|error| Error::new(error.errno(), error.to_string())),
+            EngineKind::Interp => interp::Program::load(&linked)
                 .map(Engine::Interp)
                 .map_err(|error| Error::new(Errno::ENOTSUPP, error.to_string())),
         }
@@ -55,6 +61,7 @@ impl Engine {
     /// How to call it.
     pub(crate) fn entry(&self) -> Entry {
         match self {
+            Engine::Jit(program) => program.entry(),
             Engine::Interp(program) => program.entry(),
         }
     }
@@ -62,7 +69,16 @@ impl Engine {
     /// What a prog array holds for it.
     pub(crate) fn tail_target(&self) -> usize {
         match self {
+            Engine::Jit(program) => program.tail_target(),
             Engine::Interp(program) => program.tail_target(),
+        }
+    }
+
+    /// The machine code, cut at instructions; `None` for the interpreter.
+    pub fn listing(&self) -> Option<jit::Listing> {
+        match self {
+            Engine::Jit(program) => Some(program.listing()),
+            Engine::Interp(_) => None,
         }
     }
 }

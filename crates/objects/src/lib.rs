@@ -17,10 +17,10 @@ mod test_run;
 mod verification;
 
 pub use audit::{AuditEvent, AuditOp};
-pub use engine::EngineKind;
+pub use engine::{Engine, EngineKind};
 pub use error::{Error, LoadError};
 pub use map::MapObject;
-pub use object::{LoadOptions, LoadedObject, Object};
+pub use object::{LoadOptions, LoadedObject, Object, set_program};
 pub use prog::{ProgAttr, Program};
 pub use system::System;
 pub use test_run::{ProgTypeOps, TestRun, TestRunResult};

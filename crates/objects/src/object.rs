@@ -334,7 +334,10 @@ fn update_slot(map: &Arc<Map>, key: u32, fds: &OneFd) -> Result<(), Error> {
 }
 
 /// Stores a program in a slot of a prog array.
-fn set_program(map: &MapObject, key: u32, program: &Arc<Program>) -> Result<(), Error> {
+///
+/// # Errors
+/// EINVAL: no prog array, or it belongs to programs of another kind. E2BIG: no such slot.
+pub fn set_program(map: &MapObject, key: u32, program: &Arc<Program>) -> Result<(), Error> {
     let slot = ProgSlot {
         entry: program.tail_target(),
         id: program.id(),

@@ -26,7 +26,9 @@ pub fn call(command: u32, attr: &mut [u8], buffers: &mut [Buffer<'_>]) -> Result
     let mut shelters = Vec::with_capacity(buffers.len());
     for buffer in buffers.iter() {
         let shelter = Shelter::of(buffer.bytes)?;
-        let field = attr.get_mut(buffer.attr_offset..buffer.attr_offset.saturating_add(8)).ok_or(Errno::EINVAL)?;
+        let field = attr
+            .get_mut(buffer.attr_offset..buffer.attr_offset.saturating_add(8))
+            .ok_or(Errno::EINVAL)?;
         field.copy_from_slice(&shelter.address().to_ne_bytes());
         shelters.push(shelter);
     }
@@ -47,7 +49,11 @@ pub fn open(command: u32, attr: &mut [u8], buffers: &mut [Buffer<'_>]) -> Result
     let fd = call(command, attr, buffers)?;
     // SAFETY: 1. the commands that callers use here return a fresh descriptor, ours alone; one that does not returns 0, which the check
     // below refuses.
-    if fd < 3 { Err(Errno::EBADF) } else { Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }) }
+    if fd < 3 {
+        Err(Errno::EBADF)
+    } else {
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    }
 }
 
 /// Bytes right before an inaccessible page.
@@ -64,7 +70,9 @@ impl Shelter {
         region.overlay_anonymous(room, page, Prot::None)?;
         let start = room - bytes.len();
         // SAFETY: 1. `bytes.len()` bytes from `start` lie before the guard page, in memory of ours.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), region.as_ptr().add(start), bytes.len()) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), region.as_ptr().add(start), bytes.len())
+        };
         Ok(Shelter { region, start })
     }
 
@@ -74,7 +82,13 @@ impl Shelter {
 
     fn copy_out(&self, bytes: &mut [u8]) {
         // SAFETY: 1. as in `of`.
-        unsafe { std::ptr::copy_nonoverlapping(self.region.as_ptr().add(self.start), bytes.as_mut_ptr(), bytes.len()) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                self.region.as_ptr().add(self.start),
+                bytes.as_mut_ptr(),
+                bytes.len(),
+            )
+        };
     }
 }
 
@@ -86,9 +100,15 @@ mod tests {
     fn an_unknown_command_is_refused() {
         let mut attr = [0; 16];
         let answer = call(9999, &mut attr, &mut []);
-        assert!(matches!(answer, Err(Errno::EINVAL | Errno::EPERM | Errno::ENOSYS)), "{answer:?}");
+        assert!(
+            matches!(answer, Err(Errno::EINVAL | Errno::EPERM | Errno::ENOSYS)),
+            "{answer:?}"
+        );
         let mut byte = [0];
-        let outside = Buffer { attr_offset: 12, bytes: &mut byte };
+        let outside = Buffer {
+            attr_offset: 12,
+            bytes: &mut byte,
+        };
         assert_eq!(call(9999, &mut attr, &mut [outside]), Err(Errno::EINVAL));
     }
 }

@@ -1,4 +1,4 @@
-//! Loading into the host's kernel: typed bpf(2) commands for oracles, each owning every buffer the kernel writes to.
+//! Loading into the host's kernel: typed bpf(2) commands for oracles.
 //!
 //! # Source
 //! `union bpf_attr` of linux/bpf.h, Linux 6.18; offsets in the comments of each call.
@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::{
     Errno,
-    bpf::{bpf, own_fd},
+    bpf::{Buffer, call, open},
 };
 
 const MAP_CREATE: u32 = 0;
@@ -33,30 +33,6 @@ impl Attr {
     fn put64(&mut self, at: usize, value: u64) -> &mut Attr {
         self.0[at..at + 8].copy_from_slice(&value.to_ne_bytes());
         self
-    }
-
-    /// Only read by the kernel.
-    fn put_input(&mut self, at: usize, bytes: &[u8]) -> &mut Attr {
-        self.put64(
-            at,
-            if bytes.is_empty() {
-                0
-            } else {
-                bytes.as_ptr().expose_provenance() as u64
-            },
-        )
-    }
-
-    /// Written by the kernel, up to the length that the caller puts beside it.
-    fn put_output(&mut self, at: usize, bytes: &mut [u8]) -> &mut Attr {
-        self.put64(
-            at,
-            if bytes.is_empty() {
-                0
-            } else {
-                bytes.as_mut_ptr().expose_provenance() as u64
-            },
-        )
     }
 }
 
@@ -108,8 +84,7 @@ pub fn map_create(map: &MapCreate<'_>) -> Result<OwnedFd, Errno> {
             .put32(56, value);
     }
     attr.put64(64, map.map_extra);
-    // SAFETY: 1. MAP_CREATE writes nothing through the attribute; 2. it returns a new descriptor.
-    unsafe { bpf(MAP_CREATE, &mut attr.0).map(|fd| own_fd(fd)) }
+    open(MAP_CREATE, &mut attr.0, &mut [])
 }
 
 /// BPF_MAP_UPDATE_ELEM of a key and value given as bytes; they must have the map's sizes.
@@ -118,12 +93,19 @@ pub fn map_create(map: &MapCreate<'_>) -> Result<OwnedFd, Errno> {
 /// The errno of the call.
 pub fn map_update(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) -> Result<(), Errno> {
     let mut attr = Attr::new(32);
-    attr.put32(0, map.as_raw_fd() as u32)
-        .put_input(8, key)
-        .put_input(16, value)
-        .put64(24, flags);
-    // SAFETY: 1. the kernel only reads key and value.
-    unsafe { bpf(MAP_UPDATE_ELEM, &mut attr.0) }.map(|_| ())
+    attr.put32(0, map.as_raw_fd() as u32).put64(24, flags);
+    let (mut key, mut value) = (key.to_owned(), value.to_owned());
+    let buffers = &mut [
+        Buffer {
+            attr_offset: 8,
+            bytes: &mut key,
+        },
+        Buffer {
+            attr_offset: 16,
+            bytes: &mut value,
+        },
+    ];
+    call(MAP_UPDATE_ELEM, &mut attr.0, buffers).map(|_| ())
 }
 
 /// BPF_MAP_FREEZE.
@@ -133,8 +115,7 @@ pub fn map_update(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) -> 
 pub fn map_freeze(map: BorrowedFd<'_>) -> Result<(), Errno> {
     let mut attr = Attr::new(4);
     attr.put32(0, map.as_raw_fd() as u32);
-    // SAFETY: 1. nothing is written through the attribute.
-    unsafe { bpf(MAP_FREEZE, &mut attr.0) }.map(|_| ())
+    call(MAP_FREEZE, &mut attr.0, &mut []).map(|_| ())
 }
 
 /// BPF_BTF_LOAD.
@@ -143,9 +124,15 @@ pub fn map_freeze(map: BorrowedFd<'_>) -> Result<(), Errno> {
 /// The errno of the call.
 pub fn btf_load(btf: &[u8]) -> Result<OwnedFd, Errno> {
     let mut attr = Attr::new(28);
-    attr.put_input(0, btf).put32(16, btf.len() as u32);
-    // SAFETY: 1. the blob is only read and no log buffer is given; 2. it returns a new descriptor.
-    unsafe { bpf(BTF_LOAD, &mut attr.0).map(|fd| own_fd(fd)) }
+    attr.put32(16, btf.len() as u32);
+    open(
+        BTF_LOAD,
+        &mut attr.0,
+        &mut [Buffer {
+            attr_offset: 0,
+            bytes: &mut btf.to_owned(),
+        }],
+    )
 }
 
 /// What BPF_PROG_LOAD takes.
@@ -175,34 +162,52 @@ pub struct ProgLoad<'a> {
 
 /// BPF_PROG_LOAD with a log buffer of `log_bytes`; the log is returned beside the result.
 pub fn prog_load(prog: &ProgLoad<'_>, log_bytes: usize) -> (Result<OwnedFd, Errno>, String) {
-    let license = [prog.license.as_bytes(), b"\0"].concat();
+    let mut insns = prog.insns.to_owned();
+    let mut license = [prog.license.as_bytes(), b"\0"].concat();
     let mut log = vec![0u8; if prog.log_level == 0 { 0 } else { log_bytes }];
+    let (mut func_info, mut line_info) = (prog.func_info.1.to_owned(), prog.line_info.1.to_owned());
     let mut attr = Attr::new(168);
     attr.put32(0, prog.prog_type)
-        .put32(4, (prog.insns.len() / 8) as u32)
-        .put_input(8, prog.insns)
-        .put_input(16, &license);
+        .put32(4, (insns.len() / 8) as u32);
     attr.put32(24, prog.log_level)
         .put32(28, log.len() as u32)
-        .put_output(32, &mut log);
-    attr.put32(44, prog.prog_flags);
+        .put32(44, prog.prog_flags);
     put_name(&mut attr, 48, prog.name);
     attr.put32(68, prog.expected_attach_type)
         .put32(72, prog.btf.map_or(0, |fd| fd.as_raw_fd() as u32));
-    let (rec_size, records) = prog.func_info;
-    if rec_size != 0 {
-        attr.put32(76, rec_size)
-            .put_input(80, records)
-            .put32(88, records.len() as u32 / rec_size);
+    let mut buffers = vec![
+        Buffer {
+            attr_offset: 8,
+            bytes: &mut insns,
+        },
+        Buffer {
+            attr_offset: 16,
+            bytes: &mut license,
+        },
+    ];
+    if !log.is_empty() {
+        buffers.push(Buffer {
+            attr_offset: 32,
+            bytes: &mut log,
+        });
     }
-    let (rec_size, records) = prog.line_info;
-    if rec_size != 0 {
-        attr.put32(92, rec_size)
-            .put_input(96, records)
-            .put32(104, records.len() as u32 / rec_size);
+    if prog.func_info.0 != 0 {
+        attr.put32(76, prog.func_info.0)
+            .put32(88, func_info.len() as u32 / prog.func_info.0);
+        buffers.push(Buffer {
+            attr_offset: 80,
+            bytes: &mut func_info,
+        });
     }
-    // SAFETY: 1. the kernel writes to the log buffer only, whose length is given; 2. it returns a new descriptor.
-    let result = unsafe { bpf(PROG_LOAD, &mut attr.0).map(|fd| own_fd(fd)) };
+    if prog.line_info.0 != 0 {
+        attr.put32(92, prog.line_info.0)
+            .put32(104, line_info.len() as u32 / prog.line_info.0);
+        buffers.push(Buffer {
+            attr_offset: 96,
+            bytes: &mut line_info,
+        });
+    }
+    let result = open(PROG_LOAD, &mut attr.0, &mut buffers);
     let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
     (result, String::from_utf8_lossy(&log[..end]).into_owned())
 }
@@ -232,21 +237,28 @@ pub fn prog_test_run(
 ) -> Result<TestRunOut, Errno> {
     /// Room for what programs put in front of or behind a packet.
     const DATA_OUT_BYTES: usize = 1 << 17;
+    let (mut data_in, mut ctx_in) = (data.to_owned(), ctx.to_owned());
     let mut data_out = vec![0u8; if data.is_empty() { 0 } else { DATA_OUT_BYTES }];
     let mut ctx_out = vec![0u8; ctx.len()];
     let mut attr = Attr::new(80);
     attr.put32(0, prog.as_raw_fd() as u32)
         .put32(8, data.len() as u32)
         .put32(12, data_out.len() as u32);
-    attr.put_input(16, data)
-        .put_output(24, &mut data_out)
-        .put32(32, repeat);
-    attr.put32(40, ctx.len() as u32)
-        .put32(44, ctx_out.len() as u32)
-        .put_input(48, ctx)
-        .put_output(56, &mut ctx_out);
-    // SAFETY: 1. the kernel writes to the two output buffers only, whose lengths are given.
-    unsafe { bpf(TEST_RUN, &mut attr.0) }?;
+    attr.put32(32, repeat)
+        .put32(40, ctx.len() as u32)
+        .put32(44, ctx_out.len() as u32);
+    let mut buffers = Vec::new();
+    for (attr_offset, bytes) in [
+        (16, &mut data_in),
+        (24, &mut data_out),
+        (48, &mut ctx_in),
+        (56, &mut ctx_out),
+    ] {
+        if !bytes.is_empty() {
+            buffers.push(Buffer { attr_offset, bytes });
+        }
+    }
+    call(TEST_RUN, &mut attr.0, &mut buffers)?;
     let word = |at: usize| u32::from_ne_bytes(std::array::from_fn(|i| attr.0[at + i]));
     data_out.truncate(word(12) as usize);
     ctx_out.truncate(word(44) as usize);

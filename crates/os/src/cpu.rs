@@ -108,6 +108,17 @@ pub fn thread_id() -> u32 {
     unsafe { libc::gettid() as u32 }
 }
 
+/// A descriptor of this process, as task storage names tasks.
+///
+/// # Errors
+/// `ENOSYS`: the host has no pidfd_open(2). `EMFILE`.
+pub fn pidfd_self() -> Result<std::os::fd::OwnedFd, crate::Errno> {
+    // SAFETY: 1. plain numbers.
+    let fd = crate::check(unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0u32) })?;
+    // SAFETY: 1. the call above returned this descriptor to us alone.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd as i32) })
+}
+
 /// Binds this thread to one CPU; tests and benches use it.
 ///
 /// # Errors

@@ -5,7 +5,10 @@
 #![forbid(unsafe_code)]
 
 pub mod corpus;
+#[cfg(feature = "engines")]
+pub mod engines;
 pub mod fixture;
+pub mod generate;
 pub mod kernel;
 pub mod log_mask;
 pub mod parity;

@@ -19,7 +19,10 @@ struct Ours {
 
 fn verify_fixtures() -> Vec<Ours> {
     let system = ring3::system();
-    let options = LoadOptions { log_level: 2, ..LoadOptions::default() };
+    let options = LoadOptions {
+        log_level: 2,
+        ..LoadOptions::default()
+    };
     let mut all = Vec::new();
     for fixture in elf_fixtures().unwrap() {
         let object = Object::open(&fixture.path).unwrap();
@@ -27,7 +30,10 @@ fn verify_fixtures() -> Vec<Ours> {
             let verification = verification.unwrap();
             all.push(Ours {
                 name: format!("{}.{program}", fixture.name),
-                errno: verification.result.as_ref().map_or_else(|error| error.errno.raw(), |_| 0),
+                errno: verification
+                    .result
+                    .as_ref()
+                    .map_or_else(|error| error.errno.raw(), |_| 0),
                 log: mask_log(&verification.log, &verification.request.insns),
                 recorded: Recorded::read(&fixture.oracle_path(&program)).unwrap(),
             });
@@ -41,7 +47,12 @@ fn verdicts_are_the_kernels() {
     let different: Vec<_> = verify_fixtures()
         .iter()
         .filter(|ours| ours.errno != ours.recorded.errno)
-        .map(|ours| format!("{}: kernel {}, ring3 {}", ours.name, ours.recorded.errno, ours.errno))
+        .map(|ours| {
+            format!(
+                "{}: kernel {}, ring3 {}",
+                ours.name, ours.recorded.errno, ours.errno
+            )
+        })
         .collect();
     assert!(different.is_empty(), "{different:#?}");
 }
@@ -51,7 +62,10 @@ fn logs_are_the_kernels_to_the_byte() {
     for ours in verify_fixtures() {
         let known = DIFFERENT_LOGS.iter().find(|(name, _)| *name == ours.name);
         match known {
-            Some((name, cause)) => assert_ne!(ours.log, ours.recorded.log, "{name} is equal now; it was not because {cause}"),
+            Some((name, cause)) => assert_ne!(
+                ours.log, ours.recorded.log,
+                "{name} is equal now; it was not because {cause}"
+            ),
             None => assert!(ours.log == ours.recorded.log, "{}", first_difference(&ours)),
         }
     }
@@ -60,7 +74,11 @@ fn logs_are_the_kernels_to_the_byte() {
 fn first_difference(ours: &Ours) -> String {
     let mut lines = ours.recorded.log.lines().zip(ours.log.lines()).enumerate();
     match lines.find(|(_, (kernel, ring3))| kernel != ring3) {
-        Some((at, (kernel, ring3))) => format!("{} line {}:\nkernel {kernel}\nring3  {ring3}", ours.name, at + 1),
+        Some((at, (kernel, ring3))) => format!(
+            "{} line {}:\nkernel {kernel}\nring3  {ring3}",
+            ours.name,
+            at + 1
+        ),
         None => format!("{}: one log is longer", ours.name),
     }
 }

@@ -186,5 +186,6 @@ errnos! {
     EOWNERDEAD = 130,
     ENOTRECOVERABLE = 131,
     ERFKILL = 132,
+    EOPNOTSUPP = 95,
     ENOTSUPP = 524,
 }

@@ -203,8 +203,7 @@ pub(super) fn link(program: &[RawInsn]) -> Linked {
 }
 
 pub(super) fn compile_test(linked: &Linked, options: &Options) -> Compiled {
-    // SAFETY: tests generate programs that end and touch only their context and stack.
-    unsafe { compile(linked, options) }.expect("compilable")
+    compile(linked, options).expect("compilable")
 }
 
 /// Runs compiled code on a copy of the memory.
@@ -265,4 +264,29 @@ pub(super) fn dump(insns: &mut Vec<Insn>) {
         insns.push(load(Reg::R2, Reg::FP, -16 - 8 * number));
         insns.push(Insn::Store { size: MemSize::Dw, dst: Reg::R1, off: 8 * number, src: Operand::Reg(Reg::R2) });
     }
+}
+
+/// A linked program from assembler text and sites, as the object layer would make it: internal instructions allowed.
+pub(super) fn linked_with(insns: &[Insn], starts: &[u32], sites: Vec<ring3_runtime::Site>) -> Linked {
+    let exit = link(&slots(&[Insn::Exit]));
+    let mut program = (*exit.program).clone();
+    program.insns = slots(insns);
+    program.subprogs = starts
+        .iter()
+        .map(|&start| ring3_spec::SubprogFacts { start, ..ring3_spec::SubprogFacts::default() })
+        .collect();
+    Linked { program: std::sync::Arc::new(program), sites, arena: None }
+}
+
+/// The instructions of an assembler text.
+pub(super) fn asm(text: &str) -> Vec<Insn> {
+    let program = ring3_isa::parse_asm(text, &ring3_isa::NoNames).expect("assembles").insns;
+    let mut insns = Vec::new();
+    let mut at = 0;
+    while at < program.len() {
+        let (insn, count) = ring3_isa::decode_xlated(&program, at).expect("decodable");
+        insns.push(insn);
+        at += count;
+    }
+    insns
 }

@@ -74,6 +74,17 @@ fn create_ring(attr: &MapAttr) -> Result<(RingRegion, EventFd), MapError> {
     ))
 }
 
+/// What clients of a ring map: both position pages and the data twice.
+fn ring_source(ring: &RingRegion, rule: MmapRule) -> MmapSource<'_> {
+    let once = 2 * page_bytes() + ring.data_bytes();
+    MmapSource {
+        memfd: ring.memfd(),
+        len_bytes: once + ring.data_bytes(),
+        again: Some((once, ring.data_bytes())),
+        rule,
+    }
+}
+
 /// The word at the start of one of a ring's pages.
 fn position(page: *mut u8) -> &'static AtomicU64 {
     // SAFETY: 1. pages are mapped and aligned for as long as the ring, which outlives every use below: the result never leaves a method of it.
@@ -294,12 +305,7 @@ impl RingBuf {
 
 impl MapOps for RingBuf {
     fn mmap_source(&self) -> Option<MmapSource<'_>> {
-        let len_bytes = self.ring.data_bytes() + 2 * page_bytes();
-        Some(MmapSource {
-            memfd: self.ring.memfd(),
-            len_bytes,
-            rule: MmapRule::ConsumerPageOnly,
-        })
+        Some(ring_source(&self.ring, MmapRule::ConsumerPageOnly))
     }
 
     fn mem_usage(&self) -> u64 {
@@ -432,11 +438,28 @@ mod tests {
         use crate::MappingAccess::{Read, Write};
         let map = ring(4096);
         let page = page_bytes();
-        assert!(map.mmap(0, page, Write).is_ok());
-        assert_eq!(map.mmap(page, page, Write).unwrap_err(), Errno::EPERM);
-        assert_eq!(map.mmap(0, 2 * page, Write).unwrap_err(), Errno::EPERM);
-        let all = map.mmap(0, 3 * page, Read).unwrap();
-        assert_eq!(map.mmap(0, 5 * page, Read).unwrap_err(), Errno::EINVAL);
+        assert!(map.mmap(crate::Access::ReadWrite, 0, page, Write).is_ok());
+        assert_eq!(
+            map.mmap(crate::Access::ReadWrite, page, page, Write)
+                .unwrap_err(),
+            Errno::EPERM
+        );
+        assert_eq!(
+            map.mmap(crate::Access::ReadWrite, 0, 2 * page, Write)
+                .unwrap_err(),
+            Errno::EPERM
+        );
+        let all = map
+            .mmap(crate::Access::ReadWrite, 0, 3 * page, Read)
+            .unwrap();
+        assert_eq!(
+            map.mmap(crate::Access::ReadWrite, 0, 5 * page, Read)
+                .unwrap_err(),
+            Errno::EINVAL
+        );
+        let twice = map
+            .mmap(crate::Access::ReadWrite, page, 3 * page, Read)
+            .unwrap();
         let ring = map.downcast::<RingBuf>().unwrap();
         assert_ne!(ring.reserve(8, 0), 0);
         // SAFETY: three pages are mapped; the second starts with the producer's position.

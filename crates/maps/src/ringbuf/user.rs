@@ -11,7 +11,7 @@ use ring3_os::eventfd::EventFd;
 use ring3_os::map::RingRegion;
 use ring3_uapi::Errno;
 
-use super::{BUSY_BIT, DISCARD_BIT, HEADER_BYTES, create_ring, position, wakeup};
+use super::{BUSY_BIT, DISCARD_BIT, HEADER_BYTES, create_ring, position, ring_source, wakeup};
 use crate::attr::{MapAttr, MapError};
 use crate::ops::{MapOps, MmapRule, MmapSource};
 
@@ -145,12 +145,7 @@ impl UserRingBuf {
 
 impl MapOps for UserRingBuf {
     fn mmap_source(&self) -> Option<MmapSource<'_>> {
-        let len_bytes = self.ring.data_bytes() + 2 * page_bytes();
-        Some(MmapSource {
-            memfd: self.ring.memfd(),
-            len_bytes,
-            rule: MmapRule::AllButFirstPage,
-        })
+        Some(ring_source(&self.ring, MmapRule::AllButFirstPage))
     }
 
     fn mem_usage(&self) -> u64 {
@@ -168,8 +163,13 @@ mod tests {
     use crate::{Map, MapType, MappingAccess};
 
     fn words(map: &std::sync::Arc<Map>) -> crate::Mapping {
-        map.mmap(page_bytes(), page_bytes() * 2, MappingAccess::Write)
-            .unwrap()
+        map.mmap(
+            crate::Access::ReadWrite,
+            page_bytes(),
+            page_bytes() * 2,
+            MappingAccess::Write,
+        )
+        .unwrap()
     }
 
     fn put(mapping: &crate::Mapping, offset: usize, word: u64) {
@@ -187,7 +187,13 @@ mod tests {
     fn drains_what_the_client_wrote_and_refuses_nonsense() {
         let map = Map::create(&MapAttr::new(MapType::UserRingbuf, 0, 0, 4096)).unwrap();
         assert_eq!(
-            map.mmap(0, page_bytes(), MappingAccess::Write).unwrap_err(),
+            map.mmap(
+                crate::Access::ReadWrite,
+                0,
+                page_bytes(),
+                MappingAccess::Write
+            )
+            .unwrap_err(),
             Errno::EPERM
         );
         let client = words(&map);

@@ -16,7 +16,8 @@
 //! `next NAME KEY`, `keys NAME` (all keys, sorted), `freeze NAME`, `mmap NAME PAGE PAGES ro|rw`, `munmap`, `batch-lookup batch-lookdel NAME IN COUNT`,
 //! `batch-update NAME COUNT KEYS VALUES`, `batch-delete NAME COUNT KEYS`, `close NAME`, and from a program: `prog-lookup prog-delete NAME KEY`,
 //! `prog-update NAME KEY VALUE`, `prog-push NAME VALUE`, `prog-pop prog-peek NAME`. Bytes are hexadecimal; `-` is a null pointer; `cpus:HEX`
-//! is the bytes once for each possible CPU; `fd:NAME` a map's descriptor, `fd:-1` a bad one.
+//! is the bytes once for each possible CPU; `fd:NAME` a map's descriptor, or that of a UDP socket (`sock`), of a file (`file`) or of this
+//! process (`self`); `fd:-1` a bad one.
 
 use std::fmt::Write;
 
@@ -44,6 +45,8 @@ pub struct Create {
     pub numa_node: u32,
     /// Name of the inner map.
     pub inner: Option<String>,
+    /// Whether BTF types of the right sizes come along: an int for the key, an array of ints for the value.
+    pub btf: bool,
     /// `map_name`
     pub name: String,
 }
@@ -115,13 +118,29 @@ pub trait Subject {
     ///
     /// # Errors
     /// The errno of a system call; helpers answer with their result instead.
-    fn elem(&mut self, name: &str, elem: Elem, key: &Bytes, value: &Bytes, flags: u64) -> Result<Answer, Errno>;
+    fn elem(
+        &mut self,
+        name: &str,
+        elem: Elem,
+        key: &Bytes,
+        value: &Bytes,
+        flags: u64,
+    ) -> Result<Answer, Errno>;
 
     /// A batch. `state` of the walk is kept between calls with `continues`.
     ///
     /// # Errors
     /// The errno, with what was done nevertheless.
-    fn batch(&mut self, name: &str, batch: Batch, continues: bool, count: u32, keys: &[u8], values: &[u8], flags: u64) -> (Answer, Result<(), Errno>);
+    fn batch(
+        &mut self,
+        name: &str,
+        batch: Batch,
+        continues: bool,
+        count: u32,
+        keys: &[u8],
+        values: &[u8],
+        flags: u64,
+    ) -> (Answer, Result<(), Errno>);
 
     /// Freezes.
     ///
@@ -133,7 +152,13 @@ pub trait Subject {
     ///
     /// # Errors
     /// The errno.
-    fn mmap(&mut self, name: &str, page: usize, pages: usize, writable: bool) -> Result<Answer, Errno>;
+    fn mmap(
+        &mut self,
+        name: &str,
+        page: usize,
+        pages: usize,
+        writable: bool,
+    ) -> Result<Answer, Errno>;
 
     /// Drops all mappings.
     fn munmap(&mut self);
@@ -156,7 +181,8 @@ pub fn run(script: &str, subject: &mut dyn Subject, cpus: usize) -> Result<Strin
         if operation.is_empty() || operation.starts_with('#') {
             out.push_str(line);
         } else {
-            let answer = run_line(operation, subject, cpus).map_err(|what| format!("line {}: {what}: {operation}", number + 1))?;
+            let answer = run_line(operation, subject, cpus)
+                .map_err(|what| format!("line {}: {what}: {operation}", number + 1))?;
             let _ = write!(out, "{operation} -> {answer}");
         }
         out.push('\n');
@@ -169,14 +195,19 @@ fn run_line(operation: &str, subject: &mut dyn Subject, cpus: usize) -> Result<S
     let verb = words.next().unwrap_or_default();
     let name = words.next().unwrap_or_default();
     let (options, plain): (Vec<&str>, Vec<&str>) = words.partition(|word| word.contains('='));
-    let option = |key: &str| options.iter().find_map(|option| option.strip_prefix(key)?.strip_prefix('='));
+    let option = |key: &str| {
+        options
+            .iter()
+            .find_map(|option| option.strip_prefix(key)?.strip_prefix('='))
+    };
     let number = |key: &str| option(key).map_or(Ok(0), parse_number);
     let at = |index: usize| plain.get(index).copied().unwrap_or("-");
     let flags = number("flags")?;
-    let elem = |subject: &mut dyn Subject, elem, key: &str, value: &str| -> Result<String, String> {
-        let answer = subject.elem(name, elem, &parse_bytes(key)?, &parse_bytes(value)?, flags);
-        Ok(show(answer, cpus))
-    };
+    let elem =
+        |subject: &mut dyn Subject, elem, key: &str, value: &str| -> Result<String, String> {
+            let answer = subject.elem(name, elem, &parse_bytes(key)?, &parse_bytes(value)?, flags);
+            Ok(show(answer, cpus))
+        };
     match verb {
         "create" => {
             let create = Create {
@@ -188,9 +219,13 @@ fn run_line(operation: &str, subject: &mut dyn Subject, cpus: usize) -> Result<S
                 map_extra: number("extra")?,
                 numa_node: number("numa")? as u32,
                 inner: option("inner").map(str::to_owned),
+                btf: number("btf")? != 0,
                 name: option("name").unwrap_or_default().to_owned(),
             };
-            Ok(show(subject.create(name, &create).map(|()| Answer::default()), cpus))
+            Ok(show(
+                subject.create(name, &create).map(|()| Answer::default()),
+                cpus,
+            ))
         }
         "lookup" => elem(subject, Elem::Lookup, at(0), at(1)),
         "update" => elem(subject, Elem::Update, at(0), at(1)),
@@ -218,14 +253,23 @@ fn run_line(operation: &str, subject: &mut dyn Subject, cpus: usize) -> Result<S
             Ok("ok".to_owned())
         }
         "batch-lookup" | "batch-lookdel" => {
-            let batch = if verb == "batch-lookup" { Batch::Lookup } else { Batch::LookupAndDelete };
+            let batch = if verb == "batch-lookup" {
+                Batch::Lookup
+            } else {
+                Batch::LookupAndDelete
+            };
             let count = parse_number(at(1))? as u32;
             let (key_bytes, value_bytes) = subject.sizes(name);
-            let (answer, outcome) = subject.batch(name, batch, at(0) == "more", count, &[], &[], flags);
+            let (answer, outcome) =
+                subject.batch(name, batch, at(0) == "more", count, &[], &[], flags);
             Ok(show_batch(&answer, outcome, key_bytes, value_bytes))
         }
         "batch-update" | "batch-delete" => {
-            let batch = if verb == "batch-update" { Batch::Update } else { Batch::Delete };
+            let batch = if verb == "batch-update" {
+                Batch::Update
+            } else {
+                Batch::Delete
+            };
             let count = parse_number(at(0))? as u32;
             let (keys, values) = (parse_given(at(1), cpus)?, parse_given(at(2), cpus)?);
             let (answer, outcome) = subject.batch(name, batch, false, count, &keys, &values, flags);
@@ -248,8 +292,16 @@ fn parse_hex(text: &str) -> Result<Vec<u8>, String> {
     if !digits.len().is_multiple_of(2) {
         return Err(format!("'{text}' has an odd number of digits"));
     }
-    let byte = |pair: &[u8]| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
-    digits.chunks(2).map(byte).collect::<Option<_>>().ok_or_else(|| format!("'{text}' is not hexadecimal"))
+    let byte = |pair: &[u8]| {
+        std::str::from_utf8(pair)
+            .ok()
+            .and_then(|pair| u8::from_str_radix(pair, 16).ok())
+    };
+    digits
+        .chunks(2)
+        .map(byte)
+        .collect::<Option<_>>()
+        .ok_or_else(|| format!("'{text}' is not hexadecimal"))
 }
 
 fn parse_bytes(text: &str) -> Result<Bytes, String> {
@@ -281,7 +333,12 @@ fn hex(bytes: &[u8]) -> String {
 /// Long values are all the same byte, or shown by their length and ends.
 fn hex_short(bytes: &[u8], cpus: usize) -> String {
     let one = bytes.len() / cpus.max(1);
-    if cpus > 1 && one > 0 && one.is_multiple_of(8) && bytes.len() == one * cpus && bytes.chunks(one).all(|chunk| chunk == &bytes[..one]) {
+    if cpus > 1
+        && one > 0
+        && one.is_multiple_of(8)
+        && bytes.len() == one * cpus
+        && bytes.chunks(one).all(|chunk| chunk == &bytes[..one])
+    {
         return format!("cpus:{}", hex(&bytes[..one]));
     }
     hex(bytes)
@@ -317,14 +374,23 @@ fn show(answer: Result<Answer, Errno>, cpus: usize) -> String {
 }
 
 /// Elements of a batch are sorted: the order of a hash table is not part of the answer.
-fn show_batch(answer: &Answer, outcome: Result<(), Errno>, key_bytes: usize, value_bytes: usize) -> String {
+fn show_batch(
+    answer: &Answer,
+    outcome: Result<(), Errno>,
+    key_bytes: usize,
+    value_bytes: usize,
+) -> String {
     let mut text = outcome.map_or_else(errno_name, |()| "ok".to_owned());
     if let Some(count) = answer.count {
         let _ = write!(text, " count={count}");
     }
     if let Some((keys, values)) = &answer.batch {
-        let pairs = keys.chunks_exact(key_bytes.max(1)).zip(values.chunks_exact(value_bytes.max(1)));
-        let mut pairs: Vec<String> = pairs.map(|(key, value)| format!("{}={}", hex(key), hex(value))).collect();
+        let pairs = keys
+            .chunks_exact(key_bytes.max(1))
+            .zip(values.chunks_exact(value_bytes.max(1)));
+        let mut pairs: Vec<String> = pairs
+            .map(|(key, value)| format!("{}={}", hex(key), hex(value)))
+            .collect();
         pairs.sort();
         for pair in pairs {
             let _ = write!(text, " {pair}");
@@ -339,14 +405,22 @@ fn all_keys(subject: &mut dyn Subject, name: &str) -> String {
     let mut last = Bytes::Null;
     while keys.len() < 10_000 {
         match subject.elem(name, Elem::NextKey, &last, &Bytes::Null, 0) {
-            Ok(Answer { bytes: Some(key), .. }) => {
+            Ok(Answer {
+                bytes: Some(key), ..
+            }) => {
                 keys.push(hex(&key));
                 last = Bytes::Given(key);
             }
             Ok(_) => break,
             Err(errno) => {
                 keys.sort();
-                return format!("{} keys {} then {}", keys.len(), keys.join(" "), errno_name(errno)).replace("  ", " ");
+                return format!(
+                    "{} keys {} then {}",
+                    keys.len(),
+                    keys.join(" "),
+                    errno_name(errno)
+                )
+                .replace("  ", " ");
             }
         }
     }

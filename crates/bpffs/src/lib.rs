@@ -1,0 +1,3 @@
+//! Pins, paths and mounts of the BPF file system.
+
+#![forbid(unsafe_code)]

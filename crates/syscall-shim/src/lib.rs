@@ -1,0 +1,3 @@
+//! bpf(2): attribute bytes in, errno out, independent of transport.
+
+#![forbid(unsafe_code)]

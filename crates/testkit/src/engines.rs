@@ -1,0 +1,204 @@
+//! The two engines beside each other: the same program, packet and maps must give the same result, packet and map contents.
+//!
+//! Key types: [`Compared`], [`Hits`]. The oracle proves itself with [`Plant`]: one engine gets a program with one operation exchanged, and the
+//! difference must be seen.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ring3::{
+    EngineKind, Error, LoadError, MapObject, ProgAttr, Program, System, TestRun, TestRunResult,
+    maps::{Access, MapAttr},
+    objects::set_program,
+    uapi::{Errno, FuncId, MapType},
+};
+use ring3_isa::{CallTarget, Insn, RawInsn, decode};
+
+use crate::generate::{Generated, MAPS, PROG_ARRAY, tail_target};
+
+/// Which engine is given a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plant {
+    /// None: the two must agree.
+    Nothing,
+    /// The machine code's program has a fault.
+    Jit,
+    /// The interpreter's program has a fault.
+    Interp,
+}
+
+/// What came of a program.
+#[derive(Debug)]
+pub enum Compared {
+    /// The verifier does not accept it.
+    Rejected(Box<LoadError>),
+    /// Both engines agree.
+    Equal,
+    /// They differ; what and how.
+    Different(String),
+}
+
+/// How often opcodes and helpers were in accepted programs.
+#[derive(Clone, Debug, Default)]
+pub struct Hits {
+    /// By operation code.
+    pub opcodes: BTreeMap<u8, u64>,
+    /// By helper.
+    pub helpers: BTreeMap<FuncId, u64>,
+}
+
+impl Hits {
+    /// Counts the instructions of a program.
+    pub fn add(&mut self, insns: &[RawInsn]) {
+        let mut at = 0;
+        while let Ok((insn, slots)) = decode(insns, at) {
+            *self.opcodes.entry(insns[at].code).or_default() += 1;
+            if let Insn::Call(CallTarget::Helper(id)) = insn
+                && let Some(id) = FuncId::from_raw(id as u32)
+            {
+                *self.helpers.entry(id).or_default() += 1;
+            }
+            at += slots;
+        }
+    }
+}
+
+/// A program with its own maps, on one engine.
+struct Loaded {
+    maps: Vec<Arc<MapObject>>,
+    program: Arc<Program>,
+    /// Held by the prog array.
+    _target: Arc<Program>,
+}
+
+fn load(
+    system: &Arc<System>,
+    generated: &Generated,
+    engine: EngineKind,
+) -> Result<Loaded, Box<LoadError>> {
+    let failed = |error: Error| {
+        Box::new(LoadError {
+            program: "maps".into(),
+            error,
+            log: String::new(),
+            insn_idx: None,
+            is_unjudged: false,
+        })
+    };
+    let mut maps = Vec::new();
+    for &(map_type, key, value, entries) in MAPS {
+        let attr = MapAttr::new(map_type, key, value, entries);
+        maps.push(MapObject::create(system, &attr, None, None).map_err(failed)?);
+    }
+    let attr = |generated: &Generated| {
+        let mut attr = ProgAttr::new(generated.prog_type, generated.insns.clone());
+        attr.engine = engine;
+        attr.maps = maps
+            .iter()
+            .enumerate()
+            .map(|(fd, map)| (fd as i32, Arc::clone(map)))
+            .collect();
+        attr
+    };
+    let program = Program::load(system, attr(generated))?;
+    let target = Program::load(system, attr(&tail_target(generated.prog_type)))?;
+    set_program(&maps[PROG_ARRAY as usize], 1, &target).map_err(failed)?;
+    Ok(Loaded {
+        maps,
+        program,
+        _target: target,
+    })
+}
+
+/// Exchanges the last exclusive or of registers for an or.
+fn planted(generated: &Generated) -> Option<Generated> {
+    const XOR_REG: u8 = 0xaf;
+    const OR_REG: u8 = 0x4f;
+    let mut faulty = generated.clone();
+    let at = faulty.insns.iter().rposition(|insn| insn.code == XOR_REG)?;
+    faulty.insns[at].code = OR_REG;
+    Some(faulty)
+}
+
+/// Everything an element-wise comparison needs of a map: keys and values, sorted.
+fn contents(map: &MapObject) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+    let map = map.map();
+    let attr = map.attr();
+    if attr.map_type == MapType::ProgArray {
+        return Ok(Vec::new());
+    }
+    let mut elements = Vec::new();
+    let mut key: Option<Vec<u8>> = None;
+    loop {
+        let mut next = vec![0; attr.key_size as usize];
+        match map.sys_next_key(Access::ReadOnly, key.as_deref(), &mut next) {
+            Ok(()) => {}
+            Err(Errno::ENOENT) => break,
+            Err(errno) => return Err(errno),
+        }
+        let mut value = vec![0; map.sys_value_bytes()];
+        map.sys_lookup(Access::ReadOnly, &next, &mut value, 0)?;
+        if attr.map_type == MapType::PercpuArray || attr.map_type == MapType::PercpuHash {
+            // The two engines may have run on different CPUs: what counts is the sum over them.
+            let sum = value.chunks_exact(8).fold(0u64, |sum, copy| {
+                sum.wrapping_add(u64::from_ne_bytes(std::array::from_fn(|i| copy[i])))
+            });
+            value = sum.to_ne_bytes().to_vec();
+        }
+        elements.push((next.clone(), value));
+        key = Some(next);
+    }
+    elements.sort();
+    Ok(elements)
+}
+
+/// Runs a program on both engines over a packet.
+pub fn compare(
+    system: &Arc<System>,
+    generated: &Generated,
+    packet: &[u8],
+    plant: Plant,
+    hits: &mut Hits,
+) -> Compared {
+    let faulty = planted(generated);
+    let for_engine = |engine| match (&faulty, plant, engine) {
+        (Some(faulty), Plant::Jit, EngineKind::Jit)
+        | (Some(faulty), Plant::Interp, EngineKind::Interp) => faulty,
+        _ => generated,
+    };
+    let mut results: Vec<(Loaded, Result<TestRunResult, Error>)> = Vec::new();
+    for engine in [EngineKind::Jit, EngineKind::Interp] {
+        let loaded = match load(system, for_engine(engine), engine) {
+            Ok(loaded) => loaded,
+            Err(error) => return Compared::Rejected(error),
+        };
+        let result = loaded.program.test_run_with(&TestRun::packet(packet));
+        results.push((loaded, result));
+    }
+    hits.add(&generated.insns);
+    let [(jit, jit_result), (interp, interp_result)] = &results[..] else {
+        unreachable!("two engines")
+    };
+    match (jit_result, interp_result) {
+        (Ok(a), Ok(b)) if a.retval != b.retval => {
+            return Compared::Different(format!(
+                "result: jit {:#x}, interp {:#x}",
+                a.retval, b.retval
+            ));
+        }
+        (Ok(a), Ok(b)) if a.data_out != b.data_out => {
+            return Compared::Different(format!(
+                "packet: jit {:02x?}, interp {:02x?}",
+                a.data_out, b.data_out
+            ));
+        }
+        (Ok(_), Ok(_)) => {}
+        (a, b) => return Compared::Different(format!("run: jit {a:?}, interp {b:?}")),
+    }
+    for (number, (a, b)) in jit.maps.iter().zip(&interp.maps).enumerate() {
+        let (a, b) = (contents(a), contents(b));
+        if a != b {
+            return Compared::Different(format!("map {number}: jit {a:02x?}, interp {b:02x?}"));
+        }
+    }
+    Compared::Equal
+}

@@ -1,0 +1,2 @@
+//! Trampolines: fentry, fexit, fmod_ret and freplace images and live patching.
+

@@ -1,0 +1,98 @@
+//! Functions of the program that a helper or kernel function calls: in a frame on top of the caller (before the call
+//! returns, any number of times), or later on their own (timers and work).
+
+use ring3_isa::Reg;
+
+use super::subprog::new_frame;
+use crate::env::Env;
+use crate::error::{Check, Violation, reject, unjudged};
+use crate::explore::{Speculation, push_path};
+use crate::env::Pending;
+use crate::state::{
+    Extra, FuncState, MAIN_CALLSITE, RegBase, RegState, RegType, RetvalRange, VerifierState,
+};
+
+/// Who calls back, and with what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CallbackKind {
+    /// `bpf_loop`: `fn(u64 index, void *ctx)`
+    Loop,
+    /// `bpf_for_each_map_elem`: `fn(map, key, value, ctx)`
+    MapElem,
+    /// `bpf_timer_set_callback`: `fn(map, key, value)`, asynchronous
+    Timer,
+    /// `bpf_find_vma`: `fn(task, vma, ctx)`
+    FindVma,
+    /// `bpf_user_ringbuf_drain`: `fn(dynptr, ctx)`
+    UserRingbuf,
+}
+
+/// Pushes the path into a callback; the current path goes on behind the call as if no callback were left.
+pub(crate) fn push_callback_call(env: &mut Env<'_>, subprog: u32, kind: CallbackKind) -> Check {
+    let insn_idx = env.insn_idx;
+    let start = env.facts.subprogs[subprog as usize].start;
+    env.subprog_aux[subprog as usize].is_cb = true;
+    let caller = env.cur.cur_frame().clone();
+    if kind == CallbackKind::Timer {
+        env.subprog_aux[subprog as usize].is_async_cb = true;
+        return push_async(env, subprog, start, &caller, kind);
+    }
+    push_path(env, start, insn_idx, Speculation::No)?;
+    let Some(pending) = env.worklist.last() else { return Err(Violation::bug("worklist")) };
+    let mut callee = new_frame(env, &pending.state, subprog, insn_idx)?;
+    set_callback_args(env, &caller, &mut callee, kind)?;
+    let Some(pending) = env.worklist.last_mut() else { return Err(Violation::bug("worklist")) };
+    let state = &mut pending.state;
+    state.cur_frame_mut().callback_depth += 1;
+    state.push_frame(callee);
+    state.callback_unroll_depth += 1;
+    env.cur.cur_frame_mut().callback_depth = 0;
+    env.mark_all_scratched();
+    Ok(())
+}
+
+fn push_async(env: &mut Env<'_>, subprog: u32, start: u32, caller: &FuncState, kind: CallbackKind) -> Check {
+    let mut frame = FuncState::new(MAIN_CALLSITE, 0, subprog);
+    frame.async_entry_cnt = caller.async_entry_cnt + 1;
+    set_callback_args(env, caller, &mut frame, kind)?;
+    let state = VerifierState::new(frame);
+    let log_position = env.log.position();
+    env.worklist.push(Pending { state, insn_idx: start, prev_insn_idx: env.insn_idx, log_position });
+    if env.worklist.len() as u32 > crate::limits::JMP_SEQ_MAX {
+        reject!(EFAULT, "The sequence of {} jumps is too complex for async cb.", env.worklist.len());
+    }
+    env.mark_all_scratched();
+    Ok(())
+}
+
+fn set_callback_args(env: &Env<'_>, caller: &FuncState, callee: &mut FuncState, kind: CallbackKind) -> Check {
+    let arg = |reg: Reg| *caller.reg(reg);
+    let map_arg = |base: RegBase, map: Extra| RegState::pointer(RegType::of(base), map);
+    match kind {
+        CallbackKind::Loop => {
+            *callee.reg_mut(Reg::R1) = RegState { precise: !env.permits.bpf_capable, ..RegState::UNKNOWN_SCALAR };
+            *callee.reg_mut(Reg::R2) = arg(Reg::R3);
+        }
+        CallbackKind::MapElem => {
+            let map = arg(Reg::R1);
+            *callee.reg_mut(Reg::R1) = map;
+            *callee.reg_mut(Reg::R2) = map_arg(RegBase::PtrToMapKey, map.extra);
+            *callee.reg_mut(Reg::R3) = map_arg(RegBase::PtrToMapValue, map.extra);
+            *callee.reg_mut(Reg::R4) = arg(Reg::R3);
+        }
+        CallbackKind::Timer => {
+            let map = arg(Reg::R1).extra;
+            *callee.reg_mut(Reg::R1) = map_arg(RegBase::ConstPtrToMap, map);
+            *callee.reg_mut(Reg::R2) = map_arg(RegBase::PtrToMapKey, map);
+            *callee.reg_mut(Reg::R3) = map_arg(RegBase::PtrToMapValue, map);
+            callee.in_async_callback_fn = true;
+            callee.callback_ret_range = RetvalRange { min: 0, max: 0 };
+            return Ok(());
+        }
+        CallbackKind::FindVma => unjudged!("the callback of bpf_find_vma"),
+        CallbackKind::UserRingbuf => unjudged!("the callback of bpf_user_ringbuf_drain"),
+    }
+    callee.in_callback_fn = true;
+    callee.callback_ret_range = RetvalRange { min: 0, max: 1 };
+    Ok(())
+}

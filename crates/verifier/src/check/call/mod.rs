@@ -1,0 +1,8 @@
+//! Calls: helpers, kfuncs, subprograms, callbacks.
+pub(crate) mod args;
+pub(crate) mod helper;
+pub(crate) mod ret;
+pub(crate) mod subprog;
+pub(crate) mod callback;
+pub(crate) mod kfunc;
+pub(crate) mod format;

@@ -1,0 +1,245 @@
+//! Contexts typed by BTF: the arguments of the function, tracepoint, iterator or struct_ops member that the program
+//! attaches to, each in 8 bytes, and for some the function's result behind them.
+//!
+//! Kernel counterpart: `btf_ctx_access`. Neighbours: `ctx`, `attach` (what the program attaches to).
+
+use ring3_btf::{Btf, Kind, Type, TypeId};
+use ring3_uapi::{AttachType, ProgType};
+
+use super::ctx::CtxField;
+use super::mem::{Access, MemAccess};
+use crate::env::Env;
+use crate::error::{Check, unjudged};
+use crate::log::vlog;
+use crate::state::{BtfIdx, Extra, RegBase, RegType, TypeFlags};
+
+/// Most arguments a context can have.
+const ARGS_MAX: u32 = 12;
+/// Arguments of a function whose BTF is not trusted: all are numbers.
+const UNTYPED_ARGS: usize = 5;
+
+/// What an iterator's argument at an offset is, beyond its BTF type.
+#[derive(Clone, Copy, Debug)]
+enum IterArg {
+    /// A trusted object, NULL at the end of the iteration.
+    Object,
+    /// As `Object`, but without trust.
+    Untrusted,
+    /// Bytes of a size that the attached map tells, NULL at the end.
+    Buf,
+    /// As `Buf`, read-only.
+    RdonlyBuf,
+}
+
+/// Typed arguments of iterators: target, offset in the context, kind.
+///
+/// # Source
+/// First loads of the fields by iterator programs on Linux 6.18.
+const ITER_ARGS: &[(&str, u32, IterArg)] = &[
+    ("bpf_map", 8, IterArg::Object),
+    ("bpf_map_elem", 8, IterArg::Object),
+    ("bpf_map_elem", 16, IterArg::RdonlyBuf),
+    ("bpf_map_elem", 24, IterArg::Buf),
+    ("bpf_prog", 8, IterArg::Object),
+    ("bpf_link", 8, IterArg::Object),
+    ("bpf_sk_storage_map", 16, IterArg::Untrusted),
+    ("bpf_sk_storage_map", 24, IterArg::Buf),
+    ("sockmap", 16, IterArg::RdonlyBuf),
+    ("sockmap", 24, IterArg::Object),
+    ("tcp", 8, IterArg::Object),
+    ("udp", 8, IterArg::Object),
+    ("unix", 8, IterArg::Object),
+    ("netlink", 8, IterArg::Object),
+    ("ipv6_route", 8, IterArg::Untrusted),
+    ("task", 8, IterArg::Object),
+    ("task_file", 8, IterArg::Object),
+    ("task_file", 24, IterArg::Untrusted),
+    ("task_vma", 8, IterArg::Object),
+    ("task_vma", 16, IterArg::Untrusted),
+    ("cgroup", 8, IterArg::Object),
+    ("ksym", 8, IterArg::Untrusted),
+    ("kmem_cache", 8, IterArg::Object),
+    ("dmabuf", 8, IterArg::Object),
+];
+
+/// What the context holds at `off`; none if the program may not access it.
+pub(crate) fn find_argument(env: &mut Env<'_>, off: i32, access: MemAccess) -> Check<Option<CtxField>> {
+    let bytes = access.size.bytes() as u32;
+    let Some(off) = u32::try_from(off).ok().filter(|off| *off < ARGS_MAX * 8) else { return Ok(None) };
+    if access.access == Access::Write || !off.is_multiple_of(bytes) {
+        return Ok(None);
+    }
+    let facts = env.facts;
+    let Some(target) = &facts.attach.target else { unjudged!("context of a program without target") };
+    let btf = &target.btf;
+    let name = target.name.as_str();
+    if !off.is_multiple_of(8) {
+        vlog!(env.log, "func '{name}' offset {off} is not multiple of 8\n");
+        return Ok(None);
+    }
+    let proto = target.proto.and_then(|proto| btf.type_by_id(proto));
+    let skipped = usize::from(target.is_tracepoint);
+    let params = proto.map(|proto| proto.params().skip(skipped));
+    let count = params.clone().map_or(UNTYPED_ARGS, |params| params.len());
+    let index = argument_index(btf, params.clone(), off);
+    let attach_type = AttachType::from_raw(facts.attach.expected_attach_type);
+    if index > count {
+        vlog!(env.log, "func '{name}' doesn't have {}-th argument\n", index + 1);
+        return Ok(None);
+    }
+    let is_result = index == count;
+    let mut field = CtxField::SCALAR;
+    let mut ty = if is_result {
+        match attach_type {
+            Some(AttachType::LsmMac | AttachType::LsmCgroup | AttachType::TraceFexit | AttachType::ModifyReturn)
+                if facts.attach.prog_type != ProgType::StructOps => {}
+            _ => {
+                vlog!(env.log, "func '{name}' doesn't have {}-th argument\n", index + 1);
+                return Ok(None);
+            }
+        }
+        if attach_type == Some(AttachType::LsmMac) {
+            field.range = result_range(proto, btf, name);
+        }
+        match proto {
+            Some(proto) => proto.type_id(),
+            None if attach_type == Some(AttachType::ModifyReturn) => return Ok(None),
+            None => return Ok(Some(field)),
+        }
+    } else {
+        match params.and_then(|mut params| params.nth(index)) {
+            Some(param) => param.ty,
+            None => return Ok(Some(field)),
+        }
+    };
+    ty = btf.skip_mods(ty);
+    if is_number(btf, ty) {
+        return Ok(Some(field));
+    }
+    let Some(pointer) = btf.stripped(ty).filter(|ty| ty.kind() == Kind::Ptr) else {
+        let (text, kind) = (btf.name(ty), btf.kind(ty).map_or("VOID", Kind::name));
+        vlog!(
+            env.log,
+            "func '{name}' arg{index} '{text}' has type {kind}. Only pointer access is allowed\n"
+        );
+        return Ok(None);
+    };
+    if bytes != 8 {
+        vlog!(env.log, "func '{name}' size {bytes} must be 8\n");
+        return Ok(None);
+    }
+    let btf_idx = facts.btfs.iter().position(|other| other.is_same(btf));
+    let Some(btf_idx) = btf_idx else { unjudged!("typed context in a BTF that the program does not use") };
+    let btf_idx = BtfIdx(btf_idx as u16);
+    let iter_arg = name.strip_prefix("bpf_iter_").filter(|_| attach_type == Some(AttachType::TraceIter)).and_then(
+        |iter| ITER_ARGS.iter().find(|(other, at, _)| *other == iter && *at == off).map(|(_, _, arg)| *arg),
+    );
+    let null = TypeFlags::PTR_MAYBE_NULL;
+    match iter_arg {
+        Some(IterArg::Buf) => {
+            field.pointer = Some((RegType::of(RegBase::PtrToBuf).with(null), Extra::None));
+            return Ok(Some(field));
+        }
+        Some(IterArg::RdonlyBuf) => {
+            let flags = null.with(TypeFlags::MEM_RDONLY);
+            field.pointer = Some((RegType::of(RegBase::PtrToBuf).with(flags), Extra::None));
+            return Ok(Some(field));
+        }
+        Some(IterArg::Object | IterArg::Untrusted) | None => {}
+    }
+    let pointee = pointer.type_id();
+    let object = btf.skip_mods_and_typedefs(pointee);
+    if !btf.kind(object).is_some_and(|kind| kind == Kind::Struct) {
+        // Pointers to anything else are numbers to the program.
+        return Ok(Some(field));
+    }
+    let mut flags = TypeFlags::NONE;
+    match iter_arg {
+        Some(IterArg::Object) => flags = null.with(TypeFlags::PTR_TRUSTED),
+        Some(IterArg::Untrusted) => flags = null,
+        Some(IterArg::Buf | IterArg::RdonlyBuf) | None => {
+            if arguments_are_trusted(facts.attach.prog_type, attach_type, name) {
+                flags = flags.with(TypeFlags::PTR_TRUSTED);
+            }
+            if let Some(tag) = btf.type_by_id(pointee).filter(|ty| ty.kind() == Kind::TypeTag && !ty.kind_flag()) {
+                match tag.name() {
+                    "user" => flags = flags.with(TypeFlags::MEM_USER),
+                    "percpu" => flags = flags.with(TypeFlags::MEM_PERCPU),
+                    _ => {}
+                }
+            }
+            vlog!(
+                env.log,
+                "func '{name}' arg{index} has btf_id {} type {} '{}'\n",
+                object.0,
+                btf.kind(object).map_or("", Kind::name),
+                btf.name(object)
+            );
+        }
+    }
+    field.pointer = Some((RegType::of(RegBase::PtrToBtfId).with(flags), Extra::Btf { btf: btf_idx, id: object }));
+    Ok(Some(field))
+}
+
+/// The argument that 8 bytes belong to: a struct passed by value may take two places.
+fn argument_index<'t>(
+    btf: &Btf,
+    params: Option<impl Iterator<Item = ring3_btf::Param<'t>>>,
+    off: u32,
+) -> usize {
+    let Some(params) = params else { return (off / 8) as usize };
+    let mut end = 0u32;
+    let mut count = 0;
+    for param in params {
+        let size = btf.resolve_size(param.ty).unwrap_or(8).max(1);
+        end = end.saturating_add(size.next_multiple_of(8));
+        if off < end {
+            return count;
+        }
+        count += 1;
+    }
+    // The result has 8 bytes of its own.
+    if off < end.saturating_add(8) { count } else { count + 1 }
+}
+
+/// Integers of up to 8 bytes, enumerations, and structs passed by value.
+fn is_number(btf: &Btf, id: TypeId) -> bool {
+    let Some(ty) = btf.stripped(id) else { return false };
+    match ty.kind() {
+        Kind::Int => ty.size() <= 8,
+        kind => kind.is_any_enum() || kind == Kind::Struct,
+    }
+}
+
+/// Bounds of what a security hook returns, as another of its programs sees it.
+fn result_range(proto: Option<Type<'_>>, btf: &Btf, name: &str) -> Option<(i32, i32)> {
+    let returns = proto.map(|proto| btf.skip_mods_and_typedefs(proto.type_id()))?;
+    if returns.is_void() {
+        return None;
+    }
+    match name.strip_prefix("bpf_lsm_") {
+        Some("inode_need_killpriv" | "getprocattr" | "setprocattr" | "ismaclabel" | "audit_rule_match") => None,
+        _ => Some((-4095, 0)),
+    }
+}
+
+/// Objects among the arguments are alive for the program's run, and may be handed to kernel functions.
+fn arguments_are_trusted(prog_type: ProgType, attach_type: Option<AttachType>, name: &str) -> bool {
+    match prog_type {
+        ProgType::Tracing => matches!(attach_type, Some(AttachType::TraceRawTp | AttachType::TraceIter)),
+        ProgType::Lsm => !UNTRUSTED_HOOKS.contains(&name),
+        ProgType::StructOps => true,
+        _ => false,
+    }
+}
+
+/// Security hooks that run while their objects come or go.
+const UNTRUSTED_HOOKS: &[&str] = &[
+    "bpf_lsm_bpf_map_free",
+    "bpf_lsm_bpf_prog_free",
+    "bpf_lsm_file_alloc_security",
+    "bpf_lsm_file_free_security",
+    "bpf_lsm_sk_alloc_security",
+    "bpf_lsm_sk_free_security",
+    "bpf_lsm_task_free",
+];

@@ -1,0 +1,337 @@
+//! `Facts`: what the passes found out about the program, immutable during exploration. `Env`: exploration's working context.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use ring3_btf::{Btf, TypeId};
+use ring3_isa::{DecodeError, Insn, RawInsn, Reg};
+use ring3_spec::{LoadRequest, MapInfo};
+use ring3_uapi::flags::prog_load;
+
+use crate::aux::InsnAux;
+use crate::liveness::stack::StackLiveness;
+use crate::log::Log;
+use crate::state::{BtfIdx, MapIdx, RegBase, RegState, VerifierState};
+use crate::states::StateTable;
+
+/// An instruction slot, decoded once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Slot {
+    Insn(Insn),
+    /// A two-slot load with its operand resolved.
+    LoadImm64 { dst: Reg, value: LdImm64 },
+    /// The second slot of a two-slot load.
+    SecondHalf,
+    /// An encoding the decoder refuses; rejected when (and only when) a path reaches it.
+    Bad(DecodeError),
+}
+
+/// What a two-slot load loads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LdImm64 {
+    Value(u64),
+    Map(MapIdx),
+    MapValue { map: MapIdx, off: u32 },
+    /// A kernel variable of a BTF type, or (`mem_size`) memory.
+    BtfVar { btf: BtfIdx, id: TypeId, percpu: bool },
+    KernelMem { size: u32 },
+    /// Address of a subprogram.
+    Func { subprog: u32 },
+}
+
+/// Properties of an instruction found before exploration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct InsnFlags(pub(crate) u16);
+
+impl InsnFlags {
+    pub(crate) const PRUNE_POINT: InsnFlags = InsnFlags(1);
+    pub(crate) const JMP_POINT: InsnFlags = InsnFlags(1 << 1);
+    pub(crate) const FORCE_CHECKPOINT: InsnFlags = InsnFlags(1 << 2);
+    pub(crate) const CALLS_CALLBACK: InsnFlags = InsnFlags(1 << 3);
+    pub(crate) const ITER_NEXT: InsnFlags = InsnFlags(1 << 4);
+    pub(crate) const MAY_GOTO: InsnFlags = InsnFlags(1 << 5);
+    /// In some loop (`Facts::scc` is not 0).
+    pub(crate) const IN_SCC: InsnFlags = InsnFlags(1 << 6);
+
+    #[inline]
+    pub(crate) const fn has(self, flag: InsnFlags) -> bool {
+        self.0 & flag.0 != 0
+    }
+
+    #[inline]
+    pub(crate) fn set(&mut self, flag: InsnFlags) {
+        self.0 |= flag.0;
+    }
+}
+
+/// A function of the program.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Subprog {
+    /// First slot.
+    pub(crate) start: u32,
+    /// One past the last slot.
+    pub(crate) end: u32,
+    /// Name from func_info, empty if none.
+    pub(crate) name: String,
+    /// Type id of the `FUNC` in the program's BTF, 0 if none.
+    pub(crate) func_type_id: TypeId,
+    pub(crate) linkage: Linkage,
+    /// BTF and code disagree (`func_info_aux.unreliable`).
+    pub(crate) unreliable: bool,
+    pub(crate) has_tail_call: bool,
+    pub(crate) has_ld_abs: bool,
+    pub(crate) changes_pkt_data: bool,
+    pub(crate) might_sleep: bool,
+    /// Handler of exceptions.
+    pub(crate) is_exception_cb: bool,
+    /// Bytes of stack at the bottom that fastcall spills alone use; see `fastcall`.
+    pub(crate) fastcall_stack_off: i16,
+    /// First index of the function in `Facts::postorder`.
+    pub(crate) postorder_start: u32,
+}
+
+/// How a function may be called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Linkage {
+    #[default]
+    Static,
+    Global,
+    Extern,
+}
+
+/// A `line_info` record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LineInfo {
+    pub(crate) insn_off: u32,
+    pub(crate) file_name_off: u32,
+    pub(crate) line_off: u32,
+    /// Line in the upper 22 bits, column in the lower 10.
+    pub(crate) line_col: u32,
+}
+
+/// What the passes found out; immutable during exploration.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    /// Instructions as given (fds of maps included).
+    pub(crate) raw: Vec<RawInsn>,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) flags: Vec<InsnFlags>,
+    /// Registers that may be read before they are written, bit per register, before each slot.
+    pub(crate) live_regs: Vec<u16>,
+    /// Strongly connected component of each slot, 0 if it is in no loop.
+    pub(crate) scc: Vec<u32>,
+    /// Slots in postorder, one function after the other.
+    pub(crate) postorder: Vec<u32>,
+    pub(crate) subprogs: Vec<Subprog>,
+    /// Maps of the request in its order, then the templates of inner maps.
+    pub(crate) maps: Vec<Arc<MapInfo>>,
+    /// Template of a map's inner maps.
+    pub(crate) inner_map: Vec<Option<MapIdx>>,
+    /// Maps that the instructions name, in order of their first use.
+    pub(crate) used_maps: Vec<MapIdx>,
+    /// 0: the kernel's (if any), then the program's, then others in order of first use.
+    pub(crate) btfs: Vec<Btf>,
+    pub(crate) line_info: Vec<LineInfo>,
+    pub(crate) prog_btf: Option<Btf>,
+    /// fastcall pattern marks: (slot of the call's pattern start ...), see `fastcall`.
+    pub(crate) fastcall: crate::fastcall::FastcallFacts,
+    /// Whether the program's file_info names a GPL-compatible licence.
+    pub(crate) gpl_compatible: bool,
+    /// Subprogram that handles exceptions.
+    pub(crate) exception_cb: Option<u32>,
+    /// Whether the program's attach target could be resolved, and how.
+    pub(crate) attach: crate::attach::AttachFacts,
+}
+
+impl Facts {
+    /// The map.
+    #[inline]
+    pub(crate) fn map(&self, idx: MapIdx) -> &Arc<MapInfo> {
+        &self.maps[idx.0 as usize]
+    }
+
+    /// The BTF.
+    #[inline]
+    pub(crate) fn btf(&self, idx: BtfIdx) -> &Btf {
+        &self.btfs[idx.0 as usize]
+    }
+
+    /// The function that contains a slot.
+    #[inline]
+    pub(crate) fn subprog_of(&self, insn_idx: u32) -> u32 {
+        (self.subprogs.partition_point(|s| s.start <= insn_idx) as u32).saturating_sub(1)
+    }
+
+    /// The function that starts at a slot.
+    #[inline]
+    pub(crate) fn subprog_at(&self, insn_idx: u32) -> Option<u32> {
+        self.subprogs.binary_search_by_key(&insn_idx, |s| s.start).ok().map(|i| i as u32)
+    }
+
+    #[inline]
+    pub(crate) fn has_flag(&self, insn_idx: u32, flag: InsnFlags) -> bool {
+        self.flags[insn_idx as usize].has(flag)
+    }
+}
+
+/// What the loader's privilege permits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Permits {
+    /// CAP_BPF.
+    pub(crate) bpf_capable: bool,
+    /// CAP_PERFMON.
+    pub(crate) perfmon: bool,
+    pub(crate) allow_ptr_leaks: bool,
+    pub(crate) allow_uninit_stack: bool,
+    pub(crate) bypass_spec_v1: bool,
+    pub(crate) bypass_spec_v4: bool,
+}
+
+/// Flags of the load.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Modes {
+    pub(crate) strict_alignment: bool,
+    pub(crate) test_state_freq: bool,
+    pub(crate) test_reg_invariants: bool,
+    pub(crate) sleepable: bool,
+}
+
+/// A path that waits to be walked.
+pub(crate) struct Pending {
+    pub(crate) state: VerifierState,
+    pub(crate) insn_idx: u32,
+    pub(crate) prev_insn_idx: u32,
+    pub(crate) log_position: u64,
+}
+
+/// What exploration may change about a function while it walks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SubprogAux {
+    pub(crate) stack_depth: u16,
+    pub(crate) is_cb: bool,
+    pub(crate) is_async_cb: bool,
+    /// Called by verified code (global functions are verified only then).
+    pub(crate) called: bool,
+    pub(crate) verified: bool,
+    /// Whether stores of fastcall patterns must stay (`keep_fastcall_stack`).
+    pub(crate) keep_fastcall_stack: bool,
+    pub(crate) unreliable: bool,
+    pub(crate) args: Option<Arc<crate::check::call::subprog::FuncArgs>>,
+}
+
+/// Exploration's working context.
+pub(crate) struct Env<'a> {
+    pub(crate) req: &'a LoadRequest,
+    pub(crate) registry: &'a ring3_spec::Registry,
+    pub(crate) facts: &'a Facts,
+    pub(crate) log: &'a mut Log,
+    pub(crate) permits: Permits,
+    pub(crate) modes: Modes,
+    /// The path being walked.
+    pub(crate) cur: VerifierState,
+    pub(crate) insn_idx: u32,
+    pub(crate) prev_insn_idx: u32,
+    /// The slot of the state line printed last.
+    pub(crate) prev_linfo: Option<u32>,
+    pub(crate) worklist: Vec<Pending>,
+    pub(crate) states: StateTable,
+    pub(crate) aux: Vec<InsnAux>,
+    pub(crate) subprog_aux: Vec<SubprogAux>,
+    pub(crate) stack_liveness: StackLiveness,
+    /// History entry to be added for the current instruction, if it needs one (`push_jmp_history` decides).
+    pub(crate) cur_hist: Option<usize>,
+    /// Last id given out.
+    pub(crate) id_gen: u32,
+    /// Registers and slots to print after the instruction.
+    pub(crate) scratched_regs: u32,
+    pub(crate) scratched_slots: u64,
+    /// Counters.
+    pub(crate) insn_processed: u32,
+    pub(crate) prev_insn_processed: u32,
+    pub(crate) jmps_processed: u32,
+    pub(crate) prev_jmps_processed: u32,
+    /// Pass number, see [`InsnAux::seen`].
+    pub(crate) pass_cnt: u32,
+    /// Bytes of the instruction line printed last, and where the log stood after it.
+    pub(crate) prev_insn_print_bytes: u64,
+    pub(crate) prev_log_position: u64,
+    pub(crate) max_ctx_offset: u32,
+    pub(crate) max_pkt_offset: u32,
+    pub(crate) max_tp_access: u32,
+    pub(crate) changes_pkt_data: bool,
+    pub(crate) seen_direct_write: bool,
+    pub(crate) seen_exception: bool,
+    pub(crate) has_tail_call: bool,
+    /// Clamps of pointer arithmetic depend on exact numbers: pruning must not take ranges for one another.
+    pub(crate) explore_alu_limits: bool,
+    /// The attach type binds links of the program.
+    pub(crate) enforce_expected_attach_type: bool,
+    pub(crate) scratch: Scratch,
+}
+
+/// Buffers reused between calls; they carry nothing from one to the next.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    pub(crate) id_map: crate::states::equal::IdMap,
+    pub(crate) backtrack: crate::backtrack::BacktrackState,
+}
+
+impl<'a> Env<'a> {
+    /// Marks a register for printing after the instruction.
+    #[inline]
+    pub(crate) fn mark_scratched(&mut self, reg: Reg) {
+        self.scratched_regs |= 1 << reg.number();
+    }
+
+    /// Marks a stack slot of the current frame for printing after the instruction.
+    #[inline]
+    pub(crate) fn mark_slot_scratched(&mut self, spi: u32) {
+        self.scratched_slots |= 1u64.checked_shl(spi).unwrap_or(0);
+    }
+
+    /// Marks everything for printing.
+    #[inline]
+    pub(crate) fn mark_all_scratched(&mut self) {
+        self.scratched_regs = !0;
+        self.scratched_slots = !0;
+    }
+
+    /// A fresh id.
+    #[inline]
+    pub(crate) fn new_id(&mut self) -> u32 {
+        self.id_gen += 1;
+        self.id_gen
+    }
+
+    /// The map.
+    #[inline]
+    pub(crate) fn map(&self, idx: MapIdx) -> &'a MapInfo {
+        self.facts.map(idx)
+    }
+
+    /// The frame a stack pointer points into.
+    #[inline]
+    pub(crate) fn frame_of(&self, reg: &RegState) -> &crate::state::FuncState {
+        self.cur.frame(reg.frameno)
+    }
+
+    /// Flag of the load request.
+    #[inline]
+    pub(crate) fn has_prog_flag(&self, flag: u32) -> bool {
+        self.req.flags & flag != 0
+    }
+
+    /// Whether the current path may sleep.
+    #[inline]
+    pub(crate) fn in_sleepable(&self) -> bool {
+        self.has_prog_flag(prog_load::SLEEPABLE) || self.cur.in_sleepable
+    }
+
+    /// Whether a register is a pointer whose value must not leak to the loader: `__is_pointer_value`.
+    #[inline]
+    pub(crate) fn is_pointer_value(&self, reg: &RegState) -> bool {
+        !self.permits.allow_ptr_leaks && reg.ty.base != RegBase::Scalar
+    }
+}
+

@@ -1,0 +1,234 @@
+//! Rewrites of accepted programs, and the [`VerifiedProgram`] that comes out.
+//!
+//! Each pass sweeps once over a [`Draft`](patch::Draft), in the kernel's order, so that `xlated` reads as on Linux where it
+//! is observable. What is ours: calls of helpers keep their number, with a [`CallFact`] that says which map and key they
+//! get, and so do the kernel's inlined look-ups; `may_goto` and legacy packet loads stay instructions; pointers of maps stay
+//! fds with a fact. 32-bit operations need no zero extension on x86-64.
+//! Kernel counterpart: `fixups.c`. Neighbours: `pipeline`, `fastcall` and `stack_depth` (facts used here).
+
+mod ctx_access;
+mod dead_code;
+mod loop_inline;
+mod misc;
+mod patch;
+mod rnd_hi32;
+
+use alloc::vec::Vec;
+
+use ring3_isa::RawInsn;
+use ring3_spec::{CallFact, InsnFacts, LoadRequest, Registry, SubprogFacts, VerifiedProgram, VerifierStats};
+use ring3_uapi::flags::prog_load;
+use ring3_uapi::{FuncId, MapType};
+
+use crate::aux::{InsnAux, MapArg, MapKey};
+use crate::env::{Facts, LdImm64, Linkage, Slot, SubprogAux};
+use crate::error::Check;
+use crate::fastcall::RemovedSpills;
+use crate::stack_depth::StackFacts;
+use crate::subprogs::{CODE_JCOND, is_helper_call, is_kfunc_call, is_pseudo_call};
+use patch::build::ja;
+use patch::{Draft, DraftSlot};
+
+/// Stack of a function's `may_goto`s.
+const MAY_GOTO_BYTES: u32 = 16;
+
+/// What the rewrites read.
+pub(crate) struct FixupInput<'a> {
+    pub(crate) req: &'a LoadRequest,
+    pub(crate) registry: &'a Registry,
+    pub(crate) facts: &'a Facts,
+    /// One per slot.
+    pub(crate) aux: &'a [InsnAux],
+    /// One per function.
+    pub(crate) subprog_aux: &'a [SubprogAux],
+    /// One per function.
+    pub(crate) stack: &'a [StackFacts],
+    pub(crate) removed_spills: &'a RemovedSpills,
+    pub(crate) bpf_capable: bool,
+    /// Some path writes into the packet.
+    pub(crate) direct_write: bool,
+    pub(crate) outcome: Outcome,
+}
+
+/// What exploration says of the whole program.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) stats: VerifierStats,
+    pub(crate) max_pkt_offset: u32,
+    pub(crate) max_ctx_offset: u32,
+    pub(crate) max_tp_access: u32,
+    pub(crate) enforce_expected_attach_type: bool,
+}
+
+/// Rewrites an accepted program.
+///
+/// # Errors
+/// EINVAL, ERANGE with the kernel's words; what we cannot convert is unjudged.
+pub(crate) fn fixup(input: &FixupInput<'_>) -> Check<VerifiedProgram> {
+    let facts = input.facts;
+    let mut draft = Draft::new(&facts.raw, &facts.subprogs);
+    for &nop in &input.removed_spills.nops {
+        if let Some(slot) = draft.slots.get_mut(nop as usize) {
+            slot.insn = ja(0);
+            slot.target = nop + 1;
+        }
+    }
+    let mut stack_bytes: Vec<u32> = input.removed_spills.stack_depth.iter().map(|&bytes| u32::from(bytes)).collect();
+    loop_inline::inline_loops(&mut draft, input.aux, &mut stack_bytes)?;
+    let is_seen = |orig: u32| input.aux.get(orig as usize).is_none_or(|aux| aux.seen != 0);
+    if input.bpf_capable {
+        dead_code::remove_dead_code(&mut draft, &is_seen)?;
+    } else {
+        dead_code::sanitize_dead_code(&mut draft, &is_seen);
+    }
+    convert_ctx(input, &mut draft)?;
+    misc::do_misc_fixups(&mut draft, &misc_input(input))?;
+    if input.req.flags & prog_load::TEST_RND_HI32 != 0 {
+        rnd_hi32::poison_upper_halves(&mut draft, input.aux, input.req.seed)?;
+    }
+    rnd_hi32::extend_cmpxchg(&mut draft, input.aux)?;
+    add_may_goto_stack(&draft, &mut stack_bytes);
+    verified_program(input, &draft, &stack_bytes)
+}
+
+/// Functions with a `may_goto` keep its count and start time on their stack.
+fn add_may_goto_stack(draft: &Draft, stack_bytes: &mut [u32]) {
+    for (idx, subprog) in draft.subprogs.iter().enumerate() {
+        let end = draft.subprogs.get(idx + 1).map_or(draft.slots.len(), |next| next.start as usize);
+        let has_may_goto =
+            draft.slots[subprog.start as usize..end].iter().any(|slot| slot.insn.code == CODE_JCOND);
+        if has_may_goto && let Some(bytes) = stack_bytes.get_mut(subprog.orig as usize) {
+            *bytes += MAY_GOTO_BYTES;
+        }
+    }
+}
+
+fn convert_ctx(input: &FixupInput<'_>, draft: &mut Draft) -> Check {
+    let attach = &input.facts.attach;
+    let row = input.registry.prog_type(attach.prog_type);
+    ctx_access::convert_ctx_accesses(
+        draft,
+        &ctx_access::CtxInput {
+            aux: input.aux,
+            ctx: ring3_spec::ctx::table(row.ctx),
+            attach_type: row.effective_attach_type(attach.expected_attach_type),
+            prog_type: attach.prog_type,
+            kernel_btf: input.req.kernel_btf.as_ref(),
+            direct_write: input.direct_write,
+        },
+    )
+}
+
+fn misc_input<'a>(input: &FixupInput<'a>) -> misc::MiscInput<'a> {
+    let attach = &input.facts.attach;
+    let arena = input.facts.used_maps.iter().find(|&&map| input.facts.map(map).map_type == MapType::Arena);
+    misc::MiscInput {
+        req: input.req,
+        aux: input.aux,
+        prog_type: attach.prog_type,
+        attach_type: attach.expected_attach_type,
+        sleepable: input.req.flags & prog_load::SLEEPABLE != 0,
+        arena_flags: arena.map(|&map| input.facts.map(map).map_flags),
+    }
+}
+
+fn verified_program(input: &FixupInput<'_>, draft: &Draft, stack_bytes: &[u32]) -> Check<VerifiedProgram> {
+    let facts = input.facts;
+    let insns = draft.encode()?;
+    let insn_facts = draft.slots.iter().map(|slot| insn_facts(input, draft, slot)).collect();
+    let subprogs: Vec<SubprogFacts> = draft
+        .subprogs
+        .iter()
+        .map(|subprog| subprog_facts(input, subprog.orig as usize, subprog.start, stack_bytes))
+        .collect();
+    let exception_cb =
+        facts.exception_cb.and_then(|cb| draft.subprogs.iter().position(|subprog| subprog.orig == cb));
+    Ok(VerifiedProgram {
+        insns,
+        facts: insn_facts,
+        changes_pkt_data: facts.subprogs.first().is_some_and(|main| main.changes_pkt_data),
+        subprogs,
+        used_maps: facts.used_maps.iter().map(|map| map.0 as usize).collect(),
+        stats: input.outcome.stats,
+        max_pkt_offset: input.outcome.max_pkt_offset,
+        max_ctx_offset: input.outcome.max_ctx_offset,
+        max_tp_access: input.outcome.max_tp_access,
+        exception_cb: exception_cb.map(|cb| cb as u32),
+        enforce_expected_attach_type: input.outcome.enforce_expected_attach_type,
+    })
+}
+
+fn insn_facts(input: &FixupInput<'_>, draft: &Draft, slot: &DraftSlot) -> InsnFacts {
+    let insn = slot.insn;
+    let aux = input.aux.get(slot.orig as usize);
+    let mode = insn.code & 0xe0;
+    let mut facts = InsnFacts {
+        orig_idx: slot.orig,
+        seen: aux.is_some_and(|aux| aux.seen != 0),
+        divisor_nonzero: slot.divisor_nonzero,
+        probe_mem: insn.class() == 1 && matches!(mode, 0x20 | 0x40),
+        arena: matches!((insn.class(), mode), (1 | 2 | 3, 0xa0) | (1, 0xc0) | (3, 0xe0)),
+        call: call_fact(draft, slot, aux.filter(|_| slot.is_primary)),
+        ..InsnFacts::default()
+    };
+    if insn.is_ld_imm64()
+        && let Some(Slot::LoadImm64 { value, .. }) = input.facts.slots.get(slot.orig as usize)
+    {
+        match *value {
+            LdImm64::Map(map) => facts.map = Some(map.0),
+            LdImm64::MapValue { map, .. } => {
+                facts.map = Some(map.0);
+                facts.is_map_value = true;
+            }
+            LdImm64::Func { .. } => facts.func = draft.subprog_at(slot.target),
+            LdImm64::Value(_) | LdImm64::BtfVar { .. } | LdImm64::KernelMem { .. } => {}
+        }
+    }
+    facts
+}
+
+fn call_fact(draft: &Draft, slot: &DraftSlot, aux: Option<&InsnAux>) -> Option<CallFact> {
+    let insn: RawInsn = slot.insn;
+    if is_pseudo_call(insn) {
+        return draft.subprog_at(slot.target).map(CallFact::Subprog);
+    }
+    if is_kfunc_call(insn) {
+        return Some(CallFact::Kfunc { id: insn.imm as u32, btf_idx: insn.off });
+    }
+    let id = if is_helper_call(insn) {
+        FuncId::from_raw(insn.imm as u32)?
+    } else if insn.code == misc::CODE_TAIL_CALL {
+        FuncId::TailCall
+    } else {
+        return None;
+    };
+    let map = match aux.map(|aux| aux.map_arg) {
+        Some(MapArg::One { map, .. }) => Some(map.0),
+        Some(MapArg::Unseen | MapArg::Poison { .. }) | None => None,
+    };
+    let const_key = match aux.map(|aux| aux.map_key) {
+        Some(MapKey::One(key)) => Some(key),
+        Some(MapKey::Unseen | MapKey::Poison) | None => None,
+    };
+    Some(CallFact::Helper { id, map, const_key, callback: None })
+}
+
+fn subprog_facts(input: &FixupInput<'_>, orig: usize, start: u32, stack_bytes: &[u32]) -> SubprogFacts {
+    let (subprog, aux) = (&input.facts.subprogs[orig], input.subprog_aux.get(orig));
+    SubprogFacts {
+        start,
+        stack_bytes: stack_bytes.get(orig).copied().unwrap_or(0),
+        name: subprog.name.clone(),
+        tail_call_reachable: input.stack.get(orig).is_some_and(|stack| stack.tail_call_reachable),
+        has_tail_call: subprog.has_tail_call,
+        has_ld_abs: subprog.has_ld_abs,
+        is_callback: aux.is_some_and(|aux| aux.is_cb),
+        is_async_callback: aux.is_some_and(|aux| aux.is_async_cb),
+        is_global: subprog.linkage == Linkage::Global,
+        arg_count: None,
+        type_id: subprog.func_type_id.0,
+        unreliable: subprog.unreliable || aux.is_some_and(|aux| aux.unreliable),
+        changes_pkt_data: subprog.changes_pkt_data,
+        might_sleep: subprog.might_sleep,
+    }
+}

@@ -1,0 +1,58 @@
+//! Upper halves of registers: poisoned where nobody reads them, if the loader asks (`BPF_F_TEST_RND_HI32`), and cleared
+//! after a 32-bit compare-exchange, which leaves them alone on x86-64 when the comparison fails.
+//!
+//! Kernel counterpart: `opt_subreg_zext_lo32_rnd_hi32`.
+
+use ring3_isa::{RawInsn, Reg, decode_xlated};
+
+use super::patch::build::*;
+use super::patch::Draft;
+use crate::aux::InsnAux;
+use crate::error::Check;
+use crate::state::RegBase;
+
+const CODE_ATOMIC32: u8 = 0xc3;
+const CMPXCHG: i32 = 0xf1;
+
+/// Clears the upper half of r0 after 32-bit compare-exchanges whose result is read whole.
+pub(super) fn extend_cmpxchg(draft: &mut Draft, aux: &[InsnAux]) -> Check {
+    draft.rewrite(|_, slot, patch| {
+        patch.keep(slot);
+        let is_cmpxchg = slot.insn.code == CODE_ATOMIC32 && slot.insn.imm == CMPXCHG;
+        if is_cmpxchg && slot.is_primary && aux.get(slot.orig as usize).is_some_and(|aux| aux.zext_dst) {
+            // Marked by its immediate as an extension.
+            patch.push(RawInsn { imm: 1, ..alu_reg(ALU, MOV, R0, R0) });
+        }
+        Ok(())
+    })
+}
+
+/// Fills upper halves that a 32-bit operation defines and nobody reads with numbers.
+pub(super) fn poison_upper_halves(draft: &mut Draft, aux: &[InsnAux], seed: u64) -> Check {
+    let mut random = seed | 1;
+    draft.rewrite(|_, slot, patch| {
+        patch.keep(slot);
+        let Some(aux) = aux.get(slot.orig as usize).filter(|_| slot.is_primary) else { return Ok(()) };
+        let is_ctx_load = slot.insn.class() == 1 && aux.ptr_type.is_some_and(|ty| ty.base == RegBase::PtrToCtx);
+        let Some(dst) = defined_half(slot.insn).filter(|_| !aux.zext_dst && !is_ctx_load) else { return Ok(()) };
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        patch.push_all(&[
+            alu_imm(ALU64, MOV, AX, (random >> 32) as i32),
+            alu_imm(ALU64, LSH, AX, 32),
+            alu_reg(ALU64, OR, dst, AX),
+        ]);
+        Ok(())
+    })
+}
+
+/// The register of which the instruction defines the lower half, the upper one becoming zero.
+fn defined_half(insn: RawInsn) -> Option<u8> {
+    let (decoded, slots) = decode_xlated(&[insn, RawInsn::default()], 0).ok()?;
+    if slots != 1 || !matches!(insn.class(), 1 | 3 | 4) {
+        return None;
+    }
+    let mut written = decoded.uses().writes_low.iter();
+    written.next().map(Reg::number)
+}

@@ -1,0 +1,614 @@
+//! Stack slots that may be read later, per chain of calls, learned while paths are walked.
+//!
+//! A function called through different chains of call sites has one *instance* for each chain: what it reads of its
+//! callers' frames depends on the pointers it got. Per instance, per frame (its own and those below) and per
+//! instruction there are four sets of 8-byte slots:
+//!
+//! ```text
+//! read(i)     read on some path so far                                    grows
+//! wrote(i)    overwritten whole on every path so far                      shrinks after its first value
+//! live(i)   = read(i) | (union of live(s) - wrote(i))                     s: successors of i in the function
+//! written(i)= wrote(i) | intersection of written(s)
+//! ```
+//!
+//! Exploration feeds `read` ([`StackLiveness::mark_read`]) and `wrote` ([`StackLiveness::mark_write`], between
+//! [`StackLiveness::begin_insn`] and [`StackLiveness::commit_insn`]). When a path or a callee ends,
+//! [`StackLiveness::update`] solves the equations of every instance on the chain that changed, innermost first; what the
+//! entry of a callee has live and written becomes read and wrote of the call in its caller. Pruning asks
+//! [`StackLiveness::is_slot_alive`] and forgets dead slots.
+//!
+//! Memory is bounded: beyond [`MASKS_MAX`] sets nothing is learned any more and every slot counts as alive.
+//! Kernel counterpart: `liveness.c`. Neighbours: `explore`, `states`, `order` (postorder).
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+
+use ring3_isa::RawInsn;
+use ring3_uapi::limits::CALL_FRAMES_MAX;
+
+use crate::cfg::successors;
+use crate::env::{Facts, InsnFlags, Linkage, Subprog};
+use crate::log::{Log, vlog};
+use crate::state::VerifierState;
+use crate::subprogs::is_pseudo_call;
+
+/// Instructions (times frames) over all instances.
+const MASKS_MAX: usize = 8 << 20;
+const NONE: u32 = u32::MAX;
+
+/// Where a frame stands: the functions from main to the current one and the calls between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct CallChain {
+    /// Depth of the current frame; main is 0.
+    curframe: u8,
+    /// `callsites[i]` is the call in frame `i` that made frame `i + 1`.
+    callsites: [u32; CALL_FRAMES_MAX - 1],
+    /// Number of the function of each frame.
+    subprogs: [u32; CALL_FRAMES_MAX],
+}
+
+impl CallChain {
+    /// The chain of the main program (or of a global function that is verified on its own).
+    pub(crate) fn new(subprog: u32) -> CallChain {
+        let mut subprogs = [NONE; CALL_FRAMES_MAX];
+        subprogs[0] = subprog;
+        CallChain { curframe: 0, callsites: [NONE; CALL_FRAMES_MAX - 1], subprogs }
+    }
+
+    /// The chain one call deeper; the chain itself if it has eight frames already.
+    #[must_use]
+    pub(crate) fn called(mut self, callsite: u32, subprog: u32) -> CallChain {
+        let depth = usize::from(self.curframe);
+        if depth + 1 < CALL_FRAMES_MAX {
+            self.callsites[depth] = callsite;
+            self.subprogs[depth + 1] = subprog;
+            self.curframe += 1;
+        }
+        self
+    }
+
+    /// The chain of a state.
+    pub(crate) fn of(st: &VerifierState) -> CallChain {
+        let mut chain = CallChain::new(st.frame(0).subprogno);
+        for frameno in 1..=st.curframe {
+            let frame = st.frame(frameno);
+            chain = chain.called(frame.callsite, frame.subprogno);
+        }
+        chain
+    }
+
+    /// The chain cut back to a frame.
+    fn at_frame(mut self, frame: u8) -> CallChain {
+        for above in usize::from(frame)..usize::from(self.curframe) {
+            self.callsites[above] = NONE;
+            self.subprogs[above + 1] = NONE;
+        }
+        self.curframe = self.curframe.min(frame);
+        self
+    }
+
+    fn subprog(&self) -> u32 {
+        self.subprogs[usize::from(self.curframe)]
+    }
+}
+
+/// The four sets of one instruction and frame.
+#[derive(Clone, Copy, Default)]
+struct Masks {
+    read: u64,
+    wrote: u64,
+    written: u64,
+    live: u64,
+}
+
+struct Instance {
+    chain: CallChain,
+    start: u32,
+    insn_count: u32,
+    frames: [Option<Box<[Masks]>>; CALL_FRAMES_MAX],
+    /// Whether `wrote` of the instruction has its first value.
+    committed: Vec<bool>,
+    changed: bool,
+    /// Some `wrote` lost slots, so `written` must be found anew.
+    wrote_less: bool,
+}
+
+impl Instance {
+    fn masks(&self, frame: usize, insn_idx: u32) -> Option<&Masks> {
+        self.frames[frame].as_ref()?.get(insn_idx.checked_sub(self.start)? as usize)
+    }
+}
+
+/// What a function needs: where it is and where its postorder begins.
+struct Function {
+    start: u32,
+    insn_count: u32,
+    postorder_start: u32,
+}
+
+/// Liveness of stack slots; see the module.
+#[derive(Default)]
+pub(crate) struct StackLiveness {
+    functions: Vec<Function>,
+    postorder: Vec<u32>,
+    /// Successors of each slot, `NONE` for none; the first is set whenever the second is.
+    successors: Vec<[u32; 2]>,
+    /// Instructions whose changes are logged whether they touch the stack or not.
+    prune_points: Vec<bool>,
+    instances: Vec<Instance>,
+    by_chain: BTreeMap<CallChain, usize>,
+    /// Chain and instance of the frame being walked.
+    current: Option<(CallChain, usize)>,
+    write_insn_idx: u32,
+    write_masks: [u64; CALL_FRAMES_MAX],
+    query: Option<LiveQuery>,
+    masks_allocated: usize,
+}
+
+/// A place at which slots are asked for.
+#[derive(Clone, Copy)]
+struct LiveQuery {
+    instances: [usize; CALL_FRAMES_MAX],
+    chain: CallChain,
+    insn_idx: u32,
+}
+
+/// What exploration calls.
+impl StackLiveness {
+    /// Before an instruction is judged: forgets the writes of the one before.
+    pub(crate) fn begin_insn(&mut self, facts: &Facts, st: &VerifierState, insn_idx: u32) {
+        self.prepare(facts);
+        self.begin(CallChain::of(st), insn_idx);
+        // What a call of a function overwrites is known when the function returns.
+        let insn = facts.raw[insn_idx as usize];
+        if is_pseudo_call(insn) {
+            let target = (i64::from(insn_idx) + i64::from(insn.imm) + 1) as u32;
+            let is_global =
+                facts.subprog_at(target).is_some_and(|callee| facts.subprogs[callee as usize].linkage == Linkage::Global);
+            if !is_global {
+                self.current = None;
+            }
+        }
+    }
+
+    /// The instruction overwrites these slots of a frame, whole.
+    pub(crate) fn mark_write(&mut self, frame: u8, slots: u64) {
+        if let Some(mask) = self.write_masks.get_mut(usize::from(frame)) {
+            *mask |= slots;
+        }
+    }
+
+    /// An instruction of the current function reads these slots of a frame.
+    pub(crate) fn mark_read(&mut self, facts: &Facts, st: &VerifierState, frame: u8, insn_idx: u32, slots: u64) {
+        self.prepare(facts);
+        self.note_read_at(CallChain::of(st), frame, insn_idx, slots);
+    }
+
+    /// After an instruction was judged (and not rejected): its writes count.
+    pub(crate) fn commit_insn(&mut self) {
+        if let Some((_, current)) = self.current {
+            self.commit_to(current);
+        }
+    }
+
+    /// Solves the equations along a state's chain of calls: at the end of a path, and before a callee returns.
+    pub(crate) fn update(&mut self, log: &mut Log, facts: &Facts, st: &VerifierState) {
+        self.prepare(facts);
+        self.solve_chain(CallChain::of(st), log);
+    }
+
+    /// Prepares questions about the slots alive where a state stands.
+    pub(crate) fn begin_query(&mut self, facts: &Facts, st: &VerifierState) {
+        self.prepare(facts);
+        self.query = self.query_at(CallChain::of(st), st.insn_idx);
+    }
+
+    /// Whether a slot of a frame may be read from the place of the last [`StackLiveness::begin_query`] on.
+    pub(crate) fn is_slot_alive(&self, facts: &Facts, frame: u8, spi: u32) -> bool {
+        self.is_alive(frame, spi, |callsite| facts.has_flag(callsite, InsnFlags::CALLS_CALLBACK))
+    }
+
+    fn prepare(&mut self, facts: &Facts) {
+        if self.functions.is_empty() {
+            *self = Self::of_program(&facts.raw, &facts.subprogs, &facts.postorder, &facts.flags);
+        }
+    }
+}
+
+impl StackLiveness {
+    fn of_program(insns: &[RawInsn], subprogs: &[Subprog], postorder: &[u32], flags: &[InsnFlags]) -> Self {
+        let functions = subprogs
+            .iter()
+            .map(|subprog| Function {
+                start: subprog.start,
+                insn_count: subprog.end.saturating_sub(subprog.start),
+                postorder_start: subprog.postorder_start,
+            })
+            .collect();
+        let both = |at| {
+            let mut to = successors(insns, at);
+            [to.next().unwrap_or(NONE), to.next().unwrap_or(NONE)]
+        };
+        StackLiveness {
+            functions,
+            postorder: postorder.to_vec(),
+            successors: (0..insns.len() as u32).map(both).collect(),
+            prune_points: flags.iter().map(|flags| flags.has(InsnFlags::PRUNE_POINT)).collect(),
+            ..StackLiveness::default()
+        }
+    }
+
+    fn begin(&mut self, chain: CallChain, insn_idx: u32) {
+        if self.current.is_none_or(|(current, _)| current != chain) {
+            self.current = self.instance(chain).map(|instance| (chain, instance));
+        }
+        self.begin_writes(insn_idx);
+    }
+
+    fn note_read_at(&mut self, chain: CallChain, frame: u8, insn_idx: u32, slots: u64) {
+        let instance = match self.current {
+            Some((current, instance)) if current == chain => Some(instance),
+            _ => self.instance(chain),
+        };
+        if let Some(instance) = instance {
+            self.note_read(instance, usize::from(frame), insn_idx, slots);
+        }
+    }
+
+    fn solve_chain(&mut self, chain: CallChain, log: &mut Log) {
+        self.current = None;
+        for frame in (0..=chain.curframe).rev() {
+            let Some(instance) = self.instance(chain.at_frame(frame)) else { continue };
+            if self.instances[instance].changed {
+                self.solve(instance, log);
+                self.tell_caller(instance);
+            }
+        }
+    }
+
+    fn query_at(&mut self, chain: CallChain, insn_idx: u32) -> Option<LiveQuery> {
+        let mut instances = [0; CALL_FRAMES_MAX];
+        for frame in 0..=chain.curframe {
+            instances[usize::from(frame)] = self.instance(chain.at_frame(frame))?;
+        }
+        Some(LiveQuery { instances, chain, insn_idx })
+    }
+
+    /// By the current function or, once it returned, by those between it and the frame. A callback may be called again,
+    /// so its caller is asked at the call itself.
+    fn is_alive(&self, frame: u8, spi: u32, calls_callback: impl Fn(u32) -> bool) -> bool {
+        let Some(query) = &self.query else { return true };
+        if self.masks_allocated > MASKS_MAX {
+            return true;
+        }
+        let is_live = |level: usize, insn_idx: u32| {
+            self.instances[query.instances[level]]
+                .masks(usize::from(frame), insn_idx)
+                .is_some_and(|masks| masks.live.checked_shr(spi).unwrap_or(0) & 1 != 0)
+        };
+        let curframe = usize::from(query.chain.curframe);
+        is_live(curframe, query.insn_idx)
+            || (usize::from(frame)..curframe).any(|level| {
+                let callsite = query.chain.callsites[level];
+                is_live(level, if calls_callback(callsite) { callsite } else { callsite + 1 })
+            })
+    }
+
+    /// The instance of a chain; none when memory is used up.
+    fn instance(&mut self, chain: CallChain) -> Option<usize> {
+        if let Some(&idx) = self.by_chain.get(&chain) {
+            return Some(idx);
+        }
+        let function = self.functions.get(chain.subprog() as usize)?;
+        self.masks_allocated += function.insn_count as usize / 16 + 1;
+        if self.masks_allocated > MASKS_MAX {
+            return None;
+        }
+        let idx = self.instances.len();
+        self.instances.push(Instance {
+            chain,
+            start: function.start,
+            insn_count: function.insn_count,
+            frames: [const { None }; CALL_FRAMES_MAX],
+            committed: vec![false; function.insn_count as usize],
+            changed: false,
+            wrote_less: false,
+        });
+        self.by_chain.insert(chain, idx);
+        Some(idx)
+    }
+
+    /// The sets of an instruction, made on first use.
+    fn masks_mut(&mut self, instance: usize, frame: usize, insn_idx: u32) -> Option<&mut Masks> {
+        let instance = &mut self.instances[instance];
+        let idx = insn_idx.wrapping_sub(instance.start);
+        if frame > usize::from(instance.chain.curframe) || idx >= instance.insn_count {
+            return None;
+        }
+        if instance.frames[frame].is_none() {
+            self.masks_allocated += instance.insn_count as usize;
+            if self.masks_allocated > MASKS_MAX {
+                return None;
+            }
+        }
+        let count = instance.insn_count as usize;
+        let masks = instance.frames[frame].get_or_insert_with(|| vec![Masks::default(); count].into());
+        Some(&mut masks[idx as usize])
+    }
+
+    fn note_read(&mut self, instance: usize, frame: usize, insn_idx: u32, slots: u64) {
+        if slots == 0 {
+            return;
+        }
+        let Some(masks) = self.masks_mut(instance, frame, insn_idx) else { return };
+        let is_news = slots & !masks.read != 0 && (slots | masks.read) & !masks.live != 0;
+        masks.read |= slots;
+        self.instances[instance].changed |= is_news;
+    }
+
+    fn begin_writes(&mut self, insn_idx: u32) {
+        self.write_insn_idx = insn_idx;
+        self.write_masks = [0; CALL_FRAMES_MAX];
+    }
+
+    fn commit_to(&mut self, idx: usize) {
+        let insn_idx = self.write_insn_idx;
+        let instance = &self.instances[idx];
+        let at = insn_idx.wrapping_sub(instance.start) as usize;
+        let Some(&committed) = instance.committed.get(at) else { return };
+        for frame in 0..=usize::from(instance.chain.curframe) {
+            let mut slots = self.write_masks[frame];
+            if slots == 0 && !committed {
+                continue;
+            }
+            if slots == 0 && self.instances[idx].frames[frame].is_none() {
+                continue;
+            }
+            let Some(masks) = self.masks_mut(idx, frame, insn_idx) else { return };
+            let before = masks.wrote;
+            if committed {
+                slots &= before;
+            }
+            masks.wrote = slots;
+            let instance = &mut self.instances[idx];
+            instance.changed |= before != slots;
+            instance.wrote_less |= before & !slots != 0;
+        }
+        self.instances[idx].committed[at] = true;
+    }
+
+    fn solve(&mut self, idx: usize, log: &mut Log) {
+        let instance = &mut self.instances[idx];
+        let Some(function) = self.functions.get(instance.chain.subprog() as usize) else { return };
+        let from = function.postorder_start as usize;
+        let postorder = &self.postorder[from..];
+        let until = postorder
+            .iter()
+            .position(|&at| at.wrapping_sub(instance.start) >= instance.insn_count)
+            .unwrap_or(postorder.len());
+        let chain_text = ChainText { chain: &instance.chain, start: instance.start };
+        if instance.wrote_less {
+            for masks in instance.frames.iter_mut().flatten().flat_map(|masks| masks.iter_mut()) {
+                masks.written = 0;
+            }
+        }
+        let mut iterations = 0u32;
+        loop {
+            let mut changed = false;
+            for (frame, masks) in instance.frames.iter_mut().enumerate() {
+                let Some(masks) = masks else { continue };
+                for &at in &postorder[..until] {
+                    let [next, jump] = self.successors[at as usize];
+                    if next == NONE {
+                        continue;
+                    }
+                    let next = masks[(next - instance.start) as usize];
+                    let (mut live, mut written) = (next.live, next.written);
+                    if jump != NONE {
+                        let jump = masks[(jump - instance.start) as usize];
+                        live |= jump.live;
+                        written &= jump.written;
+                    }
+                    let here = &mut masks[(at - instance.start) as usize];
+                    let before = *here;
+                    here.live = (live & !here.wrote) | here.read;
+                    here.written = written | here.wrote;
+                    changed |= before.live != here.live || before.written != here.written;
+                    let is_logged = here.read | here.wrote != 0 || at == instance.start || self.prune_points[at as usize];
+                    if log.is_level2() && is_logged {
+                        let line = ChangeLine { chain: &chain_text, frame, at };
+                        line.write("live", before.live, here.live, log);
+                        line.write("written", before.written, here.written, log);
+                    }
+                }
+            }
+            iterations += 1;
+            if !changed {
+                break;
+            }
+        }
+        if log.is_level2() {
+            vlog!(log, "{chain_text} live stack update done in {iterations} iterations\n");
+        }
+        instance.changed = false;
+        instance.wrote_less = false;
+    }
+
+    /// What the function's entry has live and written is read and written by the call.
+    fn tell_caller(&mut self, idx: usize) {
+        let Instance { chain, start, .. } = self.instances[idx];
+        let Some(caller_frame) = chain.curframe.checked_sub(1) else { return };
+        let Some(caller) = self.instance(chain.at_frame(caller_frame)) else { return };
+        let callsite = chain.callsites[usize::from(caller_frame)];
+        self.begin_writes(callsite);
+        for frame in 0..=usize::from(caller_frame) {
+            let Some(&entry) = self.instances[idx].masks(frame, start) else { continue };
+            self.write_masks[frame] |= entry.written;
+            self.note_read(caller, frame, callsite, entry.live);
+        }
+        self.commit_to(caller);
+    }
+}
+
+impl fmt::Debug for StackLiveness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StackLiveness({} instances)", self.instances.len())
+    }
+}
+
+/// `(CALLSITE,...,START)`
+struct ChainText<'a> {
+    chain: &'a CallChain,
+    start: u32,
+}
+
+impl fmt::Display for ChainText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(")?;
+        for callsite in &self.chain.callsites[..usize::from(self.chain.curframe)] {
+            write!(f, "{callsite},")?;
+        }
+        write!(f, "{})", self.start)
+    }
+}
+
+struct ChangeLine<'a> {
+    chain: &'a ChainText<'a>,
+    frame: usize,
+    at: u32,
+}
+
+impl ChangeLine<'_> {
+    fn write(&self, what: &str, before: u64, after: u64, log: &mut Log) {
+        if before == after {
+            return;
+        }
+        vlog!(log, "{} frame {} insn {} ", self.chain, self.frame, self.at);
+        let (gained, lost) = (after & !before, before & !after);
+        if gained != 0 {
+            vlog!(log, "+{what} {} ", SlotsText(gained));
+        }
+        if lost != 0 {
+            vlog!(log, "-{what} {}", SlotsText(lost));
+        }
+        vlog!(log, "\n");
+    }
+}
+
+/// `-8,-16`
+struct SlotsText(u64);
+
+impl fmt::Display for SlotsText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for spi in (0..64u32).filter(|&spi| self.0 >> spi & 1 != 0) {
+            write!(f, "{separator}{}", -8 * (spi as i32 + 1))?;
+            separator = ",";
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::String;
+
+    const EXIT: RawInsn = RawInsn::new(0x95, 0, 0, 0, 0);
+    const MOV: RawInsn = RawInsn::new(0xb7, 0, 0, 0, 0);
+    const JEQ: RawInsn = RawInsn::new(0x15, 0, 0, 1, 0);
+    const CALL: RawInsn = RawInsn::new(0x85, 0, 1, 0, 1);
+
+    fn liveness(insns: &[RawInsn], starts: &[u32]) -> StackLiveness {
+        let ends = starts[1..].iter().copied().chain([insns.len() as u32]);
+        let mut subprogs: Vec<Subprog> =
+            starts.iter().zip(ends).map(|(&start, end)| Subprog { start, end, ..Subprog::default() }).collect();
+        let postorder = crate::order::compute_postorder(insns, &mut subprogs);
+        StackLiveness::of_program(insns, &subprogs, &postorder, &vec![InsnFlags::default(); insns.len()])
+    }
+
+    fn write(stack: &mut StackLiveness, chain: CallChain, insn_idx: u32, frame: u8, slots: u64) {
+        stack.begin(chain, insn_idx);
+        stack.mark_write(frame, slots);
+        stack.commit_insn();
+    }
+
+    fn read(stack: &mut StackLiveness, chain: CallChain, insn_idx: u32, frame: u8, slots: u64) {
+        stack.begin(chain, insn_idx);
+        stack.note_read_at(chain, frame, insn_idx, slots);
+        stack.commit_insn();
+    }
+
+    fn update(stack: &mut StackLiveness, chain: CallChain) -> String {
+        let mut log = Log::new(2);
+        stack.solve_chain(chain, &mut log);
+        log.into_string()
+    }
+
+    fn is_alive(stack: &mut StackLiveness, chain: CallChain, insn_idx: u32, calls_callback: bool) -> bool {
+        stack.query = stack.query_at(chain, insn_idx);
+        stack.is_alive(0, 0, |_| calls_callback)
+    }
+
+    #[test]
+    fn a_slot_lives_between_its_write_and_its_read() {
+        let mut stack = liveness(&[MOV, MOV, MOV, EXIT], &[0]);
+        let main = CallChain::new(0);
+        write(&mut stack, main, 0, 0, 1);
+        read(&mut stack, main, 2, 0, 1);
+        assert_eq!(
+            update(&mut stack, main),
+            "(0) frame 0 insn 2 +live -8 \n(0) frame 0 insn 0 +written -8 \n(0) live stack update done in 2 iterations\n"
+        );
+        for (at, alive) in [(0, false), (1, true), (2, true), (3, false)] {
+            assert_eq!(is_alive(&mut stack, main, at, false), alive, "insn {at}");
+        }
+        assert_eq!(update(&mut stack, main), "");
+    }
+
+    #[test]
+    fn a_write_on_one_path_only_does_not_kill() {
+        let mut stack = liveness(&[MOV, MOV, MOV, EXIT], &[0]);
+        let main = CallChain::new(0);
+        write(&mut stack, main, 1, 0, 0b10);
+        read(&mut stack, main, 2, 0, 0b10);
+        update(&mut stack, main);
+        // The same instruction, another path: it writes elsewhere.
+        write(&mut stack, main, 1, 0, 0);
+        assert_eq!(
+            update(&mut stack, main),
+            "(0) frame 0 insn 0 +live -16 \n(0) live stack update done in 2 iterations\n"
+        );
+    }
+
+    #[test]
+    fn written_is_what_all_successors_write() {
+        let mut stack = liveness(&[JEQ, MOV, MOV, EXIT], &[0]);
+        let main = CallChain::new(0);
+        write(&mut stack, main, 1, 0, 0b11);
+        write(&mut stack, main, 2, 0, 0b01);
+        let log = update(&mut stack, main);
+        assert!(log.contains("insn 0 +written -8 \n"), "{log}");
+    }
+
+    #[test]
+    fn callees_read_for_their_callers() {
+        // main: 0 mov, 1 call f, 2 exit; f: 3 mov, 4 exit
+        let mut stack = liveness(&[MOV, CALL, EXIT, MOV, EXIT], &[0, 3]);
+        let main = CallChain::new(0);
+        let callee = main.called(1, 1);
+        write(&mut stack, main, 0, 0, 1);
+        read(&mut stack, callee, 3, 0, 1);
+        assert_eq!(
+            update(&mut stack, callee),
+            "(1,3) frame 0 insn 3 +live -8 \n(1,3) live stack update done in 2 iterations\n\
+             (0) frame 0 insn 1 +live -8 \n(0) frame 0 insn 0 +written -8 \n(0) live stack update done in 2 iterations\n"
+        );
+        assert!(!is_alive(&mut stack, callee, 4, false));
+        // As a callback it may run again.
+        assert!(is_alive(&mut stack, callee, 4, true));
+    }
+}

@@ -1,0 +1,8 @@
+//! The kernel's log: the sink, states, instructions, source lines.
+
+pub(crate) mod insn;
+pub(crate) mod sink;
+pub(crate) mod state;
+
+pub use sink::Log;
+pub(crate) use sink::vlog;

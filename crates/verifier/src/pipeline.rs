@@ -1,0 +1,458 @@
+//! The passes in order. What each finds is a value; exploration gets them together as [`Facts`].
+
+use alloc::borrow::Cow;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use ring3_btf::Btf;
+use ring3_isa::{Insn, RawInsn, decode};
+use ring3_spec::{Caller, LoadRequest, MapInfo, Registry, VerifiedProgram, VerifierStats};
+use ring3_uapi::flags::prog_load;
+
+use crate::attach::{Effects, check_attach, resolved_prog_type};
+use crate::call_traits::{CallTraits, KernelCalls};
+use crate::cfg::{CfgInput, CfgNote, check_cfg};
+use crate::check::call::subprog::{FuncArg, prepare_func_args, set_global_args};
+use crate::check_btf::{FuncInfo, check_core_relos, check_func_info, check_func_info_early, check_line_info};
+use crate::env::{Env, Facts, LdImm64, Linkage, Modes, Permits, Scratch, Slot, Subprog, SubprogAux};
+use crate::error::{Check, RejectKind, VerifierError, reject, unjudged};
+use crate::explore::{explore, log_violation};
+use crate::fastcall::{mark_fastcall_patterns, remove_fastcall_spills_fills};
+use crate::fixups::{FixupInput, Outcome, fixup};
+use crate::kfunc_calls::KfuncCalls;
+use crate::liveness::regs::{compute_live_regs, write_live_regs};
+use crate::liveness::stack::StackLiveness;
+use crate::log::insn::{log_insn, log_source_line};
+use crate::log::{Log, vlog};
+use crate::order::{compute_postorder, compute_scc};
+use crate::resolve::{ResolveInput, process_fd_array, resolve_ld_imm64};
+use crate::stack_depth::{StackInput, SubprogUse, check_max_stack_depth, private_stack_of};
+use crate::state::{Extra, FuncState, MAIN_CALLSITE, MapIdx, RegState, RegType, VerifierState};
+use crate::states::StateTable;
+use crate::subprogs::{SubprogInput, check_subprogs, find_subprogs, name_subprogs};
+
+/// Decides whether a program is safe, as Linux 6.18 does.
+///
+/// # Errors
+/// The rule that the program breaks; [`RejectKind::Unjudged`] where this verifier cannot tell.
+pub fn verify(req: &LoadRequest, registry: &Registry, log: &mut Log) -> Result<VerifiedProgram, VerifierError> {
+    let mut at = None;
+    match run(req, registry, log, &mut at) {
+        Ok(program) => Ok(program),
+        Err(violation) => Err(VerifierError {
+            errno: violation.errno,
+            message: violation.text,
+            insn_idx: at,
+            kind: violation.kind,
+        }),
+    }
+}
+
+fn permits_of(req: &LoadRequest) -> Permits {
+    let perfmon = req.privilege.may_perfmon();
+    Permits {
+        bpf_capable: req.privilege.may_bpf(),
+        perfmon,
+        allow_ptr_leaks: perfmon,
+        allow_uninit_stack: perfmon,
+        bypass_spec_v1: perfmon,
+        bypass_spec_v4: perfmon,
+    }
+}
+
+fn modes_of(req: &LoadRequest, permits: Permits) -> Modes {
+    let has = |flag: u32| req.flags & flag != 0;
+    Modes {
+        strict_alignment: has(prog_load::STRICT_ALIGNMENT) && !has(prog_load::ANY_ALIGNMENT),
+        test_state_freq: has(prog_load::TEST_STATE_FREQ) && permits.bpf_capable,
+        test_reg_invariants: has(prog_load::TEST_REG_INVARIANTS) && permits.bpf_capable,
+        sleepable: has(prog_load::SLEEPABLE),
+    }
+}
+
+fn run(
+    req: &LoadRequest,
+    registry: &Registry,
+    log: &mut Log,
+    at: &mut Option<u32>,
+) -> Check<VerifiedProgram> {
+    let permits = permits_of(req);
+    let facts = match prepare(req, registry, permits, log) {
+        Ok(facts) => facts,
+        Err(violation) => {
+            if !violation.text.is_empty() {
+                vlog!(log, "{}\n", violation.text);
+            }
+            log_stats(log, &[], &StateTable::new(1), 0);
+            return Err(violation);
+        }
+    };
+    let mut env = new_env(req, registry, &facts, log, permits);
+    let result = explore_all(&mut env);
+    let result = match result {
+        Ok(()) => after_acceptance(&mut env),
+        Err(violation) => {
+            *at = Some(env.insn_idx);
+            Err(violation)
+        }
+    };
+    if let Err(violation) = &result {
+        log_violation(&mut env, violation);
+    }
+    let depths: Vec<u16> = env.subprog_aux.iter().map(|aux| aux.stack_depth).collect();
+    log_stats(env.log, &depths, &env.states, env.insn_processed);
+    result
+}
+
+fn log_stats(log: &mut Log, depths: &[u16], states: &StateTable, processed: u32) {
+    if log.is_stats() {
+        vlog!(log, "verification time 0 usec\nstack depth ");
+        let mut sep = "";
+        for depth in depths {
+            vlog!(log, "{sep}{depth}");
+            sep = "+";
+        }
+        vlog!(log, "\n");
+    }
+    vlog!(
+        log,
+        "processed {processed} insns (limit {}) max_states_per_insn {} total_states {} peak_states {} mark_read 0\n",
+        crate::limits::PROCESSED_INSNS_MAX,
+        states.max_per_insn,
+        states.total,
+        states.peak
+    );
+}
+
+/// Everything before exploration.
+fn prepare(req: &LoadRequest, registry: &Registry, permits: Permits, log: &mut Log) -> Check<Facts> {
+    let func_info = check_func_info_early(req)?;
+    let prog_btf = req.btf.clone();
+    let mut subprogs = find_functions(req, permits, &func_info, log)?;
+    check_subprogs(&req.insns, &mut subprogs.list)?;
+    check_func_info(&func_info, &subprogs.list, prog_btf.as_ref())?;
+    let line_info = check_line_info(req, &req.insns, &subprogs.list, prog_btf.as_ref())?;
+    let insns = relocate(req)?;
+    name_subprogs(&mut subprogs.list, &func_info, prog_btf.as_ref());
+
+    let (prog_type, expected_attach_type) = resolved_prog_type(req);
+    let mut btfs: Vec<Btf> = Vec::new();
+    btfs.extend(req.kernel_btf.clone());
+    btfs.extend(prog_btf.clone());
+    let (maps, inner_map) = map_table(req);
+    let input = ResolveInput { req, insns: &insns, subprogs: &subprogs.list, btfs: &btfs, prog_type };
+    let announced = process_fd_array(&input)?;
+    let resolved = resolve_ld_imm64(&input, announced)?;
+
+    let kernel_calls = KernelCalls {
+        registry,
+        caller: Caller {
+            prog_type,
+            expected_attach_type,
+            sleepable: req.flags & prog_load::SLEEPABLE != 0,
+            privilege: req.privilege,
+        },
+        kernel_btf: req.kernel_btf.as_ref(),
+        kfunc: &|_| None,
+    };
+    let calls = |insn: RawInsn| -> CallTraits { kernel_calls.traits(insn) };
+    let mut note = None;
+    let cfg = CfgInput {
+        insns: &insns,
+        exception_cb: subprogs.exception_cb,
+        calls: &calls,
+        bpf_capable: permits.bpf_capable,
+    };
+    let flags = check_cfg(&cfg, &mut subprogs.list, &mut note);
+    let slots = decode_slots(&insns, &resolved.loads);
+    let mut facts = Facts {
+        raw: insns.into_owned(),
+        slots,
+        flags: Vec::new(),
+        live_regs: Vec::new(),
+        scc: Vec::new(),
+        postorder: Vec::new(),
+        subprogs: subprogs.list,
+        maps,
+        inner_map,
+        used_maps: resolved.used_maps,
+        btfs: resolved.btfs,
+        line_info,
+        prog_btf,
+        fastcall: Default::default(),
+        gpl_compatible: req.is_gpl_compatible(),
+        exception_cb: subprogs.exception_cb,
+        attach: crate::attach::AttachFacts { prog_type, expected_attach_type, target: None },
+    };
+    if let (Err(_), Some(CfgNote::BackEdge { from, to })) = (&flags, note) {
+        let mut prev = None;
+        log_source_line(log, &facts, &mut prev, from, &alloc::format!("{from}: "));
+        log_source_line(log, &facts, &mut prev, to, &alloc::format!("{to}: "));
+    }
+    facts.flags = flags?;
+    facts.postorder = compute_postorder(&facts.raw, &mut facts.subprogs);
+    facts.attach = check_attach(req, effects_of(&facts.subprogs))?;
+    facts.scc = compute_scc(&facts.raw, &mut facts.flags);
+    facts.live_regs = compute_live_regs(&facts.raw, &facts.postorder, &calls);
+    if log.is_level2() {
+        let facts = &facts;
+        // Writing to the sink cannot fail.
+        let _ = write_live_regs(log, &facts.raw, &facts.live_regs, &facts.scc, &mut |log, idx| {
+            log_insn(log, facts, idx);
+            Ok(())
+        });
+    }
+    facts.fastcall = mark_fastcall_patterns(&facts.raw, &facts.subprogs, &calls);
+    Ok(facts)
+}
+
+fn find_functions(
+    req: &LoadRequest,
+    permits: Permits,
+    func_info: &[FuncInfo],
+    log: &mut Log,
+) -> Check<crate::subprogs::Subprogs> {
+    let mut kfuncs = KfuncCalls::new(req);
+    let input =
+        SubprogInput { insns: &req.insns, func_info, btf: req.btf.as_ref(), bpf_capable: permits.bpf_capable };
+    find_subprogs(&input, &mut |_, insn| kfuncs.add(insn), log)
+}
+
+fn relocate(req: &LoadRequest) -> Check<Cow<'_, [RawInsn]>> {
+    check_core_relos(req, &req.insns, &mut |_, _, _| unjudged!("CO-RE relocations by the kernel"))
+}
+
+fn effects_of(subprogs: &[Subprog]) -> Effects {
+    Effects {
+        changes_pkt_data: subprogs.first().is_some_and(|s| s.changes_pkt_data),
+        might_sleep: subprogs.first().is_some_and(|s| s.might_sleep),
+    }
+}
+
+/// The maps of the request, then the templates of their inner maps.
+fn map_table(req: &LoadRequest) -> (Vec<Arc<MapInfo>>, Vec<Option<MapIdx>>) {
+    let mut maps = req.maps.clone();
+    let mut inner_map = alloc::vec![None; maps.len()];
+    for index in 0..req.maps.len() {
+        if let Some(inner) = &req.maps[index].inner {
+            inner_map[index] = Some(MapIdx(maps.len() as u32));
+            maps.push(inner.clone());
+            inner_map.push(None);
+        }
+    }
+    (maps, inner_map)
+}
+
+fn decode_slots(insns: &[RawInsn], loads: &[Option<LdImm64>]) -> Vec<Slot> {
+    let mut slots = Vec::with_capacity(insns.len());
+    while slots.len() < insns.len() {
+        let at = slots.len();
+        match decode(insns, at) {
+            Ok((Insn::LoadImm64 { dst, .. }, _)) => {
+                let value = loads[at].unwrap_or(LdImm64::Value(0));
+                slots.push(Slot::LoadImm64 { dst, value });
+                slots.push(Slot::SecondHalf);
+            }
+            Ok((insn, _)) => slots.push(Slot::Insn(insn)),
+            Err(error) => {
+                slots.push(Slot::Bad(error));
+                if insns[at].is_ld_imm64() && slots.len() < insns.len() {
+                    slots.push(Slot::SecondHalf);
+                }
+            }
+        }
+    }
+    slots
+}
+
+fn new_env<'a>(
+    req: &'a LoadRequest,
+    registry: &'a Registry,
+    facts: &'a Facts,
+    log: &'a mut Log,
+    permits: Permits,
+) -> Env<'a> {
+    let count = facts.raw.len();
+    Env {
+        req,
+        registry,
+        facts,
+        log,
+        permits,
+        modes: modes_of(req, permits),
+        cur: VerifierState::new(FuncState::new(MAIN_CALLSITE, 0, 0)),
+        insn_idx: 0,
+        prev_insn_idx: u32::MAX,
+        prev_linfo: None,
+        worklist: Vec::new(),
+        states: StateTable::new(count),
+        aux: alloc::vec![Default::default(); count],
+        subprog_aux: alloc::vec![SubprogAux::default(); facts.subprogs.len()],
+        stack_liveness: StackLiveness::default(),
+        cur_hist: None,
+        id_gen: 0,
+        scratched_regs: 0,
+        scratched_slots: 0,
+        insn_processed: 0,
+        prev_insn_processed: 0,
+        jmps_processed: 0,
+        prev_jmps_processed: 0,
+        pass_cnt: 0,
+        prev_insn_print_bytes: 0,
+        prev_log_position: 0,
+        max_ctx_offset: 0,
+        max_pkt_offset: 0,
+        max_tp_access: 0,
+        changes_pkt_data: false,
+        seen_direct_write: false,
+        seen_exception: false,
+        has_tail_call: false,
+        explore_alu_limits: false,
+        enforce_expected_attach_type: false,
+        scratch: Scratch::default(),
+    }
+}
+
+/// The main program, then every global function that verified code calls.
+fn explore_all(env: &mut Env<'_>) -> Check {
+    env.insn_idx = 0;
+    explore_function(env, 0)?;
+    let facts = env.facts;
+    if facts.prog_btf.is_none() || facts.subprogs[0].func_type_id.0 == 0 {
+        return Ok(());
+    }
+    if let Some(cb) = facts.exception_cb {
+        env.subprog_aux[cb as usize].called = true;
+    }
+    loop {
+        let mut found = false;
+        for index in 1..facts.subprogs.len() {
+            let aux = &env.subprog_aux[index];
+            if facts.subprogs[index].linkage != Linkage::Global || !aux.called || aux.verified {
+                continue;
+            }
+            env.insn_idx = facts.subprogs[index].start;
+            explore_function(env, index as u32)?;
+            if env.log.is_level() {
+                let name = &facts.subprogs[index].name;
+                vlog!(env.log, "Func#{index} ('{name}') is safe for any args that match its prototype\n");
+            }
+            env.subprog_aux[index].verified = true;
+            found = true;
+        }
+        if !found {
+            return Ok(());
+        }
+    }
+}
+
+/// One function from its entry: `do_check_common`.
+fn explore_function(env: &mut Env<'_>, subprog: u32) -> Check {
+    let facts = env.facts;
+    env.prev_linfo = None;
+    env.pass_cnt += 1;
+    env.cur = VerifierState::new(FuncState::new(MAIN_CALLSITE, 0, subprog));
+    env.cur.in_sleepable = env.modes.sleepable;
+    env.cur.first_insn_idx = facts.subprogs[subprog as usize].start;
+    env.cur.last_insn_idx = u32::MAX;
+    env.mark_all_scratched();
+    set_entry_regs(env, subprog)?;
+    explore(env)?;
+    if !env.log.is_level2() {
+        env.log.reset_to(0);
+    }
+    env.states.clear();
+    Ok(())
+}
+
+fn set_entry_regs(env: &mut Env<'_>, subprog: u32) -> Check {
+    let facts = env.facts;
+    let info = &facts.subprogs[subprog as usize];
+    if subprog != 0 || env.req.prog_type == ring3_uapi::ProgType::Ext {
+        if env.log.is_level() {
+            vlog!(env.log, "Validating {}() func#{subprog}...\n", info.name);
+        }
+        let args = prepare_func_args(env, subprog)?;
+        if facts.exception_cb == Some(subprog) {
+            env.cur.frame_mut(0).in_exception_callback_fn = true;
+            if *args.args != [FuncArg::Scalar] {
+                reject!(EINVAL, "exception cb only supports single integer argument");
+            }
+        }
+        return set_global_args(env, &args);
+    }
+    if facts.prog_btf.is_some() && info.func_type_id.0 != 0 {
+        let matches = match prepare_func_args(env, 0) {
+            Ok(args) => *args.args == [FuncArg::Ctx],
+            Err(violation) => {
+                if violation.kind == RejectKind::Rule {
+                    log_violation(env, &violation);
+                }
+                false
+            }
+        };
+        if !matches {
+            env.subprog_aux[0].unreliable = true;
+        }
+    }
+    *env.cur.reg_mut(ring3_isa::Reg::R1) = RegState::pointer(RegType::CTX, Extra::None);
+    Ok(())
+}
+
+/// What is checked and rewritten once all paths are walked.
+fn after_acceptance(env: &mut Env<'_>) -> Check<VerifiedProgram> {
+    let facts = env.facts;
+    let depths: Vec<u16> = env.subprog_aux.iter().map(|aux| aux.stack_depth).collect();
+    let removed = remove_fastcall_spills_fills(
+        &facts.fastcall,
+        &|subprog| env.subprog_aux[subprog].keep_fastcall_stack,
+        &facts.subprogs,
+        &depths,
+    );
+    for (aux, &depth) in env.subprog_aux.iter_mut().zip(&removed.stack_depth) {
+        aux.stack_depth = depth;
+    }
+    let uses: Vec<SubprogUse> = env
+        .subprog_aux
+        .iter()
+        .zip(&facts.subprogs)
+        .map(|(aux, info)| SubprogUse {
+            stack_depth: u32::from(aux.stack_depth),
+            is_cb: aux.is_cb,
+            is_async_cb: aux.is_async_cb,
+            is_exception_cb: info.is_exception_cb,
+        })
+        .collect();
+    let is_iter = env.req.expected_attach_type == ring3_uapi::AttachType::TraceIter.raw();
+    let stack = check_max_stack_depth(&StackInput {
+        insns: &facts.raw,
+        subprogs: &facts.subprogs,
+        uses: &uses,
+        private_stack: private_stack_of(env.req.prog_type, is_iter, false),
+        is_throw: &|_| false,
+    })?;
+    fixup(&FixupInput {
+        req: env.req,
+        registry: env.registry,
+        facts,
+        aux: &env.aux,
+        subprog_aux: &env.subprog_aux,
+        stack: &stack,
+        removed_spills: &removed,
+        bpf_capable: env.permits.bpf_capable,
+        direct_write: env.seen_direct_write,
+        outcome: Outcome {
+            stats: VerifierStats {
+                insns_processed: u64::from(env.insn_processed),
+                max_states_per_insn: env.states.max_per_insn,
+                total_states: env.states.total,
+                peak_states: env.states.peak,
+                mark_read: 0,
+            },
+            max_pkt_offset: env.max_pkt_offset,
+            max_ctx_offset: env.max_ctx_offset,
+            max_tp_access: env.max_tp_access,
+            enforce_expected_attach_type: env.enforce_expected_attach_type,
+        },
+    })
+}

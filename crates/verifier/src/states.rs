@@ -1,0 +1,437 @@
+//! Pruning: is what may happen from here covered by a path already walked?
+//!
+//! At prune points the current state is compared with the *checkpoints* stored for the instruction. A checkpoint whose
+//! paths have all ended (`branches == 0`) covers the current state if everything it relied on holds ([`equal`]); one whose
+//! paths have not ended means a loop, which only iterators, may_goto and callbacks may close. New checkpoints are added
+//! sparingly: after two jumps and eight instructions, or where they are forced.
+//!
+//! ```text
+//! StateTable   arena of checkpoints; a list per bucket (instruction, call site), newest first; figures
+//! Stored       the checkpoint, its misses and hits: useless ones leave the list, and are freed when their paths end
+//! ```
+//!
+//! Kernel counterpart: `is_state_visited`. Neighbours: `scc` (loops), `backtrack` (precision marks flow into the path that
+//! was pruned), `liveness` (what is dead is forgotten), `explore`.
+
+pub(crate) mod equal;
+pub(crate) mod scc;
+pub(crate) mod widen;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use crate::backtrack::{mark_all_imprecise, push_jmp_history};
+use crate::env::{Env, InsnFlags};
+use crate::error::{Check, Violation};
+use crate::limits::{JMP_HISTORY_SOFT_MAX, STATES_MAX};
+use crate::log::insn::log_source_line;
+use crate::log::state::{Which, write_state};
+use crate::state::{Extra, HistFlags, IterState, RegState, SlotType, StateId, VerifierState};
+
+use equal::Exactness;
+
+/// A stored state.
+struct Stored {
+    state: VerifierState,
+    misses: u32,
+    hits: u32,
+    /// No longer in its list; freed once its paths have ended.
+    evicted: bool,
+}
+
+/// All checkpoints, and the figures about them.
+#[derive(Default)]
+pub(crate) struct StateTable {
+    arena: Vec<Option<Box<Stored>>>,
+    free: Vec<u32>,
+    /// Oldest first.
+    buckets: Vec<Vec<StateId>>,
+    scc: scc::SccTable,
+    stored: u32,
+    evicted: u32,
+    pub(crate) total: u32,
+    pub(crate) peak: u32,
+    pub(crate) max_per_insn: u32,
+}
+
+impl StateTable {
+    pub(crate) fn new(insn_count: usize) -> Self {
+        StateTable { buckets: alloc::vec![Vec::new(); insn_count.max(1)], ..StateTable::default() }
+    }
+
+    /// The checkpoint; ids come from this table and name live ones while a path refers to them.
+    #[inline]
+    pub(crate) fn get(&self, id: StateId) -> &VerifierState {
+        match &self.arena[id.0 as usize] {
+            Some(stored) => &stored.state,
+            None => unreachable!("freed checkpoint {}", id.0),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, id: StateId) -> &mut VerifierState {
+        &mut self.stored_mut(id).state
+    }
+
+    #[inline]
+    fn stored_mut(&mut self, id: StateId) -> &mut Stored {
+        match &mut self.arena[id.0 as usize] {
+            Some(stored) => stored,
+            None => unreachable!("freed checkpoint {}", id.0),
+        }
+    }
+
+    fn insert(&mut self, bucket: usize, state: VerifierState) -> StateId {
+        let stored = Some(Box::new(Stored { state, misses: 0, hits: 0, evicted: false }));
+        let id = match self.free.pop() {
+            Some(index) => {
+                self.arena[index as usize] = stored;
+                StateId(index)
+            }
+            None => {
+                self.arena.push(stored);
+                StateId(self.arena.len() as u32 - 1)
+            }
+        };
+        self.buckets[bucket].push(id);
+        id
+    }
+
+    /// The checkpoints of a bucket, oldest first.
+    fn bucket(&self, bucket: usize) -> &[StateId] {
+        &self.buckets[bucket]
+    }
+
+    fn update_peak(&mut self) {
+        self.peak = self.peak.max(self.stored + self.evicted + self.scc.backedges);
+    }
+
+    fn free_if_done(&mut self, id: StateId) {
+        let stored = self.stored_mut(id);
+        if stored.evicted && stored.state.branches == 0 {
+            self.arena[id.0 as usize] = None;
+            self.free.push(id.0);
+            self.evicted -= 1;
+        }
+    }
+
+    /// Forgets all checkpoints: the next function is explored afresh. The figures stay.
+    pub(crate) fn clear(&mut self) {
+        self.arena.clear();
+        self.free.clear();
+        for bucket in &mut self.buckets {
+            bucket.clear();
+        }
+        self.scc.clear();
+    }
+}
+
+/// Whether the current path goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Visit {
+    Continue,
+    /// A stored state covers it.
+    Pruned,
+}
+
+fn bucket_of(env: &Env<'_>, insn_idx: u32) -> usize {
+    ((insn_idx ^ env.cur.cur_frame().callsite) as usize) % env.facts.raw.len().max(1)
+}
+
+/// Looks for a checkpoint at the current instruction that covers the current state; else maybe stores one.
+pub(crate) fn check_state_visited(env: &mut Env<'_>) -> Check<Visit> {
+    let insn_idx = env.insn_idx;
+    let facts = env.facts;
+    let force_checkpoint = facts.has_flag(insn_idx, InsnFlags::FORCE_CHECKPOINT);
+    let force_new = env.modes.test_state_freq || force_checkpoint || env.cur.history.len() > JMP_HISTORY_SOFT_MAX;
+    let jmps = env.jmps_processed - env.prev_jmps_processed;
+    let insns = env.insn_processed - env.prev_insn_processed;
+    let mut add_new = force_new || jmps >= 2 && insns >= 8;
+
+    let bucket = bucket_of(env, insn_idx);
+    clean_live_states(env, bucket, insn_idx);
+
+    let mut count = 0;
+    let mut index = env.states.buckets[bucket].len();
+    while index > 0 {
+        index -= 1;
+        let id = env.states.buckets[bucket][index];
+        count += 1;
+        if env.states.get(id).insn_idx != insn_idx {
+            continue;
+        }
+        match compare(env, id, insn_idx)? {
+            Found::Covers { in_loop } => {
+                hit(env, id, insn_idx, in_loop)?;
+                return Ok(Visit::Pruned);
+            }
+            Found::Looping => {
+                if !force_new && jmps < 20 && insns < 100 {
+                    add_new = false;
+                }
+            }
+            Found::Differs => {}
+        }
+        let stored = env.states.stored_mut(id);
+        if add_new {
+            stored.misses += 1;
+        }
+        let patience = if force_checkpoint && stored.state.branches > 0 { 64 } else { 3 };
+        if stored.misses > stored.hits * patience + patience {
+            stored.evicted = true;
+            env.states.buckets[bucket].remove(index);
+            env.states.evicted += 1;
+            env.states.stored -= 1;
+            env.states.free_if_done(id);
+        }
+    }
+    env.states.max_per_insn = env.states.max_per_insn.max(count);
+    if !env.permits.bpf_capable && count > STATES_MAX || !add_new {
+        return Ok(Visit::Continue);
+    }
+    add_checkpoint(env, bucket, insn_idx)?;
+    Ok(Visit::Continue)
+}
+
+fn add_checkpoint(env: &mut Env<'_>, bucket: usize, insn_idx: u32) -> Check {
+    env.states.total += 1;
+    env.states.stored += 1;
+    env.states.update_peak();
+    env.prev_jmps_processed = env.jmps_processed;
+    env.prev_insn_processed = env.insn_processed;
+    if env.permits.bpf_capable {
+        mark_all_imprecise(&mut env.cur);
+    }
+    // The history up to here belongs to the checkpoint.
+    let history = core::mem::take(&mut env.cur.history);
+    let mut state = env.cur.clone();
+    state.history = history;
+    state.history.shrink_to_fit();
+    state.insn_idx = insn_idx;
+    state.branches = 1;
+    let dfs_depth = state.dfs_depth;
+    let id = env.states.insert(bucket, state);
+    scc::maybe_enter(env, id);
+    env.cur.parent = Some(id);
+    env.cur.first_insn_idx = insn_idx;
+    env.cur.dfs_depth = dfs_depth + 1;
+    Ok(())
+}
+
+/// What a checkpoint says of the current state.
+enum Found {
+    Covers { in_loop: bool },
+    /// Its paths have not ended.
+    Looping,
+    Differs,
+}
+
+fn compare(env: &mut Env<'_>, id: StateId, insn_idx: u32) -> Check<Found> {
+    let facts = env.facts;
+    let old = env.states.get(id);
+    if old.branches == 0 {
+        let in_loop = scc::has_incomplete_marks(env, id);
+        let exactness = if in_loop { Exactness::RangeWithin } else { Exactness::NotExact };
+        return Ok(if equal::states_equal(env, id, exactness) { Found::Covers { in_loop } } else { Found::Differs });
+    }
+    let frame = old.cur_frame();
+    if frame.in_async_callback_fn && frame.async_entry_cnt != env.cur.cur_frame().async_entry_cnt {
+        return Ok(Found::Looping);
+    }
+    if facts.has_flag(insn_idx, InsnFlags::ITER_NEXT) {
+        if equal::states_equal(env, id, Exactness::RangeWithin) && current_iter_is_active(env) {
+            return Ok(Found::Covers { in_loop: true });
+        }
+        return Ok(Found::Looping);
+    }
+    if facts.has_flag(insn_idx, InsnFlags::MAY_GOTO)
+        && env.states.get(id).may_goto_depth != env.cur.may_goto_depth
+        && equal::states_equal(env, id, Exactness::RangeWithin)
+    {
+        return Ok(Found::Covers { in_loop: true });
+    }
+    if facts.has_flag(insn_idx, InsnFlags::CALLS_CALLBACK) {
+        if equal::states_equal(env, id, Exactness::RangeWithin) {
+            return Ok(Found::Covers { in_loop: true });
+        }
+        return Ok(Found::Looping);
+    }
+    let old = env.states.get(id);
+    if may_be_looping(old, &env.cur)
+        && equal::states_equal(env, id, Exactness::Exact)
+        && !iter_depths_differ(env.states.get(id), &env.cur)
+        && env.states.get(id).may_goto_depth == env.cur.may_goto_depth
+        && env.states.get(id).callback_unroll_depth == env.cur.callback_unroll_depth
+    {
+        return Err(infinite_loop(env, id, insn_idx));
+    }
+    Ok(Found::Looping)
+}
+
+#[cold]
+fn infinite_loop(env: &mut Env<'_>, id: StateId, insn_idx: u32) -> Box<Violation> {
+    use core::fmt::Write;
+    log_source_line(env.log, env.facts, &mut env.prev_linfo, insn_idx, "; ");
+    let mut text = alloc::format!("infinite loop detected at insn {insn_idx}\ncur state:");
+    // Writing to a String cannot fail.
+    let _ = write_state(&mut text, env.facts, &env.cur, env.cur.curframe, Which::All);
+    let _ = write!(text, "old state:");
+    let _ = write_state(&mut text, env.facts, env.states.get(id), env.cur.curframe, Which::All);
+    let trimmed = text.trim_end_matches('\n').len();
+    text.truncate(trimmed);
+    Violation::new(ring3_uapi::Errno::EINVAL, text)
+}
+
+/// The iterator that r1 of an `iter_next` call points to.
+fn current_iter_is_active(env: &Env<'_>) -> bool {
+    let reg = env.cur.reg(ring3_isa::Reg::R1);
+    let Some(off) = reg.const_offset() else { return false };
+    let Ok(spi) = usize::try_from((-off - 1) / 8) else { return false };
+    let Some(frame) = env.cur.get_frame(reg.frameno) else { return false };
+    matches!(
+        frame.stack.get(spi).map(|slot| slot.spilled().extra),
+        Some(Extra::Iter { state: IterState::Active, .. })
+    )
+}
+
+/// Whether the registers of the innermost frame are the same, ids included.
+fn may_be_looping(old: &VerifierState, cur: &VerifierState) -> bool {
+    let same = |a: &RegState, b: &RegState| {
+        a.ty == b.ty
+            && a.off == b.off
+            && a.extra == b.extra
+            && a.scalar == b.scalar
+            && a.id == b.id
+            && a.ref_obj_id == b.ref_obj_id
+    };
+    old.curframe == cur.curframe
+        && old.cur_frame().regs.iter().zip(&cur.cur_frame().regs).all(|(a, b)| same(a, b))
+}
+
+fn iter_depths_differ(old: &VerifierState, cur: &VerifierState) -> bool {
+    (0..=old.curframe).rev().any(|frameno| {
+        old.frame(frameno).stack.iter().enumerate().any(|(spi, slot)| {
+            if slot.types[0] != SlotType::Iter {
+                return false;
+            }
+            let Extra::Iter { state: IterState::Active, depth, .. } = slot.spilled().extra else { return false };
+            match cur.frame(frameno).stack.get(spi).map(|slot| slot.spilled().extra) {
+                Some(Extra::Iter { depth: other, .. }) => other != depth,
+                _ => true,
+            }
+        })
+    })
+}
+
+/// The current path is covered: what the checkpoint relies on, the path relies on as well.
+fn hit(env: &mut Env<'_>, id: StateId, insn_idx: u32, in_loop: bool) -> Check {
+    env.states.stored_mut(id).hits += 1;
+    if env.facts.has_flag(insn_idx, InsnFlags::JMP_POINT) {
+        push_jmp_history(env, HistFlags::NONE, 0);
+    }
+    scc::propagate_precision(env.facts, env.log, &mut env.states, &mut env.scratch.backtrack, id, &env.cur)?;
+    if in_loop {
+        let mut state = env.cur.clone();
+        state.equal_state = Some(id);
+        state.insn_idx = insn_idx;
+        scc::add_backedge(env, id, state)?;
+    }
+    Ok(())
+}
+
+/// Forgets, in the checkpoints of an instruction, registers and slots that nobody will read.
+fn clean_live_states(env: &mut Env<'_>, bucket: usize, insn_idx: u32) {
+    for index in (0..env.states.buckets[bucket].len()).rev() {
+        let id = env.states.buckets[bucket][index];
+        let st = env.states.get(id);
+        if st.branches != 0 || st.insn_idx != insn_idx || st.cleaned || !same_callsites(st, &env.cur) {
+            continue;
+        }
+        if scc::has_incomplete_marks(env, id) {
+            continue;
+        }
+        let st = match &mut env.states.arena[id.0 as usize] {
+            Some(stored) => &mut stored.state,
+            None => continue,
+        };
+        clean_state(env.facts, &mut env.stack_liveness, st);
+    }
+}
+
+fn same_callsites(a: &VerifierState, b: &VerifierState) -> bool {
+    a.curframe == b.curframe && (0..=a.curframe).rev().all(|f| a.frame(f).callsite == b.frame(f).callsite)
+}
+
+fn clean_state(
+    facts: &crate::env::Facts,
+    liveness: &mut crate::liveness::stack::StackLiveness,
+    st: &mut VerifierState,
+) {
+    liveness.begin_query(facts, st);
+    st.cleaned = true;
+    for frameno in 0..=st.curframe {
+        let live_regs = facts.live_regs[st.frame_insn_idx(frameno) as usize];
+        let frame = st.frame(frameno);
+        let mut dead_slots = 0u64;
+        for (spi, slot) in frame.stack.iter().enumerate().take(64) {
+            let is_set = slot.types.iter().any(|&ty| ty != SlotType::Invalid);
+            if is_set && !liveness.is_slot_alive(facts, frameno, spi as u32) {
+                dead_slots |= 1 << spi;
+            }
+        }
+        let any_dead_reg =
+            frame.regs[..10].iter().enumerate().any(|(n, reg)| reg.ty.is_init() && live_regs & 1 << n == 0);
+        if dead_slots == 0 && !any_dead_reg {
+            continue;
+        }
+        let frame = st.frame_mut(frameno);
+        for (number, reg) in frame.regs[..10].iter_mut().enumerate() {
+            if live_regs & 1 << number == 0 {
+                *reg = RegState::NOT_INIT;
+            }
+        }
+        for (spi, slot) in frame.stack.iter_mut().enumerate().take(64) {
+            if dead_slots & 1 << spi != 0 {
+                slot.clear_spilled();
+                slot.types = [SlotType::Invalid; 8];
+            }
+        }
+    }
+}
+
+/// A path has ended: its checkpoints have one path less.
+pub(crate) fn update_branch_counts(env: &mut Env<'_>) -> Check {
+    env.cur.branches = env.cur.branches.saturating_sub(1);
+    if env.cur.branches != 0 {
+        return Ok(());
+    }
+    let mut at = env.cur.parent;
+    while let Some(id) = at {
+        let st = env.states.get_mut(id);
+        st.branches = st.branches.saturating_sub(1);
+        if st.branches != 0 {
+            break;
+        }
+        at = st.parent;
+        scc::maybe_exit(env, id)?;
+        env.states.free_if_done(id);
+    }
+    Ok(())
+}
+
+/// After a callback returned: scalars that differ from the last time the loop stood here, and whose values nobody relied on, are
+/// forgotten, so that the loop converges (`find_prev_entry`, `widen_imprecise_scalars`).
+pub(crate) fn widen_from_previous_entry(env: &mut Env<'_>) {
+    let insn_idx = env.insn_idx;
+    let bucket = bucket_of(env, insn_idx);
+    let previous = env.states.buckets[bucket].iter().rev().copied().find(|&id| {
+        let st = env.states.get(id);
+        st.insn_idx == insn_idx
+            && st.branches != 0
+            && same_callsites(st, &env.cur)
+            && st.dfs_depth < env.cur.dfs_depth
+    });
+    if let Some(id) = previous {
+        equal::widen_imprecise_scalars(env, id);
+    }
+}

@@ -1,0 +1,335 @@
+//! When a stored state covers another: every fact the old one may have relied on holds in the new one.
+//!
+//! Ids are renamed consistently: [`IdMap`] pairs old and new ids, and a pair once made must be kept in all registers,
+//! slots and references. How much must agree is [`Exactness`].
+
+use alloc::vec::Vec;
+
+use crate::env::Env;
+use crate::state::{
+    BPF_ADD_CONST, Extra, FuncState, RegBase, RegState, RefKind, Refs, SLOT_BYTES, SlotType, StackSlot, StateId,
+};
+
+/// How much must agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exactness {
+    /// What was proved from the old state: imprecise scalars do not matter.
+    NotExact,
+    /// Everything (to find infinite loops).
+    Exact,
+    /// Values within the old ones' ranges, precise or not (loops whose marks are not complete).
+    RangeWithin,
+}
+
+/// Pairs of an old and a new id.
+#[derive(Default)]
+pub(crate) struct IdMap {
+    pairs: Vec<(u32, u32)>,
+    fresh: u32,
+}
+
+/// More never occur: one per register and slot. Source: `BPF_ID_MAP_SIZE`.
+const PAIRS_MAX: usize = (11 + 64) * 8;
+
+impl IdMap {
+    pub(super) fn reset(&mut self, last_id: u32) {
+        self.pairs.clear();
+        self.fresh = last_id;
+    }
+
+    /// Both without id, or the pair is new or known.
+    #[inline]
+    fn check(&mut self, old: u32, cur: u32) -> bool {
+        if old == 0 || cur == 0 {
+            return old == cur;
+        }
+        for &(o, c) in &self.pairs {
+            if o == old {
+                return c == cur;
+            }
+            if c == cur {
+                return false;
+            }
+        }
+        if self.pairs.len() >= PAIRS_MAX {
+            return false;
+        }
+        self.pairs.push((old, cur));
+        true
+    }
+
+    /// As [`Self::check`], but a scalar without id counts as one that nobody else has.
+    #[inline]
+    fn check_scalar(&mut self, old: u32, cur: u32) -> bool {
+        let mut named = |id: u32| {
+            if id != 0 {
+                return id;
+            }
+            self.fresh += 1;
+            self.fresh
+        };
+        let (old, cur) = (named(old), named(cur));
+        self.check(old, cur)
+    }
+}
+
+/// What the comparison depends on besides the two states.
+#[derive(Clone, Copy)]
+struct Rules {
+    exactness: Exactness,
+    allow_uninit_stack: bool,
+    /// Clamps of pointer arithmetic were derived from exact numbers.
+    explore_alu_limits: bool,
+}
+
+/// Whether checkpoint `id` covers the current state.
+pub(crate) fn states_equal(env: &mut Env<'_>, id: StateId, exactness: Exactness) -> bool {
+    let mut map = core::mem::take(&mut env.scratch.id_map);
+    map.reset(env.id_gen);
+    let result = covers(env, id, exactness, &mut map);
+    env.scratch.id_map = map;
+    result
+}
+
+fn covers(env: &Env<'_>, id: StateId, exactness: Exactness, map: &mut IdMap) -> bool {
+    let (old, cur) = (env.states.get(id), &env.cur);
+    if old.curframe != cur.curframe
+        || old.speculative && !cur.speculative
+        || old.in_sleepable != cur.in_sleepable
+        || !refs_cover(&old.refs, &cur.refs, map)
+    {
+        return false;
+    }
+    let rules = Rules {
+        exactness,
+        allow_uninit_stack: env.permits.allow_uninit_stack,
+        explore_alu_limits: env.explore_alu_limits,
+    };
+    (0..=old.curframe).all(|frameno| {
+        let (old_frame, cur_frame) = (old.frame(frameno), cur.frame(frameno));
+        let live_regs = env.facts.live_regs[old.frame_insn_idx(frameno) as usize];
+        old_frame.callsite == cur_frame.callsite && frame_covers(old_frame, cur_frame, live_regs, rules, map)
+    })
+}
+
+fn refs_cover(old: &Refs, cur: &Refs, map: &mut IdMap) -> bool {
+    if old.list.is_empty() && cur.list.is_empty() && *old == Refs::default() && *cur == Refs::default() {
+        return true;
+    }
+    if old.list.len() != cur.list.len()
+        || old.active_locks != cur.active_locks
+        || old.active_preempt_locks != cur.active_preempt_locks
+        || old.active_rcu_locks != cur.active_rcu_locks
+        || !map.check(old.active_irq_id, cur.active_irq_id)
+        || !map.check(old.active_lock_id, cur.active_lock_id)
+        || old.active_lock_owner != cur.active_lock_owner
+    {
+        return false;
+    }
+    old.list.iter().zip(&cur.list).all(|(o, c)| {
+        map.check(o.id, c.id)
+            && o.kind == c.kind
+            && (!o.kind.has(RefKind::LOCK_MASK) || o.owner == c.owner)
+    })
+}
+
+fn frame_covers(old: &FuncState, cur: &FuncState, live_regs: u16, rules: Rules, map: &mut IdMap) -> bool {
+    if old.callback_depth > cur.callback_depth {
+        return false;
+    }
+    for (number, (o, c)) in old.regs.iter().zip(&cur.regs).enumerate() {
+        if live_regs & 1 << number != 0 && !reg_covers(o, c, rules, map) {
+            return false;
+        }
+    }
+    stack_covers(old, cur, rules, map)
+}
+
+/// Type, offset, object, variable part and bounds are the same.
+#[inline]
+fn same_value(old: &RegState, cur: &RegState) -> bool {
+    same_pointer(old, cur) && old.scalar == cur.scalar
+}
+
+/// Type, offset and object are the same.
+#[inline]
+fn same_pointer(old: &RegState, cur: &RegState) -> bool {
+    old.ty == cur.ty && old.off == cur.off && old.extra == cur.extra
+}
+
+#[inline]
+pub(super) fn regs_exact(old: &RegState, cur: &RegState, map: &mut IdMap) -> bool {
+    same_value(old, cur) && map.check(old.id, cur.id) && map.check(old.ref_obj_id, cur.ref_obj_id)
+}
+
+fn reg_covers(old: &RegState, cur: &RegState, rules: Rules, map: &mut IdMap) -> bool {
+    if rules.exactness == Exactness::Exact {
+        return regs_exact(old, cur, map);
+    }
+    if old.ty.base == RegBase::NotInit && (rules.exactness == Exactness::NotExact || cur.ty.base == RegBase::NotInit) {
+        return true;
+    }
+    if old.ty != cur.ty {
+        return false;
+    }
+    match old.ty.base {
+        RegBase::Scalar => {
+            if rules.explore_alu_limits {
+                return same_value(old, cur) && map.check_scalar(old.id, cur.id);
+            }
+            if !old.precise && rules.exactness == Exactness::NotExact {
+                return true;
+            }
+            if (old.id ^ cur.id) & BPF_ADD_CONST != 0 || old.id & BPF_ADD_CONST != 0 && old.off != cur.off {
+                return false;
+            }
+            old.scalar.contains(&cur.scalar) && map.check_scalar(old.id, cur.id)
+        }
+        RegBase::PtrToMapKey
+        | RegBase::PtrToMapValue
+        | RegBase::PtrToMem
+        | RegBase::PtrToBuf
+        | RegBase::PtrToTpBuffer => {
+            same_pointer(old, cur)
+                && old.scalar.contains(&cur.scalar)
+                && map.check(old.id, cur.id)
+                && map.check(old.ref_obj_id, cur.ref_obj_id)
+        }
+        RegBase::PtrToPacketMeta | RegBase::PtrToPacket => {
+            let (old_range, cur_range) = (old.range(), cur.range());
+            let range_ok = if old_range < 0 || cur_range < 0 { old_range == cur_range } else { old_range <= cur_range };
+            range_ok && old.off == cur.off && map.check(old.id, cur.id) && old.scalar.contains(&cur.scalar)
+        }
+        RegBase::PtrToStack => regs_exact(old, cur, map) && old.frameno == cur.frameno,
+        RegBase::PtrToArena => true,
+        RegBase::NotInit
+        | RegBase::PtrToCtx
+        | RegBase::ConstPtrToMap
+        | RegBase::PtrToPacketEnd
+        | RegBase::PtrToFlowKeys
+        | RegBase::PtrToSocket
+        | RegBase::PtrToSockCommon
+        | RegBase::PtrToTcpSock
+        | RegBase::PtrToXdpSock
+        | RegBase::PtrToBtfId
+        | RegBase::PtrToFunc
+        | RegBase::ConstPtrToDynptr => regs_exact(old, cur, map),
+    }
+}
+
+static UNKNOWN: RegState = RegState::UNKNOWN_SCALAR;
+
+/// A slot as the scalar that an 8-byte load of it gives: a spilled scalar, or any number where all bytes are some number.
+#[inline]
+fn scalar_of(slot: &StackSlot, rules: Rules) -> Option<&RegState> {
+    if slot.is_spilled_scalar64() {
+        return Some(slot.spilled());
+    }
+    let all_misc = slot
+        .types
+        .iter()
+        .all(|&ty| ty == SlotType::Misc || ty == SlotType::Invalid && rules.allow_uninit_stack);
+    if all_misc { Some(&UNKNOWN) } else { None }
+}
+
+fn stack_covers(old: &FuncState, cur: &FuncState, rules: Rules, map: &mut IdMap) -> bool {
+    for (spi, o) in old.stack.iter().enumerate() {
+        let c = cur.stack.get(spi);
+        if !slot_covers(o, c, rules, map) {
+            return false;
+        }
+    }
+    true
+}
+
+fn slot_covers(o: &StackSlot, c: Option<&StackSlot>, rules: Rules, map: &mut IdMap) -> bool {
+    // Byte by byte, as bytes of one slot may differ in what they hold.
+    for byte in 0..SLOT_BYTES {
+        let old_ty = o.types[byte];
+        if rules.exactness == Exactness::Exact && c.is_none_or(|c| c.types[byte] != old_ty) {
+            return false;
+        }
+        if old_ty == SlotType::Invalid || rules.allow_uninit_stack && old_ty == SlotType::Misc {
+            continue;
+        }
+        let Some(c) = c else { return false };
+        if let (Some(old_reg), Some(cur_reg)) = (scalar_of(o, rules), scalar_of(c, rules)) {
+            // The rest of the slot is decided with it, as the kernel jumps eight bytes ahead from here.
+            return reg_covers(old_reg, cur_reg, rules, map);
+        }
+        let cur_ty = c.types[byte];
+        if old_ty == SlotType::Misc && cur_ty == SlotType::Zero {
+            continue;
+        }
+        if old_ty != cur_ty {
+            return false;
+        }
+        if byte != SLOT_BYTES - 1 {
+            continue;
+        }
+        let (old_reg, cur_reg) = (o.spilled(), c.spilled());
+        let same = match old_ty {
+            SlotType::Spill => reg_covers(old_reg, cur_reg, rules, map),
+            SlotType::Dynptr => old_reg.extra == cur_reg.extra && map.check(old_reg.ref_obj_id, cur_reg.ref_obj_id),
+            SlotType::Iter => {
+                let without_depth = |extra: Extra| match extra {
+                    Extra::Iter { btf, id, state, .. } => Some((btf, id, state)),
+                    _ => None,
+                };
+                without_depth(old_reg.extra) == without_depth(cur_reg.extra)
+                    && map.check(old_reg.ref_obj_id, cur_reg.ref_obj_id)
+            }
+            SlotType::IrqFlag => {
+                map.check(old_reg.ref_obj_id, cur_reg.ref_obj_id) && old_reg.extra == cur_reg.extra
+            }
+            SlotType::Misc | SlotType::Zero | SlotType::Invalid => true,
+        };
+        if !same {
+            return false;
+        }
+    }
+    true
+}
+
+/// Forgets scalars of the current state that differ from those of `id` and are precise in neither.
+pub(super) fn widen_imprecise_scalars(env: &mut Env<'_>, id: StateId) {
+    let mut map = core::mem::take(&mut env.scratch.id_map);
+    map.reset(env.id_gen);
+    let precise = !env.permits.bpf_capable;
+    let old = env.states.get(id);
+    let cur = &mut env.cur;
+    for frameno in (0..=old.curframe).rev() {
+        let old_frame = old.frame(frameno);
+        let mut changes: Vec<(bool, usize)> = Vec::new();
+        {
+            let cur_frame = cur.frame(frameno);
+            let mut differs = |o: &RegState, c: &RegState| {
+                o.ty == crate::state::RegType::SCALAR
+                    && o.ty == c.ty
+                    && !o.precise
+                    && !c.precise
+                    && !regs_exact(o, c, &mut map)
+            };
+            for (number, (o, c)) in old_frame.regs.iter().zip(&cur_frame.regs).enumerate() {
+                if differs(o, c) {
+                    changes.push((true, number));
+                }
+            }
+            for (spi, (o, c)) in old_frame.stack.iter().zip(&cur_frame.stack).enumerate() {
+                if o.is_spilled_reg() && c.is_spilled_reg() && differs(o.spilled(), c.spilled()) {
+                    changes.push((false, spi));
+                }
+            }
+        }
+        if changes.is_empty() {
+            continue;
+        }
+        let cur_frame = cur.frame_mut(frameno);
+        for (is_reg, index) in changes {
+            let reg = if is_reg { &mut cur_frame.regs[index] } else { cur_frame.stack[index].spilled_mut() };
+            reg.set_unknown();
+            reg.precise = precise;
+        }
+    }
+    env.scratch.id_map = map;
+}
