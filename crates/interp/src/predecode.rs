@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ring3_isa::{
     CallTarget as CallName, EndianOp, Imm64, Insn, InternalInsn, LoadMode, MemSize, Operand, Reg,
-    Width, decode_xlated,
+    RegSet, Width, decode_xlated,
 };
 use ring3_runtime::{CallKind, CallTarget, Callback, HelperFn, InlineCall, Linked, Target};
 use ring3_uapi::Errno;

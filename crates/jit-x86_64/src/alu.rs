@@ -145,7 +145,7 @@ struct Division {
 impl Emitter<'_> {
     fn divide(&mut self, slot: usize, division: Division, width: Width, dst: X, src: Src) {
         let Src::Imm(imm) = src else {
-            let is_nonzero = self.linked.fact(slot).divisor_nonzero;
+            let is_nonzero = self.linked.program.facts.get(slot).is_some_and(|facts| facts.divisor_nonzero);
             return self.divide_by_register(division, width, dst, src, is_nonzero);
         };
         let divisor = match width {

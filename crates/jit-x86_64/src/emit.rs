@@ -3,7 +3,9 @@
 //! Key types: [`Options`], [`JitError`], `Emitter` (the state of the pass; the files of instruction kinds are `impl` blocks of it),
 //! `Code` (the result before placement).
 
-use ring3_isa::{CallTarget as CallName, EndianOp, Imm64, Insn, InternalInsn, MemSize, Operand, Reg, Width};
+use ring3_isa::{
+    CallTarget as CallName, EndianOp, Imm64, Insn, InternalInsn, MemSize, Operand, RawInsn, Reg, Width, decode_xlated,
+};
 use ring3_runtime::extable::FaultEntry;
 use ring3_runtime::{Linked, Target};
 use ring3_uapi::Errno;
@@ -151,7 +153,7 @@ pub(crate) struct Emitter<'a> {
 
 impl<'a> Emitter<'a> {
     pub(crate) fn new(linked: &'a Linked, plan: &'a Plan, options: &Options, mode: Mode, jumps: Jumps) -> Self {
-        let slot_count = plan.insns.len();
+        let slot_count = linked.program.insns.len();
         Emitter {
             asm: Asm::with_capacity(slot_count * 5 + 256),
             linked,
@@ -188,7 +190,7 @@ impl<'a> Emitter<'a> {
                 tail_entry = self.tail_entry(inner);
             }
         }
-        let end = self.plan.insns.len();
+        let end = self.linked.program.insns.len();
         self.slot_offsets[end] = self.asm.pos() as u32;
         for &(patch, function) in &self.pending_calls {
             self.asm.bind32(patch, self.function_offsets[function as usize] as usize);
@@ -254,13 +256,25 @@ impl<'a> Emitter<'a> {
             }
             return Ok(count);
         }
-        let insn = self.plan.insns[slot];
-        self.insn(slot, &insn)?;
-        if matches!(insn, Insn::LoadImm64 { .. }) {
+        let raw = self.linked.program.insns[slot];
+        if raw.is_ld_imm64() {
+            self.load_imm64(slot, raw)?;
             self.slot_offsets[slot + 1] = self.slot_offsets[slot];
             return Ok(2);
         }
+        // By reference: moving an instruction would read in one piece what the decoder has just written in several.
+        match &decode_xlated(&self.linked.program.insns, slot) {
+            Ok((insn, _)) => self.insn(slot, insn)?,
+            Err(cause) => return Err(JitError::Malformed { slot, what: cause.to_string() }),
+        }
         Ok(1)
+    }
+
+    fn decode(&self, slot: usize) -> Result<Insn, JitError> {
+        match decode_xlated(&self.linked.program.insns, slot) {
+            Ok((insn, _)) => Ok(insn),
+            Err(cause) => Err(JitError::Malformed { slot, what: cause.to_string() }),
+        }
     }
 
     fn insn(&mut self, slot: usize, insn: &Insn) -> Result<(), JitError> {
@@ -273,11 +287,12 @@ impl<'a> Emitter<'a> {
             Insn::Movsx { width, from, dst, src } => self.asm.movsx_rr(from, width, X::of(dst), X::of(src)),
             Insn::Endian { op, size, dst } => self.endian(op, size, X::of(dst)),
             Insn::AddrSpaceCast { dst, src, dst_as, .. } => self.addr_space_cast(slot, X::of(dst), X::of(src), dst_as)?,
-            Insn::LoadImm64 { dst, value } => self.load_imm64(slot, X::of(dst), value)?,
+            // Two slots: `slot` has taken it.
+            Insn::LoadImm64 { .. } => return Err(JitError::Unresolved { slot }),
             Insn::LoadAbs { size, imm } => self.load_packet(slot, size, None, imm)?,
             Insn::LoadInd { size, src, imm } => self.load_packet(slot, size, Some(X::of(src)), imm)?,
             Insn::Load { size, mode, dst, src, off } => {
-                if self.linked.fact(slot).probe_mem {
+                if self.linked.program.facts.get(slot).is_some_and(|facts| facts.probe_mem) {
                     self.probe_load(size, mode, X::of(dst), X::of(src), off);
                 } else {
                     self.load(size, mode, X::of(dst), Mem::at(X::of(src), off.into()));
@@ -364,12 +379,17 @@ impl<'a> Emitter<'a> {
         state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
     }
 
-    fn load_imm64(&mut self, slot: usize, dst: X, value: Imm64) -> Result<(), JitError> {
+    fn load_imm64(&mut self, slot: usize, raw: RawInsn) -> Result<(), JitError> {
+        // Rewrites may keep in the slots what describes the object; with a site only the destination counts.
         if let Some(target) = self.target(slot) {
-            let Target::Imm64(value) = target else { return Err(JitError::Unresolved { slot }) };
-            self.asm.mov_imm(dst, value);
+            let (Target::Imm64(value), Some(dst)) = (target, Reg::new(raw.dst())) else {
+                return Err(JitError::Unresolved { slot });
+            };
+            self.asm.mov_imm(X::of(dst), value);
             return Ok(());
         }
+        let Insn::LoadImm64 { dst, value } = self.decode(slot)? else { return Err(JitError::Unresolved { slot }) };
+        let dst = X::of(dst);
         match value {
             Imm64::Value(value) if self.is_blinding() => {
                 let mask = self.random() ^ self.random() << 32;

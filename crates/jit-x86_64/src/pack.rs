@@ -57,7 +57,7 @@ pub struct Text {
 }
 
 impl Text {
-    /// Room for `len_bytes` of code, at a multiple of 64, filled with traps.
+    /// Room for `len_bytes` of code, at a multiple of 64; the rest of the last step is traps.
     ///
     /// # Errors
     /// `E2BIG`: more than a pack. `ENOMEM`, `EMFILE`, `EACCES`: the host gives no executable memory.
@@ -80,7 +80,7 @@ impl Text {
         };
         drop(space);
         let text = Text { region, offset: first * STEP_BYTES, len_bytes };
-        text.fill(0, steps * STEP_BYTES);
+        text.fill(len_bytes, steps * STEP_BYTES - len_bytes);
         Ok(text)
     }
 

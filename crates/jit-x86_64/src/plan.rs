@@ -1,9 +1,14 @@
-//! The first pass: decodes every instruction once and finds what later code must know in advance.
+//! The first pass: one look at every slot, by its operation code alone, for what later code must know in advance.
 //!
-//! Per slot: the instruction, whether a jump ends there, the estimated offset of its code. Per function: registers used, whether it calls,
-//! how deep its stack goes. Everything here is a fact of the program; what follows from it is decided in `frame` and `emit`.
+//! Per slot: whether a jump ends there, the estimated offset of its code. Per function: registers used, whether it calls, how deep its
+//! stack goes. Everything here is a fact of the program; what follows from it is decided in `frame` and `emit`.
+//!
+//! Decoding is left to the second pass: what this one asks stands in a table of 256 rows, made once from `isa`, so that no branch
+//! depends on what the instruction is unless it jumps, calls or touches the stack (a mispredicted branch costs as much as encoding).
 
-use ring3_isa::{AluOp, CallTarget as CallName, Flow, Insn, InternalInsn, Operand, Reg, RegSet, decode_xlated};
+use std::sync::LazyLock;
+
+use ring3_isa::{AluOp, CallTarget as CallName, Insn, InternalInsn, Operand, RawInsn, Reg, RegSet, decode_xlated};
 use ring3_runtime::{CallKind, Linked, Target};
 
 use crate::emit::JitError;
@@ -11,8 +16,6 @@ use crate::emit::JitError;
 /// What the first pass found.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// One per slot; the second slot of a two-slot load repeats the first.
-    pub(crate) insns: Vec<Insn>,
     /// Whether a jump ends at the slot.
     pub(crate) is_target: Vec<bool>,
     /// Estimated offset of each slot's code from the start, in bytes; only differences count.
@@ -30,7 +33,7 @@ pub(crate) struct Plan {
 pub(crate) struct Function {
     pub(crate) start: usize,
     pub(crate) end: usize,
-    /// Registers read or written.
+    /// Registers named; at least those read or written.
     pub(crate) used: RegSet,
     /// Calls anything.
     pub(crate) has_calls: bool,
@@ -46,18 +49,100 @@ pub(crate) struct Function {
     pub(crate) is_callback: bool,
 }
 
-/// Decodes and looks.
+/// What an operation code says.
+#[derive(Clone, Copy, Default)]
+struct CodeRow {
+    /// A guess of the code's length without displacement that is seldom too small; a forward jump takes its short form if the guesses
+    /// between say so.
+    estimate: u8,
+    marks: u8,
+}
+
+const LOADS: u8 = 1;
+const STORES: u8 = 2;
+const JUMPS: u8 = 4;
+const CALLS: u8 = 8;
+const ENDS: u8 = 16;
+const DIVIDES: u8 = 32;
+const TWO_SLOTS: u8 = 64;
+const MAY_GOTO: u8 = 128;
+
+static ROWS: LazyLock<[CodeRow; 256]> = LazyLock::new(|| {
+    std::array::from_fn(|code| {
+        // Some codes decode only with certain immediates or offsets: widths of swaps, atomic operations.
+        let tries = [0, 16, 1, 0x100].into_iter().map(|imm| RawInsn::new(code as u8, 0, 0, 0, imm));
+        let second = RawInsn::default();
+        let insn = tries.into_iter().find_map(|raw| decode_xlated(&[raw, second], 0).ok());
+        insn.map_or(CodeRow::default(), |(insn, _)| CodeRow { estimate: estimated_bytes(&insn), marks: marks(&insn) })
+    })
+});
+
+fn marks(insn: &Insn) -> u8 {
+    match insn {
+        Insn::Load { .. } | Insn::Internal(InternalInsn::ProbeLoad { .. }) => LOADS,
+        Insn::Store { .. } | Insn::Atomic { .. } => STORES,
+        Insn::Jmp { .. } => JUMPS,
+        Insn::Ja { .. } | Insn::Jal { .. } => JUMPS | ENDS,
+        Insn::MayGoto { .. } => JUMPS | MAY_GOTO,
+        Insn::Call(_) | Insn::Internal(InternalInsn::TailCall) | Insn::LoadAbs { .. } | Insn::LoadInd { .. } => CALLS,
+        Insn::Exit => ENDS,
+        Insn::LoadImm64 { .. } => TWO_SLOTS,
+        Insn::Alu { op: AluOp::Div | AluOp::Sdiv | AluOp::Mod | AluOp::Smod, .. } => DIVIDES,
+        Insn::Alu { .. }
+        | Insn::Neg { .. }
+        | Insn::Movsx { .. }
+        | Insn::Endian { .. }
+        | Insn::AddrSpaceCast { .. }
+        | Insn::Internal(_) => 0,
+    }
+}
+
+fn estimated_bytes(insn: &Insn) -> u8 {
+    match *insn {
+        Insn::Alu { op, src, .. } => match (op, src) {
+            (AluOp::Div | AluOp::Sdiv | AluOp::Mod | AluOp::Smod, _) => 44,
+            (AluOp::Lsh | AluOp::Rsh | AluOp::Arsh, Operand::Reg(_)) => 12,
+            (AluOp::Lsh | AluOp::Rsh | AluOp::Arsh, Operand::Imm(_)) => 4,
+            (_, Operand::Reg(_)) => 3,
+            (_, Operand::Imm(_)) => 6,
+        },
+        Insn::Neg { .. } | Insn::Movsx { .. } => 4,
+        Insn::Endian { .. } => 7,
+        Insn::AddrSpaceCast { .. } => 24,
+        Insn::LoadImm64 { .. } => 10,
+        Insn::Load { .. } | Insn::Internal(InternalInsn::ProbeLoad { .. }) => 4,
+        Insn::Store { src: Operand::Imm(_), .. } => 8,
+        Insn::Store { src: Operand::Reg(_), .. } => 4,
+        Insn::Atomic { .. } => 20,
+        Insn::Jmp { src: Operand::Imm(_), .. } => 7,
+        Insn::Jmp { src: Operand::Reg(_), .. } => 6,
+        Insn::Ja { .. } | Insn::Jal { .. } => 4,
+        Insn::MayGoto { .. } => 12,
+        Insn::Call(CallName::Subprog(_) | CallName::Helper(_) | CallName::Kfunc { .. }) => 8,
+        Insn::LoadAbs { .. } | Insn::LoadInd { .. } => 44,
+        Insn::Exit => 8,
+        Insn::Internal(InternalInsn::Nospec) => 0,
+        Insn::Internal(InternalInsn::ArenaLoad { .. } | InternalInsn::ArenaStore { .. }) => 26,
+        Insn::Internal(InternalInsn::ArenaAtomic { .. }) => 50,
+        Insn::Internal(InternalInsn::PercpuAddr { .. }) => 24,
+        Insn::Internal(InternalInsn::TailCall) => 60,
+    }
+}
+
+fn malformed(slot: usize, what: &str) -> JitError {
+    JitError::Malformed { slot, what: what.to_owned() }
+}
+
+/// Looks at everything once.
 ///
 /// # Errors
-/// [`JitError::Malformed`]: an undecodable instruction, a jump or call to no instruction.
+/// [`JitError::Malformed`]: a jump or call to no instruction, a function that does not end.
 pub(crate) fn make(linked: &Linked) -> Result<Plan, JitError> {
     let slots = &linked.program.insns;
-    let malformed = |slot: usize, what: &str| JitError::Malformed { slot, what: what.to_owned() };
     if slots.is_empty() || linked.program.subprogs.is_empty() {
         return Err(malformed(0, "the program is empty"));
     }
     let mut plan = Plan {
-        insns: Vec::with_capacity(slots.len()),
         is_target: vec![false; slots.len()],
         estimate: Vec::with_capacity(slots.len() + 1),
         functions: Vec::with_capacity(linked.program.subprogs.len()),
@@ -65,9 +150,10 @@ pub(crate) fn make(linked: &Linked) -> Result<Plan, JitError> {
         has_tail_calls: false,
     };
     let mut estimate = 0u32;
+    let mut at = 0;
     for (index, facts) in linked.program.subprogs.iter().enumerate() {
         let range = linked.subprog_slots(index).unwrap_or(0..0);
-        if range.is_empty() || range.start != plan.insns.len() || range.end > slots.len() {
+        if range.is_empty() || range.start != at || range.end > slots.len() {
             return Err(malformed(range.start, "function bounds do not cover the program in order"));
         }
         let mut function = Function {
@@ -77,148 +163,126 @@ pub(crate) fn make(linked: &Linked) -> Result<Plan, JitError> {
             is_callback: facts.is_callback || facts.is_async_callback,
             ..Function::default()
         };
-        let mut ends = false;
-        while plan.insns.len() < range.end {
-            let slot = plan.insns.len();
-            let (insn, slot_count) =
-                decode_xlated(slots, slot).map_err(|cause| malformed(slot, &cause.to_string()))?;
-            look(&insn, &mut function);
-            if let Some(target) = insn.jump_target(slot) {
-                match usize::try_from(target) {
-                    Ok(target) if range.contains(&target) => plan.is_target[target] = true,
-                    _ => return Err(malformed(slot, "jump out of the function")),
-                }
-            }
-            if let Some(callee) = insn.subprog_target(slot) {
-                let start = usize::try_from(callee).unwrap_or(usize::MAX);
-                if linked.subprog_at(start).is_none() {
-                    return Err(malformed(slot, "call or address of no function"));
-                }
-            }
-            ends = matches!(insn.flow(), Flow::Goto(_) | Flow::Exit) || insn.may_not_return(linked, slot);
-            for _ in 0..slot_count {
-                plan.insns.push(insn);
-                plan.estimate.push(estimate);
-            }
-            estimate += estimated_bytes(&insn);
-        }
-        if plan.insns.len() != range.end {
-            return Err(malformed(range.end, "a function begins inside an instruction"));
-        }
-        if !ends {
-            return Err(malformed(range.end - 1, "control runs off the end of the function"));
-        }
-        plan.has_tail_calls |= function.has_tail_call;
+        at = look_at_function(linked, &mut function, &mut plan, &mut estimate)?;
         plan.functions.push(function);
+    }
+    if at != slots.len() {
+        return Err(malformed(at, "function bounds do not cover the program in order"));
     }
     plan.estimate.push(estimate);
     for site in &linked.sites {
-        plan.has_exceptions |=
-            matches!(site.target, Target::Call(call) if call.kind == CallKind::Throw);
-        if matches!(site.target, Target::TailCall(_)) {
-            let slot = site.slot as usize;
-            let function = plan.functions.iter_mut().find(|function| (function.start..function.end).contains(&slot));
-            if let Some(function) = function {
-                function.has_tail_call = true;
-                plan.has_tail_calls = true;
+        match site.target {
+            Target::Call(call) => plan.has_exceptions |= call.kind == CallKind::Throw,
+            Target::TailCall(_) => {
+                let slot = site.slot as usize;
+                let holds = |function: &&mut Function| (function.start..function.end).contains(&slot);
+                if let Some(function) = plan.functions.iter_mut().find(holds) {
+                    function.has_tail_call = true;
+                    plan.has_tail_calls = true;
+                }
             }
+            Target::Imm64(_) | Target::Inline(_) | Target::LoadPacket(_) => {}
         }
-    }
-    // A jump into the second slot of a load lands inside an instruction.
-    let mut slot = 0;
-    while slot < slots.len() {
-        if slots[slot].is_ld_imm64() {
-            if plan.is_target.get(slot + 1).copied().unwrap_or(false) {
-                return Err(malformed(slot + 1, "jump into an instruction"));
-            }
-            slot += 1;
-        }
-        slot += 1;
     }
     Ok(plan)
 }
 
-/// Calls that end the function although the instruction set says they return.
-trait MayNotReturn {
-    fn may_not_return(&self, linked: &Linked, slot: usize) -> bool;
-}
-
-impl MayNotReturn for Insn {
-    fn may_not_return(&self, linked: &Linked, slot: usize) -> bool {
-        matches!(self, Insn::Call(_))
-            && matches!(linked.target(slot), Some(Target::Call(call)) if call.kind == CallKind::Throw)
-    }
-}
-
-fn look(insn: &Insn, function: &mut Function) {
-    let uses = insn.uses();
-    function.used = function.used.union(uses.reads).union(uses.writes);
-    let mut touch_stack = |base: Reg, off: i16| {
-        if base == Reg::FP && off < 0 {
-            function.stack_bytes = function.stack_bytes.max(-i32::from(off) as u32);
+/// Fills in `function` and its slots of `plan`; returns the slot behind it.
+fn look_at_function(
+    linked: &Linked,
+    function: &mut Function,
+    plan: &mut Plan,
+    estimate: &mut u32,
+) -> Result<usize, JitError> {
+    let slots = &linked.program.insns;
+    let rows = &*ROWS;
+    let mut used = 0u16;
+    let mut all_marks = 0u8;
+    let mut lowest = 0i16;
+    let mut last = 0u8;
+    let mut slot = function.start;
+    while slot < function.end {
+        let raw = slots[slot];
+        let row = rows[raw.code as usize];
+        plan.estimate.push(*estimate);
+        // Displacements take up to four bytes more; a zero one takes none.
+        *estimate += u32::from(row.estimate) + u32::from(raw.off != 0) + 3 * u32::from(raw.off as i8 as i16 != raw.off);
+        used |= 1 << raw.dst();
+        last = row.marks;
+        if row.marks & (JUMPS | CALLS | TWO_SLOTS | LOADS | STORES) == 0 {
+            used |= 1 << raw.src();
+            all_marks |= row.marks;
+            slot += 1;
+            continue;
         }
-    };
-    match *insn {
-        Insn::Call(_) | Insn::LoadAbs { .. } | Insn::LoadInd { .. } => function.has_calls = true,
-        Insn::Internal(InternalInsn::TailCall) => function.has_tail_call = true,
-        Insn::MayGoto { .. } => function.has_may_goto = true,
-        Insn::Alu { op: AluOp::Div | AluOp::Sdiv | AluOp::Mod | AluOp::Smod, .. } => function.pushes = true,
-        Insn::Load { src, off, .. } | Insn::Internal(InternalInsn::ProbeLoad { src, off, .. }) => touch_stack(src, off),
-        Insn::Store { dst, off, .. } => touch_stack(dst, off),
-        Insn::Atomic { dst, off, .. } => touch_stack(dst, off),
-        Insn::Alu { .. }
-        | Insn::Neg { .. }
-        | Insn::Movsx { .. }
-        | Insn::Endian { .. }
-        | Insn::AddrSpaceCast { .. }
-        | Insn::LoadImm64 { .. }
-        | Insn::Jmp { .. }
-        | Insn::Ja { .. }
-        | Insn::Jal { .. }
-        | Insn::Exit
-        | Insn::Internal(_) => {}
+        all_marks |= row.marks;
+        if row.marks & LOADS != 0 {
+            used |= 1 << raw.src();
+            if raw.src() == Reg::FP.number() {
+                lowest = lowest.min(raw.off);
+            }
+        } else if row.marks & STORES != 0 {
+            used |= 1 << raw.src();
+            // A load-acquire has its base in the source field.
+            if raw.dst() == Reg::FP.number() || raw.src() == Reg::FP.number() {
+                lowest = lowest.min(raw.off);
+            }
+        } else if row.marks & JUMPS != 0 {
+            used |= 1 << raw.src();
+            let target = slot as i64 + 1 + i64::from(raw.distance().unwrap_or(0));
+            match usize::try_from(target) {
+                Ok(target) if (function.start..function.end).contains(&target) => plan.is_target[target] = true,
+                _ => return Err(malformed(slot, "jump out of the function")),
+            }
+        } else {
+            // Calls name r6 where they load packets; the source field is a variant or the index register.
+            if is_packet_load(raw) {
+                used |= 1 << Reg::R6.number() | 1 << raw.src();
+            }
+            if let Some(distance) = raw.distance() {
+                let start = usize::try_from(slot as i64 + 1 + i64::from(distance)).unwrap_or(usize::MAX);
+                if linked.subprog_at(start).is_none() {
+                    return Err(malformed(slot, "call or address of no function"));
+                }
+            }
+        }
+        if row.marks & TWO_SLOTS != 0 {
+            slot += 1;
+            plan.estimate.push(*estimate);
+        }
+        slot += 1;
     }
+    if slot != function.end {
+        return Err(malformed(function.end, "a function begins inside an instruction"));
+    }
+    if last & ENDS == 0 && !never_returns(linked, slot - 1) {
+        return Err(malformed(slot - 1, "control runs off the end of the function"));
+    }
+    function.used = RegSet::from_bits(used);
+    function.has_calls = all_marks & CALLS != 0;
+    function.has_may_goto = all_marks & MAY_GOTO != 0;
+    function.pushes = all_marks & DIVIDES != 0;
+    function.stack_bytes = function.stack_bytes.max(u32::from(lowest.unsigned_abs()));
+    // A jump into the second slot of a load lands inside an instruction; marks on first slots are what the loop above skipped to.
+    let mut at = function.start;
+    while at < function.end {
+        if slots[at].is_ld_imm64() {
+            at += 1;
+            if plan.is_target[at] {
+                return Err(malformed(at, "jump into an instruction"));
+            }
+        }
+        at += 1;
+    }
+    Ok(slot)
 }
 
-/// A guess of the code's length that is seldom too small; a forward jump takes its short form if the guess between says so.
-fn estimated_bytes(insn: &Insn) -> u32 {
-    match *insn {
-        Insn::Alu { op, src, .. } => match (op, src) {
-            (AluOp::Div | AluOp::Sdiv | AluOp::Mod | AluOp::Smod, _) => 44,
-            (AluOp::Lsh | AluOp::Rsh | AluOp::Arsh, Operand::Reg(_)) => 12,
-            (_, Operand::Reg(_)) => 4,
-            (AluOp::Mul, Operand::Imm(_)) => 7,
-            (_, Operand::Imm(imm)) if i32::from(imm as i8) == imm => 5,
-            (_, Operand::Imm(_)) => 7,
-        },
-        Insn::Neg { .. } | Insn::Movsx { .. } => 4,
-        Insn::Endian { .. } => 8,
-        Insn::AddrSpaceCast { .. } => 24,
-        Insn::LoadImm64 { .. } => 10,
-        Insn::Load { off, .. } | Insn::Internal(InternalInsn::ProbeLoad { off, .. }) => displaced(off, 4),
-        Insn::Store { off, src, .. } => displaced(off, 4) + if matches!(src, Operand::Imm(_)) { 4 } else { 0 },
-        Insn::Atomic { .. } => 36,
-        Insn::Jmp { src, .. } => 9 + if matches!(src, Operand::Imm(_)) { 1 } else { 0 },
-        Insn::Ja { .. } | Insn::Jal { .. } => 5,
-        Insn::MayGoto { .. } => 16,
-        Insn::Call(CallName::Subprog(_)) => 5,
-        Insn::Call(CallName::Helper(_) | CallName::Kfunc { .. }) => 36,
-        Insn::LoadAbs { .. } | Insn::LoadInd { .. } => 44,
-        Insn::Exit => 12,
-        Insn::Internal(InternalInsn::Nospec) => 0,
-        Insn::Internal(InternalInsn::ArenaLoad { .. } | InternalInsn::ArenaStore { .. }) => 26,
-        Insn::Internal(InternalInsn::ArenaAtomic { .. }) => 50,
-        Insn::Internal(InternalInsn::PercpuAddr { .. }) => 24,
-        Insn::Internal(InternalInsn::TailCall) => 60,
-    }
+/// Whether the slot is LD_ABS or LD_IND.
+fn is_packet_load(raw: RawInsn) -> bool {
+    raw.class() == 0 && !raw.is_ld_imm64()
 }
 
-fn displaced(off: i16, head: u32) -> u32 {
-    if off == 0 {
-        head
-    } else if i16::from(off as i8) == off {
-        head + 1
-    } else {
-        head + 4
-    }
+/// Calls that end the function although the instruction set says they return.
+fn never_returns(linked: &Linked, slot: usize) -> bool {
+    matches!(linked.target(slot), Some(Target::Call(call)) if call.kind == CallKind::Throw)
 }

@@ -250,7 +250,12 @@ mod tests {
         assert_eq!(arena.alloc_pages(None, 2), Some(0));
         assert_eq!(arena.alloc_pages(None, 4), None);
         let client = map
-            .mmap(0, 10 * page as usize, MappingAccess::Write)
+            .mmap(
+                crate::Access::ReadWrite,
+                0,
+                10 * page as usize,
+                MappingAccess::Write,
+            )
             .unwrap();
         // SAFETY: page 2 is allocated, and mapped by the client.
         unsafe {

@@ -66,7 +66,8 @@ pub(crate) fn target_prog(
     if fd <= 0 {
         return Ok(None);
     }
-    let prog = fds.prog(fd as u32)?;
+    // Whatever is wrong with the descriptor, the answer is the same.
+    let prog = fds.prog(fd as u32).map_err(|_| Errno::EINVAL)?;
     let fits = prog.owner_key.prog_type == ProgType::Xdp
         && prog.owner_key.expected_attach_type == Some(wanted);
     if fits {

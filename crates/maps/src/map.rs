@@ -610,15 +610,15 @@ impl Map {
     /// Maps the map's memory into this process, shared.
     ///
     /// # Errors
-    /// `ENOTSUPP`: the type or the flags do not allow it. `EPERM`: frozen (writable). `EACCES`: read-only to programs (writable). `EINVAL`: out of the
-    /// map or not page aligned.
+    /// As [`Map::count_mmap`]; `ENOMEM`.
     pub fn mmap(
         self: &Arc<Map>,
+        access: Access,
         offset_bytes: usize,
         len_bytes: usize,
         mode: MappingAccess,
     ) -> Result<Mapping, Errno> {
-        self.count_mmap(offset_bytes, len_bytes, mode)?;
+        self.count_mmap(access, offset_bytes, len_bytes, mode)?;
         // From here on, the mapping gives the count back on every path.
         let mut mapping = Mapping {
             region: None,

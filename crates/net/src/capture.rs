@@ -8,7 +8,7 @@ use std::{
 };
 
 use pcap_file::{
-    DataLink, PcapError,
+    DataLink, PcapError, TsResolution,
     pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter},
 };
 use ring3_objects::Error;
@@ -64,12 +64,17 @@ impl<R: Read> CaptureReader<R> {
         })
     }
 
-    /// The next packet, `None` at the end.
+    /// The next packet, `None` at the end. Packets of which only a part was captured are that part.
     ///
     /// # Errors
     /// EINVAL: a truncated or impossible record.
     pub fn next_packet(&mut self) -> Result<Option<CapturedPacket>, Error> {
-        match self.reader.next_packet() {
+        let nanos_per_tick = match self.reader.header().ts_resolution {
+            TsResolution::MicroSecond => 1000,
+            TsResolution::NanoSecond => 1,
+        };
+        // The checked form of the library refuses packets longer than the snap length, which is what a snap length is for.
+        match self.reader.next_raw_packet() {
             None => Ok(None),
             Some(Err(error)) => Err(pcap_error(&self.name, &error)),
             Some(Ok(packet)) if packet.data.len() > PACKET_BYTES_MAX => Err(Error::new(
@@ -80,10 +85,15 @@ impl<R: Read> CaptureReader<R> {
                     packet.data.len()
                 ),
             )),
-            Some(Ok(packet)) => Ok(Some(CapturedPacket {
-                time: packet.timestamp,
-                data: packet.data.into_owned(),
-            })),
+            Some(Ok(packet)) => {
+                let nanos = u64::from(packet.ts_frac) * nanos_per_tick;
+                let time =
+                    Duration::from_secs(u64::from(packet.ts_sec)) + Duration::from_nanos(nanos);
+                Ok(Some(CapturedPacket {
+                    time,
+                    data: packet.data.into_owned(),
+                }))
+            }
         }
     }
 }

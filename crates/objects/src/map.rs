@@ -36,6 +36,8 @@ impl MapObject {
                     btf,
                     destructible: DESTRUCTIBLE_6_18,
                 });
+                // A value type whose fields cannot be special (a number, two locks) makes a map without special fields, as in the kernel: programs
+                // that need them are refused later.
                 Record::parse(
                     btf,
                     TypeId(attr.btf_value_type_id),
@@ -43,12 +45,8 @@ impl MapObject {
                     attr.value_size,
                     kernel,
                 )
-                .map_err(|errno| {
-                    Error::new(
-                        errno,
-                        format!("map '{}': special fields of the value", attr.name),
-                    )
-                })?
+                .ok()
+                .flatten()
                 .map(Arc::new)
             }
             _ => None,

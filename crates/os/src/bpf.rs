@@ -47,13 +47,12 @@ pub fn call(command: u32, attr: &mut [u8], buffers: &mut [Buffer<'_>]) -> Result
 /// As [`call`].
 pub fn open(command: u32, attr: &mut [u8], buffers: &mut [Buffer<'_>]) -> Result<OwnedFd, Errno> {
     let fd = call(command, attr, buffers)?;
-    // SAFETY: 1. the commands that callers use here return a fresh descriptor, ours alone; one that does not returns 0, which the check
-    // below refuses.
     if fd < 3 {
-        Err(Errno::EBADF)
-    } else {
-        Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+        return Err(Errno::EBADF);
     }
+    // SAFETY: 1. the commands that callers use here return a fresh descriptor, ours alone; 2. one that does not returns 0, refused above.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    Ok(fd)
 }
 
 /// Bytes right before an inaccessible page.

@@ -116,7 +116,8 @@ pub fn pidfd_self() -> Result<std::os::fd::OwnedFd, crate::Errno> {
     // SAFETY: 1. plain numbers.
     let fd = crate::check(unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0u32) })?;
     // SAFETY: 1. the call above returned this descriptor to us alone.
-    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd as i32) })
+    let fd = unsafe { std::os::fd::FromRawFd::from_raw_fd(fd as i32) };
+    Ok(fd)
 }
 
 /// Binds this thread to one CPU; tests and benches use it.

@@ -11,5 +11,6 @@ pub mod fixture;
 pub mod generate;
 pub mod kernel;
 pub mod log_mask;
+pub mod map_oracle;
 pub mod parity;
 pub mod vectors;

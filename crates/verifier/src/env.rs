@@ -138,6 +138,8 @@ pub(crate) struct Facts {
     pub(crate) fastcall: crate::fastcall::FastcallFacts,
     /// Whether the program's file_info names a GPL-compatible licence.
     pub(crate) gpl_compatible: bool,
+    /// Whether the log must not show addresses (no CAP_PERFMON).
+    pub(crate) hides_pointers: bool,
     /// Subprogram that handles exceptions.
     pub(crate) exception_cb: Option<u32>,
     /// Whether the program's attach target could be resolved, and how.

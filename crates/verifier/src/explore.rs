@@ -111,7 +111,6 @@ pub(crate) fn explore(env: &mut Env<'_>) -> Check {
             log_before(env, &mut print_state);
         }
         mark_seen(env, insn_idx);
-        env.prev_insn_idx = insn_idx;
         if env.cur.speculative && env.aux[insn_idx as usize].nospec {
             if !end_path(env)? {
                 return Ok(());
@@ -121,6 +120,8 @@ pub(crate) fn explore(env: &mut Env<'_>) -> Check {
         }
         env.stack_liveness.begin_insn(facts, &env.cur, insn_idx);
         let result = check_insn(env);
+        // Only now: history entries of this instruction name the one before.
+        env.prev_insn_idx = insn_idx;
         let next = match result {
             Ok(next) => {
                 env.stack_liveness.commit_insn();

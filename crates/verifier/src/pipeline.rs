@@ -99,12 +99,16 @@ fn run(
     if let Err(violation) = &result {
         log_violation(&mut env, violation);
     }
-    let depths: Vec<u16> = env.subprog_aux.iter().map(|aux| aux.stack_depth).collect();
+    // Rewrites remove functions and use stack of their own.
+    let depths: Vec<u32> = match &result {
+        Ok(program) => program.subprogs.iter().map(|subprog| subprog.stack_bytes).collect(),
+        Err(_) => env.subprog_aux.iter().map(|aux| u32::from(aux.stack_depth)).collect(),
+    };
     log_stats(env.log, &depths, &env.states, env.insn_processed);
     result
 }
 
-fn log_stats(log: &mut Log, depths: &[u16], states: &StateTable, processed: u32) {
+fn log_stats(log: &mut Log, depths: &[u32], states: &StateTable, processed: u32) {
     if log.is_stats() {
         vlog!(log, "verification time 0 usec\nstack depth ");
         let mut sep = "";
@@ -181,6 +185,7 @@ fn prepare(req: &LoadRequest, registry: &Registry, permits: Permits, log: &mut L
         prog_btf,
         fastcall: Default::default(),
         gpl_compatible: req.is_gpl_compatible(),
+        hides_pointers: !permits.allow_ptr_leaks,
         exception_cb: subprogs.exception_cb,
         attach: crate::attach::AttachFacts { prog_type, expected_attach_type, target: None },
     };

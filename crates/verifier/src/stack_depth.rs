@@ -33,7 +33,18 @@ pub(crate) struct SubprogUse {
     pub(crate) is_cb: bool,
     /// Called back later.
     pub(crate) is_async_cb: bool,
+    /// Handles exceptions: runs on a stack of its own, as a callback of either kind.
     pub(crate) is_exception_cb: bool,
+}
+
+impl SubprogUse {
+    const fn is_cb(&self) -> bool {
+        self.is_cb || self.is_exception_cb
+    }
+
+    const fn is_async_cb(&self) -> bool {
+        self.is_async_cb || self.is_exception_cb
+    }
 }
 
 /// Where a function's frame lies.
@@ -92,7 +103,7 @@ pub(crate) fn check_max_stack_depth(input: &StackInput<'_>) -> Check<Vec<StackFa
     let may_be_private = !has_tail_call && input.private_stack == PrivateStack::Yes;
     // Asynchronous callbacks first: what they reach runs on the kernel's stack wherever it is called from.
     for root in (0..input.subprogs.len()).rev() {
-        if root == 0 || input.uses.get(root).is_some_and(|subprog| subprog.is_async_cb) {
+        if root == 0 || input.uses.get(root).is_some_and(SubprogUse::is_async_cb) {
             let mut walk = Walk::new(input, &mut facts, root == 0 && may_be_private);
             walk.run(root)?;
         }
@@ -170,7 +181,7 @@ impl<'a> Walk<'a> {
         if !self.may_be_private {
             self.facts[callee].private_stack = PrivateStack::No;
         }
-        let is_cb = |subprog: usize| self.input.uses.get(subprog).is_some_and(|subprog| subprog.is_cb);
+        let is_cb = |subprog: usize| self.input.uses.get(subprog).is_some_and(SubprogUse::is_cb);
         let entry = Entry {
             subprog: callee,
             depth: self.depth,
@@ -236,7 +247,7 @@ impl<'a> Walk<'a> {
             let Ok(callee) = self.input.subprogs.binary_search_by_key(&target, |subprog| subprog.start) else {
                 return Err(Violation::bug("stack depth: call of no function"));
             };
-            if let Some(subprog) = self.input.uses.get(callee).filter(|subprog| subprog.is_async_cb) {
+            if let Some(subprog) = self.input.uses.get(callee).filter(|subprog| subprog.is_async_cb()) {
                 if self.input.subprogs[callee].has_tail_call {
                     return Err(Violation::bug("subprog has tail_call and async cb"));
                 }
@@ -260,7 +271,7 @@ impl<'a> Walk<'a> {
     }
 
     fn check_throw(&self, at: u32, insn: RawInsn, subprog: usize) -> Check {
-        let is_cb = |subprog: usize| self.input.uses.get(subprog).is_some_and(|subprog| subprog.is_cb);
+        let is_cb = |subprog: usize| self.input.uses.get(subprog).is_some_and(SubprogUse::is_cb);
         if (self.input.is_throw)(insn) && self.chain.iter().any(|level| is_cb(level.subprog)) {
             reject!(EINVAL, "bpf_throw kfunc (insn {at}) cannot be called from callback subprog {subprog}");
         }

@@ -152,6 +152,7 @@ pub(crate) fn check_state_visited(env: &mut Env<'_>) -> Check<Visit> {
     clean_live_states(env, bucket, insn_idx);
 
     let mut count = 0;
+    let mut in_loop = false;
     let mut index = env.states.buckets[bucket].len();
     while index > 0 {
         index -= 1;
@@ -160,8 +161,8 @@ pub(crate) fn check_state_visited(env: &mut Env<'_>) -> Check<Visit> {
         if env.states.get(id).insn_idx != insn_idx {
             continue;
         }
-        match compare(env, id, insn_idx)? {
-            Found::Covers { in_loop } => {
+        match compare(env, id, insn_idx, &mut in_loop)? {
+            Found::Covers => {
                 hit(env, id, insn_idx, in_loop)?;
                 return Ok(Visit::Pruned);
             }
@@ -220,19 +221,21 @@ fn add_checkpoint(env: &mut Env<'_>, bucket: usize, insn_idx: u32) -> Check {
 
 /// What a checkpoint says of the current state.
 enum Found {
-    Covers { in_loop: bool },
+    Covers,
     /// Its paths have not ended.
     Looping,
     Differs,
 }
 
-fn compare(env: &mut Env<'_>, id: StateId, insn_idx: u32) -> Check<Found> {
+/// `in_loop`: whether the covering checkpoint's marks may still grow; kept from one checkpoint to the next, as calls of
+/// callbacks do not set it.
+fn compare(env: &mut Env<'_>, id: StateId, insn_idx: u32, in_loop: &mut bool) -> Check<Found> {
     let facts = env.facts;
     let old = env.states.get(id);
     if old.branches == 0 {
-        let in_loop = scc::has_incomplete_marks(env, id);
-        let exactness = if in_loop { Exactness::RangeWithin } else { Exactness::NotExact };
-        return Ok(if equal::states_equal(env, id, exactness) { Found::Covers { in_loop } } else { Found::Differs });
+        *in_loop = scc::has_incomplete_marks(env, id);
+        let exactness = if *in_loop { Exactness::RangeWithin } else { Exactness::NotExact };
+        return Ok(if equal::states_equal(env, id, exactness) { Found::Covers } else { Found::Differs });
     }
     let frame = old.cur_frame();
     if frame.in_async_callback_fn && frame.async_entry_cnt != env.cur.cur_frame().async_entry_cnt {
@@ -240,7 +243,8 @@ fn compare(env: &mut Env<'_>, id: StateId, insn_idx: u32) -> Check<Found> {
     }
     if facts.has_flag(insn_idx, InsnFlags::ITER_NEXT) {
         if equal::states_equal(env, id, Exactness::RangeWithin) && current_iter_is_active(env) {
-            return Ok(Found::Covers { in_loop: true });
+            *in_loop = true;
+            return Ok(Found::Covers);
         }
         return Ok(Found::Looping);
     }
@@ -248,11 +252,12 @@ fn compare(env: &mut Env<'_>, id: StateId, insn_idx: u32) -> Check<Found> {
         && env.states.get(id).may_goto_depth != env.cur.may_goto_depth
         && equal::states_equal(env, id, Exactness::RangeWithin)
     {
-        return Ok(Found::Covers { in_loop: true });
+        *in_loop = true;
+        return Ok(Found::Covers);
     }
     if facts.has_flag(insn_idx, InsnFlags::CALLS_CALLBACK) {
         if equal::states_equal(env, id, Exactness::RangeWithin) {
-            return Ok(Found::Covers { in_loop: true });
+            return Ok(Found::Covers);
         }
         return Ok(Found::Looping);
     }

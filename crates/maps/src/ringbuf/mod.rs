@@ -462,10 +462,12 @@ mod tests {
             .unwrap();
         let ring = map.downcast::<RingBuf>().unwrap();
         assert_ne!(ring.reserve(8, 0), 0);
-        // SAFETY: three pages are mapped; the second starts with the producer's position.
-        assert_eq!(
-            unsafe { all.as_ptr().add(page).cast::<u64>().read_volatile() },
-            16
-        );
+        // SAFETY: three pages are mapped each time: consumer, producer, data; then producer, data, data again.
+        unsafe {
+            assert_eq!(all.as_ptr().add(page).cast::<u64>().read_volatile(), 16);
+            let header =
+                [1, 2].map(|at| twice.as_ptr().add(at * page).cast::<u32>().read_volatile());
+            assert_eq!(header, [BUSY_BIT | 8; 2]);
+        }
     }
 }

@@ -8,7 +8,7 @@ use ring3_testkit::{
 };
 
 /// What can be recorded.
-const AREAS: &[(&str, fn() -> io::Result<usize>)] = &[("elf", record_elf)];
+const AREAS: &[(&str, fn() -> io::Result<usize>)] = &[("elf", record_elf), ("maps", record_maps)];
 
 fn main() -> ExitCode {
     let wanted = std::env::args().nth(1);
@@ -57,4 +57,11 @@ fn record_elf() -> io::Result<usize> {
         }
     }
     Ok(count)
+}
+
+/// The answers to every operation of every map script.
+fn record_maps() -> io::Result<usize> {
+    let folder = ring3_testkit::fixture::fixtures_dir().join("oracle/maps");
+    let recorded = ring3_testkit::map_oracle::kernel::record(&folder).map_err(io::Error::other)?;
+    Ok(recorded.len())
 }

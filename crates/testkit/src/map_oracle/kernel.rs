@@ -627,6 +627,8 @@ impl Subject for Kernel {
 /// # Errors
 /// A file that cannot be read or written, a line that is not understood, or bpf(2) not being permitted: then nothing is changed.
 pub fn record(folder: &std::path::Path) -> Result<Vec<String>, String> {
+    // Per-CPU values are told apart by CPU.
+    ring3_os::cpu::bind_to_cpu(0).map_err(|errno| format!("cannot stay on CPU 0: {errno}"))?;
     let mut probe = Kernel::new();
     let array = Create {
         map_type: "array".to_owned(),

@@ -296,7 +296,7 @@ pub(crate) fn check_mem_access(env: &mut Env<'_>, base: Reg, off: i32, access: M
             }
             loads_unknown = false;
         }
-        RegBase::PtrToPacket | RegBase::PtrToPacketMeta | RegBase::PtrToPacketEnd if plain => {
+        RegBase::PtrToPacket | RegBase::PtrToPacketMeta if plain => {
             if is_write && !packet::may_write_directly(env) {
                 reject!(EACCES, "cannot write into packet");
             }

@@ -124,7 +124,7 @@ fn fix_division(slot: DraftSlot, patch: &mut Patch) {
                 alu_reg(ALU64, MOV, AX, src),
                 alu_imm(alu, ADD, AX, 1),
                 jmp_imm(jmp, JGT, AX, 1, 4),
-                jmp_imm(jmp, JEQ, AX, 1, 1),
+                jmp_imm(jmp, JEQ, AX, 0, 1),
                 alu_imm(alu, MOV, dst, 0),
                 alu_imm(alu, NEG, dst, 0),
                 ja(1),

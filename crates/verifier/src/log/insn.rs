@@ -35,6 +35,11 @@ impl Names for ProgramNames<'_> {
         match self.facts.slots.get(self.insn_idx as usize) {
             Some(Slot::LoadImm64 { value: LdImm64::Value(value), .. }) => write!(f, "{value:#x}"),
             Some(Slot::LoadImm64 { value: LdImm64::Func { .. }, .. }) => write!(f, "{imm:#x}"),
+            Some(Slot::LoadImm64 { value: LdImm64::Map(_) | LdImm64::MapValue { .. }, .. })
+                if self.facts.hides_pointers =>
+            {
+                f.write_str("0x0")
+            }
             _ => write!(f, "{:#x}", 0xffff_8880_0000_0000u64),
         }
     }
