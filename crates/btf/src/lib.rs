@@ -26,6 +26,7 @@ mod btf;
 mod build;
 pub mod check;
 pub mod core_relo;
+pub mod dump;
 mod error;
 pub mod ext;
 mod func_model;

@@ -288,6 +288,12 @@ impl ObjectSpec {
         self.progs.iter().find(|prog| prog.name == name)
     }
 
+    /// Does anything here fail without BTF? libbpf loads other objects without their BTF where the kernel refuses it.
+    pub fn needs_btf(&self) -> bool {
+        let is_declared = |map: &MapSpec| matches!(map.origin, MapOrigin::Btf | MapOrigin::StructOps);
+        !self.externs.is_empty() || self.maps.iter().any(is_declared)
+    }
+
     /// The map with this name.
     pub fn map(&self, name: &str) -> Option<&MapSpec> {
         self.maps.iter().find(|map| map.name == name)

@@ -26,10 +26,46 @@ impl Emitter<'_> {
             AluOp::Lsh => self.shift(Shift::Shl, width, dst, src),
             AluOp::Rsh => self.shift(Shift::Shr, width, dst, src),
             AluOp::Arsh => self.shift(Shift::Sar, width, dst, src),
-            AluOp::Div => self.divide(slot, Division { is_signed: false, wants_remainder: false }, width, dst, src),
-            AluOp::Mod => self.divide(slot, Division { is_signed: false, wants_remainder: true }, width, dst, src),
-            AluOp::Sdiv => self.divide(slot, Division { is_signed: true, wants_remainder: false }, width, dst, src),
-            AluOp::Smod => self.divide(slot, Division { is_signed: true, wants_remainder: true }, width, dst, src),
+            AluOp::Div => self.divide(
+                slot,
+                Division {
+                    is_signed: false,
+                    wants_remainder: false,
+                },
+                width,
+                dst,
+                src,
+            ),
+            AluOp::Mod => self.divide(
+                slot,
+                Division {
+                    is_signed: false,
+                    wants_remainder: true,
+                },
+                width,
+                dst,
+                src,
+            ),
+            AluOp::Sdiv => self.divide(
+                slot,
+                Division {
+                    is_signed: true,
+                    wants_remainder: false,
+                },
+                width,
+                dst,
+                src,
+            ),
+            AluOp::Smod => self.divide(
+                slot,
+                Division {
+                    is_signed: true,
+                    wants_remainder: true,
+                },
+                width,
+                dst,
+                src,
+            ),
         }
     }
 
@@ -54,7 +90,11 @@ impl Emitter<'_> {
     }
 
     fn add_sub(&mut self, arith: Arith, width: Width, dst: X, src: Src) {
-        let other = if arith == Arith::Add { Arith::Sub } else { Arith::Add };
+        let other = if arith == Arith::Add {
+            Arith::Sub
+        } else {
+            Arith::Add
+        };
         match src {
             Src::Reg(src) => self.asm.arith_rr(arith, width, dst, src),
             Src::Imm(0) => self.keep(width, dst),
@@ -97,7 +137,8 @@ impl Emitter<'_> {
                 self.asm.lea(width, dst, Mem::indexed(dst, dst, scale, 0));
             }
             Src::Imm(imm) if imm > 0 && imm.count_ones() == 1 => {
-                self.asm.shift_ri(Shift::Shl, width, dst, imm.trailing_zeros() as u8);
+                self.asm
+                    .shift_ri(Shift::Shl, width, dst, imm.trailing_zeros() as u8);
             }
             Src::Imm(imm) => self.asm.imul_rri(width, dst, dst, imm),
         }
@@ -145,7 +186,12 @@ struct Division {
 impl Emitter<'_> {
     fn divide(&mut self, slot: usize, division: Division, width: Width, dst: X, src: Src) {
         let Src::Imm(imm) = src else {
-            let is_nonzero = self.linked.program.facts.get(slot).is_some_and(|facts| facts.divisor_nonzero);
+            let is_nonzero = self
+                .linked
+                .program
+                .facts
+                .get(slot)
+                .is_some_and(|facts| facts.divisor_nonzero);
             return self.divide_by_register(division, width, dst, src, is_nonzero);
         };
         let divisor = match width {
@@ -183,7 +229,14 @@ impl Emitter<'_> {
     }
 
     /// The general sequence, for any registers. Scratch: r9, r11, and r10 or the stack for rdx.
-    fn divide_by_register(&mut self, division: Division, width: Width, dst: X, src: Src, is_nonzero: bool) {
+    fn divide_by_register(
+        &mut self,
+        division: Division,
+        width: Width,
+        dst: X,
+        src: Src,
+        is_nonzero: bool,
+    ) {
         let asm = &mut self.asm;
         match src {
             Src::Reg(src) => asm.copy(R11, src),
@@ -267,7 +320,9 @@ impl Emitter<'_> {
         self.rule_hits[crate::fuse::Rule::ConstantDivisor as usize] += 1;
         match width {
             Width::W32 => {
-                let Some(magic) = Magic32::of(divisor as u32) else { return };
+                let Some(magic) = Magic32::of(divisor as u32) else {
+                    return;
+                };
                 let asm = &mut self.asm;
                 asm.mov_rr(Width::W32, dst, dst);
                 asm.mov_imm32(R9, magic.factor);
@@ -275,7 +330,9 @@ impl Emitter<'_> {
                 asm.shift_ri(Shift::Shr, Width::W64, R9, magic.shift);
             }
             Width::W64 => {
-                let Some(magic) = Magic64::of(divisor) else { return };
+                let Some(magic) = Magic64::of(divisor) else {
+                    return;
+                };
                 let asm = &mut self.asm;
                 asm.mov_imm(R9, magic.factor);
                 if dst != RDX {
@@ -321,7 +378,10 @@ impl Magic32 {
             let factor = power.div_ceil(divisor.into());
             let error = factor * u128::from(divisor) - power;
             let fits = factor <= u32::MAX.into() && error <= 1 << s;
-            fits.then_some(Magic32 { factor: factor as u32, shift: 32 + s as u8 })
+            fits.then_some(Magic32 {
+                factor: factor as u32,
+                shift: 32 + s as u8,
+            })
         })
     }
 }
@@ -344,7 +404,10 @@ impl Magic64 {
             let factor = power.div_ceil(divisor.into());
             let error = factor * u128::from(divisor) - power;
             let fits = factor <= u64::MAX.into() && error <= 1 << s;
-            fits.then_some(Magic64 { factor: factor as u64, shift: s as u8 })
+            fits.then_some(Magic64 {
+                factor: factor as u64,
+                shift: s as u8,
+            })
         })
     }
 }
@@ -355,15 +418,35 @@ mod tests {
 
     #[test]
     fn magic_factors_divide_exactly_at_the_edges() {
-        let divisors = (3..2000u64).chain([641, 65537, 1_000_000_007, 0x7fff_ffff, 0xffff_fffe, 0xffff_ffff]);
+        let divisors = (3..2000u64).chain([
+            641,
+            65537,
+            1_000_000_007,
+            0x7fff_ffff,
+            0xffff_fffe,
+            0xffff_ffff,
+        ]);
         let mut covered = 0;
         for divisor in divisors {
             if let Some(magic) = Magic32::of(divisor as u32) {
                 covered += 1;
                 let top = u64::from(u32::MAX);
-                let edges = [0, 1, divisor - 1, divisor, divisor + 1, top / divisor * divisor, top / divisor * divisor - 1, top];
+                let edges = [
+                    0,
+                    1,
+                    divisor - 1,
+                    divisor,
+                    divisor + 1,
+                    top / divisor * divisor,
+                    top / divisor * divisor - 1,
+                    top,
+                ];
                 for x in edges.into_iter().filter(|x| *x <= top) {
-                    assert_eq!((x * u64::from(magic.factor)) >> magic.shift, x / divisor, "{x} / {divisor}");
+                    assert_eq!(
+                        (x * u64::from(magic.factor)) >> magic.shift,
+                        x / divisor,
+                        "{x} / {divisor}"
+                    );
                 }
             }
             if let Some(magic) = Magic64::of(divisor) {

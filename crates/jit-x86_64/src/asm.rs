@@ -21,11 +21,19 @@ pub(crate) struct Mem {
 
 impl Mem {
     pub(crate) const fn at(base: X, disp: i32) -> Mem {
-        Mem { base, index: None, disp }
+        Mem {
+            base,
+            index: None,
+            disp,
+        }
     }
 
     pub(crate) const fn indexed(base: X, index: X, scale: u8, disp: i32) -> Mem {
-        Mem { base, index: Some((index, scale)), disp }
+        Mem {
+            base,
+            index: Some((index, scale)),
+            disp,
+        }
     }
 }
 
@@ -57,7 +65,6 @@ pub(crate) enum Shift {
 #[repr(u8)]
 pub(crate) enum Unary {
     Neg = 3,
-    Mul = 4,
     Div = 6,
     Idiv = 7,
 }
@@ -77,26 +84,6 @@ pub(crate) enum Cond {
     Ge = 13,
     Le = 14,
     G = 15,
-}
-
-impl Cond {
-    /// The condition that holds when this one does not.
-    pub(crate) const fn negated(self) -> Cond {
-        match self {
-            Cond::B => Cond::Ae,
-            Cond::Ae => Cond::B,
-            Cond::E => Cond::Ne,
-            Cond::Ne => Cond::E,
-            Cond::Be => Cond::A,
-            Cond::A => Cond::Be,
-            // The sign flag is tested for "set" only, by code that never negates it.
-            Cond::S => Cond::Ge,
-            Cond::L => Cond::Ge,
-            Cond::Ge => Cond::L,
-            Cond::Le => Cond::G,
-            Cond::G => Cond::Le,
-        }
-    }
 }
 
 /// Opcode maps.
@@ -120,11 +107,20 @@ struct Op {
 }
 
 const fn op(code: u8, width: Width) -> Op {
-    Op { prefix: 0, map: Map::One, code, wide: matches!(width, Width::W64), byte_reg: false }
+    Op {
+        prefix: 0,
+        map: Map::One,
+        code,
+        wide: matches!(width, Width::W64),
+        byte_reg: false,
+    }
 }
 
 const fn op_0f(code: u8, width: Width) -> Op {
-    Op { map: Map::Of, ..op(code, width) }
+    Op {
+        map: Map::Of,
+        ..op(code, width)
+    }
 }
 
 const LOCK: u8 = 0xf0;
@@ -149,18 +145,16 @@ const fn fits8(value: i32) -> bool {
 
 impl Asm {
     pub(crate) fn with_capacity(bytes: usize) -> Asm {
-        Asm { buf: vec![0; bytes + 16], pos: 0 }
+        Asm {
+            buf: vec![0; bytes + 16],
+            pos: 0,
+        }
     }
 
     /// Bytes emitted.
     #[inline(always)]
     pub(crate) fn pos(&self) -> usize {
         self.pos
-    }
-
-    /// The code so far.
-    pub(crate) fn code(&self) -> &[u8] {
-        &self.buf[..self.pos]
     }
 
     /// Takes the bytes, which end where emission ended.
@@ -326,20 +320,26 @@ impl Asm {
 
     /// `mov r64, imm64`, always 10 bytes; returns where the value stands.
     pub(crate) fn mov_imm64(&mut self, dst: X, value: u64) -> Patch {
-        self.put(u64::from(0x48 | dst.high()) | u64::from(0xb8 | dst.low()) << 8, 2);
+        self.put(
+            u64::from(0x48 | dst.high()) | u64::from(0xb8 | dst.low()) << 8,
+            2,
+        );
         let at = Patch(self.pos as u32);
         self.put(value, 8);
         at
     }
 
-    pub(crate) fn xchg_rr(&mut self, a: X, b: X) {
-        self.head_reg(op(0x87, Width::W64), a.0, b);
-    }
-
     /// Zero-extends the low `size` bytes of `src`.
     pub(crate) fn movzx_rr(&mut self, size: MemSize, dst: X, src: X) {
         match size {
-            MemSize::B => self.head_reg(Op { byte_reg: src.0 >= 4, ..op_0f(0xb6, Width::W32) }, dst.0, src),
+            MemSize::B => self.head_reg(
+                Op {
+                    byte_reg: src.0 >= 4,
+                    ..op_0f(0xb6, Width::W32)
+                },
+                dst.0,
+                src,
+            ),
             MemSize::H => self.head_reg(op_0f(0xb7, Width::W32), dst.0, src),
             MemSize::W => self.mov_rr(Width::W32, dst, src),
             MemSize::Dw => self.copy(dst, src),
@@ -349,15 +349,18 @@ impl Asm {
     /// Sign-extends the low `size` bytes of `src` to `width`.
     pub(crate) fn movsx_rr(&mut self, size: MemSize, width: Width, dst: X, src: X) {
         match size {
-            MemSize::B => self.head_reg(Op { byte_reg: src.0 >= 4, ..op_0f(0xbe, width) }, dst.0, src),
+            MemSize::B => self.head_reg(
+                Op {
+                    byte_reg: src.0 >= 4,
+                    ..op_0f(0xbe, width)
+                },
+                dst.0,
+                src,
+            ),
             MemSize::H => self.head_reg(op_0f(0xbf, width), dst.0, src),
             MemSize::W => self.head_reg(op(0x63, width), dst.0, src),
             MemSize::Dw => self.copy(dst, src),
         }
-    }
-
-    pub(crate) fn cmov(&mut self, cond: Cond, width: Width, dst: X, src: X) {
-        self.head_reg(op_0f(0x40 | cond as u8, width), dst.0, src);
     }
 
     // Memory.
@@ -384,13 +387,34 @@ impl Asm {
 
     /// Byte-swapping load (MOVBE) of 4 or 8 bytes, zero-extended.
     pub(crate) fn load_swapped(&mut self, width: Width, dst: X, mem: Mem) {
-        self.head_mem(Op { map: Map::Of38, ..op(0xf0, width) }, dst.0, mem);
+        self.head_mem(
+            Op {
+                map: Map::Of38,
+                ..op(0xf0, width)
+            },
+            dst.0,
+            mem,
+        );
     }
 
     pub(crate) fn store(&mut self, size: MemSize, mem: Mem, src: X) {
         match size {
-            MemSize::B => self.head_mem(Op { byte_reg: true, ..op(0x88, Width::W32) }, src.0, mem),
-            MemSize::H => self.head_mem(Op { prefix: OPERAND_SIZE, ..op(0x89, Width::W32) }, src.0, mem),
+            MemSize::B => self.head_mem(
+                Op {
+                    byte_reg: true,
+                    ..op(0x88, Width::W32)
+                },
+                src.0,
+                mem,
+            ),
+            MemSize::H => self.head_mem(
+                Op {
+                    prefix: OPERAND_SIZE,
+                    ..op(0x89, Width::W32)
+                },
+                src.0,
+                mem,
+            ),
             MemSize::W => self.head_mem(op(0x89, Width::W32), src.0, mem),
             MemSize::Dw => self.head_mem(op(0x89, Width::W64), src.0, mem),
         }
@@ -404,7 +428,14 @@ impl Asm {
                 self.put(value as u8 as u64, 1);
             }
             MemSize::H => {
-                self.head_mem(Op { prefix: OPERAND_SIZE, ..op(0xc7, Width::W32) }, 0, mem);
+                self.head_mem(
+                    Op {
+                        prefix: OPERAND_SIZE,
+                        ..op(0xc7, Width::W32)
+                    },
+                    0,
+                    mem,
+                );
                 self.put(value as u16 as u64, 2);
             }
             MemSize::W => {
@@ -437,7 +468,10 @@ impl Asm {
             if rex {
                 self.put(0x48, 1);
             }
-            self.put(u64::from((arith as u8) << 3 | 5) | u64::from(imm as u32) << 8, 5);
+            self.put(
+                u64::from((arith as u8) << 3 | 5) | u64::from(imm as u32) << 8,
+                5,
+            );
         } else {
             self.head_reg(op(0x81, width), arith as u8, dst);
             self.put(imm as u32 as u64, 4);
@@ -476,7 +510,14 @@ impl Asm {
             if a == RAX {
                 self.put(0xa8 | (imm as u64) << 8, 2);
             } else {
-                self.head_reg(Op { byte_reg: true, ..op(0xf6, Width::W32) }, 0, a);
+                self.head_reg(
+                    Op {
+                        byte_reg: true,
+                        ..op(0xf6, Width::W32)
+                    },
+                    0,
+                    a,
+                );
                 self.put(imm as u64, 1);
             }
             return;
@@ -533,7 +574,14 @@ impl Asm {
 
     /// Rotates the low 16 bits by 8.
     pub(crate) fn swap16(&mut self, dst: X) {
-        self.head_reg(Op { prefix: OPERAND_SIZE, ..op(0xc1, Width::W32) }, Shift::Rol as u8, dst);
+        self.head_reg(
+            Op {
+                prefix: OPERAND_SIZE,
+                ..op(0xc1, Width::W32)
+            },
+            Shift::Rol as u8,
+            dst,
+        );
         self.put(8, 1);
     }
 
@@ -581,15 +629,36 @@ impl Asm {
 
     /// `lock arith [mem], src`
     pub(crate) fn lock_arith(&mut self, arith: Arith, width: Width, mem: Mem, src: X) {
-        self.head_mem(Op { prefix: LOCK, ..op((arith as u8) << 3 | 1, width) }, src.0, mem);
+        self.head_mem(
+            Op {
+                prefix: LOCK,
+                ..op((arith as u8) << 3 | 1, width)
+            },
+            src.0,
+            mem,
+        );
     }
 
     pub(crate) fn lock_xadd(&mut self, width: Width, mem: Mem, src: X) {
-        self.head_mem(Op { prefix: LOCK, ..op_0f(0xc1, width) }, src.0, mem);
+        self.head_mem(
+            Op {
+                prefix: LOCK,
+                ..op_0f(0xc1, width)
+            },
+            src.0,
+            mem,
+        );
     }
 
     pub(crate) fn lock_cmpxchg(&mut self, width: Width, mem: Mem, src: X) {
-        self.head_mem(Op { prefix: LOCK, ..op_0f(0xb1, width) }, src.0, mem);
+        self.head_mem(
+            Op {
+                prefix: LOCK,
+                ..op_0f(0xb1, width)
+            },
+            src.0,
+            mem,
+        );
     }
 
     pub(crate) fn xchg_mem(&mut self, width: Width, mem: Mem, src: X) {
@@ -652,17 +721,16 @@ impl Asm {
         self.head_reg(op(0xff, Width::W32), 4, target);
     }
 
-    pub(crate) fn call_mem(&mut self, mem: Mem) {
-        self.head_mem(op(0xff, Width::W32), 2, mem);
-    }
-
     /// Lets a short forward jump end here.
     ///
     /// The caller knows that the distance is below 128: both ends are in one instruction's expansion.
     pub(crate) fn bind8(&mut self, patch: Patch) {
         let at = patch.0 as usize;
         let distance = self.pos - (at + 1);
-        debug_assert!(distance < 128, "expansion of one instruction too long for a short jump");
+        debug_assert!(
+            distance < 128,
+            "expansion of one instruction too long for a short jump"
+        );
         self.set8(at, distance as u8);
     }
 
@@ -705,22 +773,24 @@ mod tests {
         texts.join("; ")
     }
 
-    const ALL: [X; 16] =
-        [RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15];
+    const ALL: [X; 16] = [
+        RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15,
+    ];
     const NAMES: [&str; 16] = [
-        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
-        "r15",
+        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12",
+        "r13", "r14", "r15",
     ];
     const NAMES8: [&str; 16] = [
-        "al", "cl", "dl", "bl", "spl", "bpl", "sil", "dil", "r8b", "r9b", "r10b", "r11b", "r12b", "r13b", "r14b",
-        "r15b",
+        "al", "cl", "dl", "bl", "spl", "bpl", "sil", "dil", "r8b", "r9b", "r10b", "r11b", "r12b",
+        "r13b", "r14b", "r15b",
     ];
 
     #[test]
     fn every_register_as_base_and_operand_with_every_displacement_form() {
         for base in ALL {
             for reg in ALL {
-                for (disp, shown) in [(0, String::new()), (8, "+8".into()), (-300, "-12Ch".into())] {
+                for (disp, shown) in [(0, String::new()), (8, "+8".into()), (-300, "-12Ch".into())]
+                {
                     let mem = Mem::at(base, disp);
                     let place = format!("[{}{shown}]", NAMES[base.0 as usize]);
                     let load = text(|asm| asm.load(MemSize::Dw, reg, mem));
@@ -746,33 +816,76 @@ mod tests {
     fn instructions_of_each_pattern_read_back() {
         let w = Width::W64;
         let cases: Vec<(String, &str)> = vec![
-            (text(|a| a.arith_ri(Arith::Add, w, R13, 1000)), "add r13,3E8h"),
-            (text(|a| a.arith_ri(Arith::Cmp, w, RAX, 1000)), "cmp rax,3E8h"),
-            (text(|a| a.arith_ri(Arith::Sub, Width::W32, RDI, -1)), "sub edi,0FFFFFFFFh"),
-            (text(|a| a.arith_mi(Arith::Sub, w, Mem::at(R12, 24), 1000)), "sub qword ptr [r12+18h],3E8h"),
-            (text(|a| a.arith_rm(Arith::Cmp, w, R9, Mem::at(R12, 8))), "cmp r9,[r12+8]"),
-            (text(|a| a.mov_imm(R15, u64::MAX)), "mov r15,0FFFFFFFFFFFFFFFFh"),
+            (
+                text(|a| a.arith_ri(Arith::Add, w, R13, 1000)),
+                "add r13,3E8h",
+            ),
+            (
+                text(|a| a.arith_ri(Arith::Cmp, w, RAX, 1000)),
+                "cmp rax,3E8h",
+            ),
+            (
+                text(|a| a.arith_ri(Arith::Sub, Width::W32, RDI, -1)),
+                "sub edi,0FFFFFFFFh",
+            ),
+            (
+                text(|a| a.arith_mi(Arith::Sub, w, Mem::at(R12, 24), 1000)),
+                "sub qword ptr [r12+18h],3E8h",
+            ),
+            (
+                text(|a| a.arith_rm(Arith::Cmp, w, R9, Mem::at(R12, 8))),
+                "cmp r9,[r12+8]",
+            ),
+            (
+                text(|a| a.mov_imm(R15, u64::MAX)),
+                "mov r15,0FFFFFFFFFFFFFFFFh",
+            ),
             (text(|a| a.mov_imm(RBX, 0x8000_0000)), "mov ebx,80000000h"),
             (text(|a| a.mov_imm(RBX, 1 << 40)), "mov rbx,10000000000h"),
-            (text(|a| a.imul_rri(w, RDX, R8, 77777)), "imul rdx,r8,12FD1h"),
+            (
+                text(|a| a.imul_rri(w, RDX, R8, 77777)),
+                "imul rdx,r8,12FD1h",
+            ),
             (text(|a| a.shift_ri(Shift::Sar, w, R14, 63)), "sar r14,3Fh"),
-            (text(|a| a.shiftx(Shift::Shl, w, RDI, RSI, R15)), "shlx rdi,rsi,r15"),
-            (text(|a| a.shiftx(Shift::Sar, Width::W32, R8, R9, RCX)), "sarx r8d,r9d,ecx"),
+            (
+                text(|a| a.shiftx(Shift::Shl, w, RDI, RSI, R15)),
+                "shlx rdi,rsi,r15",
+            ),
+            (
+                text(|a| a.shiftx(Shift::Sar, Width::W32, R8, R9, RCX)),
+                "sarx r8d,r9d,ecx",
+            ),
             (text(|a| a.rorx(Width::W32, R8, RDI, 7)), "rorx r8d,edi,7"),
             (text(|a| a.mulx(w, RAX, R9, R11)), "mulx rax,r9,r11"),
-            (text(|a| a.load_swapped(Width::W32, R9, Mem::at(R13, 0))), "movbe r9d,[r13]"),
-            (text(|a| a.lock_xadd(w, Mem::at(RDI, 4), R9)), "lock xadd [rdi+4],r9"),
-            (text(|a| a.lock_cmpxchg(Width::W32, Mem::at(R12, 4), RBX)), "lock cmpxchg [r12+4],ebx"),
-            (text(|a| a.lock_arith(Arith::Or, w, Mem::at(RSP, 4), RBX)), "lock or [rsp+4],rbx"),
-            (text(|a| a.store_imm(MemSize::H, Mem::at(RBP, -2), 0x1234)), "mov word ptr [rbp-2],1234h"),
-            (text(|a| a.lea(w, RAX, Mem::indexed(R11, R13, 3, 16))), "lea rax,[r11+r13*8+10h]"),
+            (
+                text(|a| a.load_swapped(Width::W32, R9, Mem::at(R13, 0))),
+                "movbe r9d,[r13]",
+            ),
+            (
+                text(|a| a.lock_xadd(w, Mem::at(RDI, 4), R9)),
+                "lock xadd [rdi+4],r9",
+            ),
+            (
+                text(|a| a.lock_cmpxchg(Width::W32, Mem::at(R12, 4), RBX)),
+                "lock cmpxchg [r12+4],ebx",
+            ),
+            (
+                text(|a| a.lock_arith(Arith::Or, w, Mem::at(RSP, 4), RBX)),
+                "lock or [rsp+4],rbx",
+            ),
+            (
+                text(|a| a.store_imm(MemSize::H, Mem::at(RBP, -2), 0x1234)),
+                "mov word ptr [rbp-2],1234h",
+            ),
+            (
+                text(|a| a.lea(w, RAX, Mem::indexed(R11, R13, 3, 16))),
+                "lea rax,[r11+r13*8+10h]",
+            ),
             (text(|a| a.bswap(w, R13)), "bswap r13"),
             (text(|a| a.swap16(RSI)), "rol si,8"),
             (text(|a| a.nop5()), "nop [rax+rax]"),
-            (text(|a| a.cmov(Cond::E, w, R9, RAX)), "cmove r9,rax"),
             (text(|a| a.unary(Unary::Idiv, w, R11)), "idiv r11"),
             (text(|a| a.jmp_reg(R11)), "jmp r11"),
-            (text(|a| a.xchg_rr(RAX, R9)), "xchg r9,rax"),
         ];
         for (ours, expected) in cases {
             assert_eq!(ours, expected);

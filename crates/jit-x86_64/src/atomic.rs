@@ -11,9 +11,17 @@ use crate::regs::{R9, R11, RAX, X};
 impl Emitter<'_> {
     /// The operation on `mem` with the value (or, for a load, the destination) in `value`. Scratch: r9, r11.
     pub(crate) fn atomic(&mut self, op: AtomicOp, size: MemSize, mem: Mem, value: X) {
-        let width = if size == MemSize::Dw { Width::W64 } else { Width::W32 };
+        let width = if size == MemSize::Dw {
+            Width::W64
+        } else {
+            Width::W32
+        };
         if self.mode == Mode::Checked {
-            let access = if op == AtomicOp::LoadAcquire { Access::Read } else { Access::Write };
+            let access = if op == AtomicOp::LoadAcquire {
+                Access::Read
+            } else {
+                Access::Write
+            };
             self.check_access(mem, size, access);
         }
         let asm = &mut self.asm;
@@ -48,14 +56,20 @@ impl Emitter<'_> {
         asm.copy(R9, RAX);
         // rax is taken: what names it is in r9 now.
         let moved = |register: X| if register == RAX { R9 } else { register };
-        let mem = Mem { base: moved(mem.base), ..mem };
+        let mem = Mem {
+            base: moved(mem.base),
+            ..mem
+        };
         asm.load(size, RAX, mem);
         let again = asm.pos();
         asm.mov_rr(width, R11, RAX);
         asm.arith_rr(arith, width, R11, moved(value));
         asm.lock_cmpxchg(width, mem, R11);
         let patch = asm.jcc8(Cond::Ne);
-        asm.set8(patch.0 as usize, (again as i64 - (patch.0 as i64 + 1)) as u8);
+        asm.set8(
+            patch.0 as usize,
+            (again as i64 - (patch.0 as i64 + 1)) as u8,
+        );
         if value != RAX {
             asm.mov_rr(width, value, RAX);
             asm.copy(RAX, R9);

@@ -18,11 +18,16 @@ impl Emitter<'_> {
             Some(Target::Inline(inline)) => self.inline_call(inline),
             Some(Target::TailCall(site)) => {
                 if self.mode == Mode::Checked {
-                    return Err(JitError::Unsupported { slot, what: "tail call in a checked program" });
+                    return Err(JitError::Unsupported {
+                        slot,
+                        what: "tail call in a checked program",
+                    });
                 }
                 self.tail_call(site);
             }
-            Some(Target::Imm64(_) | Target::LoadPacket(_)) | None => return Err(JitError::Unresolved { slot }),
+            Some(Target::Imm64(_) | Target::LoadPacket(_)) | None => {
+                return Err(JitError::Unresolved { slot });
+            }
         }
         Ok(())
     }
@@ -70,7 +75,10 @@ impl Emitter<'_> {
 
     pub(crate) fn call_subprog(&mut self, slot: usize, distance: i32) -> Result<(), JitError> {
         let start = (slot as i64 + 1 + i64::from(distance)) as usize;
-        let function = self.linked.subprog_at(start).ok_or(JitError::Unresolved { slot })?;
+        let function = self
+            .linked
+            .subprog_at(start)
+            .ok_or(JitError::Unresolved { slot })?;
         match self.mode {
             Mode::Native => self.call_function(function),
             Mode::Checked => self.checked_call(function),
@@ -80,7 +88,12 @@ impl Emitter<'_> {
 
     fn inline_call(&mut self, inline: InlineCall) {
         match inline {
-            InlineCall::ArrayLookup { base, stride, max_entries, .. } if self.mode == Mode::Native => {
+            InlineCall::ArrayLookup {
+                base,
+                stride,
+                max_entries,
+                ..
+            } if self.mode == Mode::Native => {
                 self.array_lookup(base, stride, max_entries);
             }
             InlineCall::ConstAddress { address, .. } => {
@@ -108,7 +121,11 @@ impl Emitter<'_> {
         asm.mov_imm(R11, base);
         match stride {
             1 => asm.arith_rr(Arith::Add, Width::W64, RAX, R11),
-            2 | 4 | 8 => asm.lea(Width::W64, RAX, Mem::indexed(R11, RAX, stride.trailing_zeros() as u8, 0)),
+            2 | 4 | 8 => asm.lea(
+                Width::W64,
+                RAX,
+                Mem::indexed(R11, RAX, stride.trailing_zeros() as u8, 0),
+            ),
             _ => {
                 scale(asm, stride);
                 asm.arith_rr(Arith::Add, Width::W64, RAX, R11);
@@ -121,8 +138,16 @@ impl Emitter<'_> {
     }
 
     /// A legacy packet load: r6 is the context; a negative result ends the function with 0.
-    pub(crate) fn load_packet(&mut self, slot: usize, size: MemSize, src: Option<X>, imm: i32) -> Result<(), JitError> {
-        let Some(Target::LoadPacket(code)) = self.target(slot) else { return Err(JitError::Unresolved { slot }) };
+    pub(crate) fn load_packet(
+        &mut self,
+        slot: usize,
+        size: MemSize,
+        src: Option<X>,
+        imm: i32,
+    ) -> Result<(), JitError> {
+        let Some(Target::LoadPacket(code)) = self.target(slot) else {
+            return Err(JitError::Unresolved { slot });
+        };
         match src {
             None => self.asm.mov_imm(RSI, i64::from(imm) as u64),
             Some(src) => {

@@ -9,7 +9,10 @@
 //! ```
 
 use ring3_isa::{MemSize, Width};
-use ring3_runtime::{Access, AccessViolation, Linked, MAX_CALL_FRAMES, MAX_STACK_BYTES, MemRegion, Permissions, Regions};
+use ring3_runtime::{
+    Access, AccessViolation, Linked, MAX_CALL_FRAMES, MAX_STACK_BYTES, MemRegion, Permissions,
+    Regions,
+};
 
 use crate::asm::{Arith, Cond, Mem, STATE};
 use crate::compile::{emit, place};
@@ -58,7 +61,11 @@ const OUT_OF_STACK: i32 = 3;
 unsafe extern "C" fn allow(state: *mut State<'_>, address: u64, what: u32) -> u64 {
     // SAFETY: 1. compiled code passes the state it was entered with, and touches none of it during the call.
     let state = unsafe { &mut *state };
-    let access = if what & 256 != 0 { Access::Write } else { Access::Read };
+    let access = if what & 256 != 0 {
+        Access::Write
+    } else {
+        Access::Read
+    };
     match state.regions.check(address, u64::from(what & 255), access) {
         Ok(()) => 1,
         Err(violation) => {
@@ -106,11 +113,17 @@ pub struct CheckedProgram {
 /// [`JitError`]: also for tail calls, exceptions and arenas, which checked programs do not have.
 pub fn compile_checked(linked: &Linked, options: &Options) -> Result<CheckedProgram, JitError> {
     if linked.program.exception_cb.is_some() || linked.arena.is_some() {
-        return Err(JitError::Unsupported { slot: 0, what: "exceptions or an arena in a checked program" });
+        return Err(JitError::Unsupported {
+            slot: 0,
+            what: "exceptions or an arena in a checked program",
+        });
     }
     let code = emit(linked, options, Mode::Checked)?;
     if !code.callbacks.is_empty() || !code.addresses.is_empty() {
-        return Err(JitError::Unsupported { slot: 0, what: "callbacks in a checked program" });
+        return Err(JitError::Unsupported {
+            slot: 0,
+            what: "callbacks in a checked program",
+        });
     }
     let placed = place(code)?;
     placed.text.write(0, &placed.bytes);
@@ -129,8 +142,15 @@ impl CheckedProgram {
         let memory_start = memory.as_mut_ptr().expose_provenance() as u64;
         let mut regions = Regions::new();
         let mut add = |start, len_bytes, name: &str| {
-            let region = MemRegion { start, len_bytes, permissions: Permissions::ReadWrite, name: name.to_owned() };
-            regions.add(region).map_err(|region| CheckedError::Overlap(region.name))
+            let region = MemRegion {
+                start,
+                len_bytes,
+                permissions: Permissions::ReadWrite,
+                name: name.to_owned(),
+            };
+            regions
+                .add(region)
+                .map_err(|region| CheckedError::Overlap(region.name))
         };
         add(stack_start, stack_bytes, "stack")?;
         add(memory_start, memory.len() as u64, "memory")?;
@@ -231,7 +251,8 @@ impl Emitter<'_> {
 
     /// Takes one from the budget.
     pub(crate) fn check_budget(&mut self) {
-        self.asm.arith_mi(Arith::Sub, Width::W64, Mem::at(STATE, BUDGET), 1);
+        self.asm
+            .arith_mi(Arith::Sub, Width::W64, Mem::at(STATE, BUDGET), 1);
         let patch = self.asm.jcc32(Cond::S);
         self.asm.bind32(patch, self.routines.out_of_budget);
     }
@@ -239,11 +260,14 @@ impl Emitter<'_> {
     /// Calls a function of the program with a stack frame of its own.
     pub(crate) fn checked_call(&mut self, function: usize) {
         self.check_budget();
-        self.asm.arith_rm(Arith::Cmp, Width::W64, RBP, Mem::at(STATE, LOWEST_FRAME));
+        self.asm
+            .arith_rm(Arith::Cmp, Width::W64, RBP, Mem::at(STATE, LOWEST_FRAME));
         let patch = self.asm.jcc32(Cond::Be);
         self.asm.bind32(patch, self.routines.out_of_stack);
-        self.asm.arith_ri(Arith::Sub, Width::W64, RBP, MAX_STACK_BYTES as i32);
+        self.asm
+            .arith_ri(Arith::Sub, Width::W64, RBP, MAX_STACK_BYTES as i32);
         self.call_function(function);
-        self.asm.arith_ri(Arith::Add, Width::W64, RBP, MAX_STACK_BYTES as i32);
+        self.asm
+            .arith_ri(Arith::Add, Width::W64, RBP, MAX_STACK_BYTES as i32);
     }
 }

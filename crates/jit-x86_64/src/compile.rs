@@ -37,7 +37,12 @@ pub struct Compiled {
 pub fn compile(linked: &Linked, options: &Options) -> Result<Compiled, JitError> {
     let code = emit(linked, options, Mode::Native)?;
     let mut placed = place(code)?;
-    let function_starts = linked.program.subprogs.iter().map(|subprog| subprog.start).collect();
+    let function_starts = linked
+        .program
+        .subprogs
+        .iter()
+        .map(|subprog| subprog.start)
+        .collect();
     let base = placed.text.address();
     let callbacks: Arc<[Callback]> = placed
         .function_offsets
@@ -46,13 +51,16 @@ pub fn compile(linked: &Linked, options: &Options) -> Result<Compiled, JitError>
             let address = (base + offset as usize) as *const ();
             // SAFETY: 1. the function at this offset takes its arguments as the C ABI passes them and keeps what it must keep; a sixth
             // argument is in a register that it may overwrite.
-            Callback { code: unsafe { std::mem::transmute::<*const (), CallbackCode>(address) } }
+            Callback {
+                code: unsafe { std::mem::transmute::<*const (), CallbackCode>(address) },
+            }
         })
         .collect();
     for &(patch, function) in &placed.callback_patches {
         let record: *const Callback = &callbacks[function as usize];
         let at = patch.0 as usize;
-        placed.bytes[at..at + 8].copy_from_slice(&(record.expose_provenance() as u64).to_le_bytes());
+        placed.bytes[at..at + 8]
+            .copy_from_slice(&(record.expose_provenance() as u64).to_le_bytes());
     }
     placed.text.write(0, &placed.bytes);
     let faults = if placed.faults.is_empty() {
@@ -80,7 +88,10 @@ pub(crate) fn emit(linked: &Linked, options: &Options, mode: Mode) -> Result<Cod
         Ok(code) => Ok(code),
         Err(_too_far) => match Emitter::new(linked, &plan, options, mode, Jumps::Near).program()? {
             Ok(code) => Ok(code),
-            Err(_) => Err(JitError::Unsupported { slot: 0, what: "a program of this size" }),
+            Err(_) => Err(JitError::Unsupported {
+                slot: 0,
+                what: "a program of this size",
+            }),
         },
     }
 }
@@ -107,7 +118,15 @@ pub(crate) fn place(mut code: Code) -> Result<Placed, JitError> {
     let base = text.address() as u64;
     for &(patch, target) in &code.far {
         let next = base + u64::from(patch.0) + 4;
-        code.asm.set32(patch.0 as usize, target.wrapping_sub(next) as u32);
+        code.asm
+            .set32(patch.0 as usize, target.wrapping_sub(next) as u32);
+    }
+    if let Some(patch) = code.shared_end {
+        let next = base + u64::from(patch.0) + 4;
+        code.asm.set32(
+            patch.0 as usize,
+            (text.shared_end() as u64).wrapping_sub(next) as u32,
+        );
     }
     let mut bytes = code.asm.finish();
     for &(patch, offset) in &code.addresses {
@@ -159,7 +178,10 @@ impl Compiled {
     pub fn entry(&self) -> Entry {
         let code = self.function_address(0) as *const ();
         // SAFETY: 1. the main program is a C function of one argument; a second is in a register that it may overwrite.
-        Entry { code: unsafe { std::mem::transmute::<*const (), EntryCode>(code) }, data: std::ptr::null() }
+        Entry {
+            code: unsafe { std::mem::transmute::<*const (), EntryCode>(code) },
+            data: std::ptr::null(),
+        }
     }
 
     /// The word that prog arrays of compiled programs hold for this program.
@@ -213,6 +235,10 @@ impl Compiled {
 
     /// How often each rule of `fuse` was applied, by its name.
     pub fn rule_hits(&self) -> Vec<(&'static str, u32)> {
-        crate::fuse::NAMES.iter().copied().zip(self.rule_hits).collect()
+        crate::fuse::NAMES
+            .iter()
+            .copied()
+            .zip(self.rule_hits)
+            .collect()
     }
 }

@@ -11,7 +11,10 @@ pub struct CpuFeatures {
 
 impl CpuFeatures {
     /// None.
-    pub const BASELINE: CpuFeatures = CpuFeatures { bmi2: false, movbe: false };
+    pub const BASELINE: CpuFeatures = CpuFeatures {
+        bmi2: false,
+        movbe: false,
+    };
 
     /// What this CPU has.
     pub fn detect() -> CpuFeatures {

@@ -4,7 +4,8 @@
 //! `Code` (the result before placement).
 
 use ring3_isa::{
-    CallTarget as CallName, EndianOp, Imm64, Insn, InternalInsn, MemSize, Operand, RawInsn, Reg, Width, decode_xlated,
+    CallTarget as CallName, EndianOp, Imm64, Insn, InternalInsn, MemSize, Operand, RawInsn, Reg,
+    Width, decode_xlated,
 };
 use ring3_runtime::extable::FaultEntry;
 use ring3_runtime::{Linked, Target};
@@ -56,8 +57,12 @@ impl std::fmt::Display for JitError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             JitError::Malformed { slot, what } => write!(f, "insn {slot}: {what}"),
-            JitError::Unsupported { slot, what } => write!(f, "insn {slot}: {what}: not supported by the compiler"),
-            JitError::Unresolved { slot } => write!(f, "insn {slot}: names an object that was not linked"),
+            JitError::Unsupported { slot, what } => {
+                write!(f, "insn {slot}: {what}: not supported by the compiler")
+            }
+            JitError::Unresolved { slot } => {
+                write!(f, "insn {slot}: names an object that was not linked")
+            }
             JitError::Memory(errno) => write!(f, "executable memory: {errno}"),
         }
     }
@@ -86,6 +91,8 @@ pub(crate) struct Code {
     pub(crate) function_offsets: Vec<u32>,
     /// Where a tail call enters.
     pub(crate) tail_entry: u32,
+    /// The rel32 jump to the pack's end of the shared frame.
+    pub(crate) shared_end: Option<Patch>,
     /// rel32 calls and jumps to absolute addresses.
     pub(crate) far: Vec<(Patch, u64)>,
     /// 64-bit immediates that take the address of a function's callback record.
@@ -140,6 +147,7 @@ pub(crate) struct Emitter<'a> {
     function_offsets: Vec<u32>,
     pending: Vec<PendingJump>,
     pending_calls: Vec<(Patch, u32)>,
+    shared_end: Option<Patch>,
     pub(crate) far: Vec<(Patch, u64)>,
     pub(crate) callbacks: Vec<(Patch, u32)>,
     pub(crate) addresses: Vec<(Patch, u32)>,
@@ -152,7 +160,13 @@ pub(crate) struct Emitter<'a> {
 }
 
 impl<'a> Emitter<'a> {
-    pub(crate) fn new(linked: &'a Linked, plan: &'a Plan, options: &Options, mode: Mode, jumps: Jumps) -> Self {
+    pub(crate) fn new(
+        linked: &'a Linked,
+        plan: &'a Plan,
+        options: &Options,
+        mode: Mode,
+        jumps: Jumps,
+    ) -> Self {
         let slot_count = linked.program.insns.len();
         Emitter {
             asm: Asm::with_capacity(slot_count * 5 + 256),
@@ -168,6 +182,7 @@ impl<'a> Emitter<'a> {
             function_offsets: Vec::with_capacity(plan.functions.len()),
             pending: Vec::with_capacity(slot_count / 8),
             pending_calls: Vec::new(),
+            shared_end: None,
             far: Vec::new(),
             callbacks: Vec::new(),
             addresses: Vec::new(),
@@ -193,7 +208,8 @@ impl<'a> Emitter<'a> {
         let end = self.linked.program.insns.len();
         self.slot_offsets[end] = self.asm.pos() as u32;
         for &(patch, function) in &self.pending_calls {
-            self.asm.bind32(patch, self.function_offsets[function as usize] as usize);
+            self.asm
+                .bind32(patch, self.function_offsets[function as usize] as usize);
         }
         for jump in &self.pending {
             let target = self.slot_offsets[jump.target as usize] as usize;
@@ -212,6 +228,7 @@ impl<'a> Emitter<'a> {
             slot_offsets: self.slot_offsets,
             function_offsets: self.function_offsets,
             tail_entry,
+            shared_end: self.shared_end,
             far: self.far,
             callbacks: self.callbacks,
             addresses: self.addresses,
@@ -225,7 +242,8 @@ impl<'a> Emitter<'a> {
         let function = self.plan.functions[index];
         self.frame = Frame::of(self.plan, index, self.mode)?;
         self.epilogue = None;
-        self.asm.align_with_traps(16);
+        // The nop lies in one aligned quadword.
+        self.asm.align_with_traps(8);
         self.function_offsets.push(self.asm.pos() as u32);
         if self.mode == Mode::Native {
             self.asm.nop5();
@@ -234,9 +252,14 @@ impl<'a> Emitter<'a> {
         let body = self.asm.pos();
         if function.has_may_goto {
             // The kernel's BPF_MAX_LOOPS.
-            self.asm.store_imm(MemSize::Dw, self.frame.budget(), 8 << 20);
+            self.asm
+                .store_imm(MemSize::Dw, self.frame.budget(), 8 << 20);
         }
-        let landing = if self.frame.is_boundary { Some(self.enter_boundary()) } else { None };
+        let landing = if self.frame.is_boundary {
+            Some(self.enter_boundary())
+        } else {
+            None
+        };
         let mut slot = function.start;
         while slot < function.end {
             slot += self.slot(slot)?;
@@ -265,7 +288,12 @@ impl<'a> Emitter<'a> {
         // By reference: moving an instruction would read in one piece what the decoder has just written in several.
         match &decode_xlated(&self.linked.program.insns, slot) {
             Ok((insn, _)) => self.insn(slot, insn)?,
-            Err(cause) => return Err(JitError::Malformed { slot, what: cause.to_string() }),
+            Err(cause) => {
+                return Err(JitError::Malformed {
+                    slot,
+                    what: cause.to_string(),
+                });
+            }
         }
         Ok(1)
     }
@@ -273,37 +301,83 @@ impl<'a> Emitter<'a> {
     fn decode(&self, slot: usize) -> Result<Insn, JitError> {
         match decode_xlated(&self.linked.program.insns, slot) {
             Ok((insn, _)) => Ok(insn),
-            Err(cause) => Err(JitError::Malformed { slot, what: cause.to_string() }),
+            Err(cause) => Err(JitError::Malformed {
+                slot,
+                what: cause.to_string(),
+            }),
         }
     }
 
     fn insn(&mut self, slot: usize, insn: &Insn) -> Result<(), JitError> {
         match *insn {
-            Insn::Alu { width, op, dst, src } => {
+            Insn::Alu {
+                width,
+                op,
+                dst,
+                src,
+            } => {
                 let src = self.operand(src);
                 self.alu(slot, width, op, X::of(dst), src);
             }
             Insn::Neg { width, dst } => self.neg(width, X::of(dst)),
-            Insn::Movsx { width, from, dst, src } => self.asm.movsx_rr(from, width, X::of(dst), X::of(src)),
+            Insn::Movsx {
+                width,
+                from,
+                dst,
+                src,
+            } => self.asm.movsx_rr(from, width, X::of(dst), X::of(src)),
             Insn::Endian { op, size, dst } => self.endian(op, size, X::of(dst)),
-            Insn::AddrSpaceCast { dst, src, dst_as, .. } => self.addr_space_cast(slot, X::of(dst), X::of(src), dst_as)?,
+            Insn::AddrSpaceCast {
+                dst, src, dst_as, ..
+            } => self.addr_space_cast(slot, X::of(dst), X::of(src), dst_as)?,
             // Two slots: `slot` has taken it.
             Insn::LoadImm64 { .. } => return Err(JitError::Unresolved { slot }),
             Insn::LoadAbs { size, imm } => self.load_packet(slot, size, None, imm)?,
-            Insn::LoadInd { size, src, imm } => self.load_packet(slot, size, Some(X::of(src)), imm)?,
-            Insn::Load { size, mode, dst, src, off } => {
-                if self.linked.program.facts.get(slot).is_some_and(|facts| facts.probe_mem) {
+            Insn::LoadInd { size, src, imm } => {
+                self.load_packet(slot, size, Some(X::of(src)), imm)?
+            }
+            Insn::Load {
+                size,
+                mode,
+                dst,
+                src,
+                off,
+            } => {
+                if self
+                    .linked
+                    .program
+                    .facts
+                    .get(slot)
+                    .is_some_and(|facts| facts.probe_mem)
+                {
                     self.probe_load(size, mode, X::of(dst), X::of(src), off);
                 } else {
                     self.load(size, mode, X::of(dst), Mem::at(X::of(src), off.into()));
                 }
             }
-            Insn::Store { size, dst, off, src } => self.store(size, Mem::at(X::of(dst), off.into()), src),
-            Insn::Atomic { op, size, dst, src, off } => {
+            Insn::Store {
+                size,
+                dst,
+                off,
+                src,
+            } => self.store(size, Mem::at(X::of(dst), off.into()), src),
+            Insn::Atomic {
+                op,
+                size,
+                dst,
+                src,
+                off,
+            } => {
                 let (base, value) = atomic_operands(op, dst, src);
                 self.atomic(op, size, Mem::at(base, off.into()), value);
             }
-            Insn::Jmp { width, op, dst, src, off } => {
+            Insn::Jmp {
+                width,
+                op,
+                dst,
+                src,
+                off,
+            } => {
                 let src = self.operand(src);
                 self.jmp(slot, width, op, X::of(dst), src, off);
             }
@@ -322,19 +396,45 @@ impl<'a> Emitter<'a> {
         match insn {
             // Programs run with the rights of their process: there is no boundary for speculation to cross.
             InternalInsn::Nospec => {}
-            InternalInsn::ProbeLoad { size, mode, dst, src, off } => {
+            InternalInsn::ProbeLoad {
+                size,
+                mode,
+                dst,
+                src,
+                off,
+            } => {
                 self.probe_load(size, mode, X::of(dst), X::of(src), off);
             }
-            InternalInsn::ArenaLoad { size, mode, dst, src, off } => {
+            InternalInsn::ArenaLoad {
+                size,
+                mode,
+                dst,
+                src,
+                off,
+            } => {
                 self.arena_load(slot, size, mode, X::of(dst), X::of(src), off)?;
             }
-            InternalInsn::ArenaStore { size, dst, off, src } => self.arena_store(slot, size, X::of(dst), off, src)?,
-            InternalInsn::ArenaAtomic { op, size, dst, src, off } => {
+            InternalInsn::ArenaStore {
+                size,
+                dst,
+                off,
+                src,
+            } => self.arena_store(slot, size, X::of(dst), off, src)?,
+            InternalInsn::ArenaAtomic {
+                op,
+                size,
+                dst,
+                src,
+                off,
+            } => {
                 let (base, value) = atomic_operands(op, dst, src);
                 self.arena_atomic(slot, op, size, base, off, value)?;
             }
             InternalInsn::PercpuAddr { .. } => {
-                return Err(JitError::Unsupported { slot, what: "address of a per-CPU variable" });
+                return Err(JitError::Unsupported {
+                    slot,
+                    what: "address of a per-CPU variable",
+                });
             }
             InternalInsn::TailCall => self.call(slot)?,
         }
@@ -344,7 +444,10 @@ impl<'a> Emitter<'a> {
     /// The target of the current slot. Slots are asked in ascending order.
     pub(crate) fn target(&mut self, slot: usize) -> Option<Target> {
         let sites = &self.linked.sites;
-        while sites.get(self.next_site).is_some_and(|site| (site.slot as usize) < slot) {
+        while sites
+            .get(self.next_site)
+            .is_some_and(|site| (site.slot as usize) < slot)
+        {
             self.next_site += 1;
         }
         let site = sites.get(self.next_site)?;
@@ -371,7 +474,9 @@ impl<'a> Emitter<'a> {
 
     /// xorshift64*: the values only have to be unknown to the program's author.
     fn random(&mut self) -> u64 {
-        let Some(mut state) = self.blinding else { return 0 };
+        let Some(mut state) = self.blinding else {
+            return 0;
+        };
         state ^= state >> 12;
         state ^= state << 25;
         state ^= state >> 27;
@@ -388,7 +493,9 @@ impl<'a> Emitter<'a> {
             self.asm.mov_imm(X::of(dst), value);
             return Ok(());
         }
-        let Insn::LoadImm64 { dst, value } = self.decode(slot)? else { return Err(JitError::Unresolved { slot }) };
+        let Insn::LoadImm64 { dst, value } = self.decode(slot)? else {
+            return Err(JitError::Unresolved { slot });
+        };
         let dst = X::of(dst);
         match value {
             Imm64::Value(value) if self.is_blinding() => {
@@ -400,7 +507,10 @@ impl<'a> Emitter<'a> {
             Imm64::Value(value) => self.asm.mov_imm(dst, value),
             Imm64::Func(distance) => {
                 let start = (slot as i64 + 1 + i64::from(distance)) as usize;
-                let function = self.linked.subprog_at(start).ok_or(JitError::Unresolved { slot })?;
+                let function = self
+                    .linked
+                    .subprog_at(start)
+                    .ok_or(JitError::Unresolved { slot })?;
                 let patch = self.asm.mov_imm64(dst, 0);
                 self.callbacks.push((patch, function as u32));
             }
@@ -464,14 +574,21 @@ impl<'a> Emitter<'a> {
             return;
         }
         let between = self.plan.estimate[target] - self.plan.estimate[(slot + 1).min(target)];
-        let is_short = self.jumps == Jumps::Estimated && self.mode == Mode::Native && !self.is_blinding() && between <= 120;
+        let is_short = self.jumps == Jumps::Estimated
+            && self.mode == Mode::Native
+            && !self.is_blinding()
+            && between <= 120;
         let patch = match (is_short, cond) {
             (true, Some(cond)) => self.asm.jcc8(cond),
             (true, None) => self.asm.jmp8(),
             (false, Some(cond)) => self.asm.jcc32(cond),
             (false, None) => self.asm.jmp32(),
         };
-        self.pending.push(PendingJump { patch, is_short, target: target as u32 });
+        self.pending.push(PendingJump {
+            patch,
+            is_short,
+            target: target as u32,
+        });
     }
 
     /// `call rel32` of a function of this program.
@@ -491,11 +608,11 @@ impl<'a> Emitter<'a> {
         if self.frame.is_shared {
             return inner as u32;
         }
-        self.asm.align_with_traps(16);
         let here = self.asm.pos();
         let patch = self.asm.call();
         self.asm.bind32(patch, inner);
-        Frame::shared().epilogue(&mut self.asm);
+        let patch = self.asm.jmp32();
+        self.shared_end = Some(patch);
         here as u32
     }
 
@@ -539,7 +656,10 @@ impl<'a> Emitter<'a> {
             self.call_absolute(ring3_runtime::exception::arrive as *const () as usize);
             if let Some(callback) = self.linked.program.exception_cb {
                 if callback as usize >= self.plan.functions.len() {
-                    return Err(JitError::Malformed { slot: 0, what: "exception callback is no function".to_owned() });
+                    return Err(JitError::Malformed {
+                        slot: 0,
+                        what: "exception callback is no function".to_owned(),
+                    });
                 }
                 self.asm.copy(RDI, RAX);
                 self.call_function(callback as usize);

@@ -73,7 +73,10 @@ impl Frame {
     /// [`JitError::Unsupported`]: tail calls and exceptions in one program; more stack than the shared frame has.
     pub(crate) fn of(plan: &Plan, index: usize, mode: Mode) -> Result<Frame, JitError> {
         let function: &Function = &plan.functions[index];
-        let unsupported = |what: &'static str| JitError::Unsupported { slot: function.start, what };
+        let unsupported = |what: &'static str| JitError::Unsupported {
+            slot: function.start,
+            what,
+        };
         if plan.has_exceptions && plan.has_tail_calls {
             return Err(unsupported("tail calls in a program with exceptions"));
         }
@@ -85,20 +88,36 @@ impl Frame {
             ax_is_free: !function.used.contains(Reg::AX),
             ..Frame::default()
         };
-        let mut locals = if function.has_may_goto { BUDGET_BYTES } else { 0 };
+        let mut locals = if function.has_may_goto {
+            BUDGET_BYTES
+        } else {
+            0
+        };
         if frame.is_boundary {
             locals += BOUNDARY_BYTES;
         }
         let uses_fp = function.used.contains(Reg::FP);
-        let mut stack_bytes = if uses_fp { function.stack_bytes.next_multiple_of(8) } else { 0 };
+        let mut stack_bytes = if uses_fp {
+            function.stack_bytes.next_multiple_of(8)
+        } else {
+            0
+        };
         if mode == Mode::Checked {
             stack_bytes = 0;
         }
         if frame.is_shared {
             if stack_bytes + locals > SHARED_BYTES {
-                return Err(unsupported("more than 512 bytes of stack in a function with tail calls"));
+                return Err(unsupported(
+                    "more than 512 bytes of stack in a function with tail calls",
+                ));
             }
-            return Ok(Frame { saved: 0b1111, has_fp: true, pushes_fp: true, sub_bytes: SHARED_BYTES, ..frame });
+            return Ok(Frame {
+                saved: 0b1111,
+                has_fp: true,
+                pushes_fp: true,
+                sub_bytes: SHARED_BYTES,
+                ..frame
+            });
         }
         frame.has_fp = uses_fp && mode == Mode::Native;
         frame.pushes_fp = frame.has_fp || frame.is_boundary;
@@ -115,7 +134,11 @@ impl Frame {
         // Return address and pushes, then as much as makes the stack pointer a multiple of 16 at calls.
         let above = 8 + 8 * frame.pushed();
         let below = (stack_bytes + locals).next_multiple_of(8);
-        frame.sub_bytes = if calls { (above + below).next_multiple_of(16) - above } else { below };
+        frame.sub_bytes = if calls {
+            (above + below).next_multiple_of(16) - above
+        } else {
+            below
+        };
         Ok(frame)
     }
 
@@ -181,7 +204,11 @@ impl Frame {
 
     fn saved_registers(&self) -> impl Iterator<Item = X> + use<> {
         let saved = self.saved;
-        SAVED.into_iter().enumerate().filter(move |(bit, _)| saved >> bit & 1 != 0).map(|(_, reg)| reg)
+        SAVED
+            .into_iter()
+            .enumerate()
+            .filter(move |(bit, _)| saved >> bit & 1 != 0)
+            .map(|(_, reg)| reg)
     }
 
     /// The `may_goto` budget.

@@ -1,9 +1,26 @@
 //! Rules that look at several instructions at once.
 //!
-//! Each rule takes the longest run of slots it knows, none of which but the first may be the target of a jump, and says how many it has
-//! written. A rule has a name in [`Rule`], so that fuzzing can show that each one was used.
+//! Each rule knows a run of slots, none of which but the first may be the target of a jump, writes code that leaves every register as the run
+//! would (no rule needs to know which are still wanted), and says how many slots it has covered. Rules look at raw slots first: most
+//! instructions begin no rule and cost one table-free match. A rule has a name in [`Rule`], so that fuzzing can show that each one was used.
+//!
+//! | rule | before | after |
+//! |-|-|-|
+//! | `lea` | `r2 = r10; r2 += -16` | `lea rsi, [rbp-16]` |
+//! | `multiply-into` | `r2 = r1; r2 *= 10` | `imul rsi, rdi, 10` |
+//! | `extend` | `r1 <<= 32; r1 s>>= 32` | `movsxd rdi, edi` |
+//! | `rotate` | `r2 = r1; r2 <<= 13; r1 >>= 51; r1 \|= r2` | `mov rsi, rdi; shl rsi, 13; rol rdi, 13` |
+//! | `swap-load` | `r1 = *(u32 *)(r2 +4); r1 = be32 r1` | `movbe edi, [rsi+4]` |
+//! | `drop-zext` | `w1 += w2; w1 = w1` | `add edi, esi` |
+//! | `flags` | `r1 &= 7; if r1 == 0 goto` | `and edi, 7; je` |
 
-use crate::emit::Emitter;
+use ring3_isa::{AluOp, JmpOp, MemSize, RawInsn, Reg, Width};
+
+use crate::asm::{Mem, Shift};
+use crate::emit::{Emitter, Src};
+use crate::frame::Mode;
+use crate::jmp::condition;
+use crate::regs::X;
 
 /// The rules, including those of other files that replace a whole instruction's template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,17 +32,351 @@ pub(crate) enum Rule {
     ArrayLookup,
     /// Lookup with a constant key as a constant (`call`).
     ConstLookup,
+    /// Move and addition.
+    Lea,
+    /// Move and multiplication.
+    MultiplyInto,
+    /// Two shifts by the same count.
+    Extend,
+    /// Two shifts and an or.
+    Rotate,
+    /// Load and byte swap.
+    SwapLoad,
+    /// A zero extension of what is zero-extended.
+    DropZext,
+    /// A comparison with zero of what has just set the flags.
+    Flags,
 }
 
 /// Number of rules.
-pub(crate) const RULES: usize = 3;
+pub(crate) const RULES: usize = NAMES.len();
+
+/// Names of the rules, in their order.
+pub(crate) const NAMES: [&str; 10] = [
+    "constant-divisor",
+    "array-lookup",
+    "const-lookup",
+    "lea",
+    "multiply-into",
+    "extend",
+    "rotate",
+    "swap-load",
+    "drop-zext",
+    "flags",
+];
+
+// Operation codes that begin or continue a rule (RFC 9669 section 3).
+const MOV64: u8 = 0xbf;
+const MOV32: u8 = 0xbc;
+const ADD64_IMM: u8 = 0x07;
+const ADD64_REG: u8 = 0x0f;
+const SUB64_IMM: u8 = 0x17;
+const ADD32_IMM: u8 = 0x04;
+const MUL64_IMM: u8 = 0x27;
+const MUL32_IMM: u8 = 0x24;
+const LSH64_IMM: u8 = 0x67;
+const RSH64_IMM: u8 = 0x77;
+const ARSH64_IMM: u8 = 0xc7;
+const LSH32_IMM: u8 = 0x64;
+const RSH32_IMM: u8 = 0x74;
+const OR64: u8 = 0x4f;
+const OR32: u8 = 0x4c;
+const TO_BE: u8 = 0xdc;
+const BSWAP: u8 = 0xd7;
+const LDX_W: u8 = 0x61;
+const LDX_H: u8 = 0x69;
+const LDX_DW: u8 = 0x79;
+const JEQ_IMM: u8 = 0x15;
+const JNE_IMM: u8 = 0x55;
+const JEQ32_IMM: u8 = 0x16;
+const JNE32_IMM: u8 = 0x56;
+
+fn x(number: u8) -> Option<X> {
+    Reg::new(number).map(X::of)
+}
 
 impl Emitter<'_> {
     /// Emits a fused run that begins at `slot`; the number of slots it covers.
-    pub(crate) fn fused(&mut self, _slot: usize) -> Option<usize> {
-        None
+    pub(crate) fn fused(&mut self, slot: usize) -> Option<usize> {
+        if self.mode == Mode::Checked || self.is_blinding() {
+            return None;
+        }
+        let first = self.linked.program.insns[slot];
+        match first.code {
+            MOV64 | MOV32 if first.off == 0 => self.after_move(slot, first),
+            LSH64_IMM => self
+                .extend(first, self.follower(slot, 1)?, first.dst())
+                .then_some(2),
+            LDX_W | LDX_H | LDX_DW => self.swap_load(slot, first),
+            // Arithmetic of both classes by immediate or register, shifts and moves apart.
+            0x04 | 0x0c | 0x07 | 0x0f | 0x14 | 0x1c | 0x17 | 0x1f | 0x44 | 0x4c | 0x47 | 0x4f
+            | 0x54 | 0x5c | 0x57 | 0x5f | 0xa4 | 0xac | 0xa7 | 0xaf => {
+                self.after_arithmetic(slot, first)
+            }
+            _ => None,
+        }
+    }
+
+    fn hit(&mut self, rule: Rule) {
+        self.rule_hits[rule as usize] += 1;
+    }
+
+    /// The slot `distance` further on, if control gets there from `slot` only by falling through.
+    fn follower(&self, slot: usize, distance: usize) -> Option<RawInsn> {
+        for between in slot + 1..=slot + distance {
+            if *self.plan.is_target.get(between)? {
+                return None;
+            }
+        }
+        // A function does not run into the next: the slot before its end is an exit or a jump, which no rule continues.
+        Some(self.linked.program.insns[slot + distance])
+    }
+
+    fn after_move(&mut self, slot: usize, mov: RawInsn) -> Option<usize> {
+        let next = self.follower(slot, 1)?;
+        if next.dst() != mov.dst() || mov.dst() == mov.src() {
+            // The moved value is the temporary of a rotation, or nothing we know; a rotation continues with either register.
+            return self.rotate(slot, mov, next);
+        }
+        let (dst, src) = (x(mov.dst())?, x(mov.src())?);
+        let is_wide = mov.code == MOV64;
+        match (is_wide, next.code) {
+            (true, ADD64_IMM) if next.off == 0 => {
+                self.asm.lea(Width::W64, dst, Mem::at(src, next.imm))
+            }
+            (true, SUB64_IMM) if next.off == 0 && next.imm != i32::MIN => {
+                self.asm.lea(Width::W64, dst, Mem::at(src, -next.imm));
+            }
+            (false, ADD32_IMM) if next.off == 0 => {
+                self.asm.lea(Width::W32, dst, Mem::at(src, next.imm))
+            }
+            (true, ADD64_REG) if next.off == 0 && next.src() != mov.dst() => {
+                self.asm
+                    .lea(Width::W64, dst, Mem::indexed(src, x(next.src())?, 0, 0));
+            }
+            (true, MUL64_IMM) | (false, MUL32_IMM)
+                if next.off == 0 && !has_short_multiplication(next.imm) =>
+            {
+                let width = if is_wide { Width::W64 } else { Width::W32 };
+                self.asm.imul_rri(width, dst, src, next.imm);
+                self.hit(Rule::MultiplyInto);
+                return Some(2);
+            }
+            (true, LSH64_IMM) => {
+                if let Some(last) = self.follower(slot, 2)
+                    && self.extend(next, last, mov.src())
+                {
+                    return Some(3);
+                }
+                return self.rotate(slot, mov, next);
+            }
+            _ => return self.rotate(slot, mov, next),
+        }
+        self.hit(Rule::Lea);
+        Some(2)
+    }
+
+    /// `dst <<= n; dst >>= n` (or `s>>=`) as a zero or sign extension of the low `64 - n` bits of `src`.
+    fn extend(&mut self, left: RawInsn, right: RawInsn, src: u8) -> bool {
+        let size = match left.imm {
+            32 => MemSize::W,
+            48 => MemSize::H,
+            56 => MemSize::B,
+            _ => return false,
+        };
+        if right.dst() != left.dst() || right.imm != left.imm || right.off != 0 || left.off != 0 {
+            return false;
+        }
+        let (Some(dst), Some(src)) = (x(left.dst()), x(src)) else {
+            return false;
+        };
+        match right.code {
+            RSH64_IMM => self.asm.movzx_rr(size, dst, src),
+            ARSH64_IMM => self.asm.movsx_rr(size, Width::W64, dst, src),
+            _ => return false,
+        }
+        self.hit(Rule::Extend);
+        true
+    }
+
+    /// `t = x; t <<= k; x >>= w - k; x |= t` and its mirror images. The temporary ends as the shifted value, as it would.
+    fn rotate(&mut self, slot: usize, mov: RawInsn, one: RawInsn) -> Option<usize> {
+        let (two, or) = (self.follower(slot, 2)?, self.follower(slot, 3)?);
+        let (bits, left, right, or_code, width) = match mov.code {
+            MOV64 => (64, LSH64_IMM, RSH64_IMM, OR64, Width::W64),
+            _ => (32, LSH32_IMM, RSH32_IMM, OR32, Width::W32),
+        };
+        let (temporary, value) = (mov.dst(), mov.src());
+        let is_shift = |insn: RawInsn| {
+            (insn.code == left || insn.code == right)
+                && insn.off == 0
+                && (1..bits).contains(&insn.imm)
+        };
+        let opposite = one.code != two.code
+            && one.dst() != two.dst()
+            && one.imm.checked_add(two.imm) == Some(bits);
+        let both = [one.dst(), two.dst()];
+        if temporary == value
+            || !is_shift(one)
+            || !is_shift(two)
+            || !opposite
+            || !both.contains(&temporary)
+            || !both.contains(&value)
+            || or.code != or_code
+            || or.off != 0
+            || ![(temporary, value), (value, temporary)].contains(&(or.dst(), or.src()))
+        {
+            return None;
+        }
+        let (result, other) = (x(or.dst())?, x(or.src())?);
+        let source = x(value)?;
+        // The register that is not the result keeps its shifted value; both shifts are of the value before.
+        let (result_shift, other_shift) = if one.dst() == or.dst() {
+            (one, two)
+        } else {
+            (two, one)
+        };
+        let direction = |insn: RawInsn| {
+            if insn.code == left {
+                Shift::Shl
+            } else {
+                Shift::Shr
+            }
+        };
+        let rotation = if result_shift.code == left {
+            Shift::Rol
+        } else {
+            Shift::Ror
+        };
+        let count = result_shift.imm as u8;
+        if result == source {
+            self.asm.mov_rr(width, other, source);
+            self.asm
+                .shift_ri(direction(other_shift), width, other, other_shift.imm as u8);
+            self.asm.shift_ri(rotation, width, result, count);
+        } else {
+            if self.cpu.bmi2 {
+                let right_count = if rotation == Shift::Ror {
+                    count
+                } else {
+                    bits as u8 - count
+                };
+                self.asm.rorx(width, result, source, right_count);
+            } else {
+                self.asm.mov_rr(width, result, source);
+                self.asm.shift_ri(rotation, width, result, count);
+            }
+            self.asm
+                .shift_ri(direction(other_shift), width, other, other_shift.imm as u8);
+        }
+        self.hit(Rule::Rotate);
+        Some(4)
+    }
+
+    /// A load whose value is byte-swapped at once.
+    fn swap_load(&mut self, slot: usize, load: RawInsn) -> Option<usize> {
+        let swap = self.follower(slot, 1)?;
+        if swap.dst() != load.dst() {
+            return None;
+        }
+        if swap.code == MOV32 && load.code != LDX_DW && swap.src() == swap.dst() && swap.off == 0 {
+            return self.drop_zext(slot, load);
+        }
+        if !matches!(swap.code, TO_BE | BSWAP) || swap.off != 0 || self.is_probe(slot) {
+            return None;
+        }
+        let mem = Mem::at(x(load.src())?, load.off.into());
+        let dst = x(load.dst())?;
+        match (load.code, swap.imm) {
+            (LDX_H, 16) => {
+                // The load clears what lies above, and a 16-bit rotation leaves it.
+                self.asm.load(MemSize::H, dst, mem);
+                self.asm.swap16(dst);
+            }
+            (LDX_W, 32) if self.cpu.movbe => self.asm.load_swapped(Width::W32, dst, mem),
+            (LDX_DW, 64) if self.cpu.movbe => self.asm.load_swapped(Width::W64, dst, mem),
+            _ => return None,
+        }
+        self.hit(Rule::SwapLoad);
+        Some(2)
+    }
+
+    fn is_probe(&self, slot: usize) -> bool {
+        self.linked
+            .program
+            .facts
+            .get(slot)
+            .is_some_and(|facts| facts.probe_mem)
+    }
+
+    /// A 4-byte or 2-byte load followed by a zero extension of its destination.
+    fn drop_zext(&mut self, slot: usize, load: RawInsn) -> Option<usize> {
+        if self.is_probe(slot) {
+            return None;
+        }
+        let size = if load.code == LDX_W {
+            MemSize::W
+        } else {
+            MemSize::H
+        };
+        self.asm.load(
+            size,
+            x(load.dst())?,
+            Mem::at(x(load.src())?, load.off.into()),
+        );
+        self.hit(Rule::DropZext);
+        Some(2)
+    }
+
+    /// Arithmetic followed by a zero extension of its 32-bit result, or by a comparison of its result with zero.
+    fn after_arithmetic(&mut self, slot: usize, first: RawInsn) -> Option<usize> {
+        let next = self.follower(slot, 1)?;
+        if next.dst() != first.dst() || first.off != 0 {
+            return None;
+        }
+        let is_wide = first.class() == 7;
+        let op = match first.code & 0xf0 {
+            0x00 => AluOp::Add,
+            0x10 => AluOp::Sub,
+            0x40 => AluOp::Or,
+            0x50 => AluOp::And,
+            _ => AluOp::Xor,
+        };
+        let width = if is_wide { Width::W64 } else { Width::W32 };
+        let dst = x(first.dst())?;
+        let src = if first.code & 8 != 0 {
+            Src::Reg(x(first.src())?)
+        } else {
+            Src::Imm(first.imm)
+        };
+        if next.code == MOV32 && !is_wide && next.src() == next.dst() && next.off == 0 {
+            self.alu(slot, width, op, dst, src);
+            self.hit(Rule::DropZext);
+            return Some(2);
+        }
+        let cond = match (is_wide, next.code) {
+            (true, JEQ_IMM) | (false, JEQ32_IMM) => JmpOp::Eq,
+            (true, JNE_IMM) | (false, JNE32_IMM) => JmpOp::Ne,
+            _ => return None,
+        };
+        // Some immediates have forms that set no flags: see `alu`.
+        let sets_flags = !matches!(
+            (op, src),
+            (_, Src::Imm(0 | -1)) | (AluOp::And, Src::Imm(0xff | 0xffff))
+        );
+        if next.imm != 0 || next.off == 0 || !sets_flags {
+            return None;
+        }
+        self.alu(slot, width, op, dst, src);
+        let target = (slot as i64 + 2 + i64::from(next.off)) as usize;
+        // The jump's own slot begins behind the arithmetic, which nobody jumps to.
+        self.jump_to(slot + 1, target, Some(condition(cond)));
+        self.hit(Rule::Flags);
+        Some(2)
     }
 }
 
-/// Names of the rules, in their order.
-pub(crate) const NAMES: [&str; RULES] = ["constant-divisor", "array-lookup", "const-lookup"];
+/// Multipliers for which `alu` has something shorter than a multiplication.
+fn has_short_multiplication(imm: i32) -> bool {
+    imm == 0 || imm == 3 || imm == 5 || imm == 9 || (imm > 0 && imm.count_ones() == 1)
+}

@@ -22,7 +22,13 @@ pub struct ListingLine {
 }
 
 /// Cuts `code` at the offsets where slots begin.
-pub(crate) fn cut(address: u64, code: &[u8], slot_offsets: &[u32], function_offsets: &[u32], starts: &[u32]) -> Listing {
+pub(crate) fn cut(
+    address: u64,
+    code: &[u8],
+    slot_offsets: &[u32],
+    function_offsets: &[u32],
+    starts: &[u32],
+) -> Listing {
     // (offset, slot): a function's prologue lies before its first slot, and what follows the last slot belongs to none.
     let mut marks: Vec<(u32, Option<u32>)> = vec![(0, None)];
     for (slot, &offset) in slot_offsets[..slot_offsets.len() - 1].iter().enumerate() {
@@ -39,7 +45,11 @@ pub(crate) fn cut(address: u64, code: &[u8], slot_offsets: &[u32], function_offs
     for (at, &(offset, slot)) in marks.iter().enumerate() {
         let end = marks.get(at + 1).map_or(code.len() as u32, |next| next.0);
         if end > offset {
-            lines.push(ListingLine { offset, slot, bytes: code[offset as usize..end as usize].to_vec() });
+            lines.push(ListingLine {
+                offset,
+                slot,
+                bytes: code[offset as usize..end as usize].to_vec(),
+            });
         }
     }
     Listing { address, lines }

@@ -62,7 +62,10 @@ impl Emitter<'_> {
     }
 
     fn arena_base(&mut self, slot: usize) -> Result<(), JitError> {
-        let arena = self.linked.arena.ok_or(JitError::Unsupported { slot, what: "arena access without an arena" })?;
+        let arena = self.linked.arena.ok_or(JitError::Unsupported {
+            slot,
+            what: "arena access without an arena",
+        })?;
         self.asm.mov_imm(R11, arena.base);
         Ok(())
     }
@@ -118,7 +121,10 @@ impl Emitter<'_> {
     ) -> Result<(), JitError> {
         // The loops of fetching operations use r9 and r11, so the address goes to r10, which a program with arena atomics must leave free.
         if !self.frame.ax_is_free {
-            return Err(JitError::Unsupported { slot, what: "arena atomics beside rewrites that use r11" });
+            return Err(JitError::Unsupported {
+                slot,
+                what: "arena atomics beside rewrites that use r11",
+            });
         }
         let mem = self.arena_operand(slot, base, off)?;
         self.asm.lea(Width::W64, crate::regs::R10, mem);
@@ -129,12 +135,21 @@ impl Emitter<'_> {
     }
 
     /// `addr_space_cast`: into the user's view of the arena (null stays null), or to the low half.
-    pub(crate) fn addr_space_cast(&mut self, slot: usize, dst: X, src: X, dst_as: u16) -> Result<(), JitError> {
+    pub(crate) fn addr_space_cast(
+        &mut self,
+        slot: usize,
+        dst: X,
+        src: X,
+        dst_as: u16,
+    ) -> Result<(), JitError> {
         if dst_as == 0 {
             self.asm.mov_rr(Width::W32, dst, src);
             return Ok(());
         }
-        let arena = self.linked.arena.ok_or(JitError::Unsupported { slot, what: "address space cast without an arena" })?;
+        let arena = self.linked.arena.ok_or(JitError::Unsupported {
+            slot,
+            what: "address space cast without an arena",
+        })?;
         self.asm.mov_rr(Width::W32, dst, src);
         self.asm.mov_imm(R11, arena.user_base & !0xffff_ffff);
         self.asm.test_rr(Width::W32, dst, dst);

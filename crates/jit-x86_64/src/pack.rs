@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! pack    2 MiB of memory mapped twice, read-write and read-execute; no page is ever writable and executable in one mapping
-//! step    64 bytes; a text takes whole steps, found first-fit after the last place
+//! step    64 bytes; a text takes whole steps, found first-fit after the last place; the first holds the end of the shared frame (`frame`)
 //! ```
 //!
 //! The first packs are placed within reach of a rel32 call from this library's own code, where helpers are. A text is freed through RCU, filled
@@ -10,12 +10,15 @@
 //!
 //! Key types: [`Text`] (an allocation), the process-wide `Space`. Neighbours: `compile` fills texts, `trampoline` patches and allocates them.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ring3_os::map::TwinRegion;
 use ring3_sync::rcu;
 use ring3_uapi::Errno;
+
+use crate::asm::Asm;
+use crate::frame::Frame;
 
 const PACK_BYTES: usize = 2 << 20;
 const STEP_BYTES: usize = 64;
@@ -67,7 +70,11 @@ impl Text {
             return Err(Errno::E2BIG);
         }
         let mut space = space().lock().unwrap_or_else(PoisonError::into_inner);
-        let found = space.packs.iter_mut().rev().find_map(|pack| Some((pack.take(steps)?, pack.region.clone())));
+        let found = space
+            .packs
+            .iter_mut()
+            .rev()
+            .find_map(|pack| Some((pack.take(steps)?, pack.region.clone())));
         let (first, region) = match found {
             Some(found) => found,
             None => {
@@ -79,7 +86,11 @@ impl Text {
             }
         };
         drop(space);
-        let text = Text { region, offset: first * STEP_BYTES, len_bytes };
+        let text = Text {
+            region,
+            offset: first * STEP_BYTES,
+            len_bytes,
+        };
         text.fill(len_bytes, steps * STEP_BYTES - len_bytes);
         Ok(text)
     }
@@ -89,13 +100,21 @@ impl Text {
         self.region.exec_view().as_ptr().expose_provenance() + self.offset
     }
 
+    /// Address of code in the same pack that ends the shared frame of tail calls and returns.
+    pub(crate) fn shared_end(&self) -> usize {
+        self.region.exec_view().as_ptr().expose_provenance()
+    }
+
     /// Bytes of code.
     pub fn len_bytes(&self) -> usize {
         self.len_bytes
     }
 
     fn writable(&self, offset: usize) -> *mut u8 {
-        self.region.write_view().as_ptr().wrapping_add(self.offset + offset)
+        self.region
+            .write_view()
+            .as_ptr()
+            .wrapping_add(self.offset + offset)
     }
 
     fn fill(&self, offset: usize, len_bytes: usize) {
@@ -109,16 +128,27 @@ impl Text {
     /// # Panics
     /// If it does not fit.
     pub fn write(&self, offset: usize, code: &[u8]) {
-        assert!(offset + code.len() <= self.len_bytes, "code of {} bytes at {offset} in a text of {}", code.len(), self.len_bytes);
+        assert!(
+            offset + code.len() <= self.len_bytes,
+            "code of {} bytes at {offset} in a text of {}",
+            code.len(),
+            self.len_bytes
+        );
         // SAFETY: 1. inside the text by the assertion; 2. the caller runs it only afterwards.
-        unsafe { self.writable(offset).copy_from_nonoverlapping(code.as_ptr(), code.len()) };
+        unsafe {
+            self.writable(offset)
+                .copy_from_nonoverlapping(code.as_ptr(), code.len())
+        };
     }
 
     /// The code as it is now.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.len_bytes];
         // SAFETY: 1. the text is readable through the writable view for its length.
-        unsafe { self.writable(0).copy_to_nonoverlapping(bytes.as_mut_ptr(), self.len_bytes) };
+        unsafe {
+            self.writable(0)
+                .copy_to_nonoverlapping(bytes.as_mut_ptr(), self.len_bytes)
+        };
         bytes
     }
 
@@ -131,10 +161,14 @@ impl Text {
     /// If `offset` is not a multiple of 8 inside the text's steps.
     pub fn patch_quadword(&self, offset: usize, old: u64, new: u64) -> Result<(), u64> {
         let room = self.len_bytes.next_multiple_of(STEP_BYTES);
-        assert!(offset.is_multiple_of(8) && offset + 8 <= room, "patch at {offset} of {room}");
+        assert!(
+            offset.is_multiple_of(8) && offset + 8 <= room,
+            "patch at {offset} of {room}"
+        );
         // SAFETY: 1. aligned and inside our steps by the assertion; 2. the view is writable and the memory lives as long as `self`.
         let word = unsafe { AtomicU64::from_ptr(self.writable(offset).cast()) };
-        word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).map(drop)
+        word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
+            .map(drop)
     }
 
     /// The aligned quadword at `offset`.
@@ -143,7 +177,10 @@ impl Text {
     /// As [`Text::patch_quadword`].
     pub fn quadword(&self, offset: usize) -> u64 {
         let room = self.len_bytes.next_multiple_of(STEP_BYTES);
-        assert!(offset.is_multiple_of(8) && offset + 8 <= room, "read at {offset} of {room}");
+        assert!(
+            offset.is_multiple_of(8) && offset + 8 <= room,
+            "read at {offset} of {room}"
+        );
         // SAFETY: as `patch_quadword`.
         unsafe { AtomicU64::from_ptr(self.writable(offset).cast()) }.load(Ordering::SeqCst)
     }
@@ -160,10 +197,20 @@ impl Drop for Text {
 /// Gives steps back; no thread is inside them any more.
 fn release(region: &Arc<TwinRegion>, offset: usize, steps: usize) {
     // SAFETY: 1. the steps were a text's and nobody reuses them before the bits below are cleared; 2. the grace period is over.
-    unsafe { region.write_view().as_ptr().add(offset).write_bytes(TRAP, steps * STEP_BYTES) };
+    unsafe {
+        region
+            .write_view()
+            .as_ptr()
+            .add(offset)
+            .write_bytes(TRAP, steps * STEP_BYTES)
+    };
     serialise_cores();
     let mut space = space().lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(pack) = space.packs.iter_mut().find(|pack| Arc::ptr_eq(&pack.region, region)) {
+    if let Some(pack) = space
+        .packs
+        .iter_mut()
+        .find(|pack| Arc::ptr_eq(&pack.region, region))
+    {
         pack.give(offset / STEP_BYTES, steps);
     }
 }
@@ -180,13 +227,33 @@ fn serialise_cores() {
 impl Pack {
     fn create() -> Result<Pack, Errno> {
         let anchor = Pack::create as *const () as usize;
-        let near = TwinRegion::create_near("ring3-text", PACK_BYTES, PACK_BYTES, anchor, REACH_BYTES);
+        let near =
+            TwinRegion::create_near("ring3-text", PACK_BYTES, PACK_BYTES, anchor, REACH_BYTES);
         let region = match near {
             Ok(region) => region,
             // Out of reach: calls go through veneers.
             Err(_) => TwinRegion::create("ring3-text", PACK_BYTES, PACK_BYTES)?,
         };
-        Ok(Pack { region: Arc::new(region), used: Box::new([0; WORDS]), next: 0, used_steps: 0 })
+        let mut pack = Pack {
+            region: Arc::new(region),
+            used: Box::new([0; WORDS]),
+            next: 0,
+            used_steps: 0,
+        };
+        let mut asm = Asm::with_capacity(STEP_BYTES);
+        Frame::shared().epilogue(&mut asm);
+        let end = asm.finish();
+        if pack.take(1) != Some(0) || end.len() > STEP_BYTES {
+            return Err(Errno::E2BIG);
+        }
+        // SAFETY: 1. the first step is inside the view; 2. the pack is new, nobody executes it.
+        unsafe {
+            pack.region
+                .write_view()
+                .as_ptr()
+                .copy_from_nonoverlapping(end.as_ptr(), end.len())
+        };
+        Ok(pack)
     }
 
     fn is_used(&self, step: usize) -> bool {
@@ -198,7 +265,9 @@ impl Pack {
         if STEPS - self.used_steps < count {
             return None;
         }
-        let first = self.find(self.next, STEPS, count).or_else(|| self.find(0, STEPS, count))?;
+        let first = self
+            .find(self.next, STEPS, count)
+            .or_else(|| self.find(0, STEPS, count))?;
         for step in first..first + count {
             self.used[step / 64] |= 1 << (step % 64);
         }
@@ -243,13 +312,13 @@ mod tests {
     fn steps_are_given_back_and_reused() {
         let mut pack = Pack::create().unwrap();
         let first = pack.take(3).unwrap();
-        let second = pack.take(STEPS - 3).unwrap();
-        assert_eq!((first, second), (0, 3));
+        let second = pack.take(STEPS - 4).unwrap();
+        assert_eq!((first, second), (1, 4));
         assert_eq!(pack.take(1), None);
         pack.give(first, 3);
         assert_eq!(pack.take(4), None);
-        assert_eq!(pack.take(2), Some(0));
-        assert_eq!(pack.take(1), Some(2));
+        assert_eq!(pack.take(2), Some(1));
+        assert_eq!(pack.take(1), Some(3));
     }
 
     #[test]

@@ -8,7 +8,9 @@
 
 use std::sync::LazyLock;
 
-use ring3_isa::{AluOp, CallTarget as CallName, Insn, InternalInsn, Operand, RawInsn, Reg, RegSet, decode_xlated};
+use ring3_isa::{
+    AluOp, CallTarget as CallName, Insn, InternalInsn, Operand, RawInsn, Reg, RegSet, decode_xlated,
+};
 use ring3_runtime::{CallKind, Linked, Target};
 
 use crate::emit::JitError;
@@ -70,10 +72,17 @@ const MAY_GOTO: u8 = 128;
 static ROWS: LazyLock<[CodeRow; 256]> = LazyLock::new(|| {
     std::array::from_fn(|code| {
         // Some codes decode only with certain immediates or offsets: widths of swaps, atomic operations.
-        let tries = [0, 16, 1, 0x100].into_iter().map(|imm| RawInsn::new(code as u8, 0, 0, 0, imm));
+        let tries = [0, 16, 1, 0x100]
+            .into_iter()
+            .map(|imm| RawInsn::new(code as u8, 0, 0, 0, imm));
         let second = RawInsn::default();
-        let insn = tries.into_iter().find_map(|raw| decode_xlated(&[raw, second], 0).ok());
-        insn.map_or(CodeRow::default(), |(insn, _)| CodeRow { estimate: estimated_bytes(&insn), marks: marks(&insn) })
+        let insn = tries
+            .into_iter()
+            .find_map(|raw| decode_xlated(&[raw, second], 0).ok());
+        insn.map_or(CodeRow::default(), |(insn, _)| CodeRow {
+            estimate: estimated_bytes(&insn),
+            marks: marks(&insn),
+        })
     })
 });
 
@@ -84,10 +93,16 @@ fn marks(insn: &Insn) -> u8 {
         Insn::Jmp { .. } => JUMPS,
         Insn::Ja { .. } | Insn::Jal { .. } => JUMPS | ENDS,
         Insn::MayGoto { .. } => JUMPS | MAY_GOTO,
-        Insn::Call(_) | Insn::Internal(InternalInsn::TailCall) | Insn::LoadAbs { .. } | Insn::LoadInd { .. } => CALLS,
+        Insn::Call(_)
+        | Insn::Internal(InternalInsn::TailCall)
+        | Insn::LoadAbs { .. }
+        | Insn::LoadInd { .. } => CALLS,
         Insn::Exit => ENDS,
         Insn::LoadImm64 { .. } => TWO_SLOTS,
-        Insn::Alu { op: AluOp::Div | AluOp::Sdiv | AluOp::Mod | AluOp::Smod, .. } => DIVIDES,
+        Insn::Alu {
+            op: AluOp::Div | AluOp::Sdiv | AluOp::Mod | AluOp::Smod,
+            ..
+        } => DIVIDES,
         Insn::Alu { .. }
         | Insn::Neg { .. }
         | Insn::Movsx { .. }
@@ -111,11 +126,23 @@ fn estimated_bytes(insn: &Insn) -> u8 {
         Insn::AddrSpaceCast { .. } => 24,
         Insn::LoadImm64 { .. } => 10,
         Insn::Load { .. } | Insn::Internal(InternalInsn::ProbeLoad { .. }) => 4,
-        Insn::Store { src: Operand::Imm(_), .. } => 8,
-        Insn::Store { src: Operand::Reg(_), .. } => 4,
+        Insn::Store {
+            src: Operand::Imm(_),
+            ..
+        } => 8,
+        Insn::Store {
+            src: Operand::Reg(_),
+            ..
+        } => 4,
         Insn::Atomic { .. } => 20,
-        Insn::Jmp { src: Operand::Imm(_), .. } => 7,
-        Insn::Jmp { src: Operand::Reg(_), .. } => 6,
+        Insn::Jmp {
+            src: Operand::Imm(_),
+            ..
+        } => 7,
+        Insn::Jmp {
+            src: Operand::Reg(_),
+            ..
+        } => 6,
         Insn::Ja { .. } | Insn::Jal { .. } => 4,
         Insn::MayGoto { .. } => 12,
         Insn::Call(CallName::Subprog(_) | CallName::Helper(_) | CallName::Kfunc { .. }) => 8,
@@ -130,7 +157,10 @@ fn estimated_bytes(insn: &Insn) -> u8 {
 }
 
 fn malformed(slot: usize, what: &str) -> JitError {
-    JitError::Malformed { slot, what: what.to_owned() }
+    JitError::Malformed {
+        slot,
+        what: what.to_owned(),
+    }
 }
 
 /// Looks at everything once.
@@ -154,7 +184,10 @@ pub(crate) fn make(linked: &Linked) -> Result<Plan, JitError> {
     for (index, facts) in linked.program.subprogs.iter().enumerate() {
         let range = linked.subprog_slots(index).unwrap_or(0..0);
         if range.is_empty() || range.start != at || range.end > slots.len() {
-            return Err(malformed(range.start, "function bounds do not cover the program in order"));
+            return Err(malformed(
+                range.start,
+                "function bounds do not cover the program in order",
+            ));
         }
         let mut function = Function {
             start: range.start,
@@ -167,7 +200,10 @@ pub(crate) fn make(linked: &Linked) -> Result<Plan, JitError> {
         plan.functions.push(function);
     }
     if at != slots.len() {
-        return Err(malformed(at, "function bounds do not cover the program in order"));
+        return Err(malformed(
+            at,
+            "function bounds do not cover the program in order",
+        ));
     }
     plan.estimate.push(estimate);
     for site in &linked.sites {
@@ -175,7 +211,8 @@ pub(crate) fn make(linked: &Linked) -> Result<Plan, JitError> {
             Target::Call(call) => plan.has_exceptions |= call.kind == CallKind::Throw,
             Target::TailCall(_) => {
                 let slot = site.slot as usize;
-                let holds = |function: &&mut Function| (function.start..function.end).contains(&slot);
+                let holds =
+                    |function: &&mut Function| (function.start..function.end).contains(&slot);
                 if let Some(function) = plan.functions.iter_mut().find(holds) {
                     function.has_tail_call = true;
                     plan.has_tail_calls = true;
@@ -206,7 +243,9 @@ fn look_at_function(
         let row = rows[raw.code as usize];
         plan.estimate.push(*estimate);
         // Displacements take up to four bytes more; a zero one takes none.
-        *estimate += u32::from(row.estimate) + u32::from(raw.off != 0) + 3 * u32::from(raw.off as i8 as i16 != raw.off);
+        *estimate += u32::from(row.estimate)
+            + u32::from(raw.off != 0)
+            + 3 * u32::from(raw.off as i8 as i16 != raw.off);
         used |= 1 << raw.dst();
         last = row.marks;
         if row.marks & (JUMPS | CALLS | TWO_SLOTS | LOADS | STORES) == 0 {
@@ -231,7 +270,9 @@ fn look_at_function(
             used |= 1 << raw.src();
             let target = slot as i64 + 1 + i64::from(raw.distance().unwrap_or(0));
             match usize::try_from(target) {
-                Ok(target) if (function.start..function.end).contains(&target) => plan.is_target[target] = true,
+                Ok(target) if (function.start..function.end).contains(&target) => {
+                    plan.is_target[target] = true
+                }
                 _ => return Err(malformed(slot, "jump out of the function")),
             }
         } else {
@@ -240,7 +281,8 @@ fn look_at_function(
                 used |= 1 << Reg::R6.number() | 1 << raw.src();
             }
             if let Some(distance) = raw.distance() {
-                let start = usize::try_from(slot as i64 + 1 + i64::from(distance)).unwrap_or(usize::MAX);
+                let start =
+                    usize::try_from(slot as i64 + 1 + i64::from(distance)).unwrap_or(usize::MAX);
                 if linked.subprog_at(start).is_none() {
                     return Err(malformed(slot, "call or address of no function"));
                 }
@@ -253,10 +295,16 @@ fn look_at_function(
         slot += 1;
     }
     if slot != function.end {
-        return Err(malformed(function.end, "a function begins inside an instruction"));
+        return Err(malformed(
+            function.end,
+            "a function begins inside an instruction",
+        ));
     }
     if last & ENDS == 0 && !never_returns(linked, slot - 1) {
-        return Err(malformed(slot - 1, "control runs off the end of the function"));
+        return Err(malformed(
+            slot - 1,
+            "control runs off the end of the function",
+        ));
     }
     function.used = RegSet::from_bits(used);
     function.has_calls = all_marks & CALLS != 0;

@@ -62,9 +62,10 @@ fn run(map_type: MapType, entries: u32) {
         };
     }
     let mut found = 0u64;
-    // SAFETY (all calls below): key and value have 8 bytes; inside a read section.
     let read = best(&all, |key| {
-        found += u64::from(unsafe { lookup(pointer, (&raw const key) as u64, 0, 0, 0) } != 0)
+        // SAFETY: the key has 8 bytes; inside a read section. As all calls below.
+        let value = unsafe { lookup(pointer, (&raw const key) as u64, 0, 0, 0) };
+        found += u64::from(value != 0);
     });
     let write = best(&all, |key| {
         // SAFETY: as above.

@@ -83,9 +83,9 @@ impl CgroupStorage {
             if self.key_bytes == 16 { attach_type } else { 0 },
         );
         let mut values = self.values.write();
-        if !values.contains_key(&key) {
+        if let std::collections::btree_map::Entry::Vacant(entry) = values.entry(key) {
             let cpus = if self.percpu { possible_cpus() } else { 1 };
-            values.insert(key, Region::anonymous(self.stride * cpus, Prot::ReadWrite)?);
+            entry.insert(Region::anonymous(self.stride * cpus, Prot::ReadWrite)?);
         }
         Ok(())
     }

@@ -429,18 +429,18 @@ impl LpmTrie {
                 (*node).intermediate.store(1, Ordering::Relaxed);
                 return Ok(());
             }
-            if let (Some(parent_slot), true) =
-                (parent_slot, children[0].is_null() && children[1].is_null())
+            let is_leaf = children.iter().all(|child| child.is_null());
+            if let Some(parent_slot) = parent_slot
+                && is_leaf
+                && (*parent).intermediate.load(Ordering::Relaxed) != 0
             {
-                if (*parent).intermediate.load(Ordering::Relaxed) != 0 {
-                    // A fork with one arm is none: the other child takes its place.
-                    let on_left = (&(*parent).children)[0].load(Ordering::Relaxed) == node;
-                    let other = (&(*parent).children)[usize::from(on_left)].load(Ordering::Relaxed);
-                    parent_slot.store(other, Ordering::Release);
-                    self.retire(parent);
-                    self.retire(node);
-                    return Ok(());
-                }
+                // A fork with one arm is none: the other child takes its place.
+                let on_left = (&(*parent).children)[0].load(Ordering::Relaxed) == node;
+                let other = (&(*parent).children)[usize::from(on_left)].load(Ordering::Relaxed);
+                parent_slot.store(other, Ordering::Release);
+                self.retire(parent);
+                self.retire(node);
+                return Ok(());
             }
             let only = if children[0].is_null() {
                 children[1]

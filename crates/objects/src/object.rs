@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use ring3_btf::ext::write_records;
+use ring3_btf::{check::CheckOptions, ext::write_records};
 use ring3_elf::{MapOrigin, MapSpec, ObjectSpec, ProgSpec, SlotSpec};
 use ring3_maps::{Access, Map, MapAttr, Plain, ProgSlot, TypedMap, fd::FdTable};
 use ring3_runtime::ProgObject;
@@ -71,9 +71,9 @@ impl Object {
     /// # Errors
     /// EINVAL: no BPF object.
     pub fn parse(bytes: &[u8], name: &str) -> Result<Object, Error> {
-        Ok(Object {
-            spec: ObjectSpec::parse(bytes, name)?,
-        })
+        let mut spec = ObjectSpec::parse(bytes, name)?;
+        drop_refused_btf(&mut spec)?;
+        Ok(Object { spec })
     }
 
     /// What the file says.
@@ -276,6 +276,21 @@ impl Object {
         }
         Ok(())
     }
+}
+
+/// BTF that BPF_BTF_LOAD refuses is left out where nothing needs it, as libbpf does.
+fn drop_refused_btf(spec: &mut ObjectSpec) -> Result<(), Error> {
+    let Some(btf) = &spec.btf else { return Ok(()) };
+    if let Err(errno) = ring3_btf::check::check(btf.bytes(), CheckOptions::default(), None) {
+        if spec.needs_btf() {
+            return Err(Error::new(
+                errno,
+                format!("object '{}': BTF is refused", spec.name),
+            ));
+        }
+        spec.btf = None;
+    }
+    Ok(())
 }
 
 fn records(rec_size: u32, count: usize, bytes: Vec<u8>) -> InfoRecords {

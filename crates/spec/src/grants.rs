@@ -43,6 +43,9 @@ impl AttachSet {
     /// Any attach type, also numbers without a name.
     pub const ANY: AttachSet = AttachSet(u64::MAX);
 
+    /// The bit of every number from here on.
+    const OTHERS: u32 = 63;
+
     /// These.
     pub const fn of(types: &[AttachType]) -> AttachSet {
         let mut bits = 0;
@@ -54,9 +57,19 @@ impl AttachSet {
         AttachSet(bits)
     }
 
+    /// All but these, also numbers without a name.
+    pub const fn all_but(types: &[AttachType]) -> AttachSet {
+        AttachSet(!AttachSet::of(types).0)
+    }
+
     /// Whether this raw attach type is in the set.
     pub const fn contains(self, raw: u32) -> bool {
-        self.0 == u64::MAX || (raw < 64 && self.0 >> raw & 1 != 0)
+        let bit = if raw < AttachSet::OTHERS {
+            raw
+        } else {
+            AttachSet::OTHERS
+        };
+        self.0 >> bit & 1 != 0
     }
 }
 
@@ -131,16 +144,20 @@ const SETSOCKOPT: AttachSet = AttachSet::of(&[A::CgroupSetsockopt]);
 const ITER: AttachSet = AttachSet::of(&[A::TraceIter]);
 const RAW_TP: AttachSet = AttachSet::of(&[A::TraceRawTp]);
 const FENTRY: AttachSet = AttachSet::of(&[A::TraceFentry, A::TraceFexit, A::ModifyReturn]);
-/// Address hooks whose return value reaches the system call.
-const RETVAL_ADDR: AttachSet = AttachSet::of(&[
-    A::CgroupInet4Bind,
-    A::CgroupInet6Bind,
-    A::CgroupInet4Connect,
-    A::CgroupInet6Connect,
-    A::CgroupUdp4Sendmsg,
-    A::CgroupUdp6Sendmsg,
-    A::CgroupUnixConnect,
-    A::CgroupUnixSendmsg,
+/// Hooks whose return value reaches the system call: all but these.
+const RETVAL: AttachSet = AttachSet::all_but(&[
+    A::CgroupInetIngress,
+    A::CgroupInetEgress,
+    A::CgroupSockOps,
+    A::CgroupUdp4Recvmsg,
+    A::CgroupUdp6Recvmsg,
+    A::CgroupUnixRecvmsg,
+    A::CgroupInet4Getpeername,
+    A::CgroupInet6Getpeername,
+    A::CgroupUnixGetpeername,
+    A::CgroupInet4Getsockname,
+    A::CgroupInet6Getsockname,
+    A::CgroupUnixGetsockname,
 ]);
 const LSM_MAC: AttachSet = AttachSet::of(&[A::LsmMac]);
 const LSM_CGROUP: AttachSet = AttachSet::of(&[A::LsmCgroup]);
@@ -227,6 +244,7 @@ grants! {
     }
     /// TCP socket events.
     SOCK_OPS {
+        Nothing for RETVAL: GetRetval, SetRetval;
         Nothing for ANY: Setsockopt, Getsockopt, SockOpsCbFlagsSet, SockMapUpdate, SockHashUpdate, GetSocketCookie,
             GetLocalStorage, PerfEventOutput, SkStorageGet, SkStorageDelete, GetNetnsCookie, LoadHdrOpt, StoreHdrOpt,
             ReserveHdrOpt, TcpSockOf;
@@ -244,6 +262,7 @@ grants! {
     }
     /// cgroup device and system control hooks: storage and events.
     CGROUP_EVENTS {
+        Nothing for RETVAL: GetRetval, SetRetval;
         Nothing for ANY: GetLocalStorage, PerfEventOutput;
     }
     /// System controls.
@@ -252,7 +271,7 @@ grants! {
     }
     /// Address hooks.
     CGROUP_SOCK_ADDR {
-        Nothing for RETVAL_ADDR: GetRetval, SetRetval;
+        Nothing for RETVAL: GetRetval, SetRetval;
         Nothing for CONNECT: Bind;
         Nothing for ANY: GetSocketCookie, GetNetnsCookie, GetLocalStorage, PerfEventOutput, SkLookupTcp, SkLookupUdp,
             SkRelease, SkcLookupTcp, SkStorageGet, SkStorageDelete, Setsockopt, Getsockopt;

@@ -200,8 +200,8 @@ impl Corpus {
                     number(map, "value_size") as u32,
                     kernel,
                 )
-                    .ok()
-                    .flatten()
+                .ok()
+                .flatten()
                 .map(Arc::new)
             }
             _ => None,

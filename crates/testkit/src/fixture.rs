@@ -10,6 +10,9 @@ use std::{
 
 use ring3_elf::ObjectSpec;
 
+/// Longest log that is kept.
+pub const LOG_BYTES_MAX: usize = 1 << 20;
+
 /// One object file.
 #[derive(Clone, Debug)]
 pub struct Fixture {
@@ -24,9 +27,11 @@ pub struct Fixture {
 pub struct Recorded {
     /// Release of the kernel.
     pub kernel: String,
+    /// Level of the log: 2, or 4 (statistics only) where level 2 says more than [`LOG_BYTES_MAX`].
+    pub level: u32,
     /// Positive errno, 0 if accepted.
     pub errno: i32,
-    /// Level-2 log, masked.
+    /// Log, masked.
     pub log: String,
 }
 
@@ -107,17 +112,22 @@ impl Recorded {
 
     fn parse(text: &str) -> Option<Recorded> {
         let (kernel, rest) = text.strip_prefix("kernel ")?.split_once('\n')?;
+        let (level, rest) = rest.strip_prefix("level ")?.split_once('\n')?;
         let (errno, log) = rest.strip_prefix("errno ")?.split_once('\n')?;
         Some(Recorded {
             kernel: kernel.to_owned(),
+            level: level.parse().ok()?,
             errno: errno.parse().ok()?,
             log: log.to_owned(),
         })
     }
 
-    /// Two header lines, then the log.
+    /// Three header lines, then the log.
     pub fn to_text(&self) -> String {
-        format!("kernel {}\nerrno {}\n{}", self.kernel, self.errno, self.log)
+        format!(
+            "kernel {}\nlevel {}\nerrno {}\n{}",
+            self.kernel, self.level, self.errno, self.log
+        )
     }
 }
 
@@ -129,6 +139,7 @@ mod tests {
     fn answers_read_back() {
         let recorded = Recorded {
             kernel: "6.18.44".into(),
+            level: 2,
             errno: 13,
             log: "0: R1=ctx()\nbad\n".into(),
         };

@@ -12,7 +12,10 @@ use ring3_os::bpf_load::{
 };
 use ring3_uapi::{Errno, flags::map_create as map_flags};
 
-use crate::{fixture::Recorded, log_mask::mask_log};
+use crate::{
+    fixture::{LOG_BYTES_MAX, Recorded},
+    log_mask::mask_log,
+};
 
 /// Room for the log of any fixture.
 const LOG_BYTES: usize = 1 << 24;
@@ -57,7 +60,11 @@ impl<'a> KernelObject<'a> {
     /// The errno of the first call that fails.
     pub fn create(spec: &'a ObjectSpec) -> Result<KernelObject<'a>, Errno> {
         let btf = match &spec.btf {
-            Some(btf) => Some(btf_load(btf.bytes())?),
+            // libbpf goes on without BTF that the kernel refuses, unless something in the object needs it.
+            Some(btf) => match btf_load(btf.bytes()) {
+                Err(errno) if spec.needs_btf() => return Err(errno),
+                loaded => loaded.ok(),
+            },
             None => None,
         };
         let mut object = KernelObject {
@@ -103,11 +110,20 @@ impl<'a> KernelObject<'a> {
         })
     }
 
-    /// Loads a program at log level 2: the descriptor, if it was accepted, and the answer.
+    /// Loads a program: the descriptor, if it was accepted, and the answer at level 2, or at level 4 where level 2 says too much to keep.
     ///
     /// # Errors
     /// The kernel's release cannot be read.
     pub fn load(&self, prog: &ProgSpec) -> io::Result<(Option<OwnedFd>, Recorded)> {
+        let (fd, recorded) = self.load_at(prog, 2)?;
+        if recorded.log.len() > LOG_BYTES_MAX {
+            self.load_at(prog, 4)
+        } else {
+            Ok((fd, recorded))
+        }
+    }
+
+    fn load_at(&self, prog: &ProgSpec, level: u32) -> io::Result<(Option<OwnedFd>, Recorded)> {
         use std::os::fd::AsRawFd;
         let mut insns = prog.insns.clone();
         for reference in &prog.map_refs {
@@ -133,7 +149,7 @@ impl<'a> KernelObject<'a> {
                 btf: self.btf.as_ref().map(|fd| fd.as_fd()),
                 func_info: if has_btf { (8, &func_info) } else { (0, &[]) },
                 line_info: if has_btf { (16, &line_info) } else { (0, &[]) },
-                log_level: 2,
+                log_level: level,
             },
             LOG_BYTES,
         );
@@ -145,6 +161,7 @@ impl<'a> KernelObject<'a> {
             fd,
             Recorded {
                 kernel: release()?,
+                level,
                 errno,
                 log: mask_log(&log, &prog.insns),
             },

@@ -22,13 +22,15 @@ fn mask_line<'a>(line: &'a str, insns: &[RawInsn]) -> Cow<'a, str> {
     mask_address(line, insns).map_or(Cow::Borrowed(line), Cow::Owned)
 }
 
-/// `12: (18) r1 = 0xffff88810a2b3c00      ; R1=...`, also behind `mark_precise: frame0: ... before 12: `.
+/// `12: (18) r1 = 0xffff88810a2b3c00      ; R1=...`, also behind `mark_precise: frame0: ... before 12: `, and with the
+/// live registers before it, `12: .1........ (18) r1 = ...`.
 fn mask_address(line: &str, insns: &[RawInsn]) -> Option<String> {
-    let op = line.find(": (18) r")?;
-    let index_start = line[..op]
+    let op = line.find(" (18) r")?;
+    let colon = line[..op].rfind(':')?;
+    let index_start = line[..colon]
         .rfind(|c: char| !c.is_ascii_digit())
         .map_or(0, |i| i + 1);
-    let index: usize = line[index_start..op].parse().ok()?;
+    let index: usize = line[index_start..colon].parse().ok()?;
     if insns.get(index)?.src() == 0 {
         return None;
     }
@@ -63,6 +65,10 @@ mod tests {
                 &insns
             ),
             "0: (18) r1 = * ; R1=map_ptr()\n2: (18) r2 = 0x3  ; R2=3\n"
+        );
+        assert_eq!(
+            mask_log("      0: .1........ (18) r1 = 0xffffc90001230000\n", &insns),
+            "      0: .1........ (18) r1 = *\n"
         );
         assert_eq!(
             mask_log("verification time 12 usec\n", &insns),

@@ -19,23 +19,26 @@ struct Ours {
 
 fn verify_fixtures() -> Vec<Ours> {
     let system = ring3::system();
-    let options = LoadOptions {
-        log_level: 2,
-        ..LoadOptions::default()
-    };
     let mut all = Vec::new();
     for fixture in elf_fixtures().unwrap() {
         let object = Object::open(&fixture.path).unwrap();
-        for (program, verification) in object.verify_in(&system, &options).unwrap() {
+        for prog in &object.spec().progs {
+            let recorded = Recorded::read(&fixture.oracle_path(&prog.name)).unwrap();
+            let options = LoadOptions {
+                log_level: recorded.level,
+                programs: Some(vec![prog.name.clone()]),
+                ..LoadOptions::default()
+            };
+            let (_, verification) = object.verify_in(&system, &options).unwrap().pop().unwrap();
             let verification = verification.unwrap();
             all.push(Ours {
-                name: format!("{}.{program}", fixture.name),
+                name: format!("{}.{}", fixture.name, prog.name),
                 errno: verification
                     .result
                     .as_ref()
                     .map_or_else(|error| error.errno.raw(), |_| 0),
                 log: mask_log(&verification.log, &verification.request.insns),
-                recorded: Recorded::read(&fixture.oracle_path(&program)).unwrap(),
+                recorded,
             });
         }
     }

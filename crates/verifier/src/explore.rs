@@ -219,8 +219,8 @@ pub(crate) fn mark_seen(env: &mut Env<'_>, insn_idx: u32) {
 /// Ends the current path and takes the next one; `false` if there is none.
 fn end_path(env: &mut Env<'_>) -> Check<bool> {
     env.mark_all_scratched();
-    env.stack_liveness.update(env.log, env.facts, &env.cur);
     update_branch_counts(env)?;
+    env.stack_liveness.update(env.log, env.facts, &env.cur);
     Ok(pop_path(env))
 }
 
@@ -238,7 +238,7 @@ fn check_insn(env: &mut Env<'_>) -> Check<Next> {
         Slot::SecondHalf => reject!(EINVAL, "invalid BPF_LD mode"),
         Slot::Bad(error) => return Err(check::bad_encoding(facts.raw[insn_idx as usize], error)),
     }
-    env.insn_idx += 1;
+    env.insn_idx = env.insn_idx.wrapping_add(1);
     Ok(Next::Continue)
 }
 
@@ -280,7 +280,7 @@ fn check_decoded(env: &mut Env<'_>, insn: &Insn) -> Check<Next> {
             reject!(EINVAL, "unknown opcode {:02x}", env.facts.raw[env.insn_idx as usize].code)
         }
     }
-    env.insn_idx += 1;
+    env.insn_idx = env.insn_idx.wrapping_add(1);
     Ok(Next::Continue)
 }
 
@@ -307,7 +307,7 @@ fn check_call(env: &mut Env<'_>, target: CallTarget) -> Check<Next> {
         CallTarget::Helper(id) => check::call::helper::check_helper_call(env, id)?,
     }
     env.mark_scratched(Reg::R0);
-    env.insn_idx += 1;
+    env.insn_idx = env.insn_idx.wrapping_add(1);
     Ok(Next::Continue)
 }
 

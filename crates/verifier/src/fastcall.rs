@@ -10,7 +10,7 @@
 //! ```
 //! (the pair next to the call is at the lowest offset of the function, the next pair 8 bytes above it, and so on.)
 //!
-//! An access to that part of the stack by anyone else breaks the contract of the whole function
+//! An access below the topmost slot of the patterns by anyone else breaks the contract of the whole function
 //! ([`FastcallFacts::breaks_contract`]), which then keeps all its spills. A call that looks like one of a pattern but is
 //! not inlined makes its function keep the depth of its stack.
 //! Kernel counterpart: `mark_fastcall_patterns`, `check_fastcall_stack_contract`, `remove_fastcall_spills_fills`.
@@ -37,7 +37,7 @@ pub(crate) struct FastcallFacts {
     pattern: Vec<bool>,
     /// For a call: pairs around it that may go.
     spills: Vec<u8>,
-    /// Per function: lowest offset of a spill, at most 0.
+    /// Per function: where the part of the stack that only patterns may use ends, at most 0.
     stack_off: Vec<i16>,
     /// Per function: has a pattern around a call that is not inlined.
     keeps_stack: Vec<bool>,
@@ -63,7 +63,7 @@ pub(crate) fn mark_fastcall_patterns(insns: &[RawInsn], subprogs: &[Subprog], ca
     let mut facts = FastcallFacts {
         pattern: vec![false; insns.len()],
         spills: vec![0; insns.len()],
-        stack_off: Vec::with_capacity(subprogs.len()),
+        stack_off: vec![0; subprogs.len()],
         keeps_stack: vec![false; subprogs.len()],
     };
     for (number, subprog) in subprogs.iter().enumerate() {
@@ -73,7 +73,6 @@ pub(crate) fn mark_fastcall_patterns(insns: &[RawInsn], subprogs: &[Subprog], ca
             .filter(|insn| insn.code == CODE_SPILL && insn.dst() == FP)
             .map(|insn| insn.off)
             .fold(0, i16::min);
-        facts.stack_off.push(lowest);
         for at in body.filter(|&at| insns[at].code == CODE_CALL) {
             mark_around_call(insns, at, lowest, calls, number, &mut facts);
         }
@@ -124,6 +123,7 @@ fn mark_around_call(
     if pairs == 0 {
         return;
     }
+    facts.stack_off[subprog] = facts.stack_off[subprog].min(off);
     if summary.fastcall {
         facts.spills[at] = pairs;
     } else {
@@ -200,7 +200,7 @@ mod tests {
         let (facts, subprogs) = find(&program, NO_ARGS);
         let removed = remove_fastcall_spills_fills(&facts, &|_| false, &subprogs, &[16]);
         assert_eq!(removed.nops, [1, 3, 0, 4]);
-        assert_eq!(removed.stack_depth, [16]);
+        assert_eq!(removed.stack_depth, [0]);
     }
 
     #[test]
@@ -220,9 +220,9 @@ mod tests {
 
     #[test]
     fn an_access_below_breaks_the_contract() {
-        let program = [spill(1, -8), CALL, fill(1, -8), EXIT];
+        let program = [spill(1, -16), CALL, fill(1, -16), EXIT];
         let (facts, subprogs) = find(&program, NO_ARGS);
-        assert!(!facts.breaks_contract(0, 0, -8) && !facts.breaks_contract(0, 3, -8));
+        assert!(!facts.breaks_contract(0, 0, -16) && !facts.breaks_contract(0, 3, -8));
         assert!(facts.breaks_contract(0, 3, -16));
         assert!(remove_fastcall_spills_fills(&facts, &|_| true, &subprogs, &[16]).nops.is_empty());
         assert_eq!(remove_fastcall_spills_fills(&facts, &|_| false, &subprogs, &[16]).stack_depth, [8]);

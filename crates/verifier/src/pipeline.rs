@@ -1,6 +1,7 @@
 //! The passes in order. What each finds is a value; exploration gets them together as [`Facts`].
 
 use alloc::borrow::Cow;
+use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -29,7 +30,7 @@ use crate::resolve::{ResolveInput, process_fd_array, resolve_ld_imm64};
 use crate::stack_depth::{StackInput, SubprogUse, check_max_stack_depth, private_stack_of};
 use crate::state::{Extra, FuncState, MAIN_CALLSITE, MapIdx, RegState, RegType, VerifierState};
 use crate::states::StateTable;
-use crate::subprogs::{SubprogInput, check_subprogs, find_subprogs, name_subprogs};
+use crate::subprogs::{SubprogInput, check_subprogs, find_subprogs, is_pseudo_call, is_pseudo_func, name_subprogs};
 
 /// Decides whether a program is safe, as Linux 6.18 does.
 ///
@@ -77,13 +78,14 @@ fn run(
     at: &mut Option<u32>,
 ) -> Check<VerifiedProgram> {
     let permits = permits_of(req);
-    let facts = match prepare(req, registry, permits, log) {
+    let mut subprog_count = 0;
+    let facts = match prepare(req, registry, permits, log, &mut subprog_count) {
         Ok(facts) => facts,
         Err(violation) => {
             if !violation.text.is_empty() {
                 vlog!(log, "{}\n", violation.text);
             }
-            log_stats(log, &[], &StateTable::new(1), 0);
+            log_stats(log, &alloc::vec![0; subprog_count], &StateTable::new(1), 0);
             return Err(violation);
         }
     };
@@ -129,10 +131,21 @@ fn log_stats(log: &mut Log, depths: &[u32], states: &StateTable, processed: u32)
 }
 
 /// Everything before exploration.
-fn prepare(req: &LoadRequest, registry: &Registry, permits: Permits, log: &mut Log) -> Check<Facts> {
+fn prepare(
+    req: &LoadRequest,
+    registry: &Registry,
+    permits: Permits,
+    log: &mut Log,
+    subprog_count: &mut usize,
+) -> Check<Facts> {
+    if registry.prog_type(req.prog_type).refused.is_some() {
+        reject!(EINVAL);
+    }
     let func_info = check_func_info_early(req)?;
+    *subprog_count = functions_before_error(&req.insns);
     let prog_btf = req.btf.clone();
     let mut subprogs = find_functions(req, permits, &func_info, log)?;
+    *subprog_count = subprogs.list.len();
     check_subprogs(&req.insns, &mut subprogs.list)?;
     check_func_info(&func_info, &subprogs.list, prog_btf.as_ref())?;
     let line_info = check_line_info(req, &req.insns, &subprogs.list, prog_btf.as_ref())?;
@@ -221,6 +234,21 @@ fn find_functions(
     let input =
         SubprogInput { insns: &req.insns, func_info, btf: req.btf.as_ref(), bpf_capable: permits.bpf_capable };
     find_subprogs(&input, &mut |_, insn| kfuncs.add(insn), log)
+}
+
+/// Functions that were found when the search ends early; the statistics have a depth for each.
+fn functions_before_error(insns: &[RawInsn]) -> usize {
+    let mut starts = BTreeSet::from([0i64]);
+    for (idx, &insn) in insns.iter().enumerate() {
+        if is_pseudo_func(insn) || is_pseudo_call(insn) {
+            let start = idx as i64 + i64::from(insn.imm) + 1;
+            if start < 0 || start >= insns.len() as i64 {
+                break;
+            }
+            starts.insert(start);
+        }
+    }
+    starts.len()
 }
 
 fn relocate(req: &LoadRequest) -> Check<Cow<'_, [RawInsn]>> {

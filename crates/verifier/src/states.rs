@@ -21,7 +21,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::backtrack::{mark_all_imprecise, push_jmp_history};
-use crate::env::{Env, InsnFlags};
+use crate::env::{Env, Facts, InsnFlags};
 use crate::error::{Check, Violation};
 use crate::limits::{JMP_HISTORY_SOFT_MAX, STATES_MAX};
 use crate::log::insn::log_source_line;
@@ -106,9 +106,10 @@ impl StateTable {
         self.peak = self.peak.max(self.stored + self.evicted + self.scc.backedges);
     }
 
-    fn free_if_done(&mut self, id: StateId) {
+    fn free_if_done(&mut self, facts: &Facts, id: StateId) {
         let stored = self.stored_mut(id);
-        if stored.evicted && stored.state.branches == 0 {
+        // Back-edges may still refer to it.
+        if stored.evicted && stored.state.branches == 0 && !scc::has_open_backedges(facts, self, id) {
             self.arena[id.0 as usize] = None;
             self.free.push(id.0);
             self.evicted -= 1;
@@ -183,7 +184,7 @@ pub(crate) fn check_state_visited(env: &mut Env<'_>) -> Check<Visit> {
             env.states.buckets[bucket].remove(index);
             env.states.evicted += 1;
             env.states.stored -= 1;
-            env.states.free_if_done(id);
+            env.states.free_if_done(env.facts, id);
         }
     }
     env.states.max_per_insn = env.states.max_per_insn.max(count);
@@ -233,7 +234,7 @@ fn compare(env: &mut Env<'_>, id: StateId, insn_idx: u32, in_loop: &mut bool) ->
     let facts = env.facts;
     let old = env.states.get(id);
     if old.branches == 0 {
-        *in_loop = scc::has_incomplete_marks(env, id);
+        *in_loop = scc::has_open_backedges(env.facts, &env.states, id);
         let exactness = if *in_loop { Exactness::RangeWithin } else { Exactness::NotExact };
         return Ok(if equal::states_equal(env, id, exactness) { Found::Covers } else { Found::Differs });
     }
@@ -352,7 +353,7 @@ fn clean_live_states(env: &mut Env<'_>, bucket: usize, insn_idx: u32) {
         if st.branches != 0 || st.insn_idx != insn_idx || st.cleaned || !same_callsites(st, &env.cur) {
             continue;
         }
-        if scc::has_incomplete_marks(env, id) {
+        if scc::has_open_backedges(env.facts, &env.states, id) {
             continue;
         }
         let st = match &mut env.states.arena[id.0 as usize] {
@@ -419,7 +420,7 @@ pub(crate) fn update_branch_counts(env: &mut Env<'_>) -> Check {
         }
         at = st.parent;
         scc::maybe_exit(env, id)?;
-        env.states.free_if_done(id);
+        env.states.free_if_done(env.facts, id);
     }
     Ok(())
 }

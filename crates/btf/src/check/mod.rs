@@ -362,5 +362,3 @@ fn check_type_tags(btf: &Btf, log: &mut Log<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
-#[cfg(test)]
-mod tests;

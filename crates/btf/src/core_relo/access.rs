@@ -54,7 +54,7 @@ impl<'a> Spec<'a> {
             spec.read_fields(&path).ok_or_else(bad)?;
         } else if kind.is_enumval() {
             let ty = btf.stripped(relo.type_id).filter(|ty| ty.kind().is_any_enum()).ok_or_else(bad)?;
-            let value = ty.enum_values().nth(path[0] as usize).filter(|_| path.len() == 1).ok_or_else(bad)?;
+            let value = ty.enum_value(path[0]).filter(|_| path.len() == 1).ok_or_else(bad)?;
             spec.steps.push(Step { ty: ty.id(), index: path[0], name: Some(value.name()) });
         } else if path != [0] || btf.type_by_id(relo.type_id).is_none() {
             return Err(bad());

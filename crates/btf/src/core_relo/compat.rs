@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 /// Nested types that are followed. Source: libbpf's `32`.
 const DEPTH_MAX: u32 = 32;
 /// Comparisons of one question; more is a blob made to take time.
-const STEPS_MAX: u32 = 1 << 20;
+const STEPS_MAX: u32 = 1 << 24;
 
 fn types<'a>(btf: &'a Btf, id: TypeId) -> Result<Type<'a>, BtfError> {
     btf.stripped(id).ok_or_else(|| inval(format!("no type {id}")))
@@ -142,7 +142,7 @@ pub(super) fn types_match(
             }
             Next::Answer(answer) => match frames.last_mut() {
                 None => return Ok(answer),
-                Some(frame) => match resume(local_btf, target_btf, frame, answer) {
+                Some(frame) => match resume(local_btf, target_btf, frame, answer, &mut steps) {
                     Some(next) => next,
                     None => {
                         let end = finished(local_btf, target_btf, frames.pop(), answer);
@@ -167,7 +167,13 @@ fn finished(local_btf: &Btf, target_btf: &Btf, frame: Option<Frame>, answer: boo
 }
 
 /// The next comparison of a frame after an answer; `None` if the answer is the frame's own.
-fn resume(local_btf: &Btf, target_btf: &Btf, frame: &mut Frame, answer: bool) -> Option<Next> {
+fn resume(
+    local_btf: &Btf,
+    target_btf: &Btf,
+    frame: &mut Frame,
+    answer: bool,
+    steps: &mut u32,
+) -> Option<Next> {
     match frame {
         Frame::Members { local, target, member, other } => {
             if answer {
@@ -179,6 +185,8 @@ fn resume(local_btf: &Btf, target_btf: &Btf, frame: &mut Frame, answer: bool) ->
             let target = target_btf.type_by_id(*target)?;
             let Some(wanted) = local.member(*member) else { return None };
             let name = essential_name(wanted.name());
+            // Looking for a name costs as many steps as there are members.
+            *steps = steps.saturating_add(target.vlen());
             let candidates = target.members().enumerate().skip(*other as usize);
             match candidates.into_iter().find(|(_, candidate)| essential_name(candidate.name()) == name) {
                 Some((index, candidate)) => {
@@ -198,8 +206,8 @@ fn resume(local_btf: &Btf, target_btf: &Btf, frame: &mut Frame, answer: bool) ->
             }
             let index = *param;
             *param = param.saturating_add(1);
-            let a = local_btf.type_by_id(*local)?.params().nth(index as usize)?;
-            let b = target_btf.type_by_id(*target)?.params().nth(index as usize)?;
+            let a = local_btf.type_by_id(*local)?.param(index)?;
+            let b = target_btf.type_by_id(*target)?.param(index)?;
             Some(Next::Compare { local: a.ty, target: b.ty, behind_ptr: *behind_ptr })
         }
     }

@@ -101,7 +101,7 @@ fn side(kind: ReloKind, spec: Option<&Spec<'_>>) -> Result<Option<Side>, BtfErro
         ReloKind::EnumvalValue => {
             let value = spec.steps.first().and_then(|step| {
                 let ty = spec.btf.type_by_id(step.ty)?;
-                let value = ty.enum_values().nth(step.index as usize)?;
+                let value = ty.enum_value(step.index)?;
                 // 32-bit values are signed here whatever the enumeration says, as in libbpf.
                 Some(if ty.kind() == Kind::Enum { i64::from(value.bits as i32) as u64 } else { value.bits })
             });

@@ -12,19 +12,22 @@ const WRAPPERS_MAX: usize = 64;
 pub(super) struct Alignments<'a> {
     btf: &'a Btf,
     known: Vec<Option<u32>>,
+    /// structs on the stack of the walk
+    open: Vec<bool>,
 }
 
 impl<'a> Alignments<'a> {
     pub(super) fn new(btf: &'a Btf) -> Alignments<'a> {
-        Alignments { btf, known: vec![None; btf.type_count() as usize] }
+        let count = btf.type_count() as usize;
+        Alignments { btf, known: vec![None; count], open: vec![false; count] }
     }
 
     /// Bytes a value of this type is aligned to; 1 for a packed struct, 0 for a type without alignment.
     pub(super) fn of(&mut self, id: TypeId) -> u32 {
-        let mut open: Vec<TypeId> = vec![id];
-        let mut on_stack = vec![false; self.known.len()];
+        // Each with the member to go on from.
+        let mut open: Vec<(TypeId, u32)> = vec![(id, 0)];
         let mut answer = 0;
-        while let Some(&top) = open.last() {
+        while let Some(&(top, from)) = open.last() {
             match self.direct(top) {
                 Ok(align) => {
                     answer = align;
@@ -32,17 +35,21 @@ impl<'a> Alignments<'a> {
                 }
                 Err(composite) => {
                     // Alignment of a struct once those of its members are known; a struct inside of itself has none.
-                    let pending = self.pending_member(composite).filter(|id| !flag(&on_stack, *id));
+                    let pending = self.pending_member(composite, from);
                     match pending {
-                        Some(member) if open.len() < self.known.len() => {
-                            set(&mut on_stack, composite);
-                            open.push(member);
+                        Some((index, member)) if open.len() < self.known.len() => {
+                            set(&mut self.open, composite, true);
+                            if let Some(last) = open.last_mut() {
+                                last.1 = index + 1;
+                            }
+                            open.push((member, 0));
                         }
                         _ => {
                             answer = self.finish(composite);
                             if let Some(slot) = self.known.get_mut(composite.0 as usize) {
                                 *slot = Some(answer);
                             }
+                            set(&mut self.open, composite, false);
                             open.pop();
                         }
                     }
@@ -74,8 +81,13 @@ impl<'a> Alignments<'a> {
         Ok(0)
     }
 
-    fn pending_member(&self, composite: TypeId) -> Option<TypeId> {
-        self.btf.type_by_id(composite)?.members().find_map(|member| self.direct(member.ty).err())
+    /// The next member that is a struct without an answer, and not one of those that wait.
+    fn pending_member(&self, composite: TypeId, from: u32) -> Option<(u32, TypeId)> {
+        let ty = self.btf.type_by_id(composite)?;
+        (from..ty.vlen()).find_map(|index| {
+            let pending = self.direct(ty.member(index)?.ty).err()?;
+            (!flag(&self.open, pending)).then_some((index, pending))
+        })
     }
 
     fn finish(&self, composite: TypeId) -> u32 {
@@ -113,8 +125,8 @@ fn flag(flags: &[bool], id: TypeId) -> bool {
     flags.get(id.0 as usize).copied().unwrap_or(true)
 }
 
-fn set(flags: &mut [bool], id: TypeId) {
+fn set(flags: &mut [bool], id: TypeId, value: bool) {
     if let Some(slot) = flags.get_mut(id.0 as usize) {
-        *slot = true;
+        *slot = value;
     }
 }

@@ -11,5 +11,3 @@ mod raw;
 pub use c::c;
 pub use raw::raw;
 
-#[cfg(test)]
-mod tests;

@@ -6,6 +6,9 @@ use alloc::vec;
 use alloc::vec::Vec;
 use ring3_uapi::Errno;
 
+/// Types on the way from one to another. A struct is there at most once, so only a loop without structs gets this far.
+const DEPTH_MAX: usize = 1 << 16;
+
 #[derive(Clone, Copy, PartialEq)]
 enum State {
     New,
@@ -68,22 +71,21 @@ impl<'a> Order<'a> {
         let mut next = Some((root, false));
         // The answer of the last type: must it be defined before what refers to it?
         let mut strong = false;
+        let mut answered = false;
         loop {
-            if let Some((id, through_ptr)) = next.take() {
+            while let Some((id, through_ptr)) = next.take() {
                 match self.enter(id, through_ptr, queue)? {
-                    Some(answer) => strong = answer,
-                    None => frames.push(Frame { id, done: 0, through_ptr, is_strong: false }),
-                }
-                if frames.last().is_some_and(|frame| frame.id == id && frame.done == 0) {
-                    next = self.part(frames.last(), 0);
-                    if next.is_some() {
-                        continue;
+                    Some(answer) => (strong, answered) = (answer, true),
+                    None if frames.len() >= DEPTH_MAX => return Err(endless(self.btf, id)),
+                    None => {
+                        frames.push(Frame { id, done: 0, through_ptr, is_strong: false });
+                        answered = false;
+                        next = self.part(frames.last(), 0);
                     }
-                    strong = false;
                 }
             }
             let Some(frame) = frames.last_mut() else { return Ok(()) };
-            if self.part(Some(frame), frame.done).is_some() {
+            if answered {
                 frame.is_strong |= strong;
                 frame.done += 1;
             }
@@ -91,7 +93,7 @@ impl<'a> Order<'a> {
             if next.is_none()
                 && let Some(frame) = frames.pop()
             {
-                strong = self.leave(&frame, strong, queue);
+                (strong, answered) = (self.leave(&frame, strong, queue), true);
             }
         }
     }
@@ -114,7 +116,7 @@ impl<'a> Order<'a> {
             State::Ordered => return Ok(Some(true)),
             State::Ordering if ty.kind().is_composite() && through_ptr && is_named => return Ok(Some(false)),
             State::Ordering => {
-                return Err(BtfError::new(Errno::ELOOP, format!("btf: type [{id}] '{}' contains itself", ty.name())));
+                return Err(endless(self.btf, id));
             }
             State::New => {}
         }
@@ -135,11 +137,8 @@ impl<'a> Order<'a> {
                 self.set(id, State::Ordering);
                 None
             }
-            // These are only on the way to a type; a loop of nothing but them is not one of C.
-            _ => {
-                self.set(id, State::Ordering);
-                None
-            }
+            // These are only on the way to a type and may be met again there.
+            _ => None,
         })
     }
 
@@ -152,7 +151,7 @@ impl<'a> Order<'a> {
             Kind::Array => ty.array().filter(|_| index == 0).map(|array| (array.elem, false)),
             Kind::Ptr => (index == 0).then(|| (ty.type_id(), true)),
             Kind::FuncProto if index == 0 => Some((ty.type_id(), frame.through_ptr)),
-            Kind::FuncProto => ty.params().nth(index as usize - 1).map(|param| (param.ty, frame.through_ptr)),
+            Kind::FuncProto => ty.param(index - 1).map(|param| (param.ty, frame.through_ptr)),
             _ => (index == 0).then(|| (ty.type_id(), frame.through_ptr)),
         }
     }
@@ -173,19 +172,17 @@ impl<'a> Order<'a> {
                 self.set(id, State::Ordered);
                 true
             }
-            Kind::Typedef if frame.through_ptr && !frame.is_strong => {
-                self.set(id, State::New);
-                false
-            }
+            Kind::Typedef if frame.through_ptr && !frame.is_strong => false,
             Kind::Typedef => {
                 queue.push(id);
                 self.set(id, State::Ordered);
                 true
             }
-            _ => {
-                self.set(id, State::New);
-                frame.is_strong
-            }
+            _ => frame.is_strong,
         }
     }
+}
+
+fn endless(btf: &Btf, id: TypeId) -> BtfError {
+    BtfError::new(Errno::ELOOP, format!("btf: type [{id}] '{}' contains itself", btf.name(id)))
 }

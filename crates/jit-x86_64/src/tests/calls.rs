@@ -25,7 +25,9 @@ unsafe extern "C" fn repeat(count: u64, callback: u64, ctx: u64, _: u64, _: u64)
     let callback = CallbackRef::from_reg(callback).expect("a callback");
     for index in 0..count {
         // SAFETY: tests pass the address of a function of the running program, which takes two numbers.
-        if unsafe { callback.call([index, ctx, 0, 0, 0]) } == 1 || ring3_runtime::exception::is_pending() {
+        if unsafe { callback.call([index, ctx, 0, 0, 0]) } == 1
+            || ring3_runtime::exception::is_pending()
+        {
             return index + 1;
         }
     }
@@ -58,7 +60,10 @@ fn helpers_call_functions_of_the_program() {
         if r1 != 6 goto +1
         r0 = 1
         exit";
-    let call = CallTarget { kind: CallKind::TakesCallback, ..CallTarget::plain(repeat) };
+    let call = CallTarget {
+        kind: CallKind::TakesCallback,
+        ..CallTarget::plain(repeat)
+    };
     let linked = linked_with(&asm(text), &[0, 13], vec![site(8, Target::Call(call))]);
     let (r0, memory) = run_both(&linked, [0; MEMORY_BYTES]);
     assert_eq!(r0, 7 + 24);
@@ -66,7 +71,10 @@ fn helpers_call_functions_of_the_program() {
 }
 
 fn throw_site(slot: u32) -> Site {
-    let call = CallTarget { kind: CallKind::Throw, ..CallTarget::plain(mix) };
+    let call = CallTarget {
+        kind: CallKind::Throw,
+        ..CallTarget::plain(mix)
+    };
     site(slot, Target::Call(call))
 }
 
@@ -117,8 +125,15 @@ fn an_exception_in_a_callback_passes_through_the_helper() {
         r1 = 99
         call #1
         exit";
-    let call = CallTarget { kind: CallKind::TakesCallback, ..CallTarget::plain(repeat) };
-    let mut linked = linked_with(&asm(text), &[0, 9], vec![site(5, Target::Call(call)), throw_site(13)]);
+    let call = CallTarget {
+        kind: CallKind::TakesCallback,
+        ..CallTarget::plain(repeat)
+    };
+    let mut linked = linked_with(
+        &asm(text),
+        &[0, 9],
+        vec![site(5, Target::Call(call)), throw_site(13)],
+    );
     let mut program = (*linked.program).clone();
     program.subprogs[1].is_callback = true;
     linked.program = std::sync::Arc::new(program);
@@ -132,47 +147,109 @@ fn an_exception_in_a_callback_passes_through_the_helper() {
 #[test]
 fn calls_without_clobbers_keep_arguments() {
     let text = "r1 = 1\n r2 = 2\n r3 = 3\n r4 = 4\n r5 = 5\n call #1\n r0 = r1\n r0 += r2\n r0 += r3\n r0 += r4\n r0 += r5\n exit";
-    let call = CallTarget { clobbers: Clobbers::None, ..CallTarget::plain(mix) };
+    let call = CallTarget {
+        clobbers: Clobbers::None,
+        ..CallTarget::plain(mix)
+    };
     let linked = linked_with(&asm(text), &[0], vec![site(5, Target::Call(call))]);
     assert_eq!(run_both(&linked, [0; MEMORY_BYTES]).0, 15);
 }
 
 unsafe extern "C" fn load_packet(context: u64, offset: i64, size: u64) -> i64 {
     assert_eq!(context, 0x77);
-    if !(0..=100).contains(&offset) { -14 } else { offset * 10 + size as i64 }
+    if !(0..=100).contains(&offset) {
+        -14
+    } else {
+        offset * 10 + size as i64
+    }
 }
 
 #[test]
 fn packet_loads_call_out_and_end_on_failure() {
     let run = |text: &str, slot| {
-        let linked = linked_with(&asm(text), &[0], vec![site(slot, Target::LoadPacket(load_packet))]);
+        let linked = linked_with(
+            &asm(text),
+            &[0],
+            vec![site(slot, Target::LoadPacket(load_packet))],
+        );
         run_both(&linked, [0; MEMORY_BYTES]).0
     };
-    assert_eq!(run("r6 = 0x77\n r0 = *(u16 *)skb[12]\n r0 += 1000\n exit", 1), 1122);
-    assert_eq!(run("r6 = 0x77\n r7 = 4\n r0 = *(u32 *)skb[r7 + 5]\n r0 += 1000\n exit", 2), 1094);
-    assert_eq!(run("r6 = 0x77\n r7 = -4\n r0 = *(u8 *)skb[r7 + 5]\n r0 += 1000\n exit", 2), 1011);
-    assert_eq!(run("r6 = 0x77\n r0 = *(u16 *)skb[101]\n r0 += 1000\n exit", 1), 0);
-    assert_eq!(run("r6 = 0x77\n r7 = 4\n r0 = *(u32 *)skb[r7 - 5]\n r0 += 1000\n exit", 2), 0);
+    assert_eq!(
+        run("r6 = 0x77\n r0 = *(u16 *)skb[12]\n r0 += 1000\n exit", 1),
+        1122
+    );
+    assert_eq!(
+        run(
+            "r6 = 0x77\n r7 = 4\n r0 = *(u32 *)skb[r7 + 5]\n r0 += 1000\n exit",
+            2
+        ),
+        1094
+    );
+    assert_eq!(
+        run(
+            "r6 = 0x77\n r7 = -4\n r0 = *(u8 *)skb[r7 + 5]\n r0 += 1000\n exit",
+            2
+        ),
+        1011
+    );
+    assert_eq!(
+        run("r6 = 0x77\n r0 = *(u16 *)skb[101]\n r0 += 1000\n exit", 1),
+        0
+    );
+    assert_eq!(
+        run(
+            "r6 = 0x77\n r7 = 4\n r0 = *(u32 *)skb[r7 - 5]\n r0 += 1000\n exit",
+            2
+        ),
+        0
+    );
 }
 
 #[test]
 fn probing_loads_read_zero_where_they_fault() {
     let mut insns = asm("r0 = 55");
-    for (number, size) in [MemSize::B, MemSize::H, MemSize::W, MemSize::Dw].into_iter().enumerate() {
+    for (number, size) in [MemSize::B, MemSize::H, MemSize::W, MemSize::Dw]
+        .into_iter()
+        .enumerate()
+    {
         let dst = Reg::new(2 + number as u8).expect("a register");
         insns.extend(asm(&format!("r{} = -1", 2 + number)));
-        insns.push(InternalInsn::ProbeLoad { size, mode: LoadMode::ZeroExtend, dst, src: Reg::R1, off: 8 }.into());
+        insns.push(
+            InternalInsn::ProbeLoad {
+                size,
+                mode: LoadMode::ZeroExtend,
+                dst,
+                src: Reg::R1,
+                off: 8,
+            }
+            .into(),
+        );
     }
     // Destination and base in one register.
     insns.extend(asm("r6 = r1"));
-    insns.push(InternalInsn::ProbeLoad { size: MemSize::Dw, mode: LoadMode::ZeroExtend, dst: Reg::R6, src: Reg::R6, off: 0 }.into());
-    insns.extend(asm("r0 = r2\n r0 += r3\n r0 += r4\n r0 += r5\n r0 += r6\n exit"));
+    insns.push(
+        InternalInsn::ProbeLoad {
+            size: MemSize::Dw,
+            mode: LoadMode::ZeroExtend,
+            dst: Reg::R6,
+            src: Reg::R6,
+            off: 0,
+        }
+        .into(),
+    );
+    insns.extend(asm(
+        "r0 = r2\n r0 += r3\n r0 += r4\n r0 += r5\n r0 += r6\n exit",
+    ));
     let linked = linked_with(&insns, &[0], Vec::new());
     for (_, options) in variants() {
         let compiled = compile_test(&linked, &options);
         for bad in [0u64, 1 << 63, 0x1000, u64::MAX - 100] {
             // SAFETY: the program only probes.
-            assert_eq!(unsafe { ring3_runtime::run(&compiled.entry(), bad) }, 0, "{bad:#x}");
+            assert_eq!(
+                unsafe { ring3_runtime::run(&compiled.entry(), bad) },
+                0,
+                "{bad:#x}"
+            );
         }
         let mut memory = [0; MEMORY_BYTES];
         memory[8] = 3;
@@ -186,9 +263,24 @@ fn arena_accesses_are_relative_and_faults_are_skipped() {
     let region = Region::anonymous(2 * page, Prot::ReadWrite).expect("memory");
     region.protect(page, page, Prot::None).expect("protection");
     let base = region.as_ptr().expose_provenance() as u64;
-    let load = |dst, src, off| InternalInsn::ArenaLoad { size: MemSize::W, mode: LoadMode::ZeroExtend, dst, src, off }.into();
+    let load = |dst, src, off| {
+        InternalInsn::ArenaLoad {
+            size: MemSize::W,
+            mode: LoadMode::ZeroExtend,
+            dst,
+            src,
+            off,
+        }
+        .into()
+    };
     let store = |dst, off, value| {
-        InternalInsn::ArenaStore { size: MemSize::W, dst, off, src: ring3_isa::Operand::Imm(value) }.into()
+        InternalInsn::ArenaStore {
+            size: MemSize::W,
+            dst,
+            off,
+            src: ring3_isa::Operand::Imm(value),
+        }
+        .into()
     };
     let mut insns = asm(&format!("r1 = 0x7700000010 ll\n r2 = {page}"));
     insns.push(store(Reg::R1, 4, 41));
@@ -197,14 +289,21 @@ fn arena_accesses_are_relative_and_faults_are_skipped() {
     insns.push(store(Reg::R2, 0, 1));
     insns.push(load(Reg::R3, Reg::R2, 0));
     insns.extend(asm("r0 += r3\n r4 = 0x1234 ll"));
-    insns.push(Insn::AddrSpaceCast { dst: Reg::R5, src: Reg::R4, dst_as: 1, src_as: 0 });
+    insns.push(Insn::AddrSpaceCast {
+        dst: Reg::R5,
+        src: Reg::R4,
+        dst_as: 1,
+        src_as: 0,
+    });
     insns.extend(asm("r5 >>= 32\n r0 += r5\n exit"));
     let mut linked = linked_with(&insns, &[0], Vec::new());
-    linked.arena = Some(Arena { base, user_base: 0x5_0000_0000 });
+    linked.arena = Some(Arena {
+        base,
+        user_base: 0x5_0000_0000,
+    });
     assert_eq!(run_both(&linked, [0; MEMORY_BYTES]).0, 41 + 5);
     linked.arena = None;
-    // SAFETY: never runs.
-    let error = unsafe { compile(&linked, &Options::default()) }.expect_err("no arena");
+    let error = compile(&linked, &Options::default()).expect_err("no arena");
     assert!(matches!(error, JitError::Unsupported { .. }));
 }
 
@@ -213,13 +312,26 @@ fn lookups_in_place_agree_with_the_definition() {
     let text = "r2 = r1\n r1 = 0\n call #1\n exit";
     for (stride, max_entries) in [(1u32, 5u32), (4, 7), (8, 3), (16, 9), (24, 200), (4096, 2)] {
         let base = 0x1_2345_6000u64;
-        let inline = InlineCall::ArrayLookup { base, stride, max_entries, fallback: CallTarget::plain(mix) };
+        let inline = InlineCall::ArrayLookup {
+            base,
+            stride,
+            max_entries,
+            fallback: CallTarget::plain(mix),
+        };
         let linked = linked_with(&asm(text), &[0], vec![site(2, Target::Inline(inline))]);
         for key in [0, 1, max_entries - 1, max_entries, u32::MAX] {
             let mut memory = [0; MEMORY_BYTES];
             memory[..4].copy_from_slice(&key.to_le_bytes());
-            let expected = if key < max_entries { base + u64::from(key) * u64::from(stride) } else { 0 };
-            assert_eq!(run_both(&linked, memory).0, expected, "{stride} {max_entries} {key}");
+            let expected = if key < max_entries {
+                base + u64::from(key) * u64::from(stride)
+            } else {
+                0
+            };
+            assert_eq!(
+                run_both(&linked, memory).0,
+                expected,
+                "{stride} {max_entries} {key}"
+            );
         }
     }
     let word = 0x1122_3344_5566u64;
@@ -236,21 +348,27 @@ fn lookups_in_place_agree_with_the_definition() {
 
 #[test]
 fn two_slot_loads_of_objects_take_their_site() {
-    let linked = linked_with(&asm("r0 = map[3] ll\n exit"), &[0], vec![site(0, Target::Imm64(0xabc_0000_0001))]);
+    let linked = linked_with(
+        &asm("r0 = map[3] ll\n exit"),
+        &[0],
+        vec![site(0, Target::Imm64(0xabc_0000_0001))],
+    );
     assert_eq!(run_both(&linked, [0; MEMORY_BYTES]).0, 0xabc_0000_0001);
     let linked = linked_with(&asm("r0 = map[3] ll\n exit"), &[0], Vec::new());
-    // SAFETY: never runs.
-    let error = unsafe { compile(&linked, &Options::default()) }.expect_err("unresolved");
+    let error = compile(&linked, &Options::default()).expect_err("unresolved");
     assert_eq!(error, JitError::Unresolved { slot: 0 });
 }
 
 #[test]
 fn malformed_programs_are_errors() {
-    let cases = [("r0 = 0", "runs off"), ("goto +5\n exit", "jump out"), ("if r0 == 1 goto -3\n exit", "jump out")];
+    let cases = [
+        ("r0 = 0", "runs off"),
+        ("goto +5\n exit", "jump out"),
+        ("if r0 == 1 goto -3\n exit", "jump out"),
+    ];
     for (text, expected) in cases {
         let linked = linked_with(&asm(text), &[0], Vec::new());
-        // SAFETY: never runs.
-        let error = unsafe { compile(&linked, &Options::default()) }.expect_err(text);
+        let error = compile(&linked, &Options::default()).expect_err(text);
         assert!(error.to_string().contains(expected), "{error}");
     }
 }

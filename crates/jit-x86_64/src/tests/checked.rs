@@ -17,10 +17,22 @@ fn run(text: &str, memory: &mut [u8]) -> Result<u64, CheckedError> {
 #[test]
 fn accesses_inside_memory_and_stack_work() {
     let mut memory = [1, 2, 3, 4, 5, 6, 7, 8];
-    assert_eq!(run("r0 = *(u32 *)(r1 +4)\n exit", &mut memory), Ok(0x0807_0605));
+    assert_eq!(
+        run("r0 = *(u32 *)(r1 +4)\n exit", &mut memory),
+        Ok(0x0807_0605)
+    );
     assert_eq!(run("r0 = r2\n exit", &mut memory), Ok(8));
-    assert_eq!(run("*(u64 *)(r10 -512) = 9\n r0 = *(u64 *)(r10 -512)\n exit", &mut memory), Ok(9));
-    assert_eq!(run("*(u8 *)(r1 +7) = 9\n r0 = 0\n exit", &mut memory), Ok(0));
+    assert_eq!(
+        run(
+            "*(u64 *)(r10 -512) = 9\n r0 = *(u64 *)(r10 -512)\n exit",
+            &mut memory
+        ),
+        Ok(9)
+    );
+    assert_eq!(
+        run("*(u8 *)(r1 +7) = 9\n r0 = 0\n exit", &mut memory),
+        Ok(0)
+    );
     assert_eq!(memory[7], 9);
     assert_eq!(run("r0 = r1\n exit", &mut []), Ok(0));
 }
@@ -38,20 +50,41 @@ fn bad_accesses_end_the_run() {
         "r3 = -1\n *(u64 *)(r3 +0) = r3\n exit",
         "r2 = 1\n lock *(u64 *)(r1 +4) += r2\n exit",
     ] {
-        assert!(matches!(run(text, &mut memory), Err(CheckedError::Access(_))), "{text}");
+        assert!(
+            matches!(run(text, &mut memory), Err(CheckedError::Access(_))),
+            "{text}"
+        );
     }
     let error = run("r0 = *(u16 *)(r1 +7)\n exit", &mut memory).expect_err("out of bounds");
-    assert!(error.to_string().contains("invalid load of 2 bytes"), "{error}");
+    assert!(
+        error.to_string().contains("invalid load of 2 bytes"),
+        "{error}"
+    );
     assert!(error.to_string().contains("(memory+0x7)"), "{error}");
 }
 
 #[test]
 fn runs_end() {
-    assert_eq!(run("goto -1\n exit", &mut []), Err(CheckedError::OutOfBudget));
-    assert_eq!(run("r0 = 1\n if r0 == 1 goto -2\n exit", &mut []), Err(CheckedError::OutOfBudget));
-    assert_eq!(run("f: call f\n exit", &mut []), Err(CheckedError::OutOfStack));
-    assert_eq!(run("may_goto +1\n goto -2\n exit", &mut []), Err(CheckedError::OutOfBudget));
-    assert_eq!(run("r0 = 0\n r0 += 1\n if r0 != 999 goto -2\n exit", &mut []), Ok(999));
+    assert_eq!(
+        run("goto -1\n exit", &mut []),
+        Err(CheckedError::OutOfBudget)
+    );
+    assert_eq!(
+        run("r0 = 1\n if r0 == 1 goto -2\n exit", &mut []),
+        Err(CheckedError::OutOfBudget)
+    );
+    assert_eq!(
+        run("f: call f\n exit", &mut []),
+        Err(CheckedError::OutOfStack)
+    );
+    assert_eq!(
+        run("may_goto +1\n goto -2\n exit", &mut []),
+        Err(CheckedError::OutOfBudget)
+    );
+    assert_eq!(
+        run("r0 = 0\n r0 += 1\n if r0 != 999 goto -2\n exit", &mut []),
+        Ok(999)
+    );
 }
 
 #[test]

@@ -6,12 +6,13 @@ mod calls;
 mod checked;
 mod encoding;
 mod random;
+mod rules;
 mod single;
 mod tail_calls;
 
 use ring3_isa::{
-    AtomicOp, CallTarget, Imm64, Insn, LoadMode, MemSize, Operand, RawInsn, Reg, encode, eval_alu, eval_atomic,
-    eval_endian, eval_extend, eval_jmp, eval_movsx, eval_neg,
+    AtomicOp, CallTarget, Imm64, Insn, LoadMode, MemSize, Operand, RawInsn, Reg, encode, eval_alu,
+    eval_atomic, eval_endian, eval_extend, eval_jmp, eval_movsx, eval_neg,
 };
 use ring3_runtime::{HelperFn, Linked, run};
 
@@ -42,7 +43,20 @@ impl Rng {
 
     /// A value with edges more often than chance gives.
     pub(super) fn value(&mut self) -> u64 {
-        let edges = [0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 1 << 32];
+        let edges = [
+            0,
+            1,
+            2,
+            0x7f,
+            0x80,
+            0xff,
+            0x7fff,
+            0xffff,
+            0x7fff_ffff,
+            0x8000_0000,
+            0xffff_ffff,
+            1 << 32,
+        ];
         match self.below(4) {
             0 => self.pick(&edges),
             1 => (self.pick(&edges) as i64).wrapping_neg() as u64,
@@ -63,7 +77,10 @@ pub(super) fn reg(number: usize) -> Reg {
 
 /// Slots of a list of instructions.
 pub(super) fn slots(insns: &[Insn]) -> Vec<RawInsn> {
-    insns.iter().flat_map(|insn| encode(insn).expect("encodable").to_vec()).collect()
+    insns
+        .iter()
+        .flat_map(|insn| encode(insn).expect("encodable").to_vec())
+        .collect()
 }
 
 /// What the model needs of memory: two ranges at made-up addresses.
@@ -94,13 +111,21 @@ impl Memory {
 
     fn store(&mut self, address: u64, size: MemSize, value: u64) {
         let bytes = value.to_le_bytes();
-        self.bytes(address, size.bytes()).copy_from_slice(&bytes[..size.bytes()]);
+        self.bytes(address, size.bytes())
+            .copy_from_slice(&bytes[..size.bytes()]);
     }
 }
 
 /// Runs a program by the definitions in `isa`; r0 and the memory.
-pub(super) fn model(program: &[RawInsn], helper: HelperFn, context: [u8; MEMORY_BYTES]) -> (u64, [u8; MEMORY_BYTES]) {
-    let mut memory = Memory { context, stack: vec![0; STACK_BYTES] };
+pub(super) fn model(
+    program: &[RawInsn],
+    helper: HelperFn,
+    context: [u8; MEMORY_BYTES],
+) -> (u64, [u8; MEMORY_BYTES]) {
+    let mut memory = Memory {
+        context,
+        stack: vec![0; STACK_BYTES],
+    };
     let mut regs = [0u64; 12];
     regs[1] = CONTEXT_AT;
     regs[10] = STACK_AT + STACK_BYTES as u64;
@@ -115,22 +140,62 @@ pub(super) fn model(program: &[RawInsn], helper: HelperFn, context: [u8; MEMORY_
         let mut next = pc + count;
         let jump = |off: i64| (pc as i64 + 1 + off) as usize;
         match insn {
-            Insn::Alu { width, op, dst, src } => {
+            Insn::Alu {
+                width,
+                op,
+                dst,
+                src,
+            } => {
                 regs[dst.index()] = eval_alu(width, op, regs[dst.index()], value(&regs, src));
             }
             Insn::Neg { width, dst } => regs[dst.index()] = eval_neg(width, regs[dst.index()]),
-            Insn::Movsx { width, from, dst, src } => regs[dst.index()] = eval_movsx(width, from, regs[src.index()]),
-            Insn::Endian { op, size, dst } => regs[dst.index()] = eval_endian(op, size, regs[dst.index()]),
-            Insn::LoadImm64 { dst, value: Imm64::Value(value) } => regs[dst.index()] = value,
-            Insn::Load { size, mode, dst, src, off } => {
+            Insn::Movsx {
+                width,
+                from,
+                dst,
+                src,
+            } => regs[dst.index()] = eval_movsx(width, from, regs[src.index()]),
+            Insn::Endian { op, size, dst } => {
+                regs[dst.index()] = eval_endian(op, size, regs[dst.index()])
+            }
+            Insn::LoadImm64 {
+                dst,
+                value: Imm64::Value(value),
+            } => regs[dst.index()] = value,
+            Insn::Load {
+                size,
+                mode,
+                dst,
+                src,
+                off,
+            } => {
                 let loaded = memory.load(regs[src.index()].wrapping_add(off as u64), size);
                 regs[dst.index()] = eval_extend(size, mode, loaded);
             }
-            Insn::Store { size, dst, off, src } => {
-                memory.store(regs[dst.index()].wrapping_add(off as u64), size, value(&regs, src));
+            Insn::Store {
+                size,
+                dst,
+                off,
+                src,
+            } => {
+                memory.store(
+                    regs[dst.index()].wrapping_add(off as u64),
+                    size,
+                    value(&regs, src),
+                );
             }
-            Insn::Atomic { op, size, dst, src, off } => {
-                let (base, operand) = if op == AtomicOp::LoadAcquire { (src, dst) } else { (dst, src) };
+            Insn::Atomic {
+                op,
+                size,
+                dst,
+                src,
+                off,
+            } => {
+                let (base, operand) = if op == AtomicOp::LoadAcquire {
+                    (src, dst)
+                } else {
+                    (dst, src)
+                };
                 let address = regs[base.index()].wrapping_add(off as u64);
                 let old = memory.load(address, size);
                 let result = eval_atomic(op, size, old, regs[operand.index()], regs[0]);
@@ -138,11 +203,21 @@ pub(super) fn model(program: &[RawInsn], helper: HelperFn, context: [u8; MEMORY_
                     memory.store(address, size, stored);
                 }
                 if let Some(loaded) = result.register {
-                    let into = if op == AtomicOp::Cmpxchg { Reg::R0 } else { operand };
+                    let into = if op == AtomicOp::Cmpxchg {
+                        Reg::R0
+                    } else {
+                        operand
+                    };
                     regs[into.index()] = loaded;
                 }
             }
-            Insn::Jmp { width, op, dst, src, off } => {
+            Insn::Jmp {
+                width,
+                op,
+                dst,
+                src,
+                off,
+            } => {
                 if eval_jmp(width, op, regs[dst.index()], value(&regs, src)) {
                     next = jump(off.into());
                 }
@@ -175,9 +250,27 @@ pub(super) fn model(program: &[RawInsn], helper: HelperFn, context: [u8; MEMORY_
 /// The ways in which programs are compiled.
 pub(super) fn variants() -> [(&'static str, Options); 3] {
     [
-        ("all features", Options { blinding_seed: None, cpu: CpuFeatures::detect() }),
-        ("no features", Options { blinding_seed: None, cpu: CpuFeatures::BASELINE }),
-        ("blinded", Options { blinding_seed: Some(0x1234_5678_9abc), cpu: CpuFeatures::detect() }),
+        (
+            "all features",
+            Options {
+                blinding_seed: None,
+                cpu: CpuFeatures::detect(),
+            },
+        ),
+        (
+            "no features",
+            Options {
+                blinding_seed: None,
+                cpu: CpuFeatures::BASELINE,
+            },
+        ),
+        (
+            "blinded",
+            Options {
+                blinding_seed: Some(0x1234_5678_9abc),
+                cpu: CpuFeatures::detect(),
+            },
+        ),
     ]
 }
 
@@ -199,7 +292,8 @@ pub(super) unsafe extern "C" fn mix(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64)
 }
 
 pub(super) fn link(program: &[RawInsn]) -> Linked {
-    Linked::unverified(program.to_vec(), &|id| (id == 1).then_some(mix as HelperFn)).expect("linkable")
+    Linked::unverified(program.to_vec(), &|id| (id == 1).then_some(mix as HelperFn))
+        .expect("linkable")
 }
 
 pub(super) fn compile_test(linked: &Linked, options: &Options) -> Compiled {
@@ -207,15 +301,27 @@ pub(super) fn compile_test(linked: &Linked, options: &Options) -> Compiled {
 }
 
 /// Runs compiled code on a copy of the memory.
-pub(super) fn execute(compiled: &Compiled, context: [u8; MEMORY_BYTES]) -> (u64, [u8; MEMORY_BYTES]) {
+pub(super) fn execute(
+    compiled: &Compiled,
+    context: [u8; MEMORY_BYTES],
+) -> (u64, [u8; MEMORY_BYTES]) {
     let mut memory = context;
     // SAFETY: the context is writable memory of the size that test programs know.
-    let r0 = unsafe { run(&compiled.entry(), memory.as_mut_ptr().expose_provenance() as u64) };
+    let r0 = unsafe {
+        run(
+            &compiled.entry(),
+            memory.as_mut_ptr().expose_provenance() as u64,
+        )
+    };
     (r0, memory)
 }
 
 /// Compares compiled code with the model, in every variant.
-pub(super) fn assert_agrees(program: &[RawInsn], context: [u8; MEMORY_BYTES], what: &dyn Fn() -> String) {
+pub(super) fn assert_agrees(
+    program: &[RawInsn],
+    context: [u8; MEMORY_BYTES],
+    what: &dyn Fn() -> String,
+) {
     let expected = model(program, mix, context);
     let linked = link(program);
     for (name, options) in variants() {
@@ -237,14 +343,25 @@ pub(super) fn assert_agrees(program: &[RawInsn], context: [u8; MEMORY_BYTES], wh
 }
 
 fn words(memory: &[u8; MEMORY_BYTES]) -> Vec<u64> {
-    memory.chunks(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect()
+    memory
+        .chunks(8)
+        .map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")))
+        .collect()
 }
 
 /// Instructions that set every register but the given ones, run `body`, and dump r0 to r9 into the context.
 pub(super) fn around(values: &[u64; 10], body: &[Insn]) -> Vec<RawInsn> {
-    let mut insns = vec![Insn::Store { size: MemSize::Dw, dst: Reg::FP, off: -8, src: Operand::Reg(Reg::R1) }];
+    let mut insns = vec![Insn::Store {
+        size: MemSize::Dw,
+        dst: Reg::FP,
+        off: -8,
+        src: Operand::Reg(Reg::R1),
+    }];
     for (number, &value) in values.iter().enumerate() {
-        insns.push(Insn::LoadImm64 { dst: reg(number), value: Imm64::Value(value) });
+        insns.push(Insn::LoadImm64 {
+            dst: reg(number),
+            value: Imm64::Value(value),
+        });
     }
     insns.extend_from_slice(body);
     dump(&mut insns);
@@ -256,31 +373,60 @@ pub(super) fn around(values: &[u64; 10], body: &[Insn]) -> Vec<RawInsn> {
 pub(super) fn dump(insns: &mut Vec<Insn>) {
     for number in 0..10 {
         let off = -16 - 8 * number as i16;
-        insns.push(Insn::Store { size: MemSize::Dw, dst: Reg::FP, off, src: Operand::Reg(reg(number)) });
+        insns.push(Insn::Store {
+            size: MemSize::Dw,
+            dst: Reg::FP,
+            off,
+            src: Operand::Reg(reg(number)),
+        });
     }
-    let load = |dst, src, off| Insn::Load { size: MemSize::Dw, mode: LoadMode::ZeroExtend, dst, src, off };
+    let load = |dst, src, off| Insn::Load {
+        size: MemSize::Dw,
+        mode: LoadMode::ZeroExtend,
+        dst,
+        src,
+        off,
+    };
     insns.push(load(Reg::R1, Reg::FP, -8));
     for number in 0..10i16 {
         insns.push(load(Reg::R2, Reg::FP, -16 - 8 * number));
-        insns.push(Insn::Store { size: MemSize::Dw, dst: Reg::R1, off: 8 * number, src: Operand::Reg(Reg::R2) });
+        insns.push(Insn::Store {
+            size: MemSize::Dw,
+            dst: Reg::R1,
+            off: 8 * number,
+            src: Operand::Reg(Reg::R2),
+        });
     }
 }
 
 /// A linked program from assembler text and sites, as the object layer would make it: internal instructions allowed.
-pub(super) fn linked_with(insns: &[Insn], starts: &[u32], sites: Vec<ring3_runtime::Site>) -> Linked {
+pub(super) fn linked_with(
+    insns: &[Insn],
+    starts: &[u32],
+    sites: Vec<ring3_runtime::Site>,
+) -> Linked {
     let exit = link(&slots(&[Insn::Exit]));
     let mut program = (*exit.program).clone();
     program.insns = slots(insns);
     program.subprogs = starts
         .iter()
-        .map(|&start| ring3_spec::SubprogFacts { start, ..ring3_spec::SubprogFacts::default() })
+        .map(|&start| ring3_spec::SubprogFacts {
+            start,
+            ..ring3_spec::SubprogFacts::default()
+        })
         .collect();
-    Linked { program: std::sync::Arc::new(program), sites, arena: None }
+    Linked {
+        program: std::sync::Arc::new(program),
+        sites,
+        arena: None,
+    }
 }
 
 /// The instructions of an assembler text.
 pub(super) fn asm(text: &str) -> Vec<Insn> {
-    let program = ring3_isa::parse_asm(text, &ring3_isa::NoNames).expect("assembles").insns;
+    let program = ring3_isa::parse_asm(text, &ring3_isa::NoNames)
+        .expect("assembles")
+        .insns;
     let mut insns = Vec::new();
     let mut at = 0;
     while at < program.len() {

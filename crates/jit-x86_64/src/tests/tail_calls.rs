@@ -8,12 +8,27 @@ use super::{MEMORY_BYTES, asm, compile_test, execute, linked_with, variants};
 use crate::{Compiled, Options};
 
 /// A program whose `call #12` at these slots go through `table`.
-fn with_tail_calls(text: &str, starts: &[u32], calls: &[u32], table: &[AtomicUsize], const_index: Option<u32>) -> Linked {
+fn with_tail_calls(
+    text: &str,
+    starts: &[u32],
+    calls: &[u32],
+    table: &[AtomicUsize],
+    const_index: Option<u32>,
+) -> Linked {
     let site = TailCallSite {
-        table: TailCallTable { entries: table.as_ptr(), max_entries: table.len() as u32 },
+        table: TailCallTable {
+            entries: table.as_ptr(),
+            max_entries: table.len() as u32,
+        },
         const_index,
     };
-    let sites = calls.iter().map(|&slot| Site { slot, target: Target::TailCall(site) }).collect();
+    let sites = calls
+        .iter()
+        .map(|&slot| Site {
+            slot,
+            target: Target::TailCall(site),
+        })
+        .collect();
     linked_with(&asm(text), starts, sites)
 }
 
@@ -57,7 +72,10 @@ fn a_program_that_calls_itself_runs_34_times() {
 #[test]
 fn empty_slots_and_bad_indices_fall_through() {
     let table = table::<4>();
-    let compiled = compile_test(&with_tail_calls(COUNT_AND_CALL, &[0], &[4], &table, None), &Options::default());
+    let compiled = compile_test(
+        &with_tail_calls(COUNT_AND_CALL, &[0], &[4], &table, None),
+        &Options::default(),
+    );
     for index in [0u64, 3, 4, 1 << 31, u64::from(u32::MAX)] {
         let mut memory = context();
         memory[8..16].copy_from_slice(&index.to_le_bytes());
@@ -69,7 +87,10 @@ fn empty_slots_and_bad_indices_fall_through() {
     memory[8..16].copy_from_slice(&(1u64 << 32).to_le_bytes());
     assert_eq!(execute(&compiled, memory).0, 34);
     let beyond = with_tail_calls(COUNT_AND_CALL, &[0], &[4], &table, Some(4));
-    assert_eq!(execute(&compile_test(&beyond, &Options::default()), context()).0, 1);
+    assert_eq!(
+        execute(&compile_test(&beyond, &Options::default()), context()).0,
+        1
+    );
 }
 
 /// A program without tail calls that uses every register and returns the context's address plus a constant.
@@ -98,7 +119,10 @@ fn a_chain_of_33_is_run_to_its_end_and_one_of_34_is_not() {
                 compile_test(&with_tail_calls(&text, &[0], &[4], &table, None), &Options::default())
             })
             .collect();
-        let leaf = compile_test(&linked_with(&asm(LEAF), &[0], Vec::new()), &Options::default());
+        let leaf = compile_test(
+            &linked_with(&asm(LEAF), &[0], Vec::new()),
+            &Options::default(),
+        );
         for (at, caller) in callers.iter().enumerate() {
             table[at].store(caller.tail_target(), Ordering::SeqCst);
         }
@@ -162,7 +186,8 @@ fn subprograms_share_the_count_and_get_control_back() {
 #[test]
 fn a_target_that_only_calls_keeps_the_count() {
     // The target has no tail call in its main function but one in a function it calls: it is entered behind the wrapper that zeroes.
-    let caller = "r6 = r1\n r2 = 1\n lock *(u64 *)(r1 +0) += r2\n r3 = 0\n call #12\n r0 = 1\n exit";
+    let caller =
+        "r6 = r1\n r2 = 1\n lock *(u64 *)(r1 +0) += r2\n r3 = 0\n call #12\n r0 = 1\n exit";
     let middle = "
         r6 = r1
         call f
@@ -176,8 +201,14 @@ fn a_target_that_only_calls_keeps_the_count() {
         r0 = 1
         exit";
     let table = table::<1>();
-    let caller = compile_test(&with_tail_calls(caller, &[0], &[4], &table, None), &Options::default());
-    let middle = compile_test(&with_tail_calls(middle, &[0, 4], &[8], &table, None), &Options::default());
+    let caller = compile_test(
+        &with_tail_calls(caller, &[0], &[4], &table, None),
+        &Options::default(),
+    );
+    let middle = compile_test(
+        &with_tail_calls(middle, &[0, 4], &[8], &table, None),
+        &Options::default(),
+    );
     table[0].store(middle.tail_target(), Ordering::SeqCst);
     // caller -> middle -> f -> middle -> f ...: 33 tail calls, each but the first from f, and every level adds 100.
     let (r0, memory) = execute(&caller, context());
@@ -190,12 +221,25 @@ fn a_target_that_only_calls_keeps_the_count() {
 fn slots_change_under_running_threads() {
     let table = table::<1>();
     let caller = "r6 = r1\n r3 = 0\n call #12\n r0 = 1\n exit";
-    let caller = compile_test(&with_tail_calls(caller, &[0], &[2], &table, Some(0)), &Options::default());
-    let leaf = compile_test(&linked_with(&asm("r0 = 2\n exit"), &[0], Vec::new()), &Options::default());
-    let leaf_two = compile_test(&linked_with(&asm("r6 = r10\n r0 = 3\n exit"), &[0], Vec::new()), &Options::default());
+    let caller = compile_test(
+        &with_tail_calls(caller, &[0], &[2], &table, Some(0)),
+        &Options::default(),
+    );
+    let leaf = compile_test(
+        &linked_with(&asm("r0 = 2\n exit"), &[0], Vec::new()),
+        &Options::default(),
+    );
+    let leaf_two = compile_test(
+        &linked_with(&asm("r6 = r10\n r0 = 3\n exit"), &[0], Vec::new()),
+        &Options::default(),
+    );
     let done = AtomicBool::new(false);
     let seen: [AtomicUsize; 4] = std::array::from_fn(|_| AtomicUsize::new(0));
-    let saw_all = || seen[1..].iter().all(|count| count.load(Ordering::Relaxed) >= 100);
+    let saw_all = || {
+        seen[1..]
+            .iter()
+            .all(|count| count.load(Ordering::Relaxed) >= 100)
+    };
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {

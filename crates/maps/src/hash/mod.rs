@@ -12,14 +12,18 @@ use ring3_sync::rcu;
 use ring3_uapi::flags::{map_create, map_elem};
 use ring3_uapi::{Errno, MapType};
 
+mod evict;
 pub(crate) mod key;
 pub(crate) mod pool;
 pub(crate) mod table;
+pub(crate) mod walk;
+mod write;
 
 use key::{Key, Key4, Key8, Key16, KeyAny, KeyKind, with_key};
 use pool::PoolConfig;
 use std::sync::atomic::Ordering;
-use table::{PLACES, Source, Table, Values, WALK_STEPS};
+use table::{Direct, PLACES, Source, Table, Values};
+use walk::WALK_STEPS;
 
 use crate::Map;
 use crate::array::PERCPU_VALUE_BYTES_MAX;
@@ -47,6 +51,10 @@ const MAX_ENTRIES_MAX: u32 = 1 << 31;
 const LIMBO_ELEMENTS: u32 = 4096;
 /// More spare elements, for threads that hold one for a moment.
 const IN_FLIGHT_ELEMENTS: u32 = 64;
+
+/// Where keys lie in elements, without and with LRU.
+const KEY_OFFSET: usize = 8;
+const KEY_OFFSET_LRU: usize = 16;
 
 /// A hash map of any of the four types.
 #[derive(Debug)]
@@ -190,27 +198,56 @@ impl Drop for HashMap {
 /// # Safety
 /// `map` is a live hash map with keys that `K` treats, `key` is readable; the caller is in a read section.
 #[inline(always)]
-unsafe fn lookup_direct<K: Key, const LRU: bool, const PERCPU: bool>(map: u64, key: u64) -> u64 {
+unsafe fn lookup_direct<K: Key, const LRU: bool, const PERCPU: bool>(
+    map: u64,
+    key_ptr: u64,
+) -> u64 {
     // SAFETY: 1. the caller's promise; 2. the hot pointer of a hash map is its HashMap.
     unsafe {
         let hash_map = &*Map::from_program_ptr(map).hot().cast::<HashMap>();
         let table = &hash_map.table;
-        let (key, hash) = table.load::<K>(key as *const u8);
-        let Some(idx) = table.find::<K>(key, hash) else {
-            return 0;
+        let (key, hash) = table.load::<K>(key_ptr as *const u8);
+        let Direct {
+            element,
+            idx,
+            bucket,
+        } = if LRU {
+            table.find_direct::<K, KEY_OFFSET_LRU>(key, hash)
+        } else {
+            table.find_direct::<K, KEY_OFFSET>(key, hash)
         };
+        if element.is_null() {
+            if bucket.has_chain() {
+                return lookup_in_chain(map, key_ptr);
+            }
+            return 0;
+        }
         if LRU {
-            let reference = table.pool.reference(idx);
+            let reference = pool::Pool::reference_at(element);
             if reference.load(Ordering::Relaxed) == 0 {
                 reference.store(1, Ordering::Relaxed);
             }
         }
         if PERCPU {
-            return table.pool.percpu_value(idx, current_cpu()) as u64;
+            return table
+                .pool
+                .percpu_value(table.pool.index_of(element), current_cpu())
+                as u64;
         }
-        let slot = table.pool.state(idx).load(Ordering::Acquire) & pool::STATE_SLOT;
-        table.pool.value(idx, slot) as u64
+        let slot = pool::Pool::state_at(element).load(Ordering::Acquire) & pool::STATE_SLOT;
+        table.pool.value_at(element, slot) as u64
     }
+}
+
+/// The way of a look-up that ends in an overflow chain.
+///
+/// # Safety
+/// As [`lookup_direct`].
+#[cold]
+#[inline(never)]
+unsafe fn lookup_in_chain(map: u64, key: u64) -> u64 {
+    // SAFETY: 1. the caller's promise.
+    unsafe { Map::from_program_ptr(map).ops().lookup(key as *const u8) as u64 }
 }
 
 macro_rules! lookup_fns {
@@ -249,6 +286,25 @@ unsafe fn update_direct<K: Key>(map: u64, key: u64, value: u64, flags: u64) -> u
     // SAFETY: 1. the caller's promise; 2. the hot pointer of a hash map is its HashMap.
     unsafe {
         let hash_map = &*Map::from_program_ptr(map).hot().cast::<HashMap>();
+        if flags & !map_elem::EXIST == 0 && !hash_map.table.lru {
+            // The common case: the element is there, in its place.
+            let table = &hash_map.table;
+            let (loaded, hash) = table.load::<K>(key as *const u8);
+            let Direct { element, .. } = table.find_direct::<K, KEY_OFFSET>(loaded, hash);
+            let source = Source::Program(value as *const u8);
+            if !element.is_null()
+                && let Some(result) = table.update_found::<K>(element, loaded, source, flags)
+            {
+                return crate::abi::result_of(result);
+            }
+            return crate::abi::result_of(table.update_loaded::<K>(
+                key as *const u8,
+                loaded,
+                hash,
+                source,
+                flags,
+            ));
+        }
         let result = hash_map.check_flags(flags);
         let result = result.and_then(|()| {
             hash_map

@@ -244,6 +244,40 @@ impl Pool {
         unsafe { AtomicU32::from_ptr(self.element(idx).add(8).cast()) }
     }
 
+    /// The state of an element by address.
+    ///
+    /// # Safety
+    /// `element` is an element of a pool that lives on.
+    #[inline(always)]
+    pub(crate) unsafe fn state_at<'a>(element: *mut u8) -> &'a AtomicU32 {
+        // SAFETY: 1. the caller's promise; as `state`.
+        unsafe { AtomicU32::from_ptr(element.cast()) }
+    }
+
+    /// The reference bit of an LRU element by address.
+    ///
+    /// # Safety
+    /// `element` is an element of an LRU pool that lives on.
+    #[inline(always)]
+    pub(crate) unsafe fn reference_at<'a>(element: *mut u8) -> &'a AtomicU32 {
+        // SAFETY: 1. the caller's promise; as `reference`.
+        unsafe { AtomicU32::from_ptr(element.add(8).cast()) }
+    }
+
+    /// A value slot (0 or 1) of the plain values of an element by address.
+    #[inline(always)]
+    pub(crate) fn value_at(&self, element: *mut u8, slot: u32) -> *mut u8 {
+        // Without a branch or a product: the distance, if the slot is 1.
+        let delta = self.shape.value_delta & (slot as usize).wrapping_neg();
+        element.wrapping_add(self.shape.value_offset + delta)
+    }
+
+    /// The index of an element by address.
+    #[inline]
+    pub(crate) fn index_of(&self, element: *mut u8) -> ElemIdx {
+        ElemIdx(((element as usize - self.base as usize) / self.shape.stride) as u32)
+    }
+
     /// A value slot (0 or 1) of plain values.
     #[inline(always)]
     pub(crate) fn value(&self, idx: ElemIdx, slot: u32) -> *mut u8 {
@@ -321,10 +355,11 @@ impl Pool {
 
     #[cold]
     fn alloc_slow(&self, cpu: usize) -> Option<ElemIdx> {
-        if self.limbo.is_some() && self.recycle_limbo(cpu, Patience::OnlyDone) {
-            if let Some(idx) = self.pop(self.list(cpu)) {
-                return Some(idx);
-            }
+        if self.limbo.is_some()
+            && self.recycle_limbo(cpu, Patience::OnlyDone)
+            && let Some(idx) = self.pop(self.list(cpu))
+        {
+            return Some(idx);
         }
         if self.partitioned {
             // Partitions are handed out whole, once, by `fill_partitions`.

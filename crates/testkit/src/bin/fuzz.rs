@@ -224,7 +224,11 @@ fn fuzz_elf(options: &Options) -> Result<(), String> {
                 parsed += 1;
                 let _ = spec.to_string();
                 if let Some(btf) = &spec.btf {
-                    let _ = ring3_btf::check::check(btf.bytes(), ring3_btf::check::CheckOptions::default(), None);
+                    let _ = ring3_btf::check::check(
+                        btf.bytes(),
+                        ring3_btf::check::CheckOptions::default(),
+                        None,
+                    );
                 }
             }
         })?;

@@ -184,9 +184,6 @@ fn check_read_fixed(env: &mut Env<'_>, frameno: u8, off: i32, size: i32, dst: Op
                 }
             }
         } else if let Some(dst) = dst {
-            if env.permits.bpf_capable {
-                assign_slot_id(env, frameno, spi);
-            }
             let reg = *env.cur.frame(frameno).stack[spi].spilled();
             *env.cur.reg_mut(dst) = reg;
         } else if env.is_pointer_value(&reg) {
@@ -365,11 +362,9 @@ fn check_write_fixed(env: &mut Env<'_>, frameno: u8, off: i32, size: i32, value:
             {
                 let slot = &mut env.cur.frame_mut(frameno).stack[spi];
                 if slot.is_spilled_reg() || slot.is_special() {
-                    for ty in &mut slot.types {
-                        // A slot with a register has lost it; its bytes are some number.
-                        if matches!(*ty, SlotType::Spill | SlotType::Dynptr | SlotType::Iter | SlotType::IrqFlag) {
-                            *ty = SlotType::Misc;
-                        }
+                    // The slot has lost what it held; its bytes are some numbers.
+                    for byte in 0..SLOT_BYTES {
+                        slot.scrub(byte);
                     }
                 }
                 slot.clear_spilled();

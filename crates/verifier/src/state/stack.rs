@@ -133,10 +133,10 @@ impl StackSlot {
         *ty = SlotType::Misc;
     }
 
-    /// Undoes a spill: `scrub_spilled_slot` for one byte.
+    /// A byte of a slot that lost its register or object is some number: `scrub_spilled_slot`.
     #[inline]
     pub(crate) fn scrub(&mut self, byte: usize) {
-        if self.types[byte] == SlotType::Spill {
+        if self.types[byte] != SlotType::Invalid {
             self.types[byte] = SlotType::Misc;
         }
     }

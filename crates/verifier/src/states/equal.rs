@@ -180,10 +180,16 @@ fn reg_covers(old: &RegState, cur: &RegState, rules: Rules, map: &mut IdMap) -> 
             if !old.precise && rules.exactness == Exactness::NotExact {
                 return true;
             }
-            if (old.id ^ cur.id) & BPF_ADD_CONST != 0 || old.id & BPF_ADD_CONST != 0 && old.off != cur.off {
+            if !old.scalar.contains(&cur.scalar) {
                 return false;
             }
-            old.scalar.contains(&cur.scalar) && map.check_scalar(old.id, cur.id)
+            // A register that was linked to no other may be linked now.
+            if old.id == 0 {
+                return true;
+            }
+            (old.id ^ cur.id) & BPF_ADD_CONST == 0
+                && (old.id & BPF_ADD_CONST == 0 || old.off == cur.off)
+                && map.check_scalar(old.id, cur.id)
         }
         RegBase::PtrToMapKey
         | RegBase::PtrToMapValue

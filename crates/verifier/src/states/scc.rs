@@ -34,7 +34,8 @@ struct SccChain {
 impl fmt::Display for SccChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(")?;
-        for site in &self.callsites[..self.len as usize] {
+        // The kernel's list of call sites ends at the first that is 0.
+        for site in self.callsites[..self.len as usize].iter().take_while(|&&site| site != 0) {
             write!(f, "{site},")?;
         }
         write!(f, "{})", self.scc)
@@ -60,6 +61,10 @@ impl SccTable {
     pub(super) fn clear(&mut self) {
         self.visits.clear();
         self.backedges = 0;
+    }
+
+    fn peek(&self, chain: &SccChain) -> Option<&SccVisit> {
+        self.visits.get(chain.scc as usize)?.iter().find(|v| v.chain == *chain)
     }
 
     fn find(&mut self, chain: &SccChain) -> Option<&mut SccVisit> {
@@ -187,9 +192,9 @@ pub(super) fn add_backedge(env: &mut Env<'_>, covered_by: StateId, state: Verifi
 }
 
 /// Whether marks of a checkpoint may still grow: its component's visit is open or has back-edges.
-pub(super) fn has_incomplete_marks(env: &mut Env<'_>, id: StateId) -> bool {
-    let Some(chain) = chain_of(env.facts, env.states.get(id)) else { return false };
-    env.states.scc.find(&chain).is_some_and(|visit| !visit.backedges.is_empty())
+pub(super) fn has_open_backedges(facts: &Facts, states: &StateTable, id: StateId) -> bool {
+    let Some(chain) = chain_of(facts, states.get(id)) else { return false };
+    states.scc.peek(&chain).is_some_and(|visit| !visit.backedges.is_empty())
 }
 
 /// What checkpoint `from` relies on, the path of `to` relies on. Says whether any mark is new.

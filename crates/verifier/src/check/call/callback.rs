@@ -3,10 +3,10 @@
 
 use ring3_isa::Reg;
 
-use super::subprog::new_frame;
+use super::subprog::{check_args_match, new_frame};
 use crate::env::Env;
-use crate::error::{Check, Violation, reject, unjudged};
-use crate::explore::{Speculation, push_path};
+use crate::error::{Check, RejectKind, Violation, reject, unjudged};
+use crate::explore::{Speculation, log_violation, push_path};
 use crate::env::Pending;
 use crate::state::{
     Extra, FuncState, MAIN_CALLSITE, RegBase, RegState, RegType, RetvalRange, VerifierState,
@@ -31,6 +31,14 @@ pub(crate) enum CallbackKind {
 pub(crate) fn push_callback_call(env: &mut Env<'_>, subprog: u32, kind: CallbackKind) -> Check {
     let insn_idx = env.insn_idx;
     let start = env.facts.subprogs[subprog as usize].start;
+    if let Err(violation) = check_args_match(env, subprog) {
+        if violation.errno == ring3_uapi::Errno::EFAULT {
+            return Err(violation);
+        }
+        if violation.kind == RejectKind::Rule {
+            log_violation(env, &violation);
+        }
+    }
     env.subprog_aux[subprog as usize].is_cb = true;
     let caller = env.cur.cur_frame().clone();
     if kind == CallbackKind::Timer {

@@ -151,7 +151,7 @@ pub(crate) fn clear_pkt_pointers(env: &mut Env<'_>) {
 }
 
 /// Whether the arguments of a call are what BTF says; where they are not, BTF is not believed for the function any more.
-fn check_args_match(env: &mut Env<'_>, subprog: u32) -> Check {
+pub(super) fn check_args_match(env: &mut Env<'_>, subprog: u32) -> Check {
     let facts = env.facts;
     if facts.prog_btf.is_none() || facts.subprogs[0].func_type_id.0 == 0 {
         reject!(EINVAL);
