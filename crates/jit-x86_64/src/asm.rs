@@ -86,40 +86,58 @@ pub(crate) enum Cond {
     G = 15,
 }
 
-/// Opcode maps.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Map {
-    One,
-    Of,
-    Of38,
-}
-
 /// The fixed part of an instruction with a ModRM byte.
-#[derive(Clone, Copy)]
-struct Op {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Op {
     /// Mandatory or operand-size prefix; 0 for none.
     prefix: u8,
-    map: Map,
-    code: u8,
+    /// Escape bytes and opcode, lowest first.
+    opcode: u32,
+    opcode_bytes: u8,
     wide: bool,
     /// A byte register needs a REX prefix from spl on.
     byte_reg: bool,
 }
 
 const fn op(code: u8, width: Width) -> Op {
-    Op {
-        prefix: 0,
-        map: Map::One,
-        code,
-        wide: matches!(width, Width::W64),
-        byte_reg: false,
-    }
+    Op { prefix: 0, opcode: code as u32, opcode_bytes: 1, wide: matches!(width, Width::W64), byte_reg: false }
 }
 
 const fn op_0f(code: u8, width: Width) -> Op {
-    Op {
-        map: Map::Of,
-        ..op(code, width)
+    Op { opcode: 0x0f | (code as u32) << 8, opcode_bytes: 2, ..op(code, width) }
+}
+
+const fn op_0f38(code: u8, width: Width) -> Op {
+    Op { opcode: 0x380f | (code as u32) << 16, opcode_bytes: 3, ..op(code, width) }
+}
+
+/// The zero-extending load of a size.
+pub(crate) const fn load_op(size: MemSize) -> Op {
+    match size {
+        MemSize::B => op_0f(0xb6, Width::W32),
+        MemSize::H => op_0f(0xb7, Width::W32),
+        MemSize::W => op(0x8b, Width::W32),
+        MemSize::Dw => op(0x8b, Width::W64),
+    }
+}
+
+/// The load of a size that extends the sign to 64 bits.
+pub(crate) const fn load_sx_op(size: MemSize) -> Op {
+    match size {
+        MemSize::B => op_0f(0xbe, Width::W64),
+        MemSize::H => op_0f(0xbf, Width::W64),
+        MemSize::W => op(0x63, Width::W64),
+        MemSize::Dw => op(0x8b, Width::W64),
+    }
+}
+
+/// The store of a register of a size.
+pub(crate) const fn store_op(size: MemSize) -> Op {
+    match size {
+        MemSize::B => Op { byte_reg: true, ..op(0x88, Width::W32) },
+        MemSize::H => Op { prefix: OPERAND_SIZE, ..op(0x89, Width::W32) },
+        MemSize::W => op(0x89, Width::W32),
+        MemSize::Dw => op(0x89, Width::W64),
     }
 }
 
@@ -203,84 +221,67 @@ impl Asm {
 
     // Heads.
 
+    // Written without branches on the operands: which registers and operations follow each other is what a branch predictor cannot know.
+
+    /// Prefixes and opcode: the bytes and their number.
+    #[inline(always)]
+    fn front(op: Op, rex: u8, forced: bool) -> (u64, u32) {
+        let mut len = u32::from(op.prefix != 0);
+        let mut bytes = u64::from(op.prefix);
+        let has_rex = u32::from((rex != 0x40) | forced);
+        bytes |= u64::from(rex) * u64::from(has_rex) << (8 * len);
+        len += has_rex;
+        bytes |= u64::from(op.opcode) << (8 * len);
+        (bytes, len + u32::from(op.opcode_bytes))
+    }
+
     #[inline(always)]
     fn head_reg(&mut self, op: Op, reg: u8, rm: X) {
-        let mut bytes = 0u64;
-        let mut len = 0;
-        let mut add = |byte: u8| {
-            bytes |= u64::from(byte) << (8 * len);
-            len += 1;
-        };
-        if op.prefix != 0 {
-            add(op.prefix);
-        }
         let rex = 0x40 | (op.wide as u8) << 3 | (reg >> 3) << 2 | rm.high();
-        if rex != 0x40 || (op.byte_reg && (reg >= 4 || rm.0 >= 4)) {
-            add(rex);
-        }
-        match op.map {
-            Map::One => {}
-            Map::Of => add(0x0f),
-            Map::Of38 => {
-                add(0x0f);
-                add(0x38);
-            }
-        }
-        add(op.code);
-        add(0xc0 | (reg & 7) << 3 | rm.low());
-        self.put(bytes, len);
+        let (bytes, len) = Asm::front(op, rex, op.byte_reg & ((reg >= 4) | (rm.0 >= 4)));
+        let modrm = 0xc0 | (reg & 7) << 3 | rm.low();
+        self.put(bytes | u64::from(modrm) << (8 * len), len as usize + 1);
     }
 
     #[inline(always)]
     fn head_mem(&mut self, op: Op, reg: u8, mem: Mem) {
-        let mut bytes = 0u64;
-        let mut len = 0;
-        let mut add = |byte: u8| {
-            bytes |= u64::from(byte) << (8 * len);
-            len += 1;
-        };
-        if op.prefix != 0 {
-            add(op.prefix);
-        }
         let index_high = match mem.index {
             Some((index, _)) => index.high(),
             None => 0,
         };
         let rex = 0x40 | (op.wide as u8) << 3 | (reg >> 3) << 2 | index_high << 1 | mem.base.high();
-        if rex != 0x40 || (op.byte_reg && reg >= 4) {
-            add(rex);
-        }
-        match op.map {
-            Map::One => {}
-            Map::Of => add(0x0f),
-            Map::Of38 => {
-                add(0x0f);
-                add(0x38);
-            }
-        }
-        add(op.code);
+        let (mut bytes, mut len) = Asm::front(op, rex, op.byte_reg & (reg >= 4));
         // rbp and r13 as base have no form without displacement.
-        let (mode, disp_bytes) = if mem.disp == 0 && mem.base.low() != RBP.low() {
+        let (mode, disp_bytes) = if (mem.disp == 0) & (mem.base.low() != RBP.low()) {
             (0, 0)
         } else if fits8(mem.disp) {
             (0x40, 1)
         } else {
             (0x80, 4)
         };
-        match mem.index {
-            None if mem.base.low() != RSP.low() => add(mode | (reg & 7) << 3 | mem.base.low()),
+        let reg_field = mode | (reg & 7) << 3;
+        let at = 8 * len;
+        let tail = match mem.index {
+            None if mem.base.low() != RSP.low() => u64::from(reg_field | mem.base.low()),
             // rsp and r12 as base need a SIB byte; index 4 is "none".
             None => {
-                add(mode | (reg & 7) << 3 | 4);
-                add(0x20 | mem.base.low());
+                len += 1;
+                u64::from(reg_field | 4) | u64::from(0x20 | mem.base.low()) << 8
             }
             Some((index, scale)) => {
-                add(mode | (reg & 7) << 3 | 4);
-                add(scale << 6 | index.low() << 3 | mem.base.low());
+                len += 1;
+                u64::from(reg_field | 4) | u64::from(scale << 6 | index.low() << 3 | mem.base.low()) << 8
             }
-        }
-        self.put(bytes, len);
+        };
+        bytes |= tail << at;
+        self.put(bytes, len as usize + 1);
         self.put(mem.disp as u32 as u64, disp_bytes);
+    }
+
+    /// A load or store by its fixed part.
+    #[inline(always)]
+    pub(crate) fn access(&mut self, op: Op, reg: X, mem: Mem) {
+        self.head_mem(op, reg.0, mem);
     }
 
     // Moves.
@@ -367,57 +368,21 @@ impl Asm {
 
     /// Zero-extending load.
     pub(crate) fn load(&mut self, size: MemSize, dst: X, mem: Mem) {
-        match size {
-            MemSize::B => self.head_mem(op_0f(0xb6, Width::W32), dst.0, mem),
-            MemSize::H => self.head_mem(op_0f(0xb7, Width::W32), dst.0, mem),
-            MemSize::W => self.head_mem(op(0x8b, Width::W32), dst.0, mem),
-            MemSize::Dw => self.head_mem(op(0x8b, Width::W64), dst.0, mem),
-        }
+        self.head_mem(load_op(size), dst.0, mem);
     }
 
     /// Sign-extending load to 64 bits.
     pub(crate) fn load_sx(&mut self, size: MemSize, dst: X, mem: Mem) {
-        match size {
-            MemSize::B => self.head_mem(op_0f(0xbe, Width::W64), dst.0, mem),
-            MemSize::H => self.head_mem(op_0f(0xbf, Width::W64), dst.0, mem),
-            MemSize::W => self.head_mem(op(0x63, Width::W64), dst.0, mem),
-            MemSize::Dw => self.head_mem(op(0x8b, Width::W64), dst.0, mem),
-        }
+        self.head_mem(load_sx_op(size), dst.0, mem);
     }
 
     /// Byte-swapping load (MOVBE) of 4 or 8 bytes, zero-extended.
     pub(crate) fn load_swapped(&mut self, width: Width, dst: X, mem: Mem) {
-        self.head_mem(
-            Op {
-                map: Map::Of38,
-                ..op(0xf0, width)
-            },
-            dst.0,
-            mem,
-        );
+        self.head_mem(op_0f38(0xf0, width), dst.0, mem);
     }
 
     pub(crate) fn store(&mut self, size: MemSize, mem: Mem, src: X) {
-        match size {
-            MemSize::B => self.head_mem(
-                Op {
-                    byte_reg: true,
-                    ..op(0x88, Width::W32)
-                },
-                src.0,
-                mem,
-            ),
-            MemSize::H => self.head_mem(
-                Op {
-                    prefix: OPERAND_SIZE,
-                    ..op(0x89, Width::W32)
-                },
-                src.0,
-                mem,
-            ),
-            MemSize::W => self.head_mem(op(0x89, Width::W32), src.0, mem),
-            MemSize::Dw => self.head_mem(op(0x89, Width::W64), src.0, mem),
-        }
+        self.head_mem(store_op(size), src.0, mem);
     }
 
     /// Stores an immediate, sign-extended to 8 bytes.

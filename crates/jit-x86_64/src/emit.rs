@@ -139,6 +139,8 @@ pub(crate) struct Emitter<'a> {
     pub(crate) mode: Mode,
     pub(crate) jumps: Jumps,
     pub(crate) frame: Frame,
+    /// Instructions may go the short way (`quick`).
+    is_quick: bool,
     /// Index into `linked.sites` of the first site at or after the current slot.
     next_site: usize,
     /// State of the blinding generator.
@@ -176,6 +178,7 @@ impl<'a> Emitter<'a> {
             mode,
             jumps,
             frame: Frame::default(),
+            is_quick: mode == Mode::Native && options.blinding_seed.is_none(),
             next_site: 0,
             blinding: options.blinding_seed.map(|seed| seed | 1),
             slot_offsets: vec![0; slot_count + 1],
@@ -273,13 +276,16 @@ impl<'a> Emitter<'a> {
     /// The instruction at `slot` and those fused with it; returns the slots consumed.
     fn slot(&mut self, slot: usize) -> Result<usize, JitError> {
         self.slot_offsets[slot] = self.asm.pos() as u32;
+        let raw = self.linked.program.insns[slot];
         if let Some(count) = self.fused(slot) {
             for inner in slot + 1..slot + count {
                 self.slot_offsets[inner] = self.asm.pos() as u32;
             }
             return Ok(count);
         }
-        let raw = self.linked.program.insns[slot];
+        if self.is_quick && self.quick(slot, raw) {
+            return Ok(1);
+        }
         if raw.is_ld_imm64() {
             self.load_imm64(slot, raw)?;
             self.slot_offsets[slot + 1] = self.slot_offsets[slot];

@@ -301,7 +301,7 @@ impl Emitter<'_> {
         Some(2)
     }
 
-    fn is_probe(&self, slot: usize) -> bool {
+    pub(crate) fn is_probe(&self, slot: usize) -> bool {
         self.linked
             .program
             .facts

@@ -36,6 +36,7 @@ mod listing;
 mod mem;
 pub mod pack;
 mod plan;
+mod quick;
 mod regs;
 mod tail_call;
 

@@ -8,11 +8,15 @@ use ring3_maps::fd::{FdTable, StorageKind};
 use ring3_maps::{Access, BatchArgs, BatchCmd, Map, MapAttr, MapType, Mapping, MappingAccess, abi};
 use ring3_sync::rcu;
 
-#[expect(dead_code, reason = "shared with testkit, which also records")]
+#[expect(
+    dead_code,
+    unreachable_pub,
+    reason = "shared with testkit, which also records"
+)]
 #[path = "../../testkit/src/map_oracle/mod.rs"]
 mod map_oracle;
 
-use map_oracle::{Answer, Batch, Bytes, Create, Elem, Errno, Subject};
+use map_oracle::{Answer, Batch, BatchCall, Bytes, Create, Elem, Errno, Subject};
 
 /// Descriptors that scripts name beside maps, from 50.
 const SPECIAL: &[&str] = &["sock", "file", "self", "cgroup"];
@@ -271,16 +275,15 @@ impl Subject for Ring3 {
         })
     }
 
-    fn batch(
-        &mut self,
-        name: &str,
-        batch: Batch,
-        continues: bool,
-        count: u32,
-        keys: &[u8],
-        values: &[u8],
-        flags: u64,
-    ) -> (Answer, Result<(), Errno>) {
+    fn batch(&mut self, name: &str, call: &BatchCall) -> (Answer, Result<(), Errno>) {
+        let BatchCall {
+            batch,
+            continues,
+            count,
+            ref keys,
+            ref values,
+            elem_flags: flags,
+        } = *call;
         let map = match self.map(name) {
             Ok(map) => map,
             Err(errno) => return (Answer::default(), Err(errno)),

@@ -56,6 +56,11 @@ impl System {
         self.prog_types.read().get(&prog_type).cloned()
     }
 
+    /// Whether programs of this type have a test run.
+    pub fn has_test_run(&self, prog_type: ProgType) -> bool {
+        self.prog_types.read().contains_key(&prog_type)
+    }
+
     /// The BTF that kernel types are looked up in, if one was given.
     pub fn kernel_btf(&self) -> Option<Btf> {
         self.kernel_btf.read().clone()

@@ -159,6 +159,10 @@ const RETVAL: AttachSet = AttachSet::all_but(&[
     A::CgroupInet6Getsockname,
     A::CgroupUnixGetsockname,
 ]);
+/// Members of `tcp_congestion_ops` (the expected attach type of a struct_ops program is the member's index) but `release`,
+/// which may not set options of a socket that goes.
+const NOT_TCP_RELEASE: AttachSet = AttachSet::all_but(&[A::FlowDissector]);
+const _: () = assert!(A::FlowDissector.raw() == 17);
 const LSM_MAC: AttachSet = AttachSet::of(&[A::LsmMac]);
 const LSM_CGROUP: AttachSet = AttachSet::of(&[A::LsmCgroup]);
 
@@ -337,7 +341,8 @@ grants! {
     }
     /// Kernel interfaces implemented by programs: what tcp congestion control adds.
     STRUCT_OPS {
-        Nothing for ANY: TcpSendAck, SkStorageGet, SkStorageDelete, SetsockoptSk, GetsockoptSk, KtimeGetCoarseNs;
+        Nothing for ANY: TcpSendAck, SkStorageGet, SkStorageDelete, KtimeGetCoarseNs;
+        Nothing for NOT_TCP_RELEASE: SetsockoptSk, GetsockoptSk;
     }
 }
 

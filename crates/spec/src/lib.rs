@@ -11,6 +11,7 @@ pub mod ctx;
 mod func_proto;
 pub mod grants;
 pub mod helpers;
+pub mod kfunc;
 pub mod kinds;
 mod load_request;
 pub mod map_func;

@@ -92,6 +92,9 @@ fn load(
     let attr = |generated: &Generated| {
         let mut attr = ProgAttr::new(generated.prog_type, generated.insns.clone());
         attr.engine = engine;
+        let (btf, func_info) = generated.btf();
+        attr.btf = Some(btf);
+        attr.func_info = func_info;
         attr.maps = maps
             .iter()
             .enumerate()

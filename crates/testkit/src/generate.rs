@@ -4,10 +4,12 @@
 //! r0..r5 scalars, and an epilogue that folds everything into r0, so that any difference shows in the result. Maps are named by the
 //! numbers of [`MAPS`].
 
+use ring3_btf::{Btf, FuncLinkage, IntEncoding, Kind, TypeId};
 use ring3_isa::{
     AluOp, AtomicOp, CallTarget, EndianOp, Imm64, Insn, JmpOp, LoadMode, MemSize, Operand, RawInsn,
     Reg, Width, encode,
 };
+use ring3_spec::InfoRecords;
 use ring3_uapi::{FuncId, MapType, ProgType};
 
 /// SplitMix64: small, seeded, the same everywhere.
@@ -85,6 +87,38 @@ pub struct Generated {
     pub prog_type: ProgType,
     /// Instructions.
     pub insns: Vec<RawInsn>,
+    /// First slots of the functions, the main program's 0 first.
+    pub functions: Vec<u32>,
+}
+
+impl Generated {
+    /// BTF with a function per subprogram, and its `func_info`: callbacks need them.
+    pub fn btf(&self) -> (Btf, InfoRecords) {
+        let mut builder = ring3_btf::Builder::new();
+        let number = builder.add_int("long", 8, IntEncoding::SIGNED);
+        let pointer = builder.add_ref(Kind::Ptr, "", TypeId(0));
+        let mut bytes = Vec::new();
+        for (at, start) in self.functions.iter().enumerate() {
+            let (name, linkage) = if at == 0 {
+                ("main_prog".to_owned(), FuncLinkage::Global)
+            } else {
+                (format!("sub{at}"), FuncLinkage::Static)
+            };
+            let proto = builder.add_func_proto(number, &[("ctx", pointer)]);
+            let func = builder.add_func(&name, proto, linkage);
+            bytes.extend(start.to_le_bytes());
+            bytes.extend(func.0.to_le_bytes());
+        }
+        let btf = Btf::parse(&builder.finish()).expect("built BTF parses");
+        (
+            btf,
+            InfoRecords {
+                rec_size: 8,
+                count: self.functions.len() as u32,
+                bytes,
+            },
+        )
+    }
 }
 
 struct Builder<'a> {
@@ -92,6 +126,7 @@ struct Builder<'a> {
     insns: Vec<RawInsn>,
     prog_type: ProgType,
     has_packet: bool,
+    functions: Vec<u32>,
     /// Calls whose distance is filled in when subprograms are appended: slot and which.
     calls: Vec<(usize, Subprog)>,
 }
@@ -111,6 +146,7 @@ pub fn program(rng: &mut Rng) -> Generated {
         insns: Vec::new(),
         prog_type,
         has_packet,
+        functions: vec![0],
         calls: Vec::new(),
     };
     builder.prologue();
@@ -123,6 +159,7 @@ pub fn program(rng: &mut Rng) -> Generated {
     Generated {
         prog_type,
         insns: builder.insns,
+        functions: builder.functions,
     }
 }
 
@@ -132,6 +169,7 @@ pub fn tail_target(prog_type: ProgType) -> Generated {
     Generated {
         prog_type,
         insns: body.iter().flat_map(slots).collect(),
+        functions: vec![0],
     }
 }
 
@@ -348,6 +386,7 @@ impl Builder<'_> {
                 dst,
                 src,
             },
+            _ if self.rng.one_in(3) => alu(width, AluOp::Mov, dst, Operand::Imm(self.rng.imm())),
             _ => alu(width, AluOp::Mov, dst, Operand::Reg(src)),
         };
         self.push(insn);
@@ -802,6 +841,7 @@ impl Builder<'_> {
                 continue;
             }
             let start = self.insns.len();
+            self.functions.push(start as u32);
             for slot in callers {
                 self.insns[slot].imm = (start - slot - 1) as i32;
             }

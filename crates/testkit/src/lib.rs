@@ -12,5 +12,7 @@ pub mod generate;
 pub mod kernel;
 pub mod log_mask;
 pub mod map_oracle;
+pub mod mprog_kernel;
+pub mod mprog_oracle;
 pub mod parity;
 pub mod vectors;

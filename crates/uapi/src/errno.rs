@@ -23,6 +23,9 @@ macro_rules! errnos {
 }
 
 impl Errno {
+    /// `EOPNOTSUPP`, the same number as [`Errno::ENOTSUP`].
+    pub const EOPNOTSUPP: Errno = Errno::ENOTSUP;
+
     /// The errno with this positive number.
     pub const fn from_raw(raw: i32) -> Self {
         Errno(raw)
@@ -186,6 +189,5 @@ errnos! {
     EOWNERDEAD = 130,
     ENOTRECOVERABLE = 131,
     ERFKILL = 132,
-    EOPNOTSUPP = 95,
     ENOTSUPP = 524,
 }

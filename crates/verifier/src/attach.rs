@@ -289,7 +289,7 @@ fn check_function<'a>(req: &LoadRequest, target: &Target<'a>, name: &str) -> Che
         if target.prog.is_some() {
             reject!(EINVAL, "can't modify return codes of BPF programs");
         }
-        if !name.starts_with("security_") && !MODIFIABLE_TEST_FUNCS.contains(&name) {
+        if !name.starts_with("security_") && !MODIFIABLE_FUNCS.contains(&name) {
             reject!(EINVAL, "{name}() is not modifiable");
         }
     }
@@ -299,7 +299,7 @@ fn check_function<'a>(req: &LoadRequest, target: &Target<'a>, name: &str) -> Che
 /// An extension has the signature of what it replaces.
 fn check_same_prototype(req: &LoadRequest, target: &Target<'_>) -> Check {
     let (Some(btf), Some(own)) = (req.btf.as_ref(), own_func(req)) else {
-        reject!(EINVAL, "Cannot replace static functions");
+        reject!(EINVAL, "Program extension requires BTF");
     };
     match crate::attach::prototypes::check_func_match(btf, own, target.btf, target.ty) {
         Ok(()) => Ok(()),
@@ -400,9 +400,14 @@ fn unsupported_member(ops: &str, member: &str, is_sleepable: bool) -> Option<Err
 
 const LSM_PREFIX: &str = "bpf_lsm_";
 
-/// Functions of BPF_PROG_TEST_RUN whose result may be modified. Source: recorded loads.
-const MODIFIABLE_TEST_FUNCS: &[&str] =
-    &["bpf_modify_return_test", "bpf_modify_return_test2", "bpf_modify_return_test_tp", "bpf_fentry_test1"];
+/// Functions whose result may be modified: those of BPF_PROG_TEST_RUN and one of sockets. Source: recorded loads.
+const MODIFIABLE_FUNCS: &[&str] = &[
+    "bpf_modify_return_test",
+    "bpf_modify_return_test2",
+    "bpf_modify_return_test_tp",
+    "bpf_fentry_test1",
+    "update_socket_protocol",
+];
 
 /// Of these, the ones that sleepable programs may be attached to.
 const SLEEPABLE_TEST_FUNCS: &[&str] = &["bpf_fentry_test1"];
@@ -534,9 +539,6 @@ mod prototypes {
 
     use ring3_btf::{Btf, FuncLinkage, Kind, Type, TypeId};
 
-    /// Arguments of a function in registers.
-    const ARGS_MAX: usize = 5;
-
     /// Compares an extension's function with the one that it replaces.
     ///
     /// # Errors
@@ -558,28 +560,26 @@ mod prototypes {
             return Err(String::new());
         };
         let args = (own_proto.params().len(), target_proto.params().len());
-        if args.0 > ARGS_MAX || args.1 > ARGS_MAX {
-            return Err(String::new());
-        }
         if args.0 != args.1 {
-            return Err(format!(
-                "{own_name}() has {} args while {target_name}() has {} args",
-                args.0, args.1
-            ));
+            return Err(format!("{own_name}() has {} args while {target_name}() has {} args", args.0, args.1));
         }
-        let ret = |btf: &Btf, proto: Type<'_>| base(btf, proto.type_id());
-        if ret(own_btf, own_proto) != ret(target_btf, target_proto) {
-            return Err(format!("Return type mismatch in func {own_name}()"));
+        let (Some(own_ret), Some(target_ret)) =
+            (own_btf.stripped(own_proto.type_id()), target_btf.stripped(target_proto.type_id()))
+        else {
+            return Err(String::new());
+        };
+        // Kind, number of records and flag: two integers of different sizes are alike.
+        if own_ret.info() != target_ret.info() {
+            return Err(format!(
+                "Return type {} of {own_name}() doesn't match type {} of {target_name}()",
+                own_ret.kind().name(),
+                target_ret.kind().name()
+            ));
         }
         for (idx, (own, target)) in own_proto.params().zip(target_proto.params()).enumerate() {
             compare_arg((own_btf, own.ty), (target_btf, target.ty), idx, own_name, target_name)?;
         }
         Ok(())
-    }
-
-    /// Kind and size at the end of modifiers.
-    fn base(btf: &Btf, id: TypeId) -> Option<(Kind, u32)> {
-        btf.stripped(id).map(|ty| (ty.kind(), ty.size()))
     }
 
     fn compare_arg(
@@ -592,48 +592,42 @@ mod prototypes {
         let (Some(own), Some(target)) = (own_btf.stripped(own), target_btf.stripped(target)) else {
             return Err(String::new());
         };
-        if own.kind() != target.kind() {
+        if own.info() != target.info() {
             return Err(format!(
                 "arg{idx} in {own_name}() is {} while {target_name}() has {}",
-                own.kind().name().to_ascii_lowercase(),
-                target.kind().name().to_ascii_lowercase()
+                own.kind().name(),
+                target.kind().name()
             ));
         }
-        match own.kind() {
-            Kind::Int | Kind::Enum | Kind::Enum64 => {
-                if own.size() != target.size() {
-                    return Err(format!(
-                        "arg{idx} in {own_name}() has size {} while {target_name}() has {}",
-                        own.size(),
-                        target.size()
-                    ));
-                }
-                Ok(())
-            }
-            Kind::Ptr => {
-                let (Some(own), Some(target)) =
-                    (own_btf.stripped(own.type_id()), target_btf.stripped(target.type_id()))
-                else {
-                    return Err(String::new());
-                };
-                if !own.kind().is_composite() || !target.kind().is_composite() {
-                    return if own.kind() == target.kind() && own.size() == target.size() {
-                        Ok(())
-                    } else {
-                        Err(format!("arg{idx} in {own_name}() is not a pointer to context"))
-                    };
-                }
-                if own.name() != target.name() {
-                    return Err(format!(
-                        "arg{idx} {own_name}({} *) doesn't match {target_name}({} *)",
-                        own.name(),
-                        target.name()
-                    ));
-                }
-                Ok(())
-            }
-            _ => Err(format!("unrecognized arg#{idx} type {}", own.kind().name())),
+        if own.kind().has_size() && own.size() != target.size() {
+            return Err(format!(
+                "arg{idx} in {own_name}() has size {} while {target_name}() has {}",
+                own.size(),
+                target.size()
+            ));
         }
+        if own.kind() == Kind::Int || own.kind().is_any_enum() {
+            return Ok(());
+        }
+        if own.kind() != Kind::Ptr {
+            return Err(format!("arg{idx} in {own_name}() has unrecognized type"));
+        }
+        let (Some(own), Some(target)) = (own_btf.stripped(own.type_id()), target_btf.stripped(target.type_id())) else {
+            return Err(String::new());
+        };
+        for (ty, name) in [(own, own_name), (target, target_name)] {
+            if !ty.kind().is_composite() {
+                return Err(format!("arg{idx} in {name}() is not a pointer to context"));
+            }
+        }
+        if own.name() != target.name() {
+            return Err(format!(
+                "arg{idx} {own_name}(struct {} *) doesn't match {target_name}(struct {} *)",
+                own.name(),
+                target.name()
+            ));
+        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Early: `func_info` alone ([`check_func_info_early`]), because it names the exception callback. Late, when functions
 //! are known: that `func_info` and the code agree ([`check_func_info`]), lines ([`check_line_info`]) and CO-RE
-//! relocations ([`check_core_relos`], which change instructions).
+//! relocations ([`apply_core_relos`], which change instructions).
 //! Kernel counterpart: `check_btf_info_early`, `check_btf_info`. Neighbours: `subprogs`, ring3-btf.
 
 use alloc::borrow::Cow;
@@ -11,13 +11,14 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use ring3_btf::{Btf, Kind, Type, TypeId};
+use ring3_btf::core_relo::Relocator;
+use ring3_btf::{Btf, CoreRelo, Kind, Type, TypeId};
 use ring3_isa::RawInsn;
 use ring3_spec::{InfoRecords, LoadRequest};
 use ring3_uapi::Errno;
 
 use crate::env::{LineInfo, Subprog};
-use crate::error::{Check, Violation, reject};
+use crate::error::{Check, Violation, reject, unjudged};
 
 /// Largest record. Source: `MAX_FUNCINFO_REC_SIZE` and its siblings.
 const RECORD_BYTES_MAX: u32 = 252;
@@ -225,26 +226,13 @@ pub(crate) fn check_line_info(
     Ok(lines)
 }
 
-/// A relocation record that the loader left to the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CoreRelo {
-    /// Slot of the instruction.
-    pub(crate) insn_idx: u32,
-    pub(crate) type_id: TypeId,
-    pub(crate) access_str_off: u32,
-    pub(crate) kind: u32,
-}
-
-/// Reads `core_relos` and lets `apply` change the instructions one by one.
+/// Applies the CO-RE relocations that the loader left to the kernel.
 ///
 /// # Errors
-/// EINVAL, E2BIG, EFAULT, and what `apply` says.
-pub(crate) fn check_core_relos<'a>(
-    req: &LoadRequest,
-    insns: &'a [RawInsn],
-    apply: &mut dyn FnMut(u32, CoreRelo, &mut [RawInsn]) -> Check,
-) -> Check<Cow<'a, [RawInsn]>> {
+/// EINVAL, E2BIG, EFAULT; what the relocation itself says, in our words. Unjudged without the kernel's BTF.
+pub(crate) fn apply_core_relos(req: &LoadRequest) -> Check<Cow<'_, [RawInsn]>> {
     let table = &req.core_relos;
+    let insns = &req.insns;
     // Without func_info and line_info the kernel never looks at relocations.
     if table.count == 0 || (req.func_info.count == 0 && req.line_info.count == 0) {
         return Ok(Cow::Borrowed(insns));
@@ -252,15 +240,20 @@ pub(crate) fn check_core_relos<'a>(
     if table.count > i32::MAX as u32 / CORE_RELO_BYTES || !is_record_size(table.rec_size, CORE_RELO_BYTES) {
         reject!(EINVAL);
     }
+    let Some(local) = &req.btf else { return Err(Violation::silent(Errno::EBADF)) };
+    let Some(target) = &req.kernel_btf else { unjudged!("CO-RE relocations without the kernel's BTF") };
     let records = Records { table, known_bytes: CORE_RELO_BYTES, what: "core_relo" };
-    let mut patched = insns.to_vec();
+    let mut relocator = Relocator::new(local, target);
+    let mut patched = insns.clone();
     for idx in 0..table.count {
         let [insn_off, type_id, access_str_off, kind] = records.get(idx)?;
         if !insn_off.is_multiple_of(8) || (insn_off / 8) as usize >= insns.len() {
             reject!(EINVAL, "Invalid core_relo[{idx}].insn_off:{insn_off} prog->len:{}", insns.len());
         }
-        let relo = CoreRelo { insn_idx: insn_off / 8, type_id: TypeId(type_id), access_str_off, kind };
-        apply(idx, relo, &mut patched)?;
+        let relo = CoreRelo { insn_off: insn_off / 8, type_id: TypeId(type_id), access_str_off, kind };
+        if let Err(error) = relocator.relocate(&req.name, &mut patched, &[relo]) {
+            return Err(Violation::new(error.errno(), error.message().into()));
+        }
     }
     Ok(Cow::Owned(patched))
 }
@@ -390,8 +383,8 @@ mod tests {
         let mut req = request();
         req.line_info = table(16, &[&[0, 0, 0, 0]]);
         req.core_relos = table(16, &[&[36, 1, 0, 0]]);
-        let insns = req.insns.clone();
-        let error = check_core_relos(&req, &insns, &mut |_, _, _| Ok(())).unwrap_err();
+        req.kernel_btf = req.btf.clone();
+        let error = apply_core_relos(&req).unwrap_err();
         assert_eq!(error.text, "Invalid core_relo[0].insn_off:36 prog->len:4");
     }
 }

@@ -8,15 +8,17 @@ use alloc::vec::Vec;
 use ring3_btf::Btf;
 use ring3_isa::{Insn, RawInsn, decode};
 use ring3_spec::{Caller, LoadRequest, MapInfo, Registry, VerifiedProgram, VerifierStats};
+use ring3_uapi::Errno;
 use ring3_uapi::flags::prog_load;
+use ring3_uapi::limits::{PROG_INSNS_MAX, PROG_INSNS_MAX_UNPRIVILEGED};
 
 use crate::attach::{Effects, check_attach, resolved_prog_type};
 use crate::call_traits::{CallTraits, KernelCalls};
 use crate::cfg::{CfgInput, CfgNote, check_cfg};
 use crate::check::call::subprog::{FuncArg, prepare_func_args, set_global_args};
-use crate::check_btf::{FuncInfo, check_core_relos, check_func_info, check_func_info_early, check_line_info};
+use crate::check_btf::{FuncInfo, apply_core_relos, check_func_info, check_func_info_early, check_line_info};
 use crate::env::{Env, Facts, LdImm64, Linkage, Modes, Permits, Scratch, Slot, Subprog, SubprogAux};
-use crate::error::{Check, RejectKind, VerifierError, reject, unjudged};
+use crate::error::{Check, RejectKind, VerifierError, Violation, reject, unjudged};
 use crate::explore::{explore, log_violation};
 use crate::fastcall::{mark_fastcall_patterns, remove_fastcall_spills_fills};
 use crate::fixups::{FixupInput, Outcome, fixup};
@@ -71,6 +73,15 @@ fn modes_of(req: &LoadRequest, permits: Permits) -> Modes {
     }
 }
 
+/// The size that BPF_PROG_LOAD accepts, before anything is said.
+fn check_size(req: &LoadRequest, permits: Permits) -> Check {
+    let most = if permits.bpf_capable { PROG_INSNS_MAX } else { PROG_INSNS_MAX_UNPRIVILEGED };
+    if req.insns.is_empty() || req.insns.len() > most {
+        return Err(Violation::silent(Errno::E2BIG));
+    }
+    Ok(())
+}
+
 fn run(
     req: &LoadRequest,
     registry: &Registry,
@@ -78,6 +89,7 @@ fn run(
     at: &mut Option<u32>,
 ) -> Check<VerifiedProgram> {
     let permits = permits_of(req);
+    check_size(req, permits)?;
     let mut subprog_count = 0;
     let facts = match prepare(req, registry, permits, log, &mut subprog_count) {
         Ok(facts) => facts,
@@ -149,7 +161,7 @@ fn prepare(
     check_subprogs(&req.insns, &mut subprogs.list)?;
     check_func_info(&func_info, &subprogs.list, prog_btf.as_ref())?;
     let line_info = check_line_info(req, &req.insns, &subprogs.list, prog_btf.as_ref())?;
-    let insns = relocate(req)?;
+    let insns = apply_core_relos(req)?;
     name_subprogs(&mut subprogs.list, &func_info, prog_btf.as_ref());
 
     let (prog_type, expected_attach_type) = resolved_prog_type(req);
@@ -249,10 +261,6 @@ fn functions_before_error(insns: &[RawInsn]) -> usize {
         }
     }
     starts.len()
-}
-
-fn relocate(req: &LoadRequest) -> Check<Cow<'_, [RawInsn]>> {
-    check_core_relos(req, &req.insns, &mut |_, _, _| unjudged!("CO-RE relocations by the kernel"))
 }
 
 fn effects_of(subprogs: &[Subprog]) -> Effects {

@@ -229,10 +229,7 @@ unsafe fn lookup_direct<K: Key, const LRU: bool, const PERCPU: bool>(
             }
         }
         if PERCPU {
-            return table
-                .pool
-                .percpu_value(table.pool.index_of(element), current_cpu())
-                as u64;
+            return table.pool.percpu_value(idx, current_cpu()) as u64;
         }
         let slot = pool::Pool::state_at(element).load(Ordering::Acquire) & pool::STATE_SLOT;
         table.pool.value_at(element, slot) as u64

@@ -5,13 +5,27 @@ use std::{fs, io, process::ExitCode};
 use ring3_testkit::{
     fixture::elf_fixtures,
     kernel::{self, KernelObject},
+    mprog_kernel,
 };
 
 /// What can be recorded.
-const AREAS: &[(&str, fn() -> io::Result<usize>)] = &[("elf", record_elf), ("maps", record_maps)];
+const AREAS: &[(&str, fn() -> io::Result<usize>)] = &[
+    ("elf", record_elf),
+    ("maps", record_maps),
+    ("mprog", record_mprog),
+];
 
 fn main() -> ExitCode {
     let wanted = std::env::args().nth(1);
+    if wanted.as_deref() == Some(mprog_kernel::INSIDE) {
+        return match mprog_kernel::run_inside() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(errno) => {
+                eprintln!("inside the network namespace: {errno}");
+                ExitCode::from(1)
+            }
+        };
+    }
     if let Some(wanted) = &wanted
         && !AREAS.iter().any(|(name, _)| name == wanted)
     {
@@ -64,4 +78,9 @@ fn record_maps() -> io::Result<usize> {
     let folder = ring3_testkit::fixture::fixtures_dir().join("oracle/maps");
     let recorded = ring3_testkit::map_oracle::kernel::record(&folder).map_err(io::Error::other)?;
     Ok(recorded.len())
+}
+
+/// Random histories of attach requests at a tcx hook.
+fn record_mprog() -> io::Result<usize> {
+    mprog_kernel::record(&ring3_testkit::fixture::fixtures_dir().join("oracle/mprog"))
 }

@@ -7,7 +7,7 @@ use ring3_os::bpf::{Buffer, call, open};
 use ring3_os::map::{Prot, Region};
 use ring3_uapi::{Cmd, MapType, ProgType};
 
-use super::{Answer, Batch, Bytes, Create, Elem, Errno, Subject};
+use super::{Answer, Batch, BatchCall, Bytes, Create, Elem, Errno, Subject};
 
 /// Bytes of the attributes that are passed; the rest of `bpf_attr` is zero.
 const ATTR_BYTES: usize = 128;
@@ -485,16 +485,15 @@ impl Subject for Kernel {
         Ok(answer)
     }
 
-    fn batch(
-        &mut self,
-        name: &str,
-        batch: Batch,
-        continues: bool,
-        count: u32,
-        keys: &[u8],
-        values: &[u8],
-        flags: u64,
-    ) -> (Answer, Result<(), Errno>) {
+    fn batch(&mut self, name: &str, given: &BatchCall) -> (Answer, Result<(), Errno>) {
+        let BatchCall {
+            batch,
+            continues,
+            count,
+            ref keys,
+            ref values,
+            elem_flags: flags,
+        } = *given;
         let (fd, key_bytes, value_bytes, mut token) = match self.map(name) {
             Ok(map) => (
                 map.fd.as_raw_fd() as u32,

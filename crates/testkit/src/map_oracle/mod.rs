@@ -66,29 +66,59 @@ pub enum Bytes {
 
 /// Operations on one element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named as the commands and helpers are")]
 pub enum Elem {
+    /// `BPF_MAP_LOOKUP_ELEM`
     Lookup,
+    /// `BPF_MAP_UPDATE_ELEM`
     Update,
+    /// `BPF_MAP_DELETE_ELEM`
     Delete,
+    /// `BPF_MAP_GET_NEXT_KEY`
     NextKey,
+    /// `BPF_MAP_LOOKUP_AND_DELETE_ELEM`
     LookupAndDelete,
+    /// `bpf_map_lookup_elem`
     ProgLookup,
+    /// `bpf_map_update_elem`
     ProgUpdate,
+    /// `bpf_map_delete_elem`
     ProgDelete,
+    /// `bpf_map_push_elem`
     ProgPush,
+    /// `bpf_map_pop_elem`
     ProgPop,
+    /// `bpf_map_peek_elem`
     ProgPeek,
 }
 
 /// Batch commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named as the commands are")]
 pub enum Batch {
+    /// `BPF_MAP_LOOKUP_BATCH`
     Lookup,
+    /// `BPF_MAP_LOOKUP_AND_DELETE_BATCH`
     LookupAndDelete,
+    /// `BPF_MAP_UPDATE_BATCH`
     Update,
+    /// `BPF_MAP_DELETE_BATCH`
     Delete,
+}
+
+/// The arguments of a batch.
+#[derive(Clone, Debug)]
+pub struct BatchCall {
+    /// Which one.
+    pub batch: Batch,
+    /// Whether to go on where the last lookup stopped.
+    pub continues: bool,
+    /// `count`
+    pub count: u32,
+    /// Keys given.
+    pub keys: Vec<u8>,
+    /// Values given.
+    pub values: Vec<u8>,
+    /// `elem_flags`
+    pub elem_flags: u64,
 }
 
 /// What an operation returned.
@@ -127,20 +157,8 @@ pub trait Subject {
         flags: u64,
     ) -> Result<Answer, Errno>;
 
-    /// A batch. `state` of the walk is kept between calls with `continues`.
-    ///
-    /// # Errors
-    /// The errno, with what was done nevertheless.
-    fn batch(
-        &mut self,
-        name: &str,
-        batch: Batch,
-        continues: bool,
-        count: u32,
-        keys: &[u8],
-        values: &[u8],
-        flags: u64,
-    ) -> (Answer, Result<(), Errno>);
+    /// A batch: what was done, and the outcome.
+    fn batch(&mut self, name: &str, call: &BatchCall) -> (Answer, Result<(), Errno>);
 
     /// Freezes.
     ///
@@ -258,10 +276,17 @@ fn run_line(operation: &str, subject: &mut dyn Subject, cpus: usize) -> Result<S
             } else {
                 Batch::LookupAndDelete
             };
-            let count = parse_number(at(1))? as u32;
+            let (count, continues) = (parse_number(at(1))? as u32, at(0) == "more");
             let (key_bytes, value_bytes) = subject.sizes(name);
-            let (answer, outcome) =
-                subject.batch(name, batch, at(0) == "more", count, &[], &[], flags);
+            let call = BatchCall {
+                batch,
+                continues,
+                count,
+                keys: Vec::new(),
+                values: Vec::new(),
+                elem_flags: flags,
+            };
+            let (answer, outcome) = subject.batch(name, &call);
             Ok(show_batch(&answer, outcome, key_bytes, value_bytes))
         }
         "batch-update" | "batch-delete" => {
@@ -272,7 +297,15 @@ fn run_line(operation: &str, subject: &mut dyn Subject, cpus: usize) -> Result<S
             };
             let count = parse_number(at(0))? as u32;
             let (keys, values) = (parse_given(at(1), cpus)?, parse_given(at(2), cpus)?);
-            let (answer, outcome) = subject.batch(name, batch, false, count, &keys, &values, flags);
+            let call = BatchCall {
+                batch,
+                continues: false,
+                count,
+                keys,
+                values,
+                elem_flags: flags,
+            };
+            let (answer, outcome) = subject.batch(name, &call);
             Ok(show_batch(&answer, outcome, 0, 0))
         }
         _ => Err(format!("unknown operation '{verb}'")),

@@ -62,7 +62,7 @@ pub(crate) fn check_ctx_access(env: &mut Env<'_>, off: i32, access: MemAccess) -
             match field {
                 Some(field) => {
                     let pointer = loaded_pointer(env, field.reg)?;
-                    if !pointer.is_some_and(|(ty, _)| ty.base == RegBase::PtrToBtfId) {
+                    if pointer.is_none_or(|(ty, _)| ty.base != RegBase::PtrToBtfId) {
                         let field_size = field.narrow.map_or(0, |narrow| narrow.unit);
                         env.aux[env.insn_idx as usize].ctx_field_size = field_size;
                     }

@@ -149,7 +149,7 @@ pub(crate) fn find_argument(env: &mut Env<'_>, off: i32, access: MemAccess) -> C
     }
     let pointee = pointer.type_id();
     let object = btf.skip_mods_and_typedefs(pointee);
-    if !btf.kind(object).is_some_and(|kind| kind == Kind::Struct) {
+    if btf.kind(object) != Some(Kind::Struct) {
         // Pointers to anything else are numbers to the program.
         return Ok(Some(field));
     }

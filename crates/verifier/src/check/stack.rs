@@ -435,9 +435,12 @@ fn check_write_var(env: &mut Env<'_>, ptr: &RegState, off: i32, size: i32, value
             zero_used = true;
             continue;
         }
-        if slot.spilled().ty.is_init() {
-            slot.spilled_mut().ty = crate::state::RegType::NOT_INIT;
+        if slot.is_spilled_reg() {
+            for byte in 0..SLOT_BYTES {
+                slot.scrub(byte);
+            }
         }
+        slot.clear_spilled();
         let mut new_ty = SlotType::Misc;
         if writing_zero && ty == SlotType::Zero {
             new_ty = SlotType::Zero;

@@ -44,7 +44,8 @@ pub(super) struct MiscInput<'a> {
 /// Rewrites instructions one by one.
 ///
 /// # Errors
-/// EINVAL: a call of a kernel function that does not exist was not dead.
+/// EINVAL: a call of a kernel function that does not exist was not dead; a tail call without privilege through more than
+/// one map.
 pub(super) fn do_misc_fixups(draft: &mut Draft, input: &MiscInput<'_>) -> Check {
     let default = InsnAux::default();
     let mut after_ld_imm64 = false;
@@ -204,24 +205,29 @@ fn fix_call(input: &MiscInput<'_>, slot: DraftSlot, aux: &InsnAux, patch: &mut P
     if is_helper_call(insn)
         && let Some(id) = u32::try_from(insn.imm).ok().and_then(FuncId::from_raw)
     {
-        fix_helper_call(input, slot, id, aux, patch);
+        fix_helper_call(input, slot, id, aux, patch)?;
     } else {
         patch.keep(slot);
     }
     Ok(())
 }
 
-fn fix_helper_call(input: &MiscInput<'_>, slot: DraftSlot, id: FuncId, aux: &InsnAux, patch: &mut Patch) {
+fn fix_helper_call(input: &MiscInput<'_>, slot: DraftSlot, id: FuncId, aux: &InsnAux, patch: &mut Patch) -> Check {
     match id {
         FuncId::TailCall => {
-            if let MapArg::One { map, unpriv: true } = aux.map_arg
-                && let Some(map) = input.req.maps.get(map.0 as usize)
-            {
-                let mask = map.max_entries.checked_next_power_of_two().unwrap_or(0).wrapping_sub(1);
-                patch.push_all(&[
-                    jmp_imm(JMP, JGE, R3, map.max_entries as i32, 2),
-                    alu_imm(ALU, AND, R3, mask as i32),
-                ]);
+            match aux.map_arg {
+                // The processor may speculate past the bound of the index; without privilege it is masked.
+                MapArg::One { map, unpriv: true } => {
+                    if let Some(map) = input.req.maps.get(map.0 as usize) {
+                        let mask = map.max_entries.checked_next_power_of_two().unwrap_or(0).wrapping_sub(1);
+                        patch.push_all(&[
+                            jmp_imm(JMP, JGE, R3, map.max_entries as i32, 2),
+                            alu_imm(ALU, AND, R3, mask as i32),
+                        ]);
+                    }
+                }
+                MapArg::Poison { unpriv: true } => reject!(EINVAL, "tail_call abusing map_ptr"),
+                MapArg::Unseen | MapArg::One { unpriv: false, .. } | MapArg::Poison { unpriv: false } => {}
             }
             patch.keep_as(slot, RawInsn { code: CODE_TAIL_CALL, imm: 0, ..slot.insn });
         }
@@ -266,6 +272,7 @@ fn fix_helper_call(input: &MiscInput<'_>, slot: DraftSlot, id: FuncId, aux: &Ins
         FuncId::GetFuncIp if input.prog_type == ProgType::Tracing => patch.push(load64(R0, R1, -16)),
         _ => patch.keep(slot),
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -277,6 +284,10 @@ mod tests {
     use ring3_isa::{AluOp, Insn, JmpOp, Operand, decode_xlated, eval_alu32, eval_alu64, eval_jmp32, eval_jmp64};
 
     fn fixed(insn: RawInsn, aux: InsnAux) -> Vec<RawInsn> {
+        try_fixed(insn, aux).unwrap()
+    }
+
+    fn try_fixed(insn: RawInsn, aux: InsnAux) -> Check<Vec<RawInsn>> {
         let req = LoadRequest::new(ProgType::Xdp, vec![]);
         let input = MiscInput {
             req: &req,
@@ -287,8 +298,8 @@ mod tests {
             arena_flags: None,
         };
         let mut draft = Draft::new(&[insn], &[Subprog::default()]);
-        do_misc_fixups(&mut draft, &input).unwrap();
-        draft.encode().unwrap()
+        do_misc_fixups(&mut draft, &input)?;
+        draft.encode()
     }
 
     /// Runs arithmetic and jumps; divisions trap where a processor's would.
@@ -381,5 +392,21 @@ mod tests {
     fn tail_calls_have_an_opcode_of_their_own() {
         let call = RawInsn::new(0x85, 0, 0, 0, 12);
         assert_eq!(fixed(call, InsnAux::default()), [RawInsn::new(CODE_TAIL_CALL, 0, 0, 0, 0)]);
+    }
+
+    #[test]
+    fn tail_calls_without_privilege_know_their_map() {
+        let call = RawInsn::new(0x85, 0, 0, 0, 12);
+        let aux = InsnAux { map_arg: MapArg::Poison { unpriv: true }, ..InsnAux::default() };
+        assert_eq!(try_fixed(call, aux).unwrap_err().text, "tail_call abusing map_ptr");
+    }
+
+    #[test]
+    fn a_missing_kernel_function_must_be_dead() {
+        let call = RawInsn::new(0x85, 0, 2, 0, 0);
+        assert_eq!(
+            try_fixed(call, InsnAux::default()).unwrap_err().text,
+            "invalid kernel function call not eliminated in verifier pass"
+        );
     }
 }

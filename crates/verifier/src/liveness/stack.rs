@@ -17,13 +17,18 @@
 //! entry of a callee has live and written becomes read and wrote of the call in its caller. Pruning asks
 //! [`StackLiveness::is_slot_alive`] and forgets dead slots.
 //!
+//! Solving goes over the whole function in postorder, as the kernel does, only where the log shows each change (level 2).
+//! Otherwise only what depends on a change is computed anew: instructions whose sets were fed since the last time, then
+//! their predecessors as long as something changes.
+//!
 //! Memory is bounded: beyond [`MASKS_MAX`] sets nothing is learned any more and every slot counts as alive.
 //! Kernel counterpart: `liveness.c`. Neighbours: `explore`, `states`, `order` (postorder).
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BinaryHeap};
 use alloc::vec;
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 use core::fmt;
 
 use ring3_isa::RawInsn;
@@ -114,6 +119,8 @@ struct Instance {
     changed: bool,
     /// Some `wrote` lost slots, so `written` must be found anew.
     wrote_less: bool,
+    /// Instructions and frames fed since the equations were solved.
+    fed: Vec<(u8, u32)>,
 }
 
 impl Instance {
@@ -136,6 +143,14 @@ pub(crate) struct StackLiveness {
     postorder: Vec<u32>,
     /// Successors of each slot, `NONE` for none; the first is set whenever the second is.
     successors: Vec<[u32; 2]>,
+    /// Place of each slot in `postorder`.
+    places: Vec<u32>,
+    /// Predecessors of slot `i`: `predecessors[predecessors_from[i]..predecessors_from[i + 1]]`.
+    predecessors: Vec<u32>,
+    predecessors_from: Vec<u32>,
+    /// Places to compute anew, lowest first, and which are in there.
+    queue: BinaryHeap<Reverse<u32>>,
+    queued: Vec<bool>,
     /// Instructions whose changes are logged whether they touch the stack or not.
     prune_points: Vec<bool>,
     instances: Vec<Instance>,
@@ -160,8 +175,12 @@ struct LiveQuery {
 impl StackLiveness {
     /// Before an instruction is judged: forgets the writes of the one before.
     pub(crate) fn begin_insn(&mut self, facts: &Facts, st: &VerifierState, insn_idx: u32) {
-        self.prepare(facts);
-        self.begin(CallChain::of(st), insn_idx);
+        // Every way into or out of a frame, and to another path, leaves `current` unset.
+        if self.current.is_none() {
+            self.prepare(facts);
+            self.begin(CallChain::of(st), insn_idx);
+        }
+        self.begin_writes(insn_idx);
         // What a call of a function overwrites is known when the function returns.
         let insn = facts.raw[insn_idx as usize];
         if is_pseudo_call(insn) {
@@ -183,6 +202,10 @@ impl StackLiveness {
 
     /// An instruction of the current function reads these slots of a frame.
     pub(crate) fn mark_read(&mut self, facts: &Facts, st: &VerifierState, frame: u8, insn_idx: u32, slots: u64) {
+        if let Some((_, instance)) = self.current {
+            self.note_read(instance, usize::from(frame), insn_idx, slots);
+            return;
+        }
         self.prepare(facts);
         self.note_read_at(CallChain::of(st), frame, insn_idx, slots);
     }
@@ -232,10 +255,20 @@ impl StackLiveness {
             let mut to = successors(insns, at);
             [to.next().unwrap_or(NONE), to.next().unwrap_or(NONE)]
         };
+        let successors: Vec<[u32; 2]> = (0..insns.len() as u32).map(both).collect();
+        let mut places = vec![NONE; insns.len()];
+        for (place, &at) in postorder.iter().enumerate() {
+            places[at as usize] = place as u32;
+        }
+        let (predecessors, predecessors_from) = predecessors_of(&successors);
         StackLiveness {
             functions,
             postorder: postorder.to_vec(),
-            successors: (0..insns.len() as u32).map(both).collect(),
+            queued: vec![false; postorder.len()],
+            places,
+            predecessors,
+            predecessors_from,
+            successors,
             prune_points: flags.iter().map(|flags| flags.has(InsnFlags::PRUNE_POINT)).collect(),
             ..StackLiveness::default()
         }
@@ -263,7 +296,12 @@ impl StackLiveness {
         for frame in (0..=chain.curframe).rev() {
             let Some(instance) = self.instance(chain.at_frame(frame)) else { continue };
             if self.instances[instance].changed {
-                self.solve(instance, log);
+                if log.is_level2() || self.instances[instance].wrote_less {
+                    self.solve(instance, log);
+                    self.instances[instance].fed.clear();
+                } else {
+                    self.solve_fed(instance);
+                }
                 self.tell_caller(instance);
             }
         }
@@ -316,6 +354,7 @@ impl StackLiveness {
             committed: vec![false; function.insn_count as usize],
             changed: false,
             wrote_less: false,
+            fed: Vec::new(),
         });
         self.by_chain.insert(chain, idx);
         Some(idx)
@@ -346,7 +385,10 @@ impl StackLiveness {
         let Some(masks) = self.masks_mut(instance, frame, insn_idx) else { return };
         let is_news = slots & !masks.read != 0 && (slots | masks.read) & !masks.live != 0;
         masks.read |= slots;
-        self.instances[instance].changed |= is_news;
+        if is_news {
+            self.instances[instance].changed = true;
+            self.instances[instance].fed.push((frame as u8, insn_idx));
+        }
     }
 
     fn begin_writes(&mut self, insn_idx: u32) {
@@ -374,7 +416,10 @@ impl StackLiveness {
             }
             masks.wrote = slots;
             let instance = &mut self.instances[idx];
-            instance.changed |= before != slots;
+            if before != slots {
+                instance.changed = true;
+                instance.fed.push((frame as u8, insn_idx));
+            }
             instance.wrote_less |= before & !slots != 0;
         }
         self.instances[idx].committed[at] = true;
@@ -437,6 +482,62 @@ impl StackLiveness {
         instance.wrote_less = false;
     }
 
+    /// As [`Self::solve`], for what was fed since and what depends on it.
+    fn solve_fed(&mut self, idx: usize) {
+        let mut fed = core::mem::take(&mut self.instances[idx].fed);
+        let curframe = self.instances[idx].chain.curframe;
+        for frame in 0..=curframe {
+            for &(_, at) in fed.iter().filter(|(fed_frame, _)| *fed_frame == frame) {
+                self.enqueue(at);
+            }
+            self.drain_queue(idx, usize::from(frame));
+        }
+        fed.clear();
+        let instance = &mut self.instances[idx];
+        instance.fed = fed;
+        instance.changed = false;
+    }
+
+    fn enqueue(&mut self, at: u32) {
+        let place = self.places[at as usize];
+        if place != NONE && !self.queued[place as usize] {
+            self.queued[place as usize] = true;
+            self.queue.push(Reverse(place));
+        }
+    }
+
+    fn drain_queue(&mut self, idx: usize, frame: usize) {
+        while let Some(Reverse(place)) = self.queue.pop() {
+            self.queued[place as usize] = false;
+            let at = self.postorder[place as usize];
+            let instance = &mut self.instances[idx];
+            let start = instance.start;
+            let Some(masks) = &mut instance.frames[frame] else { continue };
+            let [next, jump] = self.successors[at as usize];
+            if next == NONE {
+                continue;
+            }
+            let next = masks[(next - start) as usize];
+            let (mut live, mut written) = (next.live, next.written);
+            if jump != NONE {
+                let jump = masks[(jump - start) as usize];
+                live |= jump.live;
+                written &= jump.written;
+            }
+            let here = &mut masks[(at - start) as usize];
+            let (live, written) = (live & !here.wrote | here.read, written | here.wrote);
+            if live == here.live && written == here.written {
+                continue;
+            }
+            here.live = live;
+            here.written = written;
+            let at = at as usize;
+            for i in self.predecessors_from[at]..self.predecessors_from[at + 1] {
+                self.enqueue(self.predecessors[i as usize]);
+            }
+        }
+    }
+
     /// What the function's entry has live and written is read and written by the call.
     fn tell_caller(&mut self, idx: usize) {
         let Instance { chain, start, .. } = self.instances[idx];
@@ -451,6 +552,29 @@ impl StackLiveness {
         }
         self.commit_to(caller);
     }
+}
+
+/// The reverse of `successors`, flat: all predecessors, and where those of each slot begin.
+fn predecessors_of(successors: &[[u32; 2]]) -> (Vec<u32>, Vec<u32>) {
+    let edges = || {
+        successors.iter().enumerate().flat_map(|(from, to)| {
+            to.iter().filter(|&&to| (to as usize) < successors.len()).map(move |&to| (from as u32, to as usize))
+        })
+    };
+    let mut from = vec![0u32; successors.len() + 1];
+    for (_, to) in edges() {
+        from[to + 1] += 1;
+    }
+    for i in 1..from.len() {
+        from[i] += from[i - 1];
+    }
+    let mut free = from.clone();
+    let mut flat = vec![0; from[successors.len()] as usize];
+    for (source, to) in edges() {
+        flat[free[to] as usize] = source;
+        free[to] += 1;
+    }
+    (flat, from)
 }
 
 impl fmt::Debug for StackLiveness {

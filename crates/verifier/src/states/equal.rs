@@ -252,7 +252,7 @@ fn slot_covers(o: &StackSlot, c: Option<&StackSlot>, rules: Rules, map: &mut IdM
     // Byte by byte, as bytes of one slot may differ in what they hold.
     for byte in 0..SLOT_BYTES {
         let old_ty = o.types[byte];
-        if rules.exactness == Exactness::Exact && c.is_none_or(|c| c.types[byte] != old_ty) {
+        if rules.exactness != Exactness::NotExact && c.is_none_or(|c| c.types[byte] != old_ty) {
             return false;
         }
         if old_ty == SlotType::Invalid || rules.allow_uninit_stack && old_ty == SlotType::Misc {

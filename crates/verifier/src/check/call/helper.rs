@@ -347,7 +347,7 @@ fn check_set_retval(env: &Env<'_>) -> Check {
 /// The format is known; its specifiers must fit the number of values (`check_bpf_snprintf_call`).
 fn check_snprintf(env: &Env<'_>) -> Check {
     let bytes = env.cur.reg(Reg::R5).scalar.var_off.value;
-    if bytes % 8 != 0 {
+    if !bytes.is_multiple_of(8) {
         reject!(EINVAL);
     }
     let fmt = env.cur.reg(Reg::R3);

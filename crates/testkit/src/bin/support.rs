@@ -1,0 +1,90 @@
+//! `support [--check]`: writes docs/support.md from the tables of the code; `--check` compares only.
+
+use std::{fs, process::ExitCode};
+
+use ring3::helpers;
+use ring3_testkit::fixture::fixtures_dir;
+use ring3_uapi::{FuncId, MapType, ProgType};
+
+fn main() -> ExitCode {
+    let check_only = std::env::args().nth(1).as_deref() == Some("--check");
+    let path = fixtures_dir().join("../docs/support.md");
+    let text = support();
+    let is_current = fs::read_to_string(&path).is_ok_and(|known| known == text);
+    if is_current {
+        return ExitCode::SUCCESS;
+    }
+    if check_only {
+        eprintln!("support: docs/support.md is stale; run `cargo xtask support`");
+        return ExitCode::from(1);
+    }
+    if let Err(error) = fs::write(&path, text) {
+        eprintln!("support: {}: {error}", path.display());
+        return ExitCode::from(2);
+    }
+    println!("wrote docs/support.md");
+    ExitCode::SUCCESS
+}
+
+fn support() -> String {
+    let mut out = String::from(
+        "# What is there and what is missing
+
+Written by `cargo xtask support` from the tables of the code; do not edit. What is missing answers with ENOTSUPP and a message.
+
+",
+    );
+    prog_types(&mut out);
+    map_types(&mut out);
+    helper_rows(&mut out);
+    out
+}
+
+fn prog_types(out: &mut String) {
+    let system = ring3::system();
+    out.push_str("## Program types\n\nEvery type is verified. A test run is there for:\n\n");
+    for &prog_type in ProgType::ALL {
+        if system.has_test_run(prog_type) {
+            out.push_str(&format!("- {prog_type}\n"));
+        }
+    }
+    out.push('\n');
+}
+
+fn map_types(out: &mut String) {
+    let types: Vec<&str> = MapType::ALL
+        .iter()
+        .filter(|map_type| **map_type != MapType::Unspec)
+        .map(|map_type| map_type.name())
+        .collect();
+    out.push_str(&format!(
+        "## Map types\n\nAll {} create, update, look up and err as in the kernel; those that name kernel devices, sockets or cgroups hold what the \
+         object layer models.\n\n{}.\n\n",
+        types.len(),
+        types.join(", ")
+    ));
+}
+
+fn helper_rows(out: &mut String) {
+    let ids: Vec<FuncId> = FuncId::ALL
+        .iter()
+        .copied()
+        .filter(|id| *id != FuncId::Unspec)
+        .collect();
+    let runs = |id: FuncId| {
+        helpers::find(id).is_some() || helpers::find_for_xdp(id).is_some() || id == FuncId::TailCall
+    };
+    let running = ids.iter().filter(|id| runs(**id)).count();
+    out.push_str(&format!(
+        "## Helpers\n\nCalls of all {} are judged; {running} run. A program that calls another is verified, and refused before it starts.\n\n",
+        ids.len()
+    ));
+    for (heading, state) in [("Run", true), ("Refused (ENOTSUPP)", false)] {
+        let names: Vec<String> = ids
+            .iter()
+            .filter(|id| runs(**id) == state)
+            .map(|id| format!("bpf_{id}"))
+            .collect();
+        out.push_str(&format!("{heading}: {}.\n\n", names.join(", ")));
+    }
+}
