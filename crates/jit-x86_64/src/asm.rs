@@ -229,7 +229,7 @@ impl Asm {
         let mut len = u32::from(op.prefix != 0);
         let mut bytes = u64::from(op.prefix);
         let has_rex = u32::from((rex != 0x40) | forced);
-        bytes |= u64::from(rex) * u64::from(has_rex) << (8 * len);
+        bytes |= (u64::from(rex) * u64::from(has_rex)) << (8 * len);
         len += has_rex;
         bytes |= u64::from(op.opcode) << (8 * len);
         (bytes, len + u32::from(op.opcode_bytes))
@@ -565,22 +565,22 @@ impl Asm {
             Shift::Sar => 2,
             Shift::Shr | Shift::Rol | Shift::Ror => 3,
         };
-        self.vex(2, pp, width, 0xf7, dst, count, src);
+        self.vex([2, pp, 0xf7], width, [dst, count, src]);
     }
 
     /// RORX: `dst = src rotated right by count`, no flags (BMI2).
     pub(crate) fn rorx(&mut self, width: Width, dst: X, src: X, count: u8) {
-        self.vex(3, 3, width, 0xf0, dst, RAX, src);
+        self.vex([3, 3, 0xf0], width, [dst, RAX, src]);
         self.put(count.into(), 1);
     }
 
     /// MULX: `high:low = rdx * src`, no flags (BMI2).
     pub(crate) fn mulx(&mut self, width: Width, high: X, low: X, src: X) {
-        self.vex(2, 3, width, 0xf6, high, low, src);
+        self.vex([2, 3, 0xf6], width, [high, low, src]);
     }
 
-    /// A three-byte VEX instruction with register operands; `map` 2 is 0F38, 3 is 0F3A.
-    fn vex(&mut self, map: u8, pp: u8, width: Width, code: u8, reg: X, vvvv: X, rm: X) {
+    /// A three-byte VEX instruction with register operands: opcode map (2 is 0F38, 3 is 0F3A), prefix, opcode; ModRM.reg, VEX.vvvv, ModRM.rm.
+    fn vex(&mut self, [map, pp, code]: [u8; 3], width: Width, [reg, vvvv, rm]: [X; 3]) {
         let wide = matches!(width, Width::W64) as u8;
         let first = (1 - reg.high()) << 7 | 1 << 6 | (1 - rm.high()) << 5 | map;
         // RORX has no third operand: 1111, which is the inverse of register 0.

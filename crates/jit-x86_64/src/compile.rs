@@ -51,9 +51,8 @@ pub fn compile(linked: &Linked, options: &Options) -> Result<Compiled, JitError>
             let address = (base + offset as usize) as *const ();
             // SAFETY: 1. the function at this offset takes its arguments as the C ABI passes them and keeps what it must keep; a sixth
             // argument is in a register that it may overwrite.
-            Callback {
-                code: unsafe { std::mem::transmute::<*const (), CallbackCode>(address) },
-            }
+            let code = unsafe { std::mem::transmute::<*const (), CallbackCode>(address) };
+            Callback { code }
         })
         .collect();
     for &(patch, function) in &placed.callback_patches {
@@ -178,10 +177,9 @@ impl Compiled {
     pub fn entry(&self) -> Entry {
         let code = self.function_address(0) as *const ();
         // SAFETY: 1. the main program is a C function of one argument; a second is in a register that it may overwrite.
-        Entry {
-            code: unsafe { std::mem::transmute::<*const (), EntryCode>(code) },
-            data: std::ptr::null(),
-        }
+        let code = unsafe { std::mem::transmute::<*const (), EntryCode>(code) };
+        Entry { code, data: std::ptr::null() }
+    }
     }
 
     /// The word that prog arrays of compiled programs hold for this program.

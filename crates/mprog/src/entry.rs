@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use ring3_uapi::{Errno, limits::MPROG_MAX};
 
-use crate::Anchor;
+use crate::{Anchor, anchor::Named};
 
 /// One attached program, by itself or through a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl<P: Clone + PartialEq, L: Clone + PartialEq> Mprog<P, L> {
     ///
     /// # Errors
     /// ESTALE: `expected_revision` is not the current one. EEXIST: the program is attached already. ENOENT: the anchor names what is not
-    /// attached. ERANGE: rules disagree, or 64 are attached. EINVAL: a relative without BEFORE or AFTER.
+    /// attached. ERANGE: rules disagree, or 64 are attached. EBUSY: what it replaces is a link's. EINVAL: a relative without BEFORE or AFTER.
     pub fn attach(
         &mut self,
         new: Entry<P, L>,
@@ -113,12 +113,13 @@ impl<P: Clone + PartialEq, L: Clone + PartialEq> Mprog<P, L> {
         if self.entries().iter().any(|entry| entry.prog == new.prog) {
             return Err(Errno::EEXIST);
         }
-        let exact = match &anchor.replace {
+        let relative = anchor.relative.entry()?;
+        let exact = match anchor.replace.entry()? {
             Some(replaced) => Some(self.position_of(replaced)?),
             None if self.entries().len() == MPROG_MAX => return Err(Errno::ERANGE),
             None => None,
         };
-        let gap = self.agreed_gap(exact, anchor)?;
+        let gap = self.agreed_gap(exact, anchor, relative)?;
         let count = self.entries().len();
         self.copy_to_spare();
         let spare = &mut self.arrays[1 - self.active];
@@ -150,23 +151,25 @@ impl<P: Clone + PartialEq, L: Clone + PartialEq> Mprog<P, L> {
     ///
     /// # Errors
     /// EINVAL: REPLACE, or a relative without BEFORE or AFTER. ESTALE: as for attach. ENOENT: nothing is attached, or not `wanted`. ERANGE:
-    /// rules disagree. EBUSY: the place holds a link, which only its owner detaches.
+    /// rules disagree. EBUSY: the place or the program is a link's, which only its
+    /// owner detaches.
     pub fn detach(
         &mut self,
         wanted: Option<&Entry<P, L>>,
         anchor: &Anchor<P, L>,
         expected_revision: Option<u64>,
     ) -> Result<Pending<'_, P, L>, Errno> {
-        if anchor.replace.is_some() {
-            return Err(Errno::EINVAL);
-        }
-        self.check_revision(expected_revision)?;
         let count = self.entries().len();
         if count == 0 {
             return Err(Errno::ENOENT);
         }
+        if anchor.replace != Named::Nothing {
+            return Err(Errno::EINVAL);
+        }
+        self.check_revision(expected_revision)?;
+        let relative = anchor.relative.entry()?;
         let exact = wanted.map(|wanted| self.position_of(wanted)).transpose()?;
-        let at = match self.agreed_gap(exact, anchor)? {
+        let at = match self.agreed_gap(exact, anchor, relative)? {
             Some(gap) => (gap.max(0) as usize).min(count - 1),
             None if anchor.has_rule() => return Err(Errno::EINVAL),
             None => count - 1,
@@ -182,6 +185,15 @@ impl<P: Clone + PartialEq, L: Clone + PartialEq> Mprog<P, L> {
         })
     }
 
+    /// Gives the link of an entry another program, in its place.
+    ///
+    /// # Errors
+    /// EEXIST: the program is attached already. ENOENT: the link is not attached with `from`.
+    pub fn update_link(&mut self, link: L, from: P, to: P) -> Result<Pending<'_, P, L>, Errno> {
+        let place = Anchor::replacing(Entry::link(from, link.clone()));
+        self.attach(Entry::link(to, link), &place, None)
+    }
+
     fn check_revision(&self, expected: Option<u64>) -> Result<(), Errno> {
         match expected {
             Some(expected) if expected != self.revision => Err(Errno::ESTALE),
@@ -189,12 +201,15 @@ impl<P: Clone + PartialEq, L: Clone + PartialEq> Mprog<P, L> {
         }
     }
 
-    /// Index of exactly this entry: same program, same link or none.
+    /// Index of exactly this entry: same program, same link or none. EBUSY where the program is held in another way.
     fn position_of(&self, wanted: &Entry<P, L>) -> Result<usize, Errno> {
-        self.entries()
-            .iter()
-            .position(|entry| entry == wanted)
-            .ok_or(Errno::ENOENT)
+        let found = |entry: &Entry<P, L>| entry.prog == wanted.prog;
+        let at = self.entries().iter().position(found).ok_or(Errno::ENOENT)?;
+        if self.entries()[at].link == wanted.link {
+            Ok(at)
+        } else {
+            Err(Errno::EBUSY)
+        }
     }
 
     /// The number all rules agree on; `None` if there is no rule.
@@ -202,13 +217,14 @@ impl<P: Clone + PartialEq, L: Clone + PartialEq> Mprog<P, L> {
         &self,
         exact: Option<usize>,
         anchor: &Anchor<P, L>,
+        relative: Option<&Entry<P, L>>,
     ) -> Result<Option<isize>, Errno> {
         let mut agreed = exact.map(|at| at as isize);
         if anchor.before {
-            agreed = Some(agree(agreed, self.gap_before(anchor.relative.as_ref())?)?);
+            agreed = Some(agree(agreed, self.gap_before(relative)?)?);
         }
         if anchor.after {
-            agreed = Some(agree(agreed, self.gap_after(anchor.relative.as_ref())?)?);
+            agreed = Some(agree(agreed, self.gap_after(relative)?)?);
         }
         Ok(agreed)
     }
@@ -366,7 +382,7 @@ mod tests {
         assert_eq!(
             hook.detach(Some(&Entry::program(3)), &Anchor::none(), None)
                 .err(),
-            Some(Errno::ENOENT)
+            Some(Errno::EBUSY)
         );
         assert_eq!(
             hook.detach(Some(&Entry::link(3, 30)), &Anchor::none(), None)

@@ -4,7 +4,7 @@
 //! caller publishes it, waits until no reader is left, and releases what was removed. After an error nothing has changed.
 //!
 //! How a request is placed: each rule of a request (replace, before, after) gives a position on its own; all rules given must agree, else the
-//! request is refused. [`Anchor`] says the rules as values; `flags` reads them from the bits of bpf(2).
+//! request is refused. [`Anchor`] says the rules as values; [`Anchor::from_request`] reads them from the bits of bpf(2).
 //!
 //! ```
 //! use ring3_mprog::{Anchor, Entry, Mprog};
@@ -28,6 +28,6 @@ mod anchor;
 mod entry;
 mod query;
 
-pub use anchor::Anchor;
+pub use anchor::{Anchor, Lookup};
 pub use entry::{Entry, Mprog, Pending};
 pub use query::{Query, QueryResult};

@@ -13,7 +13,7 @@ pub struct Query {
     pub query_flags: u32,
     /// `attach_flags`; must be 0.
     pub attach_flags: u32,
-    /// Entries the caller has room for; `None` asks for the count only.
+    /// Entries the caller has room for; `None` and 0 ask for the count only.
     pub room: Option<u32>,
 }
 
@@ -40,8 +40,9 @@ impl<P: Clone + PartialEq, L: Clone + PartialEq> Mprog<P, L> {
             return Err(Errno::EINVAL);
         }
         let count = self.entries().len();
-        let given = query.room.map_or(0, |room| count.min(room as usize));
-        let is_short = query.room.is_some_and(|room| (room as usize) < count);
+        let room = query.room.unwrap_or(0) as usize;
+        let given = count.min(room);
+        let is_short = room != 0 && room < count;
         Ok(QueryResult {
             revision: self.revision(),
             count: count as u32,

@@ -68,6 +68,27 @@ fn mmap(
     NonNull::new(address.cast()).ok_or(Errno::ENOMEM)
 }
 
+/// Maps a descriptor's memory, readable and executable, over existing text.
+///
+/// # Safety
+/// `text` is page-aligned text of `len_bytes` bytes that stays mapped for ever, and the descriptor's memory holds the same bytes.
+pub(crate) unsafe fn map_text_over(
+    text: *const u8,
+    fd: BorrowedFd<'_>,
+    len_bytes: usize,
+) -> Result<(), Errno> {
+    let at = NonNull::new(text.cast_mut()).ok_or(Errno::EINVAL)?;
+    mmap(
+        Some(at),
+        len_bytes,
+        Prot::ReadExec,
+        libc::MAP_SHARED,
+        fd.as_raw_fd(),
+        0,
+    )
+    .map(drop)
+}
+
 impl Region {
     /// Zeroed private memory, committed page by page when first touched.
     ///

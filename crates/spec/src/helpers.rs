@@ -220,7 +220,7 @@ helpers! {
     TcpSockOf = TcpSock(sk: SockCommonPtr) -> OrNull<TcpSocket>;
     GetListenerSock(sk: SockCommonPtr) -> OrNull<Socket>;
     SkAssign(ctx: Ctx, sk: BtfSock, flags: Any) -> Int;
-    SkAssignLookup = SkAssign(ctx: Ctx, sk: OrNull<BtfSock>, flags: Any) -> Int;
+    SkAssignLookup = SkAssign(ctx: Ctx, sk: OrNull<SocketPtr>, flags: Any) -> Int;
     SkCgroupId(sk: BtfSock) -> Int;
     SkAncestorCgroupId(sk: BtfSock, level: Any) -> Int;
     SkcToTcp6Sock(sk: BtfSock) -> OrNull<Btf<Tcp6Sock>>;

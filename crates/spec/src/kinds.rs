@@ -103,6 +103,8 @@ arg_kinds! {
     TimerPtr = PtrToTimer;
     /// A socket pointer.
     SockCommonPtr = PtrToSockCommon;
+    /// A full socket.
+    SocketPtr = PtrToSocket;
     /// A socket pointer or a typed kernel socket.
     BtfSock = PtrToBtfIdSockCommon;
     /// A reserved record.

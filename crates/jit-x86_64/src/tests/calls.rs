@@ -245,11 +245,8 @@ fn probing_loads_read_zero_where_they_fault() {
         let compiled = compile_test(&linked, &options);
         for bad in [0u64, 1 << 63, 0x1000, u64::MAX - 100] {
             // SAFETY: the program only probes.
-            assert_eq!(
-                unsafe { ring3_runtime::run(&compiled.entry(), bad) },
-                0,
-                "{bad:#x}"
-            );
+            let r0 = unsafe { ring3_runtime::run(&compiled.entry(), bad) };
+            assert_eq!(r0, 0, "{bad:#x}");
         }
         let mut memory = [0; MEMORY_BYTES];
         memory[8] = 3;

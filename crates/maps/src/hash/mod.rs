@@ -20,9 +20,9 @@ pub(crate) mod walk;
 mod write;
 
 use key::{Key, Key4, Key8, Key16, KeyAny, KeyKind, with_key};
-use pool::PoolConfig;
+use pool::{Pool, PoolConfig};
 use std::sync::atomic::Ordering;
-use table::{Direct, PLACES, Source, Table, Values};
+use table::{Bucket, PLACES, Source, Table, Values};
 use walk::WALK_STEPS;
 
 use crate::Map;
@@ -51,10 +51,6 @@ const MAX_ENTRIES_MAX: u32 = 1 << 31;
 const LIMBO_ELEMENTS: u32 = 4096;
 /// More spare elements, for threads that hold one for a moment.
 const IN_FLIGHT_ELEMENTS: u32 = 64;
-
-/// Where keys lie in elements, without and with LRU.
-const KEY_OFFSET: usize = 8;
-const KEY_OFFSET_LRU: usize = 16;
 
 /// A hash map of any of the four types.
 #[derive(Debug)]
@@ -207,32 +203,26 @@ unsafe fn lookup_direct<K: Key, const LRU: bool, const PERCPU: bool>(
         let hash_map = &*Map::from_program_ptr(map).hot().cast::<HashMap>();
         let table = &hash_map.table;
         let (key, hash) = table.load::<K>(key_ptr as *const u8);
-        let Direct {
-            element,
-            idx,
-            bucket,
-        } = if LRU {
-            table.find_direct::<K, KEY_OFFSET_LRU>(key, hash)
-        } else {
-            table.find_direct::<K, KEY_OFFSET>(key, hash)
+        let found = |element, idx| {
+            if LRU {
+                let reference = Pool::reference_at(element);
+                if reference.load(Ordering::Relaxed) == 0 {
+                    reference.store(1, Ordering::Relaxed);
+                }
+            }
+            if PERCPU {
+                return table.pool.percpu_value(idx, current_cpu()) as u64;
+            }
+            Pool::current_value(element) as u64
         };
-        if element.is_null() {
+        let missing = |bucket: &Bucket| {
             if bucket.has_chain() {
-                return lookup_in_chain(map, key_ptr);
+                lookup_in_chain(map, key_ptr)
+            } else {
+                0
             }
-            return 0;
-        }
-        if LRU {
-            let reference = pool::Pool::reference_at(element);
-            if reference.load(Ordering::Relaxed) == 0 {
-                reference.store(1, Ordering::Relaxed);
-            }
-        }
-        if PERCPU {
-            return table.pool.percpu_value(idx, current_cpu()) as u64;
-        }
-        let slot = pool::Pool::state_at(element).load(Ordering::Acquire) & pool::STATE_SLOT;
-        table.pool.value_at(element, slot) as u64
+        };
+        table.find_direct::<K, u64>(key, hash, found, missing)
     }
 }
 
@@ -283,15 +273,13 @@ unsafe fn update_direct<K: Key>(map: u64, key: u64, value: u64, flags: u64) -> u
     // SAFETY: 1. the caller's promise; 2. the hot pointer of a hash map is its HashMap.
     unsafe {
         let hash_map = &*Map::from_program_ptr(map).hot().cast::<HashMap>();
-        if flags & !map_elem::EXIST == 0 && !hash_map.table.lru {
+        if flags & !map_elem::EXIST == 0 {
             // The common case: the element is there, in its place.
             let table = &hash_map.table;
             let (loaded, hash) = table.load::<K>(key as *const u8);
-            let Direct { element, .. } = table.find_direct::<K, KEY_OFFSET>(loaded, hash);
             let source = Source::Program(value as *const u8);
-            if !element.is_null()
-                && let Some(result) = table.update_found::<K>(element, loaded, source, flags)
-            {
+            let found = |element, _| table.update_found::<K>(element, loaded, source, flags);
+            if let Some(result) = table.find_direct::<K, _>(loaded, hash, found, |_| None) {
                 return crate::abi::result_of(result);
             }
             return crate::abi::result_of(table.update_loaded::<K>(

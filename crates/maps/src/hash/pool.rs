@@ -1,11 +1,12 @@
 //! The elements of a hash table: memory that stays typed and mapped, and who may use which element next.
 //!
 //! ```text
-//! element   | state u32 | next u32 | [reference u32, pad] | key, padded to 8 | value slot 0 | (value slot 1) |
+//! element   | state u32 | next u32 | reference u32 | current u32 | key, padded to 8 | value slot 0 | (value slot 1) |
 //! ```
 //!
 //! `state`: bit 0 which value slot is current, bit 1 live, bits 2 to 9 count replacements, the rest is the slot of the thread that holds the
 //! element's lock (0: free).
+//! `current`: where the current value slot lies, in words of 8 bytes from the element: all that a look-up needs.
 //! `next`: index + 1 of the next element of an overflow chain, or of a free list.
 //!
 //! Value slot 1 lies inside the element where both fit into 64 bytes, so that no two elements share a cache line; else in a second region
@@ -35,6 +36,8 @@ pub(crate) const STATE_OWNER_SHIFT: u32 = 10;
 /// All but the owner.
 pub(crate) const STATE_CONTENT: u32 = (1 << STATE_OWNER_SHIFT) - 1;
 
+/// Where the key lies in an element.
+pub(crate) const KEY_OFFSET: usize = 16;
 /// Elements taken from the counter at once.
 const FRESH_BATCH: u32 = 16;
 /// Deferred elements per grace period.
@@ -60,7 +63,6 @@ impl ElemIdx {
 /// Sizes and offsets of elements.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
-    pub(crate) key_offset: usize,
     pub(crate) stride: usize,
     /// Of value slot 0, from the element's start; unused for per-CPU values.
     pub(crate) value_offset: usize,
@@ -121,8 +123,7 @@ unsafe impl Sync for Pool {}
 
 /// Lays elements out.
 fn shape_of(config: &PoolConfig) -> Option<(Shape, usize)> {
-    let key_offset = if config.lru { 16 } else { 8 };
-    let head = key_offset + config.key_bytes.checked_next_multiple_of(8)?;
+    let head = KEY_OFFSET + config.key_bytes.checked_next_multiple_of(8)?;
     let value = config.value_bytes.checked_next_multiple_of(8)?;
     let elements = config.elements as usize;
     let page = page_bytes();
@@ -139,7 +140,6 @@ fn shape_of(config: &PoolConfig) -> Option<(Shape, usize)> {
             .checked_mul(value)?
             .checked_next_multiple_of(page)?;
         let shape = Shape {
-            key_offset,
             stride,
             value_offset: head,
             value_delta: cpu_region,
@@ -160,8 +160,11 @@ fn shape_of(config: &PoolConfig) -> Option<(Shape, usize)> {
         .checked_mul(stride)?
         .checked_next_multiple_of(page)?;
     let value_delta = if inline { value } else { region };
+    // A slot is found by 32 bits of words.
+    if value_delta + head >= 1 << 34 {
+        return None;
+    }
     let shape = Shape {
-        key_offset,
         stride,
         value_offset: head,
         value_delta,
@@ -222,7 +225,7 @@ impl Pool {
 
     #[inline(always)]
     pub(crate) fn key(&self, idx: ElemIdx) -> *mut u8 {
-        self.element(idx).wrapping_add(self.shape.key_offset)
+        self.element(idx).wrapping_add(KEY_OFFSET)
     }
 
     #[inline(always)]
@@ -240,7 +243,7 @@ impl Pool {
     /// The reference bit of LRU elements.
     #[inline(always)]
     pub(crate) fn reference(&self, idx: ElemIdx) -> &AtomicU32 {
-        // SAFETY: as `state`, offset 8; LRU keys start at 16.
+        // SAFETY: as `state`, offset 8.
         unsafe { AtomicU32::from_ptr(self.element(idx).add(8).cast()) }
     }
 
@@ -270,6 +273,29 @@ impl Pool {
         // Without a branch or a product: the distance, if the slot is 1.
         let delta = self.shape.value_delta & (slot as usize).wrapping_neg();
         element.wrapping_add(self.shape.value_offset + delta)
+    }
+
+    /// The current value of an element with plain values.
+    ///
+    /// # Safety
+    /// `element` is an element of a pool that lives on.
+    #[inline(always)]
+    pub(crate) unsafe fn current_value(element: *mut u8) -> *mut u8 {
+        // SAFETY: 1. the caller's promise; as `state`, offset 12.
+        let words = unsafe { AtomicU32::from_ptr(element.add(12).cast()) }.load(Ordering::Acquire);
+        element.wrapping_add(words as usize * 8)
+    }
+
+    /// Makes a value slot the current one of an element that the caller holds.
+    ///
+    /// # Safety
+    /// `element` is an element of this pool.
+    #[inline(always)]
+    pub(crate) unsafe fn set_current(&self, element: *mut u8, slot: u32) {
+        let words = (self.value_at(element, slot) as usize - element as usize) / 8;
+        // SAFETY: 1. the caller's promise; as `state`, offset 12.
+        unsafe { AtomicU32::from_ptr(element.add(12).cast()) }
+            .store(words as u32, Ordering::Release);
     }
 
     /// The index of an element by address.

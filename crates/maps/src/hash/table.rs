@@ -1,8 +1,8 @@
 //! The concurrent table: buckets of one cache line, look-ups without locks, updates that lock one element or one bucket.
 //!
 //! ```text
-//! bucket    | 8 tags of 16 bits | 8 element indices | overflow link | lock | seq |        64 bytes
-//! tag       15 bits of the hash, shifted left, and 1; 0 marks an empty place
+//! bucket    | 8 tags of a byte | 8 element indices | overflow link | lock | seq |        64 bytes
+//! tag       the hash's highest byte, made odd; 0 marks an empty place
 //! ```
 //!
 //! Look-up: compare all tags at once, compare the key of each element whose tag fits, then the overflow chain. An element stays in its place as
@@ -24,7 +24,9 @@ use ring3_sync::spin::{Backoff, OwnedSpin};
 use ring3_uapi::Errno;
 
 use super::key::{Key, KeyKind};
-use super::pool::{ElemIdx, Pool, PoolConfig, STATE_LIVE, STATE_OWNER_SHIFT, STATE_SLOT};
+use super::pool::{
+    ElemIdx, KEY_OFFSET, Pool, PoolConfig, STATE_LIVE, STATE_OWNER_SHIFT, STATE_SLOT,
+};
 use crate::fields::ValueCopy;
 
 /// Places of a bucket.
@@ -35,29 +37,28 @@ pub(super) const RESTARTS_MAX: u32 = 1000;
 /// A bucket.
 #[repr(C, align(64))]
 pub(super) struct Bucket {
-    pub(super) tags: [AtomicU64; 2],
+    pub(super) tags: AtomicU64,
     pub(super) elems: [AtomicU32; PLACES],
     pub(super) overflow: AtomicU32,
     pub(super) lock: OwnedSpin,
     pub(super) seq: AtomicU32,
-    _pad: u32,
+    _pad: [u32; 3],
 }
 
 const _: () = assert!(size_of::<Bucket>() == 64);
 
 impl Bucket {
     #[inline(always)]
-    pub(super) fn tag(&self, place: usize) -> u16 {
-        (self.tags[place / 4].load(Ordering::Acquire) >> (place % 4 * 16)) as u16
+    pub(super) fn tag(&self, place: usize) -> u8 {
+        (self.tags.load(Ordering::Acquire) >> (place * 8)) as u8
     }
 
     /// Under the lock.
-    pub(super) fn set_tag(&self, place: usize, tag: u16) {
-        let word = &self.tags[place / 4];
-        let shift = place % 4 * 16;
-        let old = word.load(Ordering::Relaxed);
-        word.store(
-            old & !(0xffff << shift) | u64::from(tag) << shift,
+    pub(super) fn set_tag(&self, place: usize, tag: u8) {
+        let shift = place * 8;
+        let old = self.tags.load(Ordering::Relaxed);
+        self.tags.store(
+            old & !(0xff << shift) | u64::from(tag) << shift,
             Ordering::Release,
         );
     }
@@ -77,25 +78,31 @@ impl Bucket {
     }
 }
 
-/// Two bits for each place whose tag is `tag`.
+/// A bit for each place whose tag is `tag`.
 #[inline(always)]
-fn match_tags(words: [u64; 2], tag: u16) -> u32 {
+fn match_tags(tags: u64, tag: u8) -> u32 {
+    const EVERY_BYTE: u64 = 0x0101_0101_0101_0101;
+    let wanted = u64::from(tag) * EVERY_BYTE;
     #[cfg(target_arch = "x86_64")]
     {
-        use std::arch::x86_64::{
-            _mm_cmpeq_epi16, _mm_movemask_epi8, _mm_set_epi64x, _mm_set1_epi16,
-        };
+        use std::arch::x86_64::{_mm_cmpeq_epi8, _mm_cvtsi64_si128, _mm_movemask_epi8};
         // SAFETY: 1. SSE2 is part of x86-64.
-        unsafe {
-            let tags = _mm_set_epi64x(words[1] as i64, words[0] as i64);
-            _mm_movemask_epi8(_mm_cmpeq_epi16(tags, _mm_set1_epi16(tag as i16))) as u32
-        }
+        let mask = unsafe {
+            let equal = _mm_cmpeq_epi8(
+                _mm_cvtsi64_si128(tags as i64),
+                _mm_cvtsi64_si128(wanted as i64),
+            );
+            _mm_movemask_epi8(equal) as u32
+        };
+        // The upper eight lanes compared zero with zero.
+        mask & 0xff
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
-        (0..PLACES)
-            .filter(|place| (words[place / 4] >> (place % 4 * 16)) as u16 == tag)
-            .fold(0, |mask, place| mask | 3 << (place * 2))
+        let differ = tags ^ wanted;
+        (0..PLACES as u32)
+            .filter(|place| (differ >> (place * 8)) as u8 == 0)
+            .fold(0, |mask, place| mask | 1 << place)
     }
 }
 
@@ -115,16 +122,6 @@ pub(crate) enum Source {
     Program(*const u8),
     /// A system call: the values of all CPUs for per-CPU tables.
     Syscall(*const u8),
-}
-
-/// What a direct look-up found.
-pub(super) struct Direct<'table> {
-    /// The element's address; null if it is in no place of its bucket.
-    pub(super) element: *mut u8,
-    /// Its index.
-    pub(super) idx: ElemIdx,
-    /// The bucket.
-    pub(super) bucket: &'table Bucket,
 }
 
 /// A hash table.
@@ -163,8 +160,8 @@ impl std::fmt::Debug for Table {
 }
 
 #[inline(always)]
-pub(super) fn tag_of(hash: u64) -> u16 {
-    (hash >> 48) as u16 | 1
+pub(super) fn tag_of(hash: u64) -> u8 {
+    (hash >> 56) as u8 | 1
 }
 
 impl Table {
@@ -267,19 +264,15 @@ impl Table {
         key: K::Loaded,
         hash: u64,
     ) -> Option<(usize, ElemIdx)> {
-        let tags = [
-            bucket.tags[0].load(Ordering::Acquire),
-            bucket.tags[1].load(Ordering::Acquire),
-        ];
-        let mut mask = match_tags(tags, tag_of(hash));
+        let mut mask = match_tags(bucket.tags.load(Ordering::Acquire), tag_of(hash));
         while mask != 0 {
-            let place = mask.trailing_zeros() as usize / 2;
+            let place = mask.trailing_zeros() as usize;
             let idx = ElemIdx(bucket.elems[place & (PLACES - 1)].load(Ordering::Acquire));
             // SAFETY: 1. indices in buckets are always of elements of the pool.
             if unsafe { K::eq(self.pool.key(idx), key) } {
                 return Some((place, idx));
             }
-            mask &= !(3 << (place * 2));
+            mask &= mask - 1;
         }
         None
     }
@@ -325,51 +318,37 @@ impl Table {
     #[inline(always)]
     pub(crate) fn value_ptr(&self, idx: ElemIdx) -> *mut u8 {
         match self.values {
-            Values::Plain => self.pool.value(
-                idx,
-                self.pool.state(idx).load(Ordering::Acquire) & STATE_SLOT,
-            ),
+            // SAFETY: 1. an element of the pool.
+            Values::Plain => unsafe { Pool::current_value(self.pool.element(idx)) },
             Values::Percpu => self.pool.percpu_value(idx, current_cpu()),
         }
     }
 
-    /// The element with a key, by address, unless it lies in an overflow chain: then null, as if it were not there.
-    /// `KEY_OFFSET` is that of the table's shape, known to the caller's type.
+    /// Calls `found` with the element of a key, by address and index, or `missing` if it is in no place of its bucket.
     ///
     /// # Safety
     /// As [`Table::find`].
     #[inline(always)]
-    pub(super) unsafe fn find_direct<K: Key, const KEY_OFFSET: usize>(
+    pub(super) unsafe fn find_direct<K: Key, R>(
         &self,
         key: K::Loaded,
         hash: u64,
-    ) -> Direct<'_> {
-        debug_assert_eq!(self.pool.shape.key_offset, KEY_OFFSET);
+        found: impl FnOnce(*mut u8, ElemIdx) -> R,
+        missing: impl FnOnce(&Bucket) -> R,
+    ) -> R {
         let bucket = self.bucket(hash);
-        let tags = [
-            bucket.tags[0].load(Ordering::Acquire),
-            bucket.tags[1].load(Ordering::Acquire),
-        ];
-        let mut mask = match_tags(tags, tag_of(hash));
+        let mut mask = match_tags(bucket.tags.load(Ordering::Acquire), tag_of(hash));
         while mask != 0 {
-            let place = mask.trailing_zeros() as usize / 2;
+            let place = mask.trailing_zeros() as usize;
             let idx = ElemIdx(bucket.elems[place & (PLACES - 1)].load(Ordering::Acquire));
             let element = self.pool.element(idx);
             // SAFETY: 1. indices in buckets are always of elements of the pool.
             if unsafe { K::eq(element.wrapping_add(KEY_OFFSET), key) } {
-                return Direct {
-                    element,
-                    idx,
-                    bucket,
-                };
+                return found(element, idx);
             }
-            mask &= !(3 << (place * 2));
+            mask &= mask - 1;
         }
-        Direct {
-            element: std::ptr::null_mut(),
-            idx: ElemIdx(0),
-            bucket,
-        }
+        missing(bucket)
     }
 
     /// Takes a live element's lock, if it has this key: the state without the owner; `None` if it is not live or has another key.
@@ -404,7 +383,7 @@ impl Table {
                         .compare_exchange_weak(seen, mine, Ordering::Acquire, Ordering::Relaxed)
                         .is_ok()
                 {
-                    if K::eq(element.wrapping_add(self.pool.shape.key_offset), key) {
+                    if K::eq(element.wrapping_add(KEY_OFFSET), key) {
                         return Ok(Some(seen));
                     }
                     state.store(seen, Ordering::Release);

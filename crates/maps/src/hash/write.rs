@@ -120,6 +120,8 @@ impl Table {
                         );
                         new_content =
                             (content ^ STATE_SLOT).wrapping_add(STATE_VERSION) & STATE_CONTENT;
+                        self.pool
+                            .set_current(element, content & STATE_SLOT ^ STATE_SLOT);
                         replaced = Some(current);
                     }
                 }
@@ -205,6 +207,7 @@ impl Table {
                 (Values::Plain, Source::Program(value) | Source::Syscall(value)) => {
                     let slot = self.pool.state(idx).load(Ordering::Relaxed) & STATE_SLOT;
                     self.copy.init(self.pool.value(idx, slot), value);
+                    self.pool.set_current(self.pool.element(idx), slot);
                 }
                 (Values::Percpu, _) => self.store_percpu(idx, source, FillOthers::Zero),
             }

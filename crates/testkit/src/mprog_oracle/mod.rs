@@ -27,44 +27,93 @@ pub const SLOTS: u8 = 4;
 
 /// What a request does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named as the requests of the file's header")]
 pub enum Action {
-    Attach { prog: u8 },
-    LinkCreate { slot: u8, prog: u8 },
-    Detach { prog: Option<u8> },
-    LinkUpdate { slot: u8, prog: u8, old: Option<u8> },
-    LinkDetach { slot: u8 },
-    LinkClose { slot: u8 },
-    Query { room: Option<u32> },
+    /// `+P`
+    Attach {
+        /// Program.
+        prog: u8,
+    },
+    /// `*SP`
+    LinkCreate {
+        /// Slot of the new link.
+        slot: u8,
+        /// Program.
+        prog: u8,
+    },
+    /// `-P`, `-`
+    Detach {
+        /// Program, or by place.
+        prog: Option<u8>,
+    },
+    /// `uSP`
+    LinkUpdate {
+        /// Slot of the link.
+        slot: u8,
+        /// Its new program.
+        prog: u8,
+        /// The program it is expected to hold.
+        old: Option<u8>,
+    },
+    /// `dS`
+    LinkDetach {
+        /// Slot of the link.
+        slot: u8,
+    },
+    /// `cS`
+    LinkClose {
+        /// Slot of the link.
+        slot: u8,
+    },
+    /// `qN`
+    Query {
+        /// Entries there is room for; none asks for the count.
+        room: Option<u32>,
+    },
 }
 
 /// What `relative_fd` names, with the flags that say how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named as the options of the file's header")]
 pub enum Relative {
+    /// Nothing.
     None,
+    /// `pN`
     ProgFd(u8),
+    /// `iN`
     ProgId(u8),
+    /// `lS`
     LinkFd(u8),
+    /// `kS`
     LinkId(u8),
+    /// `x`
     OtherTypeFd,
+    /// `y`
     OtherTypeId,
+    /// `b`
     BadFd,
+    /// `I`
     BadProgId,
+    /// `K`
     BadLinkId,
+    /// `L`
     LinkWithoutFd,
+    /// `mN`
     ProgFdAsLink(u8),
+    /// `nS`
     LinkFdAsProg(u8),
 }
 
 /// What `replace_bpf_fd` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named as the options of the file's header")]
 pub enum Replace {
+    /// Nothing.
     None,
+    /// `RN`
     Prog(u8),
+    /// `R`
     FlagOnly,
+    /// `Rx`
     OtherType,
+    /// `rN`
     FdOnly(u8),
 }
 

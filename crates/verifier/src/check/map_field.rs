@@ -68,12 +68,12 @@ pub(crate) fn process_kptr(env: &mut Env<'_>, regno: Reg, meta: &mut CallMeta) -
     let number = regno.number();
     let Some(map) = reg.map() else { unjudged!("kernel pointer in an allocated object") };
     let info = env.map(map);
-    let Some(var_off) = reg.scalar.const_value() else {
-        reject!(EINVAL, "R{number} doesn't have constant offset. kptr has to be at the constant offset");
-    };
     if info.btf.is_none() {
         reject!(EINVAL, "map '{}' has to have BTF in order to use bpf_kptr_xchg", info.name);
     }
+    let Some(var_off) = reg.scalar.const_value() else {
+        reject!(EINVAL, "R{number} doesn't have constant offset. kptr has to be at the constant offset");
+    };
     let has_pointer = info
         .record
         .as_ref()
