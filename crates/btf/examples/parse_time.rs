@@ -13,14 +13,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for _ in 1..runs {
         btf = Btf::parse(&bytes)?;
     }
-    println!("parse {:?} per run, {} types", start.elapsed() / runs, btf.type_count() - 1);
+    println!(
+        "parse {:?} per run, {} types",
+        start.elapsed() / runs,
+        btf.type_count() - 1
+    );
     let names: Vec<(String, Kind)> = btf
         .types()
         .filter(|ty| !ty.name().is_empty() && ty.kind() != Kind::DeclTag)
         .map(|ty| (ty.name().to_string(), ty.kind()))
         .collect();
     let start = Instant::now();
-    let found = names.iter().filter(|(name, kind)| btf.find_by_name_kind(name, *kind).is_some()).count();
-    println!("look-up {:?} each, {found} of {} found", start.elapsed() / names.len().max(1) as u32, names.len());
+    let found = names
+        .iter()
+        .filter(|(name, kind)| btf.find_by_name_kind(name, *kind).is_some())
+        .count();
+    println!(
+        "look-up {:?} each, {found} of {} found",
+        start.elapsed() / names.len().max(1) as u32,
+        names.len()
+    );
     Ok(())
 }

@@ -72,7 +72,10 @@ impl ExtRecord for FuncInfo {
     const BYTES: usize = 8;
 
     fn read(record: &[u8]) -> Option<Self> {
-        Some(FuncInfo { insn_off: u32_at(record, 0)?, type_id: TypeId(u32_at(record, 4)?) })
+        Some(FuncInfo {
+            insn_off: u32_at(record, 0)?,
+            type_id: TypeId(u32_at(record, 4)?),
+        })
     }
 
     fn write(&self, out: &mut Vec<u8>) {
@@ -94,7 +97,12 @@ impl ExtRecord for LineInfo {
     }
 
     fn write(&self, out: &mut Vec<u8>) {
-        for word in [self.insn_off, self.file_name_off, self.line_off, self.line_col] {
+        for word in [
+            self.insn_off,
+            self.file_name_off,
+            self.line_off,
+            self.line_col,
+        ] {
             out.extend_from_slice(&word.to_le_bytes());
         }
     }
@@ -113,7 +121,12 @@ impl ExtRecord for CoreRelo {
     }
 
     fn write(&self, out: &mut Vec<u8>) {
-        for word in [self.insn_off, self.type_id.0, self.access_str_off, self.kind] {
+        for word in [
+            self.insn_off,
+            self.type_id.0,
+            self.access_str_off,
+            self.kind,
+        ] {
             out.extend_from_slice(&word.to_le_bytes());
         }
     }
@@ -128,7 +141,11 @@ pub fn read_records<T: ExtRecord>(bytes: &[u8], rec_size: usize) -> Result<Vec<T
     if rec_size < T::BYTES || !rec_size.is_multiple_of(4) || !bytes.len().is_multiple_of(rec_size) {
         return Err(BtfError::new(
             Errno::EINVAL,
-            format!("btf: {} bytes of records of {rec_size} bytes, expected records of at least {}", bytes.len(), T::BYTES),
+            format!(
+                "btf: {} bytes of records of {rec_size} bytes, expected records of at least {}",
+                bytes.len(),
+                T::BYTES
+            ),
         ));
     }
     Ok(bytes.chunks_exact(rec_size).filter_map(T::read).collect())
@@ -170,27 +187,43 @@ impl BtfExt {
     /// EINVAL, ENOTSUPP: a header or table that libbpf refuses too.
     pub fn parse(bytes: &[u8], btf: &Btf) -> Result<BtfExt, BtfError> {
         let field = |offset: usize| {
-            u32_at(bytes, offset).ok_or_else(|| inval(format!(".BTF.ext: header cut off at byte {}", bytes.len())))
+            u32_at(bytes, offset)
+                .ok_or_else(|| inval(format!(".BTF.ext: header cut off at byte {}", bytes.len())))
         };
         let first = field(0)?;
         if first & 0xffff == u32::from(MAGIC.swap_bytes()) {
-            return Err(BtfError::new(Errno::ENOTSUPP, ".BTF.ext: big-endian section on a little-endian target"));
+            return Err(BtfError::new(
+                Errno::ENOTSUPP,
+                ".BTF.ext: big-endian section on a little-endian target",
+            ));
         }
         if first & 0xffff != u32::from(MAGIC) {
-            return Err(inval(format!(".BTF.ext: magic {:#x}, expected {MAGIC:#x}", first & 0xffff)));
+            return Err(inval(format!(
+                ".BTF.ext: magic {:#x}, expected {MAGIC:#x}",
+                first & 0xffff
+            )));
         }
         if first >> 16 & 0xff != u32::from(VERSION) {
             return Err(BtfError::new(
                 Errno::ENOTSUPP,
-                format!(".BTF.ext: version {}, expected {VERSION}", first >> 16 & 0xff),
+                format!(
+                    ".BTF.ext: version {}, expected {VERSION}",
+                    first >> 16 & 0xff
+                ),
             ));
         }
         if first >> 24 != 0 {
-            return Err(BtfError::new(Errno::ENOTSUPP, format!(".BTF.ext: flags {:#x}, expected 0", first >> 24)));
+            return Err(BtfError::new(
+                Errno::ENOTSUPP,
+                format!(".BTF.ext: flags {:#x}, expected 0", first >> 24),
+            ));
         }
         let hdr_len = field(4)? as usize;
         if hdr_len < 24 || hdr_len > bytes.len() {
-            return Err(inval(format!(".BTF.ext: header length {hdr_len} in a section of {} bytes", bytes.len())));
+            return Err(inval(format!(
+                ".BTF.ext: header length {hdr_len} in a section of {} bytes",
+                bytes.len()
+            )));
         }
         let body = &bytes[hdr_len..];
         let mut ext = BtfExt {
@@ -220,11 +253,18 @@ fn read_table<T: ExtRecord>(
         return Ok(Vec::new());
     }
     if !offset.is_multiple_of(4) {
-        return Err(inval(format!(".BTF.ext: {what} at {offset}, expected a multiple of 4")));
+        return Err(inval(format!(
+            ".BTF.ext: {what} at {offset}, expected a multiple of 4"
+        )));
     }
-    let (start, end) = (offset as usize, (offset as usize).saturating_add(bytes as usize));
+    let (start, end) = (
+        offset as usize,
+        (offset as usize).saturating_add(bytes as usize),
+    );
     let Some(mut rest) = body.get(start..end) else {
-        return Err(inval(format!(".BTF.ext: {what} at {offset} of {bytes} bytes ends outside of the section")));
+        return Err(inval(format!(
+            ".BTF.ext: {what} at {offset} of {bytes} bytes ends outside of the section"
+        )));
     };
     let torn = || inval(format!(".BTF.ext: {what} ends inside of a record"));
     let mut take = |count: usize| -> Result<&[u8], BtfError> {
@@ -234,7 +274,10 @@ fn read_table<T: ExtRecord>(
     };
     let rec_size = u32_at(take(4)?, 0).ok_or_else(torn)? as usize;
     if rec_size < T::BYTES || !rec_size.is_multiple_of(4) {
-        return Err(inval(format!(".BTF.ext: {what} has records of {rec_size} bytes, expected at least {}", T::BYTES)));
+        return Err(inval(format!(
+            ".BTF.ext: {what} has records of {rec_size} bytes, expected at least {}",
+            T::BYTES
+        )));
     }
     let mut sections = Vec::new();
     let mut left = (bytes as usize).saturating_sub(4);
@@ -246,14 +289,18 @@ fn read_table<T: ExtRecord>(
         let name_off = u32_at(head, 0).ok_or_else(torn)?;
         let count = u32_at(head, 4).ok_or_else(torn)? as usize;
         if count == 0 {
-            return Err(inval(format!(".BTF.ext: {what} has a section of 0 records")));
+            return Err(inval(format!(
+                ".BTF.ext: {what} has a section of 0 records"
+            )));
         }
         let len = count.checked_mul(rec_size).ok_or_else(torn)?;
         let records = take(len)?;
         left = left.saturating_sub(8).saturating_sub(len);
-        let section = btf
-            .str_by_offset(name_off)
-            .ok_or_else(|| inval(format!(".BTF.ext: {what} names a section at string offset {name_off}")))?;
+        let section = btf.str_by_offset(name_off).ok_or_else(|| {
+            inval(format!(
+                ".BTF.ext: {what} names a section at string offset {name_off}"
+            ))
+        })?;
         sections.push(SectionRecords {
             section: section.to_string(),
             records: records.chunks_exact(rec_size).filter_map(T::read).collect(),
@@ -281,15 +328,45 @@ mod tests {
     #[test]
     fn reads_three_tables_with_wider_records() {
         let bytes = section(&[
-            0x0001_eb9f, 32, 0, 24, 24, 28, 52, 28, // header
-            12, 1, 1, 16, 3, 99, // func_info: record of 12 bytes
-            16, 1, 1, 8, 2, 3, 5 << 10 | 7, // line_info
-            16, 1, 1, 24, 4, 5, 2, // core_relo
+            0x0001_eb9f,
+            32,
+            0,
+            24,
+            24,
+            28,
+            52,
+            28, // header
+            12,
+            1,
+            1,
+            16,
+            3,
+            99, // func_info: record of 12 bytes
+            16,
+            1,
+            1,
+            8,
+            2,
+            3,
+            5 << 10 | 7, // line_info
+            16,
+            1,
+            1,
+            24,
+            4,
+            5,
+            2, // core_relo
         ]);
         let ext = BtfExt::parse(&bytes, &btf()).unwrap();
         assert_eq!(
             ext.func_info,
-            vec![SectionRecords { section: "xdp".into(), records: vec![FuncInfo { insn_off: 16, type_id: TypeId(3) }] }]
+            vec![SectionRecords {
+                section: "xdp".into(),
+                records: vec![FuncInfo {
+                    insn_off: 16,
+                    type_id: TypeId(3)
+                }]
+            }]
         );
         let line = ext.line_info[0].records[0];
         assert_eq!((line.line(), line.column()), (5, 7));
@@ -313,7 +390,13 @@ mod tests {
     fn program_records_skip_unknown_words() {
         let bytes = section(&[0, 7, 1, 5, 8, 1]);
         let records: Vec<FuncInfo> = read_records(&bytes, 12).unwrap();
-        assert_eq!(records[1], FuncInfo { insn_off: 5, type_id: TypeId(8) });
+        assert_eq!(
+            records[1],
+            FuncInfo {
+                insn_off: 5,
+                type_id: TypeId(8)
+            }
+        );
         assert!(read_records::<FuncInfo>(&bytes, 4).is_err());
         assert!(read_records::<FuncInfo>(&bytes, 16).is_err());
         assert_eq!(write_records(&records).len(), 16);

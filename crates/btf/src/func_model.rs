@@ -27,7 +27,11 @@ pub struct ArgModel {
 
 impl ArgModel {
     /// An unsigned 64-bit value.
-    pub const U64: ArgModel = ArgModel { size: 8, is_struct: false, is_signed: false };
+    pub const U64: ArgModel = ArgModel {
+        size: 8,
+        is_struct: false,
+        is_signed: false,
+    };
 }
 
 /// Arguments and return value of a function.
@@ -42,7 +46,10 @@ pub struct FuncModel {
 impl FuncModel {
     /// What is assumed of a BPF function without usable BTF: five u64 arguments, a u64 result.
     pub fn untyped() -> FuncModel {
-        FuncModel { args: vec![ArgModel::U64; 5], ret: ArgModel::U64 }
+        FuncModel {
+            args: vec![ArgModel::U64; 5],
+            ret: ArgModel::U64,
+        }
     }
 
     /// The model of a function prototype; `name` appears in messages.
@@ -57,23 +64,33 @@ impl FuncModel {
         };
         let count = proto.vlen() as usize;
         if count > FUNC_ARGS_MAX {
-            return fail(format!("The function {name} has {count} arguments. Too many."));
+            return fail(format!(
+                "The function {name} has {count} arguments. Too many."
+            ));
         }
         let ret = match sized(btf, proto.type_id()) {
             Ok((ret, _)) if !ret.is_struct => ret,
             Ok((_, kind)) | Err(kind) => {
-                return fail(format!("The function {name} return type {} is unsupported.", kind.name()));
+                return fail(format!(
+                    "The function {name} return type {} is unsupported.",
+                    kind.name()
+                ));
             }
         };
         let mut args = Vec::with_capacity(count);
         for (index, param) in proto.params().enumerate() {
             if index + 1 == count && param.ty.is_void() {
-                return fail(format!("The function {name} with variable args is unsupported."));
+                return fail(format!(
+                    "The function {name} with variable args is unsupported."
+                ));
             }
             let arg = match sized(btf, param.ty) {
                 Ok((arg, _)) => arg,
                 Err(kind) => {
-                    return fail(format!("The function {name} arg{index} type {} is unsupported.", kind.name()));
+                    return fail(format!(
+                        "The function {name} arg{index} type {} is unsupported.",
+                        kind.name()
+                    ));
                 }
             };
             if arg.size == 0 {
@@ -86,14 +103,24 @@ impl FuncModel {
 
     /// 8-byte slots that the arguments take in the array that programs see.
     pub fn arg_slots(&self) -> usize {
-        self.args.iter().map(|arg| usize::from(arg.size).div_ceil(8)).sum()
+        self.args
+            .iter()
+            .map(|arg| usize::from(arg.size).div_ceil(8))
+            .sum()
     }
 }
 
 /// Size and flags of a type that can be passed, else its kind.
 fn sized(btf: &Btf, id: TypeId) -> Result<(ArgModel, Kind), Kind> {
     if id.is_void() {
-        return Ok((ArgModel { size: 0, is_struct: false, is_signed: false }, Kind::Void));
+        return Ok((
+            ArgModel {
+                size: 0,
+                is_struct: false,
+                is_signed: false,
+            },
+            Kind::Void,
+        ));
     }
     let ty = btf.stripped(id).ok_or(Kind::Void)?;
     let kind = ty.kind();
@@ -134,15 +161,26 @@ mod tests {
         let ret_struct = b.add_func_proto(pair, &[]);
         let btf = Btf::parse(&b.finish()).unwrap();
         let model = FuncModel::from_proto(&btf, good, "f").unwrap();
-        assert_eq!(model.args.iter().map(|arg| arg.size).collect::<Vec<_>>(), [2, 8, 16]);
+        assert_eq!(
+            model.args.iter().map(|arg| arg.size).collect::<Vec<_>>(),
+            [2, 8, 16]
+        );
         assert!(model.ret.is_signed && model.args[2].is_struct && !model.args[0].is_signed);
         assert_eq!(model.arg_slots(), 4);
         for (proto, message) in [
             (too_big, "The function f arg0 type STRUCT is unsupported."),
             (varargs, "The function f with variable args is unsupported."),
-            (ret_struct, "The function f return type STRUCT is unsupported."),
+            (
+                ret_struct,
+                "The function f return type STRUCT is unsupported.",
+            ),
         ] {
-            assert_eq!(FuncModel::from_proto(&btf, proto, "f").unwrap_err().message(), message);
+            assert_eq!(
+                FuncModel::from_proto(&btf, proto, "f")
+                    .unwrap_err()
+                    .message(),
+                message
+            );
         }
     }
 }

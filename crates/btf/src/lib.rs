@@ -42,7 +42,9 @@ pub use error::BtfError;
 pub use ext::{BtfExt, CoreRelo, FuncInfo, LineInfo};
 pub use func_model::{ArgModel, FUNC_ARGS_MAX, FuncModel};
 pub use raw::{HEADER_BYTES, Header, MAGIC, VERSION};
-pub use record::{DESTRUCTIBLE_6_18, Field, FieldKind, FieldMask, FieldTarget, KernelTypes, Record, StructMetas};
+pub use record::{
+    DESTRUCTIBLE_6_18, Field, FieldKind, FieldMask, FieldTarget, KernelTypes, Record, StructMetas,
+};
 pub use types::{
     Array, EnumValue, FuncLinkage, Int, IntEncoding, Kind, Member, Param, Type, TypeId, VarLinkage,
     VarSecinfo,

@@ -224,32 +224,47 @@ impl<'a> Type<'a> {
     }
 
     /// Members of a struct or union, in order.
-    pub fn members(&self) -> impl ExactSizeIterator<Item = Member<'a>> + DoubleEndedIterator + Clone + use<'a> {
+    pub fn members(
+        &self,
+    ) -> impl ExactSizeIterator<Item = Member<'a>> + DoubleEndedIterator + Clone + use<'a> {
         let ty = *self;
-        self.records(self.kind.is_composite(), 12).map(move |rec| ty.read_member(rec))
+        self.records(self.kind.is_composite(), 12)
+            .map(move |rec| ty.read_member(rec))
     }
 
     /// The member with this index.
     pub fn member(&self, index: u32) -> Option<Member<'a>> {
-        self.record(self.kind.is_composite(), 12, index).map(|rec| self.read_member(rec))
+        self.record(self.kind.is_composite(), 12, index)
+            .map(|rec| self.read_member(rec))
     }
 
     fn read_member(&self, rec: &[u8]) -> Member<'a> {
         let offset = word(rec, 2);
-        let (bit_offset, bitfield_bits) =
-            if self.kind_flag() { (offset & 0xff_ffff, offset >> 24) } else { (offset, 0) };
-        Member { btf: self.btf, name_off: word(rec, 0), ty: TypeId(word(rec, 1)), bit_offset, bitfield_bits }
+        let (bit_offset, bitfield_bits) = if self.kind_flag() {
+            (offset & 0xff_ffff, offset >> 24)
+        } else {
+            (offset, 0)
+        };
+        Member {
+            btf: self.btf,
+            name_off: word(rec, 0),
+            ty: TypeId(word(rec, 1)),
+            bit_offset,
+            bitfield_bits,
+        }
     }
 
     /// Values of an enum or enum64, in order.
     pub fn enum_values(&self) -> impl ExactSizeIterator<Item = EnumValue<'a>> + Clone + use<'a> {
         let ty = *self;
-        self.records(self.kind.is_any_enum(), self.kind.tail_bytes().1).map(move |rec| ty.read_enum_value(rec))
+        self.records(self.kind.is_any_enum(), self.kind.tail_bytes().1)
+            .map(move |rec| ty.read_enum_value(rec))
     }
 
     /// The enumeration value with this index.
     pub fn enum_value(&self, index: u32) -> Option<EnumValue<'a>> {
-        self.record(self.kind.is_any_enum(), self.kind.tail_bytes().1, index).map(|rec| self.read_enum_value(rec))
+        self.record(self.kind.is_any_enum(), self.kind.tail_bytes().1, index)
+            .map(|rec| self.read_enum_value(rec))
     }
 
     fn read_enum_value(&self, rec: &[u8]) -> EnumValue<'a> {
@@ -259,22 +274,35 @@ impl<'a> Type<'a> {
             (false, true) => i64::from(low as i32) as u64,
             (false, false) => u64::from(low),
         };
-        EnumValue { btf: self.btf, name_off: word(rec, 0), bits, signed }
+        EnumValue {
+            btf: self.btf,
+            name_off: word(rec, 0),
+            bits,
+            signed,
+        }
     }
 
     /// Parameters of a function prototype, in order; a last one without name and type means `...`.
-    pub fn params(&self) -> impl ExactSizeIterator<Item = Param<'a>> + DoubleEndedIterator + Clone + use<'a> {
+    pub fn params(
+        &self,
+    ) -> impl ExactSizeIterator<Item = Param<'a>> + DoubleEndedIterator + Clone + use<'a> {
         let ty = *self;
-        self.records(self.kind == Kind::FuncProto, 8).map(move |rec| ty.read_param(rec))
+        self.records(self.kind == Kind::FuncProto, 8)
+            .map(move |rec| ty.read_param(rec))
     }
 
     /// The parameter with this index.
     pub fn param(&self, index: u32) -> Option<Param<'a>> {
-        self.record(self.kind == Kind::FuncProto, 8, index).map(|rec| self.read_param(rec))
+        self.record(self.kind == Kind::FuncProto, 8, index)
+            .map(|rec| self.read_param(rec))
     }
 
     fn read_param(&self, rec: &[u8]) -> Param<'a> {
-        Param { btf: self.btf, name_off: word(rec, 0), ty: TypeId(word(rec, 1)) }
+        Param {
+            btf: self.btf,
+            name_off: word(rec, 0),
+            ty: TypeId(word(rec, 1)),
+        }
     }
 
     /// Variables of a data section, in order.
@@ -330,7 +358,9 @@ impl<'a> Type<'a> {
 
     fn record(&self, applies: bool, bytes: usize, index: u32) -> Option<&'a [u8]> {
         let start = (index as usize).checked_mul(bytes)?;
-        self.tail.get(start..start.checked_add(bytes)?).filter(|_| applies)
+        self.tail
+            .get(start..start.checked_add(bytes)?)
+            .filter(|_| applies)
     }
 }
 

@@ -38,7 +38,10 @@ impl<'a> ValueText<'a> {
 
 impl fmt::Display for ValueText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut out = Bounded { inner: f, left: TEXT_BYTES_MAX };
+        let mut out = Bounded {
+            inner: f,
+            left: TEXT_BYTES_MAX,
+        };
         show(&mut out, self.btf, self.ty, self.bytes, 0)
     }
 }
@@ -70,7 +73,9 @@ impl Bounded<'_, '_> {
 }
 
 fn show(out: &mut Bounded<'_, '_>, btf: &Btf, ty: TypeId, bytes: &[u8], depth: u32) -> fmt::Result {
-    let Some(ty) = btf.stripped(ty) else { return out.write_str("?") };
+    let Some(ty) = btf.stripped(ty) else {
+        return out.write_str("?");
+    };
     if depth > DEPTH_MAX || out.is_full() {
         return out.write_str("...");
     }
@@ -85,9 +90,12 @@ fn show(out: &mut Bounded<'_, '_>, btf: &Btf, ty: TypeId, bytes: &[u8], depth: u
             None => out.write_str("?"),
         },
         Kind::Float | Kind::Fwd | Kind::Void | Kind::Func | Kind::FuncProto => show_hex(out, bytes),
-        Kind::Var | Kind::Typedef | Kind::Volatile | Kind::Const | Kind::Restrict | Kind::TypeTag => {
-            show(out, btf, ty.type_id(), bytes, depth + 1)
-        }
+        Kind::Var
+        | Kind::Typedef
+        | Kind::Volatile
+        | Kind::Const
+        | Kind::Restrict
+        | Kind::TypeTag => show(out, btf, ty.type_id(), bytes, depth + 1),
         Kind::Datasec => show_section(out, btf, ty, bytes, depth),
         Kind::DeclTag => out.write_str("?"),
     }
@@ -110,11 +118,25 @@ fn show_int(out: &mut Bounded<'_, '_>, ty: Type<'_>, bytes: &[u8]) -> fmt::Resul
     if size > 8 {
         return show_hex(out, bytes.get(..size).unwrap_or(bytes));
     }
-    let (Some(int), Some(value)) = (ty.int(), unsigned(bytes, size)) else { return out.write_str("?") };
-    show_number(out, value, size as u32 * 8, int.encoding.is_signed(), int.encoding.is_bool())
+    let (Some(int), Some(value)) = (ty.int(), unsigned(bytes, size)) else {
+        return out.write_str("?");
+    };
+    show_number(
+        out,
+        value,
+        size as u32 * 8,
+        int.encoding.is_signed(),
+        int.encoding.is_bool(),
+    )
 }
 
-fn show_number(out: &mut Bounded<'_, '_>, value: u64, bits: u32, is_signed: bool, is_bool: bool) -> fmt::Result {
+fn show_number(
+    out: &mut Bounded<'_, '_>,
+    value: u64,
+    bits: u32,
+    is_signed: bool,
+    is_bool: bool,
+) -> fmt::Result {
     if is_bool {
         out.write_str(if value != 0 { "true" } else { "false" })
     } else if is_signed {
@@ -134,7 +156,9 @@ fn show_hex(out: &mut Bounded<'_, '_>, bytes: &[u8]) -> fmt::Result {
 
 fn show_enum(out: &mut Bounded<'_, '_>, ty: Type<'_>, bytes: &[u8]) -> fmt::Result {
     let size = ty.size() as usize;
-    let Some(value) = unsigned(bytes, size) else { return out.write_str("?") };
+    let Some(value) = unsigned(bytes, size) else {
+        return out.write_str("?");
+    };
     let bits = size as u32 * 8;
     let same = |known: u64| sign_extend(known, bits) == sign_extend(value, bits);
     match ty.enum_values().find(|known| same(known.bits)) {
@@ -143,7 +167,13 @@ fn show_enum(out: &mut Bounded<'_, '_>, ty: Type<'_>, bytes: &[u8]) -> fmt::Resu
     }
 }
 
-fn show_members(out: &mut Bounded<'_, '_>, btf: &Btf, ty: Type<'_>, bytes: &[u8], depth: u32) -> fmt::Result {
+fn show_members(
+    out: &mut Bounded<'_, '_>,
+    btf: &Btf,
+    ty: Type<'_>,
+    bytes: &[u8],
+    depth: u32,
+) -> fmt::Result {
     out.write_str("{")?;
     let mut is_first = true;
     for member in ty.members() {
@@ -154,7 +184,15 @@ fn show_members(out: &mut Bounded<'_, '_>, btf: &Btf, ty: Type<'_>, bytes: &[u8]
             out.write_str(", ")?;
         }
         is_first = false;
-        write!(out, "\"{}\": ", if member.name().is_empty() { "(anon)" } else { member.name() })?;
+        write!(
+            out,
+            "\"{}\": ",
+            if member.name().is_empty() {
+                "(anon)"
+            } else {
+                member.name()
+            }
+        )?;
         if member.bitfield_bits > 0 {
             show_bitfield(out, btf, &member, bytes)?;
         } else {
@@ -165,21 +203,46 @@ fn show_members(out: &mut Bounded<'_, '_>, btf: &Btf, ty: Type<'_>, bytes: &[u8]
     out.write_str("}")
 }
 
-fn show_bitfield(out: &mut Bounded<'_, '_>, btf: &Btf, member: &crate::Member<'_>, bytes: &[u8]) -> fmt::Result {
+fn show_bitfield(
+    out: &mut Bounded<'_, '_>,
+    btf: &Btf,
+    member: &crate::Member<'_>,
+    bytes: &[u8],
+) -> fmt::Result {
     let bits = member.bitfield_bits.min(64);
     let mut value = 0u64;
     for bit in 0..bits {
         let at = member.bit_offset + bit;
-        let Some(byte) = bytes.get(at as usize / 8) else { return out.write_str("?") };
+        let Some(byte) = bytes.get(at as usize / 8) else {
+            return out.write_str("?");
+        };
         value |= u64::from(byte >> (at % 8) & 1) << bit;
     }
-    let encoding = btf.stripped(member.ty).and_then(|ty| ty.int()).map(|int| int.encoding);
+    let encoding = btf
+        .stripped(member.ty)
+        .and_then(|ty| ty.int())
+        .map(|int| int.encoding);
     let is_signed = encoding.is_some_and(|encoding| encoding.is_signed());
-    show_number(out, value, bits, is_signed, encoding.is_some_and(|encoding| encoding.is_bool()))
+    show_number(
+        out,
+        value,
+        bits,
+        is_signed,
+        encoding.is_some_and(|encoding| encoding.is_bool()),
+    )
 }
 
-fn show_array(out: &mut Bounded<'_, '_>, btf: &Btf, ty: Type<'_>, bytes: &[u8], depth: u32) -> fmt::Result {
-    let (Some(array), Some(elem)) = (ty.array(), ty.array().and_then(|array| btf.stripped(array.elem))) else {
+fn show_array(
+    out: &mut Bounded<'_, '_>,
+    btf: &Btf,
+    ty: Type<'_>,
+    bytes: &[u8],
+    depth: u32,
+) -> fmt::Result {
+    let (Some(array), Some(elem)) = (
+        ty.array(),
+        ty.array().and_then(|array| btf.stripped(array.elem)),
+    ) else {
         return out.write_str("?");
     };
     let elem_bytes = btf.resolve_size(array.elem).unwrap_or(0) as usize;
@@ -195,7 +258,10 @@ fn show_array(out: &mut Bounded<'_, '_>, btf: &Btf, ty: Type<'_>, bytes: &[u8], 
         if index > 0 {
             out.write_str(", ")?;
         }
-        let rest = index.checked_mul(elem_bytes).and_then(|at| bytes.get(at..)).unwrap_or(&[]);
+        let rest = index
+            .checked_mul(elem_bytes)
+            .and_then(|at| bytes.get(at..))
+            .unwrap_or(&[]);
         show(out, btf, array.elem, rest, depth + 1)?;
     }
     out.write_str("]")
@@ -209,7 +275,13 @@ fn text_of(bytes: &[u8]) -> Option<&str> {
     (is_padding && text.bytes().all(|byte| (0x20..0x7f).contains(&byte))).then_some(text)
 }
 
-fn show_section(out: &mut Bounded<'_, '_>, btf: &Btf, ty: Type<'_>, bytes: &[u8], depth: u32) -> fmt::Result {
+fn show_section(
+    out: &mut Bounded<'_, '_>,
+    btf: &Btf,
+    ty: Type<'_>,
+    bytes: &[u8],
+    depth: u32,
+) -> fmt::Result {
     out.write_str("{")?;
     for (index, var) in ty.vars().enumerate() {
         if out.is_full() {
@@ -242,8 +314,14 @@ mod tests {
         builder.add_struct("s", 8, &[("a", int, 0), ("t", truth, 32)]);
         let btf = Btf::parse(&builder.finish()).unwrap();
         let ty = btf.find_by_name_kind("s", Kind::Struct).unwrap();
-        assert_eq!(ValueText::new(&btf, ty, &[5, 0, 0, 0, 1, 0, 0, 0]).to_string(), r#"{"a": 5, "t": true}"#);
-        assert_eq!(ValueText::new(&btf, ty, &[5, 0]).to_string(), r#"{"a": ?, "t": ?}"#);
+        assert_eq!(
+            ValueText::new(&btf, ty, &[5, 0, 0, 0, 1, 0, 0, 0]).to_string(),
+            r#"{"a": 5, "t": true}"#
+        );
+        assert_eq!(
+            ValueText::new(&btf, ty, &[5, 0]).to_string(),
+            r#"{"a": ?, "t": ?}"#
+        );
         assert_eq!(ValueText::new(&btf, TypeId(99), &[]).to_string(), "?");
     }
 }

@@ -42,7 +42,12 @@ fn types_that_c_cannot_declare_are_errors() {
     let mut b = Builder::new();
     b.add_struct("s", 4, &[("a", TypeId(1), 0)]);
     let itself = Btf::parse(&b.finish()).unwrap();
-    assert!(dump::c(&itself, &mut String::new()).unwrap_err().message().contains("contains itself"));
+    assert!(
+        dump::c(&itself, &mut String::new())
+            .unwrap_err()
+            .message()
+            .contains("contains itself")
+    );
 
     let mut b = Builder::new();
     b.add_ref(Kind::Ptr, "", TypeId(1));

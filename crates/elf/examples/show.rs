@@ -14,7 +14,10 @@ fn main() -> ExitCode {
         match arg.as_str() {
             "--btf" => btf_out = args.next(),
             "--target" => {
-                target = args.next().and_then(|file| std::fs::read(file).ok()).and_then(|bytes| Btf::parse(&bytes).ok());
+                target = args
+                    .next()
+                    .and_then(|file| std::fs::read(file).ok())
+                    .and_then(|bytes| Btf::parse(&bytes).ok());
             }
             _ => files.push(arg),
         }
@@ -29,8 +32,13 @@ fn main() -> ExitCode {
                 if target.is_some() {
                     let object = spec.clone();
                     let symbols = |_: &str| Some(0x1000);
-                    let mut resolver =
-                        Resolver::new(&object, Target { btf: target.as_ref(), symbols: Some(&symbols) });
+                    let mut resolver = Resolver::new(
+                        &object,
+                        Target {
+                            btf: target.as_ref(),
+                            symbols: Some(&symbols),
+                        },
+                    );
                     for prog in &mut spec.progs {
                         match resolver.insns(prog) {
                             Ok(insns) => prog.insns = insns,

@@ -27,7 +27,10 @@ pub(crate) enum Word {
 
 impl BtfEdit {
     pub(crate) fn new(btf: Btf) -> BtfEdit {
-        BtfEdit { bytes: btf.bytes().to_vec(), btf }
+        BtfEdit {
+            bytes: btf.bytes().to_vec(),
+            btf,
+        }
     }
 
     /// The blob before the changes: ids and names are those of the result.
@@ -41,7 +44,9 @@ impl BtfEdit {
             Word::SizeOrType => 2,
             Word::Tail(index) => 3 + index as usize,
         };
-        let Some(start) = self.btf.type_offset(id) else { return };
+        let Some(start) = self.btf.type_offset(id) else {
+            return;
+        };
         if let Some(slot) = self.bytes.get_mut(start + index * 4..start + index * 4 + 4) {
             slot.copy_from_slice(&value.to_le_bytes());
         }
@@ -54,10 +59,14 @@ impl BtfEdit {
 
 /// Adds `dummy_ksym`, the variable that stands for extern functions in `.ksyms`, if there are such functions.
 pub(crate) fn add_dummy_ksym(btf: Btf) -> Result<(Btf, Option<TypeId>), ElfError> {
-    let Some(section) = btf.find_by_name_kind(".ksyms", Kind::Datasec) else { return Ok((btf, None)) };
-    let has_func = btf
-        .type_by_id(section)
-        .is_some_and(|section| section.vars().any(|var| btf.kind(var.ty) == Some(Kind::Func)));
+    let Some(section) = btf.find_by_name_kind(".ksyms", Kind::Datasec) else {
+        return Ok((btf, None));
+    };
+    let has_func = btf.type_by_id(section).is_some_and(|section| {
+        section
+            .vars()
+            .any(|var| btf.kind(var.ty) == Some(Kind::Func))
+    });
     if !has_func {
         return Ok((btf, None));
     }
@@ -69,7 +78,9 @@ pub(crate) fn add_dummy_ksym(btf: Btf) -> Result<(Btf, Option<TypeId>), ElfError
 
 /// The first integer of 32 bits, which typeless externs get.
 pub(crate) fn int_id(btf: &Btf) -> TypeId {
-    btf.types().find(|ty| ty.int().is_some_and(|int| int.bits == 32)).map_or(TypeId::VOID, |ty| ty.id())
+    btf.types()
+        .find(|ty| ty.int().is_some_and(|int| int.bits == 32))
+        .map_or(TypeId::VOID, |ty| ty.id())
 }
 
 /// Fills in sizes of data sections and offsets of their variables, and sorts the variables.
@@ -93,19 +104,27 @@ pub(crate) fn fix_datasecs(btf: Btf, file: &ElfFile<'_>) -> Result<Btf, ElfError
                 let size = file.section(name).map_or(0, |section| section.size);
                 match u32::try_from(size) {
                     Ok(size) if size != 0 => edit.set(section.id(), Word::SizeOrType, size),
-                    _ => fail!("btf: section '{name}': {size} bytes in the object, expected 1..=4294967295"),
+                    _ => fail!(
+                        "btf: section '{name}': {size} bytes in the object, expected 1..=4294967295"
+                    ),
                 }
             }
             for secinfo in &mut vars {
                 let var = match btf.type_by_id(secinfo.ty) {
                     Some(var) if var.kind() == Kind::Var => var,
-                    _ => fail!("btf: section '{name}': type {} is not a variable", secinfo.ty),
+                    _ => fail!(
+                        "btf: section '{name}': type {} is not a variable",
+                        secinfo.ty
+                    ),
                 };
                 if var.var_linkage() != Some(VarLinkage::GlobalAllocated) {
                     continue;
                 }
                 let Some(symbol) = objects.get(var.name()) else {
-                    fail!("btf: section '{name}': no symbol for variable '{}'", var.name())
+                    fail!(
+                        "btf: section '{name}': no symbol for variable '{}'",
+                        var.name()
+                    )
                 };
                 if fix_offsets {
                     secinfo.offset = symbol.value as u32;
@@ -126,11 +145,18 @@ pub(crate) fn fix_datasecs(btf: Btf, file: &ElfFile<'_>) -> Result<Btf, ElfError
 }
 
 /// Marks functions static whose symbols are hidden: they are then verified with their callers.
-pub(crate) fn mark_static<'a>(btf: Btf, hidden: impl Iterator<Item = &'a str>) -> Result<Btf, ElfError> {
+pub(crate) fn mark_static<'a>(
+    btf: Btf,
+    hidden: impl Iterator<Item = &'a str>,
+) -> Result<Btf, ElfError> {
     let mut edit = BtfEdit::new(btf.clone());
     for name in hidden {
         if let Some(func) = btf.find_by_name_kind(name, Kind::Func) {
-            edit.set(func, Word::Info, (Kind::Func as u32) << 24 | FuncLinkage::Static as u32);
+            edit.set(
+                func,
+                Word::Info,
+                (Kind::Func as u32) << 24 | FuncLinkage::Static as u32,
+            );
         }
     }
     edit.finish()

@@ -11,7 +11,9 @@ pub struct ElfError {
 impl ElfError {
     /// An error with this one-line message.
     pub fn new(message: impl Into<String>) -> ElfError {
-        ElfError { message: message.into() }
+        ElfError {
+            message: message.into(),
+        }
     }
 
     /// The message.

@@ -24,7 +24,10 @@ pub struct KernelConfig {
 impl Default for KernelConfig {
     /// Linux 6.18.0 without options.
     fn default() -> Self {
-        KernelConfig { version: (6, 18, 0), options: BTreeMap::new() }
+        KernelConfig {
+            version: (6, 18, 0),
+            options: BTreeMap::new(),
+        }
     }
 }
 
@@ -63,7 +66,10 @@ pub(crate) struct ConfigExtern {
 }
 
 /// Finds all externs; the BTF returned is the one to load.
-pub(crate) fn collect(file: &ElfFile<'_>, btf: Option<Btf>) -> Result<(Option<Btf>, Externs), ElfError> {
+pub(crate) fn collect(
+    file: &ElfFile<'_>,
+    btf: Option<Btf>,
+) -> Result<(Option<Btf>, Externs), ElfError> {
     let Some(btf) = btf else {
         if let Some(symbol) = extern_symbols(file).next() {
             fail!("symbol '{}': extern without BTF", symbol.name);
@@ -75,15 +81,29 @@ pub(crate) fn collect(file: &ElfFile<'_>, btf: Option<Btf>) -> Result<(Option<Bt
     let mut externs = Vec::new();
     for symbol in extern_symbols(file) {
         let name = symbol.name;
-        let Some(&id) = index.by_name.get(name) else { fail!("symbol '{name}': extern without BTF") };
-        let section = index.section_of.get(&id).map_or("", |&section| btf.name(section));
-        let Some(ty) = btf.type_by_id(id) else { fail!("symbol '{name}': extern without BTF") };
+        let Some(&id) = index.by_name.get(name) else {
+            fail!("symbol '{name}': extern without BTF")
+        };
+        let section = index
+            .section_of
+            .get(&id)
+            .map_or("", |&section| btf.name(section));
+        let Some(ty) = btf.type_by_id(id) else {
+            fail!("symbol '{name}': extern without BTF")
+        };
         let (kind, config) = match section {
             ".kconfig" => config_extern(&btf, &ty)?,
             ".ksyms" => (symbol_kind(&btf, &ty), None),
-            other => fail!("symbol '{name}': extern in section '{other}', expected .kconfig or .ksyms"),
+            other => {
+                fail!("symbol '{name}': extern in section '{other}', expected .kconfig or .ksyms")
+            }
         };
-        let spec = ExternSpec { name: name.to_string(), is_weak: symbol.bind == STB_WEAK, btf_id: id, kind };
+        let spec = ExternSpec {
+            name: name.to_string(),
+            is_weak: symbol.bind == STB_WEAK,
+            btf_id: id,
+            kind,
+        };
         externs.push((spec, config));
     }
     if externs.is_empty() {
@@ -92,15 +112,29 @@ pub(crate) fn collect(file: &ElfFile<'_>, btf: Option<Btf>) -> Result<(Option<Bt
     sort(&mut externs);
     let mut offset = 0u32;
     for (spec, config) in &mut externs {
-        let (ExternKind::Kconfig { offset: at, size, .. }, Some(config)) = (&mut spec.kind, config) else { continue };
+        let (
+            ExternKind::Kconfig {
+                offset: at, size, ..
+            },
+            Some(config),
+        ) = (&mut spec.kind, config)
+        else {
+            continue;
+        };
         let rounded = offset.checked_next_multiple_of(config.align.max(1));
         let end = rounded.and_then(|start| start.checked_add(config.size));
         let (Some(start), Some(end)) = (rounded, end) else {
-            fail!("symbol '{}': .kconfig of more than 4294967295 bytes", spec.name)
+            fail!(
+                "symbol '{}': .kconfig of more than 4294967295 bytes",
+                spec.name
+            )
         };
         (*at, *size, offset) = (start, config.size, end);
     }
-    let externs = Externs { list: externs, config_bytes: offset };
+    let externs = Externs {
+        list: externs,
+        config_bytes: offset,
+    };
     let btf = rewrite_sections(btf, &externs, dummy)?;
     Ok((Some(btf), externs))
 }
@@ -123,11 +157,22 @@ impl Externs {
     }
 
     /// Resolves configuration values: the bytes of the `.kconfig` map, and the externs with their state.
-    pub(crate) fn resolve(self, config: &KernelConfig) -> Result<(Vec<u8>, Vec<ExternSpec>), ElfError> {
+    pub(crate) fn resolve(
+        self,
+        config: &KernelConfig,
+    ) -> Result<(Vec<u8>, Vec<ExternSpec>), ElfError> {
         let mut data = vec![0u8; self.config_bytes as usize];
         let mut specs = Vec::with_capacity(self.list.len());
         for (mut spec, config_extern) in self.list {
-            if let (ExternKind::Kconfig { offset, size, is_set }, Some(kind)) = (&mut spec.kind, config_extern) {
+            if let (
+                ExternKind::Kconfig {
+                    offset,
+                    size,
+                    is_set,
+                },
+                Some(kind),
+            ) = (&mut spec.kind, config_extern)
+            {
                 let (start, end) = (*offset as usize, *offset as usize + *size as usize);
                 if let Some(slot) = data.get_mut(start..end) {
                     *is_set = set_value(&spec.name, slot, kind.value_kind, config)?;
@@ -139,7 +184,9 @@ impl Externs {
     }
 }
 
-fn extern_symbols<'f, 'a>(file: &'f ElfFile<'a>) -> impl Iterator<Item = &'f crate::file::Symbol<'a>> {
+fn extern_symbols<'f, 'a>(
+    file: &'f ElfFile<'a>,
+) -> impl Iterator<Item = &'f crate::file::Symbol<'a>> {
     file.symbols.iter().filter(|symbol| {
         symbol.section == SHN_UNDEF as usize
             && matches!(symbol.bind, STB_GLOBAL | STB_WEAK)
@@ -156,7 +203,10 @@ struct ExternTypes<'a> {
 
 impl<'a> ExternTypes<'a> {
     fn new(btf: &'a Btf) -> ExternTypes<'a> {
-        let mut index = ExternTypes { by_name: BTreeMap::new(), section_of: BTreeMap::new() };
+        let mut index = ExternTypes {
+            by_name: BTreeMap::new(),
+            section_of: BTreeMap::new(),
+        };
         for ty in btf.types() {
             let is_extern = ty.var_linkage() == Some(VarLinkage::GlobalExtern)
                 || ty.func_linkage() == Some(FuncLinkage::Extern);
@@ -190,8 +240,19 @@ fn config_extern(btf: &Btf, ty: &Type<'_>) -> Result<(ExternKind, Option<ConfigE
     let Some((value_kind, align)) = value_kind(btf, id) else {
         fail!("symbol '{name}': type {id} is not one of a configuration value");
     };
-    let kind = ExternKind::Kconfig { offset: 0, size, is_set: false };
-    Ok((kind, Some(ConfigExtern { value_kind, align, size })))
+    let kind = ExternKind::Kconfig {
+        offset: 0,
+        size,
+        is_set: false,
+    };
+    Ok((
+        kind,
+        Some(ConfigExtern {
+            value_kind,
+            align,
+            size,
+        }),
+    ))
 }
 
 fn value_kind(btf: &Btf, id: TypeId) -> Option<(ValueKind, u32)> {
@@ -203,18 +264,23 @@ fn value_kind(btf: &Btf, id: TypeId) -> Option<(ValueKind, u32)> {
             let kind = match ty.size() {
                 1 if encoding.is_bool() => ValueKind::Bool,
                 1 => ValueKind::Char,
-                2 | 4 | 8 if !encoding.is_bool() => ValueKind::Int { signed: encoding.is_signed() },
+                2 | 4 | 8 if !encoding.is_bool() => ValueKind::Int {
+                    signed: encoding.is_signed(),
+                },
                 _ => return None,
             };
             (kind, ty.size())
         }
-        Kind::Enum if ty.size() == 4 && (ty.name() == "libbpf_tristate" || name == "libbpf_tristate") => {
+        Kind::Enum
+            if ty.size() == 4 && (ty.name() == "libbpf_tristate" || name == "libbpf_tristate") =>
+        {
             (ValueKind::Tristate, 4)
         }
         Kind::Array => {
             let array = ty.array()?;
             let elem = btf.stripped(array.elem)?;
-            let is_char = elem.kind() == Kind::Int && elem.size() == 1 && !elem.int()?.encoding.is_bool();
+            let is_char =
+                elem.kind() == Kind::Int && elem.size() == 1 && !elem.int()?.encoding.is_bool();
             if array.nelems == 0 || !is_char {
                 return None;
             }
@@ -232,7 +298,9 @@ fn sort(externs: &mut [(ExternSpec, Option<ConfigExtern>)]) {
             Some(config) => (0, std::cmp::Reverse(config.align), config.size),
             None => (1, std::cmp::Reverse(0), 0),
         };
-        key(a_config).cmp(&key(b_config)).then_with(|| a.name.as_bytes().cmp(b.name.as_bytes()))
+        key(a_config)
+            .cmp(&key(b_config))
+            .then_with(|| a.name.as_bytes().cmp(b.name.as_bytes()))
     });
 }
 
@@ -245,16 +313,29 @@ fn rewrite_sections(btf: Btf, externs: &Externs, dummy: Option<TypeId>) -> Resul
             _ => None,
         })
         .collect();
-    let known: BTreeMap<&str, TypeId> = externs.specs().map(|spec| (spec.name.as_str(), spec.btf_id)).collect();
+    let known: BTreeMap<&str, TypeId> = externs
+        .specs()
+        .map(|spec| (spec.name.as_str(), spec.btf_id))
+        .collect();
     let mut edit = BtfEdit::new(btf.clone());
     let has = |config: bool| {
-        externs.specs().any(|spec| matches!(spec.kind, ExternKind::Kconfig { .. }) == config)
+        externs
+            .specs()
+            .any(|spec| matches!(spec.kind, ExternKind::Kconfig { .. }) == config)
     };
     if let (Some(section), true) = (btf.find_by_name_kind(".kconfig", Kind::Datasec), has(true)) {
         edit.set(section, Word::SizeOrType, externs.config_bytes());
-        for (index, var) in btf.type_by_id(section).iter().flat_map(|section| section.vars()).enumerate() {
+        for (index, var) in btf
+            .type_by_id(section)
+            .iter()
+            .flat_map(|section| section.vars())
+            .enumerate()
+        {
             let Some(&offset) = offsets.get(btf.name(var.ty)) else {
-                fail!("btf: section '.kconfig': no symbol for variable '{}'", btf.name(var.ty))
+                fail!(
+                    "btf: section '.kconfig': no symbol for variable '{}'",
+                    btf.name(var.ty)
+                )
             };
             edit.set(var.ty, Word::Tail(0), VarLinkage::GlobalAllocated.raw());
             edit.set(section, Word::Tail(index as u32 * 3 + 1), offset);
@@ -262,17 +343,34 @@ fn rewrite_sections(btf: Btf, externs: &Externs, dummy: Option<TypeId>) -> Resul
     }
     if let (Some(section), true) = (btf.find_by_name_kind(".ksyms", Kind::Datasec), has(false)) {
         let int = int_id(&btf);
-        let dummy_name = dummy.and_then(|dummy| btf.type_by_id(dummy)).map_or(0, |dummy| dummy.name_off());
+        let dummy_name = dummy
+            .and_then(|dummy| btf.type_by_id(dummy))
+            .map_or(0, |dummy| dummy.name_off());
         let mut bytes = 0u32;
-        for (index, var) in btf.type_by_id(section).iter().flat_map(|section| section.vars()).enumerate() {
-            let Some(ty) = btf.type_by_id(var.ty).filter(|ty| known.get(ty.name()) == Some(&ty.id())) else {
-                fail!("btf: section '.ksyms': no symbol for '{}'", btf.name(var.ty))
+        for (index, var) in btf
+            .type_by_id(section)
+            .iter()
+            .flat_map(|section| section.vars())
+            .enumerate()
+        {
+            let Some(ty) = btf
+                .type_by_id(var.ty)
+                .filter(|ty| known.get(ty.name()) == Some(&ty.id()))
+            else {
+                fail!(
+                    "btf: section '.ksyms': no symbol for '{}'",
+                    btf.name(var.ty)
+                )
             };
             let at = index as u32 * 3;
             if ty.kind() == Kind::Func {
                 name_params(&mut edit, ty.type_id(), dummy_name);
                 edit.set(section, Word::Tail(at), dummy.unwrap_or(TypeId::VOID).0);
-                edit.set(ty.id(), Word::Info, (Kind::Func as u32) << 24 | FuncLinkage::Global as u32);
+                edit.set(
+                    ty.id(),
+                    Word::Info,
+                    (Kind::Func as u32) << 24 | FuncLinkage::Global as u32,
+                );
             } else {
                 edit.set(ty.id(), Word::Tail(0), VarLinkage::GlobalAllocated.raw());
                 edit.set(ty.id(), Word::SizeOrType, int.0);
@@ -289,7 +387,12 @@ fn rewrite_sections(btf: Btf, externs: &Externs, dummy: Option<TypeId>) -> Resul
 /// Parameters of a global function need names: those without get the dummy's.
 fn name_params(edit: &mut BtfEdit, proto: TypeId, name_off: u32) {
     let btf = edit.btf().clone();
-    for (index, param) in btf.type_by_id(proto).iter().flat_map(|proto| proto.params()).enumerate() {
+    for (index, param) in btf
+        .type_by_id(proto)
+        .iter()
+        .flat_map(|proto| proto.params())
+        .enumerate()
+    {
         if !param.ty.is_void() && param.name_off == 0 {
             edit.set(proto, Word::Tail(index as u32 * 2), name_off);
         }
@@ -297,13 +400,20 @@ fn name_params(edit: &mut BtfEdit, proto: TypeId, name_off: u32) {
 }
 
 /// Writes the value of a configuration extern; is there one?
-fn set_value(name: &str, slot: &mut [u8], kind: ValueKind, config: &KernelConfig) -> Result<bool, ElfError> {
+fn set_value(
+    name: &str,
+    slot: &mut [u8],
+    kind: ValueKind,
+    config: &KernelConfig,
+) -> Result<bool, ElfError> {
     let number = match name {
         "LINUX_KERNEL_VERSION" => u64::from(config.version_code()),
         // Both are facts of 6.18 on x86-64.
         "LINUX_HAS_BPF_COOKIE" | "LINUX_HAS_SYSCALL_WRAPPER" => 1,
         _ => {
-            let Some(text) = config.options.get(name) else { return Ok(false) };
+            let Some(text) = config.options.get(name) else {
+                return Ok(false);
+            };
             return set_option(name, slot, kind, text).map(|()| true);
         }
     };
@@ -319,7 +429,11 @@ fn set_value(name: &str, slot: &mut [u8], kind: ValueKind, config: &KernelConfig
 }
 
 fn set_option(name: &str, slot: &mut [u8], kind: ValueKind, text: &str) -> Result<(), ElfError> {
-    let mismatch = || ElfError::new(format!("symbol '{name}': value {text} does not fit its type"));
+    let mismatch = || {
+        ElfError::new(format!(
+            "symbol '{name}': value {text} does not fit its type"
+        ))
+    };
     match (text, kind) {
         ("y" | "n" | "m", _) => {
             let value = match (kind, text) {
@@ -329,10 +443,15 @@ fn set_option(name: &str, slot: &mut [u8], kind: ValueKind, text: &str) -> Resul
                 (ValueKind::Char, _) => u64::from(text.as_bytes()[0]),
                 _ => return Err(mismatch()),
             };
-            set_number(slot, value, false).then_some(()).ok_or_else(mismatch)
+            set_number(slot, value, false)
+                .then_some(())
+                .ok_or_else(mismatch)
         }
         (_, ValueKind::Text) => {
-            let inner = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or_else(mismatch)?;
+            let inner = text
+                .strip_prefix('"')
+                .and_then(|rest| rest.strip_suffix('"'))
+                .ok_or_else(mismatch)?;
             let len = inner.len().min(slot.len() - 1);
             slot[..len].copy_from_slice(&inner.as_bytes()[..len]);
             Ok(())
@@ -342,7 +461,10 @@ fn set_option(name: &str, slot: &mut [u8], kind: ValueKind, text: &str) -> Resul
                 Some(digits) => (true, digits),
                 None => (false, text),
             };
-            let value = match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+            let value = match digits
+                .strip_prefix("0x")
+                .or_else(|| digits.strip_prefix("0X"))
+            {
                 Some(hex) => u64::from_str_radix(hex, 16),
                 None => digits.parse(),
             }
@@ -350,8 +472,14 @@ fn set_option(name: &str, slot: &mut [u8], kind: ValueKind, text: &str) -> Resul
             if negative && !signed {
                 return Err(mismatch());
             }
-            let value = if negative { value.wrapping_neg() } else { value };
-            set_number(slot, value, signed).then_some(()).ok_or_else(mismatch)
+            let value = if negative {
+                value.wrapping_neg()
+            } else {
+                value
+            };
+            set_number(slot, value, signed)
+                .then_some(())
+                .ok_or_else(mismatch)
         }
         _ => Err(mismatch()),
     }
@@ -387,8 +515,24 @@ mod tests {
         assert!(set_option("C", &mut slot, ValueKind::Int { signed: true }, "-2").is_ok());
         assert_eq!(slot, [0xfe, 0xff, 0xff, 0xff]);
         assert!(set_option("C", &mut slot, ValueKind::Int { signed: false }, "-2").is_err());
-        assert!(set_option("C", &mut slot[..2], ValueKind::Int { signed: false }, "65536").is_err());
-        assert!(set_option("C", &mut slot[..2], ValueKind::Int { signed: false }, "0xffff").is_ok());
+        assert!(
+            set_option(
+                "C",
+                &mut slot[..2],
+                ValueKind::Int { signed: false },
+                "65536"
+            )
+            .is_err()
+        );
+        assert!(
+            set_option(
+                "C",
+                &mut slot[..2],
+                ValueKind::Int { signed: false },
+                "0xffff"
+            )
+            .is_ok()
+        );
         let mut text = [0u8; 4];
         assert!(set_option("C", &mut text, ValueKind::Text, "\"abcdef\"").is_ok());
         assert_eq!(&text, b"abc\0");
@@ -397,7 +541,9 @@ mod tests {
 
     #[test]
     fn config_text_is_read() {
-        let options = KernelConfig::parse_options("# no\nCONFIG_HZ=1000\nCONFIG_X=y\n# CONFIG_Y is not set\n");
+        let options = KernelConfig::parse_options(
+            "# no\nCONFIG_HZ=1000\nCONFIG_X=y\n# CONFIG_Y is not set\n",
+        );
         assert_eq!(options.get("CONFIG_HZ").map(String::as_str), Some("1000"));
         assert_eq!(options.len(), 2);
         assert_eq!(KernelConfig::default().version_code(), 0x061200);

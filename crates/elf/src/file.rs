@@ -70,10 +70,16 @@ impl<'a> ElfFile<'a> {
             fail!("elf: class {}, expected 64-bit", header.e_ident[EI_CLASS]);
         }
         if header.e_ident[EI_DATA] != ELFDATA2LSB {
-            fail!("elf: data encoding {}, expected little-endian", header.e_ident[EI_DATA]);
+            fail!(
+                "elf: data encoding {}, expected little-endian",
+                header.e_ident[EI_DATA]
+            );
         }
         if header.e_type != ET_REL {
-            fail!("elf: type {}, expected a relocatable object ({ET_REL})", header.e_type);
+            fail!(
+                "elf: type {}, expected a relocatable object ({ET_REL})",
+                header.e_type
+            );
         }
         if header.e_machine != EM_BPF && header.e_machine != EM_NONE {
             fail!("elf: machine {}, expected BPF ({EM_BPF})", header.e_machine);
@@ -84,13 +90,20 @@ impl<'a> ElfFile<'a> {
             fail!("elf: no section headers");
         }
         if usize::from(header.e_shentsize) != SectionHeader::size(ctx) {
-            fail!("elf: section headers of {} bytes, expected {}", header.e_shentsize, SectionHeader::size(ctx));
+            fail!(
+                "elf: section headers of {} bytes, expected {}",
+                header.e_shentsize,
+                SectionHeader::size(ctx)
+            );
         }
         let table_end = usize::try_from(header.e_shoff)
             .ok()
             .and_then(|start| start.checked_add(count.checked_mul(SectionHeader::size(ctx))?));
         if table_end.is_none_or(|end| end > bytes.len()) {
-            fail!("elf: {count} section headers at {} end outside of the file", header.e_shoff);
+            fail!(
+                "elf: {count} section headers at {} end outside of the file",
+                header.e_shoff
+            );
         }
         let headers = match SectionHeader::parse(bytes, header.e_shoff as usize, count, ctx) {
             Ok(headers) => headers,
@@ -98,16 +111,23 @@ impl<'a> ElfFile<'a> {
         };
         let names = match headers.get(usize::from(header.e_shstrndx)) {
             Some(names) => section_data(bytes, names, "section names")?,
-            None => fail!("elf: section name table {} of {count} sections", header.e_shstrndx),
+            None => fail!(
+                "elf: section name table {} of {count} sections",
+                header.e_shstrndx
+            ),
         };
         let mut sections = Vec::with_capacity(headers.len());
         for (index, header) in headers.iter().enumerate() {
-            let name = string(names, header.sh_name)
-                .ok_or_else(|| ElfError::new(format!("section {index}: no name at {}", header.sh_name)))?;
+            let name = string(names, header.sh_name).ok_or_else(|| {
+                ElfError::new(format!("section {index}: no name at {}", header.sh_name))
+            })?;
             let data = match header.sh_type {
                 goblin::elf::section_header::SHT_NULL => &[],
                 SHT_NOBITS if header.sh_size > NOBITS_BYTES_MAX => {
-                    fail!("section '{name}': {} bytes, at most {NOBITS_BYTES_MAX}", header.sh_size)
+                    fail!(
+                        "section '{name}': {} bytes, at most {NOBITS_BYTES_MAX}",
+                        header.sh_size
+                    )
                 }
                 SHT_NOBITS => &[],
                 _ => section_data(bytes, header, name)?,
@@ -123,9 +143,14 @@ impl<'a> ElfFile<'a> {
             });
         }
         // What follows copies sections; overlapping ones could multiply the size of the file.
-        let held = sections.iter().fold(0usize, |sum, section| sum.saturating_add(section.data.len()));
+        let held = sections.iter().fold(0usize, |sum, section| {
+            sum.saturating_add(section.data.len())
+        });
         if held > bytes.len() {
-            fail!("elf: sections overlap: they hold {held} bytes in a file of {}", bytes.len());
+            fail!(
+                "elf: sections overlap: they hold {held} bytes in a file of {}",
+                bytes.len()
+            );
         }
         let symbols = parse_symbols(bytes, &headers, &sections, ctx)?;
         parse_relocs(bytes, &headers, &mut sections, symbols.len(), ctx)?;
@@ -134,7 +159,10 @@ impl<'a> ElfFile<'a> {
 
     /// The first section with this name.
     pub(crate) fn section(&self, name: &str) -> Option<&Section<'a>> {
-        self.sections.iter().skip(1).find(|section| section.name == name)
+        self.sections
+            .iter()
+            .skip(1)
+            .find(|section| section.name == name)
     }
 
     /// The symbol of a relocation.
@@ -143,7 +171,11 @@ impl<'a> ElfFile<'a> {
     }
 }
 
-fn section_data<'a>(bytes: &'a [u8], header: &SectionHeader, name: &str) -> Result<&'a [u8], ElfError> {
+fn section_data<'a>(
+    bytes: &'a [u8],
+    header: &SectionHeader,
+    name: &str,
+) -> Result<&'a [u8], ElfError> {
     let range = || {
         let start = usize::try_from(header.sh_offset).ok()?;
         bytes.get(start..start.checked_add(usize::try_from(header.sh_size).ok()?)?)
@@ -169,13 +201,23 @@ fn parse_symbols<'a>(
     sections: &[Section<'a>],
     ctx: Ctx,
 ) -> Result<Vec<Symbol<'a>>, ElfError> {
-    let mut tables = headers.iter().enumerate().filter(|(_, header)| header.sh_type == SHT_SYMTAB);
-    let Some((index, header)) = tables.next() else { fail!("elf: no symbol table") };
+    let mut tables = headers
+        .iter()
+        .enumerate()
+        .filter(|(_, header)| header.sh_type == SHT_SYMTAB);
+    let Some((index, header)) = tables.next() else {
+        fail!("elf: no symbol table")
+    };
     if let Some((second, _)) = tables.next() {
         fail!("elf: symbol tables in sections {index} and {second}, expected one");
     }
     let Some(strings) = sections.get(header.sh_link as usize) else {
-        fail!("section '{}': string table {} of {} sections", sections[index].name, header.sh_link, sections.len());
+        fail!(
+            "section '{}': string table {} of {} sections",
+            sections[index].name,
+            header.sh_link,
+            sections.len()
+        );
     };
     let count = sections[index].data.len() / 24;
     let table = match Symtab::parse(bytes, header.sh_offset as usize, count, ctx) {
@@ -218,9 +260,13 @@ fn parse_relocs(
         let target = header.sh_info as usize;
         let name = sections[index].name;
         if target == 0 || target >= sections.len() {
-            fail!("section '{name}': relocates section {target} of {}", sections.len());
+            fail!(
+                "section '{name}': relocates section {target} of {}",
+                sections.len()
+            );
         }
-        if sections[target].name.starts_with(".debug_") || sections[target].name.starts_with(".BTF") {
+        if sections[target].name.starts_with(".debug_") || sections[target].name.starts_with(".BTF")
+        {
             continue;
         }
         if header.sh_type == SHT_RELA {
@@ -230,17 +276,33 @@ fn parse_relocs(
             continue;
         }
         if !sections[index].data.len().is_multiple_of(16) {
-            fail!("section '{name}': {} bytes, expected relocations of 16 bytes", sections[index].data.len());
+            fail!(
+                "section '{name}': {} bytes, expected relocations of 16 bytes",
+                sections[index].data.len()
+            );
         }
-        let table = match RelocSection::parse(bytes, header.sh_offset as usize, header.sh_size as usize, false, ctx) {
+        let table = match RelocSection::parse(
+            bytes,
+            header.sh_offset as usize,
+            header.sh_size as usize,
+            false,
+            ctx,
+        ) {
             Ok(table) => table,
             Err(error) => fail!("section '{name}': {error}"),
         };
         for reloc in table.iter() {
             if reloc.r_sym >= symbols {
-                fail!("section '{name}': relocation at {} names symbol {} of {symbols}", reloc.r_offset, reloc.r_sym);
+                fail!(
+                    "section '{name}': relocation at {} names symbol {} of {symbols}",
+                    reloc.r_offset,
+                    reloc.r_sym
+                );
             }
-            sections[target].relocs.push(Reloc { offset: reloc.r_offset, symbol: reloc.r_sym });
+            sections[target].relocs.push(Reloc {
+                offset: reloc.r_offset,
+                symbol: reloc.r_sym,
+            });
         }
     }
     Ok(())

@@ -51,13 +51,20 @@ pub(crate) struct Relo {
 pub(crate) enum Target {
     Map(usize),
     /// byte of a map's first value, to which the instruction adds its immediate
-    Data { map: usize, offset: u64 },
+    Data {
+        map: usize,
+        offset: u64,
+    },
     ExternAddr(usize),
     ExternCall(usize),
     /// call into `.text`: slot of the symbol
-    Call { base: u64 },
+    Call {
+        base: u64,
+    },
     /// address of a function of `.text`: byte of the symbol
-    FuncAddr { offset: u64 },
+    FuncAddr {
+        offset: u64,
+    },
 }
 
 /// All functions, those of one section together, by offset.
@@ -72,7 +79,10 @@ impl<'a> Funcs<'a> {
         for symbol in file.symbols.iter().filter(|symbol| symbol.kind == STT_FUNC) {
             by_section.entry(symbol.section).or_default().push(symbol);
         }
-        let mut funcs = Funcs { list: Vec::new(), text: 0..0 };
+        let mut funcs = Funcs {
+            list: Vec::new(),
+            text: 0..0,
+        };
         for section in &file.sections {
             if section.sh_type != SHT_PROGBITS || !section.is_exec || section.size == 0 {
                 continue;
@@ -84,7 +94,12 @@ impl<'a> Funcs<'a> {
                 let func = read_function(section, symbol)?;
                 match funcs.list.last().filter(|_| funcs.list.len() > first) {
                     Some(last) if last.slots.end > func.slots.start => {
-                        fail!("section '{}': '{}' overlaps '{}'", section.name, func.name, last.name)
+                        fail!(
+                            "section '{}': '{}' overlaps '{}'",
+                            section.name,
+                            func.name,
+                            last.name
+                        )
                     }
                     _ => funcs.list.push(func),
                 }
@@ -100,13 +115,22 @@ impl<'a> Funcs<'a> {
     pub(crate) fn in_text(&self, slot: u64) -> Option<usize> {
         let text = self.list.get(self.text.clone())?;
         let slot = usize::try_from(slot).ok()?;
-        let at = text.partition_point(|func| func.slots.start <= slot).checked_sub(1)?;
-        text[at].slots.contains(&slot).then_some(self.text.start + at)
+        let at = text
+            .partition_point(|func| func.slots.start <= slot)
+            .checked_sub(1)?;
+        text[at]
+            .slots
+            .contains(&slot)
+            .then_some(self.text.start + at)
     }
 
     /// The function with this name.
     pub(crate) fn by_name(&self) -> BTreeMap<&'a str, usize> {
-        self.list.iter().enumerate().map(|(index, func)| (func.name, index)).collect()
+        self.list
+            .iter()
+            .enumerate()
+            .map(|(index, func)| (func.name, index))
+            .collect()
     }
 
     /// Gives each function the records of its slots.
@@ -117,13 +141,31 @@ impl<'a> Funcs<'a> {
         }
         let list = &mut self.list;
         for section in &ext.func_info {
-            spread(&by_section, list, section, |record| &mut record.insn_off, |func| &mut func.func_info)?;
+            spread(
+                &by_section,
+                list,
+                section,
+                |record| &mut record.insn_off,
+                |func| &mut func.func_info,
+            )?;
         }
         for section in &ext.line_info {
-            spread(&by_section, list, section, |record| &mut record.insn_off, |func| &mut func.line_info)?;
+            spread(
+                &by_section,
+                list,
+                section,
+                |record| &mut record.insn_off,
+                |func| &mut func.line_info,
+            )?;
         }
         for section in &ext.core_relo {
-            spread(&by_section, list, section, |record| &mut record.insn_off, |func| &mut func.core_relos)?;
+            spread(
+                &by_section,
+                list,
+                section,
+                |record| &mut record.insn_off,
+                |func| &mut func.core_relos,
+            )?;
         }
         Ok(())
     }
@@ -135,8 +177,11 @@ impl<'a> Funcs<'a> {
         maps: &Maps,
         externs: &[ExternSpec],
     ) -> Result<(), ElfError> {
-        let extern_index: BTreeMap<&str, usize> =
-            externs.iter().enumerate().map(|(index, spec)| (spec.name.as_str(), index)).collect();
+        let extern_index: BTreeMap<&str, usize> = externs
+            .iter()
+            .enumerate()
+            .map(|(index, spec)| (spec.name.as_str(), index))
+            .collect();
         let text = file.section(".text").map(|section| section.index);
         let mut by_section: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (index, func) in self.list.iter().enumerate() {
@@ -144,18 +189,35 @@ impl<'a> Funcs<'a> {
         }
         for section in file.sections.iter().filter(|section| section.is_exec) {
             for reloc in &section.relocs {
-                let Some(symbol) = file.symbol(reloc) else { continue };
+                let Some(symbol) = file.symbol(reloc) else {
+                    continue;
+                };
                 if !reloc.offset.is_multiple_of(SLOT_BYTES) {
-                    fail!("section '{}': relocation at {} is not at an instruction", section.name, reloc.offset);
+                    fail!(
+                        "section '{}': relocation at {} is not at an instruction",
+                        section.name,
+                        reloc.offset
+                    );
                 }
                 let slot = (reloc.offset / SLOT_BYTES) as usize;
-                let holder = by_section.get(section.name).and_then(|list| find_slot(&self.list, list, slot));
+                let holder = by_section
+                    .get(section.name)
+                    .and_then(|list| find_slot(&self.list, list, slot));
                 let Some(func) = holder.map(|index| &mut self.list[index]) else {
-                    fail!("section '{}': relocation at {} is in no function", section.name, reloc.offset)
+                    fail!(
+                        "section '{}': relocation at {} is in no function",
+                        section.name,
+                        reloc.offset
+                    )
                 };
                 let insn = slot - func.slots.start;
                 let target = resolve(file, maps, &extern_index, text, symbol, &func.insns[insn])
-                    .map_err(|error| ElfError::new(format!("function '{}' instruction {insn}: {error}", func.name)))?;
+                    .map_err(|error| {
+                        ElfError::new(format!(
+                            "function '{}' instruction {insn}: {error}",
+                            func.name
+                        ))
+                    })?;
                 func.relos.push(Relo { insn, target });
             }
         }
@@ -169,24 +231,46 @@ impl<'a> Funcs<'a> {
 
 fn read_function<'a>(section: &Section<'a>, symbol: &Symbol<'a>) -> Result<Func<'a>, ElfError> {
     let (name, start) = (symbol.name, symbol.value);
-    let Some(end) = start.checked_add(symbol.size).filter(|&end| end <= section.data.len() as u64) else {
-        fail!("section '{}': function '{name}' at {start} of {} bytes ends outside", section.name, symbol.size)
+    let Some(end) = start
+        .checked_add(symbol.size)
+        .filter(|&end| end <= section.data.len() as u64)
+    else {
+        fail!(
+            "section '{}': function '{name}' at {start} of {} bytes ends outside",
+            section.name,
+            symbol.size
+        )
     };
-    if !start.is_multiple_of(SLOT_BYTES) || !symbol.size.is_multiple_of(SLOT_BYTES) || symbol.size == 0 {
-        fail!("section '{}': function '{name}' at {start} of {} bytes", section.name, symbol.size);
+    if !start.is_multiple_of(SLOT_BYTES)
+        || !symbol.size.is_multiple_of(SLOT_BYTES)
+        || symbol.size == 0
+    {
+        fail!(
+            "section '{}': function '{name}' at {start} of {} bytes",
+            section.name,
+            symbol.size
+        );
     }
     let is_text = section.name == ".text";
     if !is_text && symbol.bind == STB_LOCAL {
-        fail!("section '{}': program '{name}' is static and not supported", section.name);
+        fail!(
+            "section '{}': program '{name}' is static and not supported",
+            section.name
+        );
     }
     if name.is_empty() {
-        fail!("section '{}': function without a name at {start}", section.name);
+        fail!(
+            "section '{}': function without a name at {start}",
+            section.name
+        );
     }
     let bytes = &section.data[start as usize..end as usize];
     let insns = bytes
         .chunks_exact(8)
         .map(|slot| {
-            RawInsn::from_bytes([slot[0], slot[1], slot[2], slot[3], slot[4], slot[5], slot[6], slot[7]])
+            RawInsn::from_bytes([
+                slot[0], slot[1], slot[2], slot[3], slot[4], slot[5], slot[6], slot[7],
+            ])
         })
         .collect();
     Ok(Func {
@@ -204,8 +288,13 @@ fn read_function<'a>(section: &Section<'a>, symbol: &Symbol<'a>) -> Result<Func<
 }
 
 fn find_slot(funcs: &[Func<'_>], of_section: &[usize], slot: usize) -> Option<usize> {
-    let at = of_section.partition_point(|&index| funcs[index].slots.start <= slot).checked_sub(1)?;
-    funcs[of_section[at]].slots.contains(&slot).then_some(of_section[at])
+    let at = of_section
+        .partition_point(|&index| funcs[index].slots.start <= slot)
+        .checked_sub(1)?;
+    funcs[of_section[at]]
+        .slots
+        .contains(&slot)
+        .then_some(of_section[at])
 }
 
 /// Hands the records of a section to its functions; records of no function (of a weak one that lost) are dropped.
@@ -216,12 +305,17 @@ fn spread<T: Copy>(
     offset: fn(&mut T) -> &mut u32,
     list: for<'f, 'a> fn(&'f mut Func<'a>) -> &'f mut Vec<T>,
 ) -> Result<(), ElfError> {
-    let Some(of_section) = by_section.get(records.section.as_str()) else { return Ok(()) };
+    let Some(of_section) = by_section.get(records.section.as_str()) else {
+        return Ok(());
+    };
     let mut sorted = records.records.clone();
     for record in &mut sorted {
         let bytes = offset(record);
         if !bytes.is_multiple_of(8) {
-            fail!(".BTF.ext: section '{}' has a record at byte {bytes}", records.section);
+            fail!(
+                ".BTF.ext: section '{}' has a record at byte {bytes}",
+                records.section
+            );
         }
         *bytes /= 8;
     }
@@ -245,7 +339,10 @@ fn resolve(
     insn: &RawInsn,
 ) -> Result<Target, ElfError> {
     let name = match symbol.name {
-        "" => file.sections.get(symbol.section).map_or("", |section| section.name),
+        "" => file
+            .sections
+            .get(symbol.section)
+            .map_or("", |section| section.name),
         name => name,
     };
     let is_call = insn.code == CALL;
@@ -266,29 +363,55 @@ fn resolve(
     let in_text = Some(symbol.section) == text;
     if is_call {
         if insn.src() != PSEUDO_CALL {
-            fail!("call of '{name}' with source register {}, expected {PSEUDO_CALL}", insn.src());
+            fail!(
+                "call of '{name}' with source register {}, expected {PSEUDO_CALL}",
+                insn.src()
+            );
         }
         if !in_text {
-            fail!("call of '{name}' in section '{}', expected .text", file.sections[symbol.section].name);
+            fail!(
+                "call of '{name}' in section '{}', expected .text",
+                file.sections[symbol.section].name
+            );
         }
         if !symbol.value.is_multiple_of(SLOT_BYTES) {
             fail!("call of '{name}' at byte {}", symbol.value);
         }
-        return Ok(Target::Call { base: symbol.value / SLOT_BYTES });
+        return Ok(Target::Call {
+            base: symbol.value / SLOT_BYTES,
+        });
     }
     let is_subprog = in_text && matches!(symbol.kind, STT_SECTION | STT_FUNC);
     if is_subprog {
-        if !symbol.value.is_multiple_of(SLOT_BYTES) || !insn.imm.unsigned_abs().is_multiple_of(SLOT_BYTES as u32) {
-            fail!("address of '{name}' at byte {} + {}", symbol.value, insn.imm);
+        if !symbol.value.is_multiple_of(SLOT_BYTES)
+            || !insn.imm.unsigned_abs().is_multiple_of(SLOT_BYTES as u32)
+        {
+            fail!(
+                "address of '{name}' at byte {} + {}",
+                symbol.value,
+                insn.imm
+            );
         }
-        return Ok(Target::FuncAddr { offset: symbol.value });
+        return Ok(Target::FuncAddr {
+            offset: symbol.value,
+        });
     }
     match maps.place(symbol.section, symbol.value) {
         Some(Place::Map(map)) => Ok(Target::Map(map)),
-        Some(Place::Data(map)) => Ok(Target::Data { map, offset: symbol.value }),
+        Some(Place::Data(map)) => Ok(Target::Data {
+            map,
+            offset: symbol.value,
+        }),
         None if Maps::is_map_section(file, symbol.section) => {
-            fail!("'{name}' at {} is no map of section '{}'", symbol.value, file.sections[symbol.section].name)
+            fail!(
+                "'{name}' at {} is no map of section '{}'",
+                symbol.value,
+                file.sections[symbol.section].name
+            )
         }
-        None => fail!("'{name}' in section '{}', which is neither maps nor data", file.sections[symbol.section].name),
+        None => fail!(
+            "'{name}' in section '{}', which is neither maps nor data",
+            file.sections[symbol.section].name
+        ),
     }
 }

@@ -19,6 +19,7 @@ mod externs;
 mod file;
 mod funcs;
 mod link;
+mod map_def;
 mod maps;
 mod parse;
 mod resolve;
@@ -29,11 +30,11 @@ mod struct_ops;
 pub use error::ElfError;
 pub use externs::KernelConfig;
 pub use parse::ParseOptions;
-pub use resolve::{Resolver, Target};
+pub use resolve::{Resolver, Symbols, Target};
 pub use sections::{Attachable, SEC_DEFS, SecDef, SecTraits};
 pub use spec::{
-    ExternKind, ExternRef, ExternSpec, FunctionSpec, MapOrigin, MapRef, MapSpec, ObjectSpec, Pinning, ProgSpec,
-    SlotSpec, StructOpsSpec,
+    ExternKind, ExternRef, ExternSpec, FunctionSpec, MapOrigin, MapRef, MapSpec, ObjectSpec,
+    Pinning, ProgSpec, SlotSpec, StructOpsSpec,
 };
 
 #[cfg(test)]

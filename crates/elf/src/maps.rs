@@ -4,6 +4,7 @@
 
 use crate::error::fail;
 use crate::file::{ElfFile, Section, Symbol};
+use crate::map_def::{Depth, parse_definition};
 use crate::spec::kernel_name;
 use crate::{ElfError, MapOrigin, MapSpec, Pinning, SlotSpec};
 use goblin::elf::section_header::{SHT_NOBITS, SHT_PROGBITS};
@@ -13,9 +14,7 @@ use ring3_uapi::MapType;
 use ring3_uapi::flags::map_create::{MMAPABLE, RDONLY_PROG};
 use std::collections::BTreeMap;
 
-/// Bytes of a page; ring buffers hold a power of two of them.
-const PAGE_BYTES: u32 = 4096;
-/// Most members of a map definition that are read; there are ten names.
+/// Bytes of a name the kernel keeps, its NUL included.
 const NAME_BYTES: usize = ring3_uapi::limits::OBJ_NAME_BYTES;
 
 /// Map definitions and where symbols lead.
@@ -66,14 +65,20 @@ impl Maps {
         if let Some(section) = file.section(".maps") {
             maps.add_btf_maps(file, section, btf)?;
         }
-        maps.arena = maps.specs.iter().position(|map| map.map_type == MapType::Arena.raw());
+        maps.arena = maps
+            .specs
+            .iter()
+            .position(|map| map.map_type == MapType::Arena.raw());
         for section in &file.sections {
             if let Some(origin) = global_data_origin(section) {
                 maps.add_global_data(section.name, Some(section), origin, btf, object)?;
             } else if section.name.starts_with(".addr_space.1") && section.size > 0 {
                 match maps.arena {
                     Some(arena) => drop(maps.by_section.insert(section.index, arena)),
-                    None => fail!("section '{}': arena variables without an arena map", section.name),
+                    None => fail!(
+                        "section '{}': arena variables without an arena map",
+                        section.name
+                    ),
                 }
             }
         }
@@ -97,7 +102,9 @@ impl Maps {
 
     /// Does this section hold map definitions?
     pub(crate) fn is_map_section(file: &ElfFile<'_>, section: usize) -> bool {
-        file.sections.get(section).is_some_and(|section| matches!(section.name, ".maps" | "maps"))
+        file.sections
+            .get(section)
+            .is_some_and(|section| matches!(section.name, ".maps" | "maps"))
     }
 
     pub(crate) fn push(&mut self, spec: MapSpec, place: Option<(usize, u64)>) -> usize {
@@ -116,30 +123,55 @@ impl Maps {
         file: &ElfFile<'_>,
         prog: impl Fn(&Symbol<'_>) -> Option<usize>,
     ) -> Result<(), ElfError> {
-        let Some(section) = file.section(".maps") else { return Ok(()) };
+        let Some(section) = file.section(".maps") else {
+            return Ok(());
+        };
         self.values.sort_by_key(|values| values.first);
         for reloc in &section.relocs {
-            let Some(symbol) = file.symbol(reloc) else { continue };
-            let at = self.values.partition_point(|values| values.first <= reloc.offset);
+            let Some(symbol) = file.symbol(reloc) else {
+                continue;
+            };
+            let at = self
+                .values
+                .partition_point(|values| values.first <= reloc.offset);
             let values = at.checked_sub(1).and_then(|at| self.values.get(at));
-            let Some(values) = values.filter(|values| values.section == section.index && reloc.offset < values.end)
+            let Some(values) = values
+                .filter(|values| values.section == section.index && reloc.offset < values.end)
             else {
-                fail!("section '.maps': relocation at {} is in no array of values", reloc.offset)
+                fail!(
+                    "section '.maps': relocation at {} is in no array of values",
+                    reloc.offset
+                )
             };
             let slot = match u32::try_from((reloc.offset - values.first) / 8) {
                 Ok(slot) if (reloc.offset - values.first).is_multiple_of(8) => slot,
-                _ => fail!("section '.maps': relocation at {} is not at a slot", reloc.offset),
+                _ => fail!(
+                    "section '.maps': relocation at {} is not at a slot",
+                    reloc.offset
+                ),
             };
             let outer = &self.specs[values.map];
             let value = if outer.map_type == MapType::ProgArray.raw() {
                 match prog(symbol).filter(|_| symbol.kind == STT_FUNC) {
                     Some(prog) => SlotSpec::Prog(prog),
-                    None => fail!("map '{}': slot {slot} is no program: '{}'", outer.name, symbol.name),
+                    None => fail!(
+                        "map '{}': slot {slot} is no program: '{}'",
+                        outer.name,
+                        symbol.name
+                    ),
                 }
             } else {
-                match self.by_name.get(symbol.name).filter(|_| symbol.section == section.index) {
+                match self
+                    .by_name
+                    .get(symbol.name)
+                    .filter(|_| symbol.section == section.index)
+                {
                     Some(&inner) => SlotSpec::Map(inner),
-                    None => fail!("map '{}': slot {slot} is no map: '{}'", outer.name, symbol.name),
+                    None => fail!(
+                        "map '{}': slot {slot} is no map: '{}'",
+                        outer.name,
+                        symbol.name
+                    ),
                 }
             };
             let slots = &mut self.specs[values.map].slots;
@@ -152,9 +184,19 @@ impl Maps {
         Ok(())
     }
 
-    fn add_btf_maps(&mut self, file: &ElfFile<'_>, section: &Section<'_>, btf: Option<&Btf>) -> Result<(), ElfError> {
-        let Some(btf) = btf else { fail!("section '.maps': map definitions without BTF") };
-        let Some(datasec) = btf.find_by_name_kind(".maps", Kind::Datasec).and_then(|id| btf.type_by_id(id)) else {
+    fn add_btf_maps(
+        &mut self,
+        file: &ElfFile<'_>,
+        section: &Section<'_>,
+        btf: Option<&Btf>,
+    ) -> Result<(), ElfError> {
+        let Some(btf) = btf else {
+            fail!("section '.maps': map definitions without BTF")
+        };
+        let Some(datasec) = btf
+            .find_by_name_kind(".maps", Kind::Datasec)
+            .and_then(|id| btf.type_by_id(id))
+        else {
             fail!("section '.maps': no such section in BTF")
         };
         for secinfo in datasec.vars() {
@@ -167,18 +209,32 @@ impl Maps {
                 fail!("section '.maps': map without a name at {}", secinfo.offset);
             }
             if u64::from(secinfo.offset) + u64::from(secinfo.size) > section.size {
-                fail!("map '{name}': {} bytes at {} end outside of .maps", secinfo.size, secinfo.offset);
+                fail!(
+                    "map '{name}': {} bytes at {} end outside of .maps",
+                    secinfo.size,
+                    secinfo.offset
+                );
             }
             if var.var_linkage() != Some(VarLinkage::GlobalAllocated) {
-                fail!("map '{name}': linkage {:?}, expected a global variable", var.var_linkage());
+                fail!(
+                    "map '{name}': linkage {:?}, expected a global variable",
+                    var.var_linkage()
+                );
             }
             let def = match btf.stripped(var.type_id()) {
                 Some(def) if def.kind() == Kind::Struct => def,
-                Some(other) => fail!("map '{name}': definition is a {}, expected a STRUCT", other.kind().name()),
+                Some(other) => fail!(
+                    "map '{name}': definition is a {}, expected a STRUCT",
+                    other.kind().name()
+                ),
                 None => fail!("map '{name}': definition of unknown type {}", var.type_id()),
             };
             if def.size() > secinfo.size {
-                fail!("map '{name}': definition of {} bytes in a variable of {}", def.size(), secinfo.size);
+                fail!(
+                    "map '{name}': definition of {} bytes in a variable of {}",
+                    def.size(),
+                    secinfo.size
+                );
             }
             let place = (section.index, u64::from(secinfo.offset));
             let (spec, values) = parse_definition(btf, name, &def, Depth::Outer)?;
@@ -196,7 +252,11 @@ impl Maps {
         for symbol in &file.symbols {
             let is_variable = symbol.section == section.index && symbol.kind == STT_OBJECT;
             if is_variable && !self.by_place.contains_key(&(section.index, symbol.value)) {
-                fail!("section '.maps': symbol '{}' at {} is no map of BTF", symbol.name, symbol.value);
+                fail!(
+                    "section '.maps': symbol '{}' at {} is no map of BTF",
+                    symbol.name,
+                    symbol.value
+                );
             }
         }
         Ok(())
@@ -208,7 +268,9 @@ impl Maps {
             .symbols
             .iter()
             .filter(|symbol| {
-                symbol.section == section.index && !symbol.name.is_empty() && symbol.kind != goblin::elf::sym::STT_SECTION
+                symbol.section == section.index
+                    && !symbol.name.is_empty()
+                    && symbol.kind != goblin::elf::sym::STT_SECTION
             })
             .collect();
         symbols.sort_by_key(|symbol| symbol.value);
@@ -218,25 +280,40 @@ impl Maps {
         }
         let bytes = section.data.len() / symbols.len();
         if !section.data.len().is_multiple_of(symbols.len()) || bytes < 20 {
-            fail!("section 'maps': {} bytes for {} maps, expected at least 20 each", section.data.len(), symbols.len());
+            fail!(
+                "section 'maps': {} bytes for {} maps, expected at least 20 each",
+                section.data.len(),
+                symbols.len()
+            );
         }
         for symbol in symbols {
             let definition = usize::try_from(symbol.value)
                 .ok()
                 .and_then(|start| section.data.get(start..start.checked_add(bytes)?));
             let Some(definition) = definition else {
-                fail!("map '{}': definition at {} ends outside of maps", symbol.name, symbol.value)
+                fail!(
+                    "map '{}': definition at {} ends outside of maps",
+                    symbol.name,
+                    symbol.value
+                )
             };
             let words: Vec<u32> = definition
                 .chunks_exact(4)
                 .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
                 .collect();
             if let Some(extra) = words.iter().skip(5).find(|&&word| word != 0) {
-                fail!("map '{}': word {extra:#x} beyond the known definition", symbol.name);
+                fail!(
+                    "map '{}': word {extra:#x} beyond the known definition",
+                    symbol.name
+                );
             }
             let mut spec = empty_map(symbol.name, section.name, MapOrigin::Legacy, words[0]);
-            (spec.key_size, spec.value_size, spec.max_entries, spec.map_flags) =
-                (words[1], words[2], words[3], words[4]);
+            (
+                spec.key_size,
+                spec.value_size,
+                spec.max_entries,
+                spec.map_flags,
+            ) = (words[1], words[2], words[3], words[4]);
             self.push(spec, Some((section.index, symbol.value)));
         }
         Ok(())
@@ -250,10 +327,16 @@ impl Maps {
         btf: Option<&Btf>,
         object: &str,
     ) -> Result<(), ElfError> {
-        let mut spec = empty_map(&global_data_name(object, name), name, origin, MapType::Array.raw());
+        let mut spec = empty_map(
+            &global_data_name(object, name),
+            name,
+            origin,
+            MapType::Array.raw(),
+        );
         spec.key_size = 4;
         spec.max_entries = 1;
-        let datasec = btf.and_then(|btf| btf.type_by_id(btf.find_by_name_kind(name, Kind::Datasec)?));
+        let datasec =
+            btf.and_then(|btf| btf.type_by_id(btf.find_by_name_kind(name, Kind::Datasec)?));
         spec.value_type_id = datasec.map_or(TypeId::VOID, |datasec| datasec.id());
         if matches!(origin, MapOrigin::Rodata | MapOrigin::Kconfig) {
             spec.map_flags |= RDONLY_PROG;
@@ -261,7 +344,9 @@ impl Maps {
         let is_visible = |datasec: Type<'_>| {
             datasec.vars().any(|var| {
                 btf.and_then(|btf| btf.type_by_id(var.ty))
-                    .is_some_and(|var| var.kind() == Kind::Var && var.var_linkage() != Some(VarLinkage::Static))
+                    .is_some_and(|var| {
+                        var.kind() == Kind::Var && var.var_linkage() != Some(VarLinkage::Static)
+                    })
             })
         };
         if datasec.is_some_and(is_visible) {
@@ -270,7 +355,10 @@ impl Maps {
         if let Some(section) = section {
             spec.value_size = match u32::try_from(section.size) {
                 Ok(size) => size,
-                Err(_) => fail!("section '{name}': {} bytes, at most 4294967295", section.size),
+                Err(_) => fail!(
+                    "section '{name}': {} bytes, at most 4294967295",
+                    section.size
+                ),
             };
             spec.data = (section.sh_type != SHT_NOBITS).then(|| section.data.to_vec());
         }
@@ -285,7 +373,10 @@ impl Maps {
 /// A section that becomes a map.
 fn global_data_origin(section: &Section<'_>) -> Option<MapOrigin> {
     let is = |prefix: &str| {
-        section.name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        section
+            .name
+            .strip_prefix(prefix)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
     if section.size == 0 || section.is_exec {
         return None;
@@ -305,9 +396,12 @@ fn global_data_name(object: &str, section: &str) -> String {
     if section.get(1..).is_some_and(|rest| rest.contains('.')) {
         return section.to_string();
     }
-    let suffix_len = section.len().max(7).min(NAME_BYTES - 1);
+    let suffix_len = section.len().clamp(7, NAME_BYTES - 1);
     let prefix_len = object.len().min(NAME_BYTES - 1 - suffix_len);
-    let bytes = object.bytes().take(prefix_len).chain(section.bytes().take(suffix_len));
+    let bytes = object
+        .bytes()
+        .take(prefix_len)
+        .chain(section.bytes().take(suffix_len));
     bytes
         .map(|byte| match byte {
             b'_' | b'.' => char::from(byte),
@@ -339,153 +433,6 @@ pub(crate) fn empty_map(name: &str, section: &str, origin: MapOrigin, map_type: 
     }
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Depth {
-    Outer,
-    Inner,
-}
-
-/// Reads the members of a map definition; also the byte offset of its `values`, if it has them.
-fn parse_definition(
-    btf: &Btf,
-    name: &str,
-    def: &Type<'_>,
-    depth: Depth,
-) -> Result<(MapSpec, Option<u32>), ElfError> {
-    let mut spec = empty_map(name, ".maps", MapOrigin::Btf, 0);
-    let mut values = None;
-    let mut seen_type = false;
-    let count = def.members().len();
-    for (index, member) in def.members().enumerate() {
-        let field = member.name();
-        let number = || number(btf, name, field, member.ty);
-        match field {
-            "" => fail!("map '{name}': member {index} without a name"),
-            "type" => {
-                spec.map_type = number()?;
-                seen_type = true;
-            }
-            "max_entries" => spec.max_entries = number()?,
-            "map_flags" => spec.map_flags = number()?,
-            "numa_node" => spec.numa_node = number()?,
-            "map_extra" => spec.map_extra = wide_number(btf, name, field, member.ty)?,
-            "key_size" => set_size(name, field, &mut spec.key_size, number()?)?,
-            "value_size" => set_size(name, field, &mut spec.value_size, number()?)?,
-            "key" | "value" => {
-                let pointee = pointee(btf, name, field, member.ty)?;
-                let Some(size) = btf.resolve_size(pointee) else {
-                    fail!("map '{name}': type {pointee} of its {field} has no size")
-                };
-                if field == "key" {
-                    set_size(name, field, &mut spec.key_size, size)?;
-                    spec.key_type_id = pointee;
-                } else {
-                    set_size(name, field, &mut spec.value_size, size)?;
-                    spec.value_type_id = pointee;
-                }
-            }
-            "pinning" if depth == Depth::Inner => fail!("map '{name}': an inner map cannot be pinned"),
-            "pinning" => {
-                spec.pinning = match number()? {
-                    0 => Pinning::None,
-                    1 => Pinning::ByName,
-                    other => fail!("map '{name}': pinning {other}, expected 0 or 1"),
-                }
-            }
-            "values" => {
-                if depth == Depth::Inner {
-                    fail!("map '{name}': an inner map cannot have values");
-                }
-                if index + 1 != count {
-                    fail!("map '{name}': values must be the last member");
-                }
-                set_size(name, "values", &mut spec.value_size, 4)?;
-                parse_values(btf, name, member.ty, &mut spec)?;
-                values = Some(member.byte_offset());
-            }
-            other => fail!("map '{name}': unknown field '{other}'"),
-        }
-    }
-    if !seen_type || spec.map_type == 0 {
-        fail!("map '{name}': no type");
-    }
-    if matches!(spec.known_type(), Some(MapType::Ringbuf | MapType::UserRingbuf)) {
-        spec.max_entries = ring_buffer_bytes(spec.max_entries);
-    }
-    Ok((spec, values))
-}
-
-/// A wide number may also be the only value of an enumeration (`__ulong`).
-fn wide_number(btf: &Btf, map: &str, field: &str, ty: TypeId) -> Result<u64, ElfError> {
-    let ty_view = btf.stripped(ty);
-    match ty_view.filter(|ty| ty.kind().is_any_enum()).and_then(|ty| ty.enum_values().next()) {
-        Some(value) => Ok(value.bits),
-        None => number(btf, map, field, ty).map(u64::from),
-    }
-}
-
-/// A number is the length of an array behind a pointer.
-fn number(btf: &Btf, map: &str, field: &str, ty: TypeId) -> Result<u32, ElfError> {
-    let array = btf
-        .stripped(ty)
-        .filter(|ty| ty.kind() == Kind::Ptr)
-        .and_then(|pointer| btf.type_by_id(pointer.type_id()))
-        .and_then(|pointee| pointee.array());
-    match array {
-        Some(array) => Ok(array.nelems),
-        None => fail!("map '{map}': {field} is not a number (a pointer to an array)"),
-    }
-}
-
-fn pointee(btf: &Btf, map: &str, field: &str, ty: TypeId) -> Result<TypeId, ElfError> {
-    match btf.type_by_id(ty).filter(|ty| ty.kind() == Kind::Ptr) {
-        Some(pointer) => Ok(pointer.type_id()),
-        None => fail!("map '{map}': {field} is not a pointer to its type"),
-    }
-}
-
-fn set_size(map: &str, field: &str, slot: &mut u32, size: u32) -> Result<(), ElfError> {
-    if *slot != 0 && *slot != size {
-        fail!("map '{map}': {field} of {size} bytes, {slot} bytes stated before");
-    }
-    *slot = size;
-    Ok(())
-}
-
-/// `values`: an array of pointers to an inner map's definition, or to functions.
-fn parse_values(btf: &Btf, name: &str, ty: TypeId, spec: &mut MapSpec) -> Result<(), ElfError> {
-    let elem = btf
-        .type_by_id(ty)
-        .and_then(|ty| ty.array())
-        .filter(|array| array.nelems == 0)
-        .and_then(|array| btf.stripped(array.elem))
-        .filter(|elem| elem.kind() == Kind::Ptr);
-    let Some(elem) = elem else { fail!("map '{name}': values is not a zero-sized array of pointers") };
-    let target = btf.stripped(elem.type_id());
-    match (spec.known_type(), target) {
-        (Some(MapType::ArrayOfMaps | MapType::HashOfMaps), Some(target)) if target.kind() == Kind::Struct => {
-            let (inner, _) = parse_definition(btf, &format!("{name}.inner"), &target, Depth::Inner)?;
-            spec.inner = Some(Box::new(inner));
-            Ok(())
-        }
-        (Some(MapType::ProgArray), Some(target)) if target.kind() == Kind::FuncProto => Ok(()),
-        (Some(MapType::ArrayOfMaps | MapType::HashOfMaps), _) => {
-            fail!("map '{name}': values do not point to a map definition")
-        }
-        (Some(MapType::ProgArray), _) => fail!("map '{name}': values do not point to functions"),
-        _ => fail!("map '{name}': values, but its type {} is neither of maps nor of programs", spec.map_type),
-    }
-}
-
-/// The next power of two of pages, unchanged if there is none.
-fn ring_buffer_bytes(bytes: u32) -> u32 {
-    let pages = bytes.div_ceil(PAGE_BYTES);
-    match pages.checked_next_power_of_two().and_then(|pages| pages.checked_mul(PAGE_BYTES)) {
-        Some(rounded) if bytes > 0 => rounded,
-        _ => bytes,
-    }
-}
-
 /// The object's name as libbpf makes it of a file name.
 pub(crate) fn object_name(file_name: &str) -> &str {
     let base = file_name.rsplit('/').next().unwrap_or(file_name);
@@ -499,19 +446,24 @@ mod tests {
     #[test]
     fn global_data_names_are_libbpfs() {
         assert_eq!(global_data_name("prog", ".bss"), "prog.bss");
-        assert_eq!(global_data_name("test_global_data", ".rodata"), "test_glo.rodata");
-        assert_eq!(global_data_name("test_global_data", ".data"), "test_glo.data");
-        assert_eq!(global_data_name("test_global_data", ".kconfig"), "test_gl.kconfig");
+        assert_eq!(
+            global_data_name("test_global_data", ".rodata"),
+            "test_glo.rodata"
+        );
+        assert_eq!(
+            global_data_name("test_global_data", ".data"),
+            "test_glo.data"
+        );
+        assert_eq!(
+            global_data_name("test_global_data", ".kconfig"),
+            "test_gl.kconfig"
+        );
         assert_eq!(global_data_name("a-b", ".data"), "a_b.data");
-        assert_eq!(global_data_name("x", ".data.very_long_section"), ".data.very_long_section");
+        assert_eq!(
+            global_data_name("x", ".data.very_long_section"),
+            ".data.very_long_section"
+        );
         assert_eq!(object_name("/tmp/x/prog.bpf.o"), "prog");
         assert_eq!(object_name("a_very_long_object_name.o"), "a_very_long_obj");
-    }
-
-    #[test]
-    fn ring_buffers_are_rounded_up() {
-        for (asked, given) in [(0, 0), (1, 4096), (4096, 4096), (4097, 8192), (3 << 20, 4 << 20), (u32::MAX, u32::MAX)] {
-            assert_eq!(ring_buffer_bytes(asked), given);
-        }
     }
 }

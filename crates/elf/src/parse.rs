@@ -35,7 +35,11 @@ impl ObjectSpec {
     ///
     /// # Errors
     /// As [`ObjectSpec::parse`].
-    pub fn parse_with(bytes: &[u8], file_name: &str, options: &ParseOptions) -> Result<ObjectSpec, ElfError> {
+    pub fn parse_with(
+        bytes: &[u8],
+        file_name: &str,
+        options: &ParseOptions,
+    ) -> Result<ObjectSpec, ElfError> {
         let file = ElfFile::parse(bytes)?;
         let name = object_name(file_name);
         let (license, kern_version) = (license(&file)?, version(&file)?);
@@ -58,27 +62,46 @@ impl ObjectSpec {
         funcs.add_debug_records(&ext)?;
         funcs.add_relocs(&file, &maps, &externs)?;
 
-        let entries: Vec<usize> = (0..funcs.list.len()).filter(|&index| !funcs.list[index].is_text).collect();
-        let prog_by_name: BTreeMap<&str, usize> =
-            entries.iter().enumerate().map(|(prog, &func)| (funcs.list[func].name, prog)).collect();
+        let entries: Vec<usize> = (0..funcs.list.len())
+            .filter(|&index| !funcs.list[index].is_text)
+            .collect();
+        let prog_by_name: BTreeMap<&str, usize> = entries
+            .iter()
+            .enumerate()
+            .map(|(prog, &func)| (funcs.list[func].name, prog))
+            .collect();
         let prog_of = |symbol: &Symbol<'_>| prog_by_name.get(symbol.name).copied();
         maps.fill_slots(&file, prog_of)?;
         struct_ops::add_maps(&mut maps, &file, btf.as_ref(), prog_of)?;
 
         let callbacks = exception_callbacks(btf.as_ref(), &funcs)?;
-        let mut linker =
-            Linker { funcs: &funcs, externs: &externs, config_map: maps.config, budget: SlotBudget::new(&funcs) };
+        let mut linker = Linker {
+            funcs: &funcs,
+            externs: &externs,
+            config_map: maps.config,
+            budget: SlotBudget::new(&funcs),
+        };
         let mut progs = Vec::with_capacity(entries.len());
         for entry in entries {
             let callback = callbacks.get(funcs.list[entry].name).copied();
             progs.push(join(&mut linker, entry, callback)?);
         }
-        Ok(ObjectSpec { name: name.to_string(), license, kern_version, btf, maps: maps.specs, progs, externs })
+        Ok(ObjectSpec {
+            name: name.to_string(),
+            license,
+            kern_version,
+            btf,
+            maps: maps.specs,
+            progs,
+            externs,
+        })
     }
 }
 
 fn license(file: &ElfFile<'_>) -> Result<String, ElfError> {
-    let Some(section) = file.section("license") else { return Ok(String::new()) };
+    let Some(section) = file.section("license") else {
+        return Ok(String::new());
+    };
     let text = section.data.split(|&byte| byte == 0).next().unwrap_or(&[]);
     let text = &text[..text.len().min(LICENSE_BYTES_MAX)];
     match std::str::from_utf8(text) {
@@ -97,8 +120,12 @@ fn version(file: &ElfFile<'_>) -> Result<u32, ElfError> {
 
 fn finish_btf(btf: Btf, file: &ElfFile<'_>, funcs: &Funcs<'_>) -> Result<Btf, ElfError> {
     let btf = btf_fixup::fix_datasecs(btf, file)?;
-    let hidden: Vec<&str> =
-        funcs.list.iter().filter(|func| func.is_text && func.is_restricted).map(|func| func.name).collect();
+    let hidden: Vec<&str> = funcs
+        .list
+        .iter()
+        .filter(|func| func.is_text && func.is_restricted)
+        .map(|func| func.name)
+        .collect();
     match hidden.is_empty() {
         true => Ok(btf),
         false => btf_fixup::mark_static(btf, hidden.into_iter()),
@@ -107,18 +134,34 @@ fn finish_btf(btf: Btf, file: &ElfFile<'_>, funcs: &Funcs<'_>) -> Result<Btf, El
 
 /// The exception callback of each program that a declaration tag `exception_callback:NAME` names; none for a program
 /// with two, which the verifier refuses.
-fn exception_callbacks<'a>(btf: Option<&'a Btf>, funcs: &Funcs<'_>) -> Result<BTreeMap<&'a str, usize>, ElfError> {
+fn exception_callbacks<'a>(
+    btf: Option<&'a Btf>,
+    funcs: &Funcs<'_>,
+) -> Result<BTreeMap<&'a str, usize>, ElfError> {
     let mut callbacks: BTreeMap<&str, Option<usize>> = BTreeMap::new();
     let by_name = funcs.by_name();
-    for tag in btf.iter().flat_map(|btf| btf.types()).filter(|ty| ty.component_idx() == Some(-1)) {
-        let Some(callback) = tag.name().strip_prefix("exception_callback:") else { continue };
+    for tag in btf
+        .iter()
+        .flat_map(|btf| btf.types())
+        .filter(|ty| ty.component_idx() == Some(-1))
+    {
+        let Some(callback) = tag.name().strip_prefix("exception_callback:") else {
+            continue;
+        };
         let Some(func) = tag.referent().filter(|ty| ty.kind() == Kind::Func) else {
             fail!("tag '{}': not on a function", tag.name())
         };
         if func.func_linkage() != Some(FuncLinkage::Global) {
-            fail!("tag '{}': function '{}' is not global", tag.name(), func.name());
+            fail!(
+                "tag '{}': function '{}' is not global",
+                tag.name(),
+                func.name()
+            );
         }
-        let found = by_name.get(callback).copied().filter(|&index| funcs.list[index].is_text);
+        let found = by_name
+            .get(callback)
+            .copied()
+            .filter(|&index| funcs.list[index].is_text);
         match found {
             Some(index) if !funcs.list[index].is_restricted => {
                 let slot = callbacks.entry(func.name()).or_insert(Some(index));
@@ -126,9 +169,18 @@ fn exception_callbacks<'a>(btf: Option<&'a Btf>, funcs: &Funcs<'_>) -> Result<BT
                     *slot = None;
                 }
             }
-            Some(_) => fail!("exception callback '{callback}' of '{}' is hidden", func.name()),
-            None => fail!("exception callback '{callback}' of '{}': no such function in .text", func.name()),
+            Some(_) => fail!(
+                "exception callback '{callback}' of '{}' is hidden",
+                func.name()
+            ),
+            None => fail!(
+                "exception callback '{callback}' of '{}': no such function in .text",
+                func.name()
+            ),
         }
     }
-    Ok(callbacks.into_iter().filter_map(|(name, callback)| Some((name, callback?))).collect())
+    Ok(callbacks
+        .into_iter()
+        .filter_map(|(name, callback)| Some((name, callback?)))
+        .collect())
 }

@@ -4,7 +4,7 @@
 
 use crate::error::fail;
 use crate::{ElfError, ExternKind, ExternSpec, ObjectSpec, ProgSpec};
-use ring3_btf::core_relo::{Relocator, types_are_compatible};
+use ring3_btf::core_relo::{Relocator, essential_name, types_are_compatible};
 use ring3_btf::{Btf, Kind, TypeId};
 use ring3_isa::RawInsn;
 use ring3_uapi::ProgType;
@@ -16,13 +16,16 @@ const PSEUDO_KFUNC_CALL: u8 = 2;
 const MISSING_KFUNC: i32 = 2_002_000_000;
 const CALL: u8 = 0x85;
 
+/// Finds the address of a symbol.
+pub type Symbols<'a> = dyn Fn(&str) -> Option<u64> + 'a;
+
 /// What programs are resolved against.
 #[derive(Clone, Copy, Default)]
 pub struct Target<'a> {
     /// types of the kernel or host; an object's own BTF leaves CO-RE relocations as compiled
     pub btf: Option<&'a Btf>,
     /// addresses of symbols without a type
-    pub symbols: Option<&'a dyn Fn(&str) -> Option<u64>>,
+    pub symbols: Option<&'a Symbols<'a>>,
 }
 
 /// Resolves the programs of one object.
@@ -42,8 +45,16 @@ enum Found {
 impl<'a> Resolver<'a> {
     /// For the programs of `object`.
     pub fn new(object: &'a ObjectSpec, target: Target<'a>) -> Resolver<'a> {
-        let relocator = object.btf.as_ref().zip(target.btf).map(|(local, target)| Relocator::new(local, target));
-        Resolver { object, target, relocator }
+        let relocator = object
+            .btf
+            .as_ref()
+            .zip(target.btf)
+            .map(|(local, target)| Relocator::new(local, target));
+        Resolver {
+            object,
+            target,
+            relocator,
+        }
     }
 
     /// The program's instructions as they are loaded; map operands are still indices of [`ObjectSpec::maps`].
@@ -65,19 +76,38 @@ impl<'a> Resolver<'a> {
         for reference in &prog.extern_refs {
             let at = reference.insn_idx as usize;
             let Some(ext) = self.object.externs.get(reference.ext) else {
-                fail!("program '{}': extern {} of {}", prog.name, reference.ext, self.object.externs.len())
+                fail!(
+                    "program '{}': extern {} of {}",
+                    prog.name,
+                    reference.ext,
+                    self.object.externs.len()
+                )
             };
             let found = self.find(ext)?;
             let (Some(insn), true) = (insns.get(at).copied(), at < insns.len()) else {
-                fail!("program '{}': extern '{}' at instruction {at}", prog.name, ext.name)
+                fail!(
+                    "program '{}': extern '{}' at instruction {at}",
+                    prog.name,
+                    ext.name
+                )
             };
             let (low, src, high) = match found {
                 None => continue,
-                Some(Found::Address(address)) => (address as i32, insn.src(), Some((address >> 32) as i32)),
-                Some(Found::Type(id)) if reference.is_call => (id.0 as i32, PSEUDO_KFUNC_CALL, None),
+                Some(Found::Address(address)) => {
+                    (address as i32, insn.src(), Some((address >> 32) as i32))
+                }
+                Some(Found::Type(id)) if reference.is_call => {
+                    (id.0 as i32, PSEUDO_KFUNC_CALL, None)
+                }
                 Some(Found::Type(id)) => (id.0 as i32, PSEUDO_BTF_ID, Some(0)),
                 Some(Found::Missing) if reference.is_call => {
-                    insns[at] = RawInsn::new(CALL, 0, 0, 0, MISSING_KFUNC.saturating_add(reference.ext as i32));
+                    insns[at] = RawInsn::new(
+                        CALL,
+                        0,
+                        0,
+                        0,
+                        MISSING_KFUNC.saturating_add(reference.ext as i32),
+                    );
                     continue;
                 }
                 Some(Found::Missing) => (0, insn.src(), Some(0)),
@@ -95,7 +125,11 @@ impl<'a> Resolver<'a> {
     /// # Errors
     /// The target has no such function, type or BTF.
     pub fn attach_btf_id(&self, prog: &ProgSpec) -> Result<Option<TypeId>, ElfError> {
-        let Some((def, name)) = prog.sec_def.filter(|def| def.traits.attach_btf).zip(prog.attach_to.as_deref()) else {
+        let Some((def, name)) = prog
+            .sec_def
+            .filter(|def| def.traits.attach_btf)
+            .zip(prog.attach_to.as_deref())
+        else {
             return Ok(None);
         };
         if prog.prog_type == ProgType::Ext {
@@ -105,11 +139,75 @@ impl<'a> Resolver<'a> {
         let name = name.rsplit(':').next().unwrap_or(name);
         let (full, kind) = def.attach_btf_name(name);
         let Some(btf) = self.target.btf else {
-            fail!("program '{}': attaches to '{full}', but there is no target BTF", prog.name)
+            fail!(
+                "program '{}': attaches to '{full}', but there is no target BTF",
+                prog.name
+            )
         };
         match btf.find_by_name_kind(&full, kind) {
             Some(id) => Ok(Some(id)),
-            None => fail!("program '{}': the target has no {} '{full}'", prog.name, kind.name()),
+            None => fail!(
+                "program '{}': the target has no {} '{full}'",
+                prog.name,
+                kind.name()
+            ),
+        }
+    }
+
+    /// For a program that is a member of a struct of operations: the id of the target's struct and the index of the
+    /// member there, which are `attach_btf_id` and `expected_attach_type`. `None` for a program that no map refers to.
+    ///
+    /// # Errors
+    /// The target has no such struct or member.
+    pub fn struct_ops_member(&self, prog: &ProgSpec) -> Result<Option<(TypeId, u32)>, ElfError> {
+        let Some(index) = self
+            .object
+            .progs
+            .iter()
+            .position(|other| other.name == prog.name)
+        else {
+            return Ok(None);
+        };
+        let used = self
+            .object
+            .maps
+            .iter()
+            .filter_map(|map| map.struct_ops.as_ref())
+            .find_map(|ops| {
+                let (member, _) = ops.progs.iter().find(|(_, prog)| *prog == index)?;
+                Some((ops, *member))
+            });
+        let Some((ops, member)) = used else {
+            return Ok(None);
+        };
+        let type_name = essential_name(&ops.type_name);
+        let member_name = self
+            .object
+            .btf
+            .as_ref()
+            .and_then(|btf| Some(btf.type_by_id(ops.type_id)?.member(member)?.name()))
+            .unwrap_or("");
+        let Some(btf) = self.target.btf else {
+            fail!(
+                "program '{}': member of '{type_name}', but there is no target BTF",
+                prog.name
+            )
+        };
+        let found = btf
+            .find_by_name_kind(type_name, Kind::Struct)
+            .and_then(|id| btf.type_by_id(id));
+        let Some(ty) = found else {
+            fail!(
+                "program '{}': the target has no struct '{type_name}'",
+                prog.name
+            )
+        };
+        match ty.members().position(|member| member.name() == member_name) {
+            Some(index) => Ok(Some((ty.id(), index as u32))),
+            None => fail!(
+                "program '{}': the target's '{type_name}' has no member '{member_name}'",
+                prog.name
+            ),
         }
     }
 
@@ -122,18 +220,25 @@ impl<'a> Resolver<'a> {
         match &ext.kind {
             ExternKind::Kconfig { is_set, .. } if *is_set || ext.is_weak => Ok(None),
             ExternKind::Kconfig { .. } => fail!("extern '{}': no configuration value", ext.name),
-            ExternKind::Symbol => match self.target.symbols.and_then(|symbols| symbols(&ext.name)) {
-                Some(address) => Ok(Some(Found::Address(address))),
-                None => missing("no such symbol in the target"),
-            },
+            ExternKind::Symbol => {
+                match self.target.symbols.and_then(|symbols| symbols(&ext.name)) {
+                    Some(address) => Ok(Some(Found::Address(address))),
+                    None => missing("no such symbol in the target"),
+                }
+            }
             ExternKind::Var(local) => {
                 let found = self.target.btf.and_then(|btf| {
                     let id = btf.find_by_name_kind(&ext.name, Kind::Var)?;
                     Some((btf, id, btf.type_by_id(id)?.type_id()))
                 });
-                let Some((btf, id, ty)) = found else { return missing("no such variable in the target's BTF") };
+                let Some((btf, id, ty)) = found else {
+                    return missing("no such variable in the target's BTF");
+                };
                 if !self.is_compatible(*local, btf, btf.skip_mods_and_typedefs(ty))? {
-                    fail!("extern '{}': type {local} is not compatible with the target's {ty}", ext.name);
+                    fail!(
+                        "extern '{}': type {local} is not compatible with the target's {ty}",
+                        ext.name
+                    );
                 }
                 Ok(Some(Found::Type(id)))
             }
@@ -142,9 +247,13 @@ impl<'a> Resolver<'a> {
                     let id = btf.find_by_name_kind(ext.essential_name(), Kind::Func)?;
                     Some((btf, id, btf.type_by_id(id)?.type_id()))
                 });
-                let Some((btf, id, proto)) = found else { return missing("no such function in the target's BTF") };
+                let Some((btf, id, proto)) = found else {
+                    return missing("no such function in the target's BTF");
+                };
                 if !self.is_compatible(*local, btf, proto)? {
-                    return missing(&format!("prototype {local} is not compatible with the target's {proto}"));
+                    return missing(&format!(
+                        "prototype {local} is not compatible with the target's {proto}"
+                    ));
                 }
                 Ok(Some(Found::Type(id)))
             }

@@ -45,16 +45,44 @@ pub enum Attachable {
     Yes,
 }
 
-const NONE: SecTraits =
-    SecTraits { sleepable: false, attach_btf: false, xdp_frags: false, usdt: false, attachable: Attachable::No };
-const SLEEPABLE: SecTraits = SecTraits { sleepable: true, ..NONE };
-const BTF: SecTraits = SecTraits { attach_btf: true, ..NONE };
-const BTF_SLEEPABLE: SecTraits = SecTraits { attach_btf: true, sleepable: true, ..NONE };
+const NONE: SecTraits = SecTraits {
+    sleepable: false,
+    attach_btf: false,
+    xdp_frags: false,
+    usdt: false,
+    attachable: Attachable::No,
+};
+const SLEEPABLE: SecTraits = SecTraits {
+    sleepable: true,
+    ..NONE
+};
+const BTF: SecTraits = SecTraits {
+    attach_btf: true,
+    ..NONE
+};
+const BTF_SLEEPABLE: SecTraits = SecTraits {
+    attach_btf: true,
+    sleepable: true,
+    ..NONE
+};
 const USDT: SecTraits = SecTraits { usdt: true, ..NONE };
-const USDT_SLEEPABLE: SecTraits = SecTraits { usdt: true, sleepable: true, ..NONE };
-const FRAGS: SecTraits = SecTraits { xdp_frags: true, ..NONE };
-const ATTACHABLE: SecTraits = SecTraits { attachable: Attachable::Yes, ..NONE };
-const OPTIONAL: SecTraits = SecTraits { attachable: Attachable::Optional, ..NONE };
+const USDT_SLEEPABLE: SecTraits = SecTraits {
+    usdt: true,
+    sleepable: true,
+    ..NONE
+};
+const FRAGS: SecTraits = SecTraits {
+    xdp_frags: true,
+    ..NONE
+};
+const ATTACHABLE: SecTraits = SecTraits {
+    attachable: Attachable::Yes,
+    ..NONE
+};
+const OPTIONAL: SecTraits = SecTraits {
+    attachable: Attachable::Optional,
+    ..NONE
+};
 
 macro_rules! sec_defs {
     ($($pattern:literal => $prog_type:ident, $($attach:ident)?, $traits:expr;)*) => {
@@ -180,13 +208,15 @@ pub const SEC_DEFS: &[SecDef] = sec_defs! {
 impl SecDef {
     /// The row for a section name without its `?`, and the argument after the `/` of a `+` row.
     pub fn find(section: &str) -> Option<(&'static SecDef, Option<&str>)> {
-        SEC_DEFS.iter().find_map(|def| match def.pattern.strip_suffix('+') {
-            None => (section == def.pattern).then_some((def, None)),
-            Some(prefix) => match section.strip_prefix(prefix)? {
-                "" => Some((def, None)),
-                rest => rest.strip_prefix('/').map(|argument| (def, Some(argument))),
-            },
-        })
+        SEC_DEFS
+            .iter()
+            .find_map(|def| match def.pattern.strip_suffix('+') {
+                None => (section == def.pattern).then_some((def, None)),
+                Some(prefix) => match section.strip_prefix(prefix)? {
+                    "" => Some((def, None)),
+                    rest => rest.strip_prefix('/').map(|argument| (def, Some(argument))),
+                },
+            })
     }
 
     /// `prog_flags` that the name asks for.
@@ -216,7 +246,9 @@ impl SecDef {
         use ring3_btf::Kind;
         match self.attach_type {
             Some(AttachType::TraceRawTp) => (format!("btf_trace_{target}"), Kind::Typedef),
-            Some(AttachType::LsmMac | AttachType::LsmCgroup) => (format!("bpf_lsm_{target}"), Kind::Func),
+            Some(AttachType::LsmMac | AttachType::LsmCgroup) => {
+                (format!("bpf_lsm_{target}"), Kind::Func)
+            }
             Some(AttachType::TraceIter) => (format!("bpf_iter_{target}"), Kind::Func),
             _ => (target.to_string(), Kind::Func),
         }
@@ -229,22 +261,34 @@ mod tests {
 
     #[test]
     fn every_program_type_has_a_section() {
-        for prog_type in ProgType::ALL.iter().filter(|&&prog_type| prog_type != ProgType::Unspec) {
-            assert!(SEC_DEFS.iter().any(|def| def.prog_type == *prog_type), "{prog_type}");
+        for prog_type in ProgType::ALL
+            .iter()
+            .filter(|&&prog_type| prog_type != ProgType::Unspec)
+        {
+            assert!(
+                SEC_DEFS.iter().any(|def| def.prog_type == *prog_type),
+                "{prog_type}"
+            );
         }
     }
 
     #[test]
     fn arguments_need_a_slash() {
         let row = |name| SecDef::find(name).map(|(def, argument)| (def.pattern, argument));
-        assert_eq!(row("fentry/tcp_connect"), Some(("fentry+", Some("tcp_connect"))));
+        assert_eq!(
+            row("fentry/tcp_connect"),
+            Some(("fentry+", Some("tcp_connect")))
+        );
         assert_eq!(row("fentry"), Some(("fentry+", None)));
         assert_eq!(row("fentryx"), None);
         assert_eq!(row("fexit.s/x"), Some(("fexit.s+", Some("x"))));
         assert_eq!(row("xdp"), Some(("xdp", None)));
         assert_eq!(row("xdp/eth0"), None);
         assert_eq!(row("kprobe.multi/a*"), Some(("kprobe.multi+", Some("a*"))));
-        assert_eq!(row("tp/sched/sched_switch"), Some(("tp+", Some("sched/sched_switch"))));
+        assert_eq!(
+            row("tp/sched/sched_switch"),
+            Some(("tp+", Some("sched/sched_switch")))
+        );
         assert_eq!(row("cgroup/skb"), Some(("cgroup/skb", None)));
     }
 
@@ -254,7 +298,10 @@ mod tests {
         assert_eq!(flags("lsm.s/file_open"), prog_load::SLEEPABLE);
         assert_eq!(flags("xdp.frags"), prog_load::XDP_HAS_FRAGS);
         assert_eq!(flags("tc"), 0);
-        assert_eq!(SecDef::find("usdt").unwrap().0.load_attach_type(), AttachType::TraceUprobeMulti.raw());
+        assert_eq!(
+            SecDef::find("usdt").unwrap().0.load_attach_type(),
+            AttachType::TraceUprobeMulti.raw()
+        );
         let raw_tp = SecDef::find("tp_btf/sys_enter").unwrap().0;
         assert_eq!(raw_tp.attach_btf_name("sys_enter").0, "btf_trace_sys_enter");
     }

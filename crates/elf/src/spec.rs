@@ -49,7 +49,10 @@ pub enum MapOrigin {
 impl MapOrigin {
     /// Is the map a section of the object, that programs address directly?
     pub const fn is_global_data(self) -> bool {
-        matches!(self, MapOrigin::Data | MapOrigin::Rodata | MapOrigin::Bss | MapOrigin::Kconfig)
+        matches!(
+            self,
+            MapOrigin::Data | MapOrigin::Rodata | MapOrigin::Bss | MapOrigin::Kconfig
+        )
     }
 }
 
@@ -142,8 +145,8 @@ impl MapSpec {
         use MapType::*;
         match self.known_type() {
             Some(
-                PerfEventArray | CgroupArray | StackTrace | ArrayOfMaps | HashOfMaps | Devmap | DevmapHash | Cpumap
-                | Xskmap | Sockmap | Sockhash | Queue | Stack | Arena,
+                PerfEventArray | CgroupArray | StackTrace | ArrayOfMaps | HashOfMaps | Devmap
+                | DevmapHash | Cpumap | Xskmap | Sockmap | Sockhash | Queue | Stack | Arena,
             ) => (TypeId::VOID, TypeId::VOID),
             _ => (self.key_type_id, self.value_type_id),
         }
@@ -290,7 +293,8 @@ impl ObjectSpec {
 
     /// Does anything here fail without BTF? libbpf loads other objects without their BTF where the kernel refuses it.
     pub fn needs_btf(&self) -> bool {
-        let is_declared = |map: &MapSpec| matches!(map.origin, MapOrigin::Btf | MapOrigin::StructOps);
+        let is_declared =
+            |map: &MapSpec| matches!(map.origin, MapOrigin::Btf | MapOrigin::StructOps);
         !self.externs.is_empty() || self.maps.iter().any(is_declared)
     }
 
@@ -302,14 +306,27 @@ impl ObjectSpec {
 
 impl fmt::Display for ObjectSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "object {} license {:?} version {:#x}", self.name, self.license, self.kern_version)?;
+        writeln!(
+            f,
+            "object {} license {:?} version {:#x}",
+            self.name, self.license, self.kern_version
+        )?;
         match &self.btf {
-            Some(btf) => writeln!(f, "btf {} types, {} bytes", btf.type_count() - 1, btf.bytes().len())?,
+            Some(btf) => writeln!(
+                f,
+                "btf {} types, {} bytes",
+                btf.type_count() - 1,
+                btf.bytes().len()
+            )?,
             None => writeln!(f, "btf none")?,
         }
         for (index, ext) in self.externs.iter().enumerate() {
             let weak = if ext.is_weak { " weak" } else { "" };
-            writeln!(f, "extern[{index}] {}{weak} btf {} {:?}", ext.name, ext.btf_id, ext.kind)?;
+            writeln!(
+                f,
+                "extern[{index}] {}{weak} btf {} {:?}",
+                ext.name, ext.btf_id, ext.kind
+            )?;
         }
         for (index, map) in self.maps.iter().enumerate() {
             write!(f, "map[{index}] {map}")?;
@@ -324,13 +341,26 @@ impl fmt::Display for ObjectSpec {
 impl fmt::Display for MapSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let type_name = self.known_type().map_or("unknown", MapType::name);
-        write!(f, "{} section {} type {} ({type_name})", self.name, self.section, self.map_type)?;
+        write!(
+            f,
+            "{} section {} type {} ({type_name})",
+            self.name, self.section, self.map_type
+        )?;
         write!(
             f,
             " key {} (btf {}) value {} (btf {}) entries {} flags {:#x}",
-            self.key_size, self.key_type_id, self.value_size, self.value_type_id, self.max_entries, self.map_flags
+            self.key_size,
+            self.key_type_id,
+            self.value_size,
+            self.value_type_id,
+            self.max_entries,
+            self.map_flags
         )?;
-        writeln!(f, " extra {:#x} numa {} pinning {:?}", self.map_extra, self.numa_node, self.pinning)?;
+        writeln!(
+            f,
+            " extra {:#x} numa {} pinning {:?}",
+            self.map_extra, self.numa_node, self.pinning
+        )?;
         if let Some(data) = &self.data {
             writeln!(f, "  data {}", Hex(data))?;
         }
@@ -341,7 +371,11 @@ impl fmt::Display for MapSpec {
             }
         }
         if let Some(ops) = &self.struct_ops {
-            writeln!(f, "  struct_ops {} btf {} link {}", ops.type_name, ops.type_id, ops.is_link)?;
+            writeln!(
+                f,
+                "  struct_ops {} btf {} link {}",
+                ops.type_name, ops.type_id, ops.is_link
+            )?;
             writeln!(f, "  data {}", Hex(&ops.data))?;
             for (member, prog) in &ops.progs {
                 writeln!(f, "  member {member} prog {prog}")?;
@@ -357,27 +391,54 @@ impl fmt::Display for MapSpec {
 
 impl fmt::Display for ProgSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "prog {} section {} type {}", self.name, self.section, self.prog_type)?;
-        write!(f, " attach_type {} flags {:#x}", self.expected_attach_type, self.prog_flags)?;
+        write!(
+            f,
+            "prog {} section {} type {}",
+            self.name, self.section, self.prog_type
+        )?;
+        write!(
+            f,
+            " attach_type {} flags {:#x}",
+            self.expected_attach_type, self.prog_flags
+        )?;
         if let Some(target) = &self.attach_to {
             write!(f, " attach_to {target}")?;
         }
-        if self.sec_def.is_some_and(|def| def.traits.attachable == Attachable::Yes) {
+        if self
+            .sec_def
+            .is_some_and(|def| def.traits.attachable == Attachable::Yes)
+        {
             f.write_str(" attachable")?;
         }
         writeln!(f, "{}", if self.autoload { "" } else { " no-autoload" })?;
         for (index, function) in self.functions.iter().enumerate() {
-            let exception = if self.exception_callback == Some(index) { " exception-callback" } else { "" };
-            writeln!(f, "  func {} at {} insns {}{exception}", function.name, function.insn_off, function.insn_cnt)?;
+            let exception = if self.exception_callback == Some(index) {
+                " exception-callback"
+            } else {
+                ""
+            };
+            writeln!(
+                f,
+                "  func {} at {} insns {}{exception}",
+                function.name, function.insn_off, function.insn_cnt
+            )?;
         }
-        let (mut maps, mut externs) = (self.map_refs.iter().peekable(), self.extern_refs.iter().peekable());
+        let (mut maps, mut externs) = (
+            self.map_refs.iter().peekable(),
+            self.extern_refs.iter().peekable(),
+        );
         for (index, insn) in self.insns.iter().enumerate() {
             write!(f, "  {index:4}: {}", Hex(&insn.to_bytes()))?;
             while let Some(map) = maps.next_if(|map| map.insn_idx as usize <= index) {
                 write!(f, " map[{}]", map.map)?;
             }
             while let Some(ext) = externs.next_if(|ext| ext.insn_idx as usize <= index) {
-                write!(f, " extern[{}]{}", ext.ext, if ext.is_call { " call" } else { "" })?;
+                write!(
+                    f,
+                    " extern[{}]{}",
+                    ext.ext,
+                    if ext.is_call { " call" } else { "" }
+                )?;
             }
             writeln!(f)?;
         }

@@ -2,7 +2,9 @@
 
 use crate::{ExternKind, MapOrigin, ObjectSpec, ParseOptions, Resolver, SlotSpec, Target};
 use ring3_btf::ext::write_records;
-use ring3_btf::{Btf, Builder, FuncInfo, FuncLinkage, IntEncoding, Kind, LineInfo, TypeId, VarLinkage};
+use ring3_btf::{
+    Btf, Builder, FuncInfo, FuncLinkage, IntEncoding, Kind, LineInfo, TypeId, VarLinkage,
+};
 use ring3_isa::RawInsn;
 use std::path::Path;
 
@@ -21,7 +23,15 @@ struct Sec {
 
 fn sec(name: &'static str, sh_type: u32, flags: u64, data: Vec<u8>) -> Sec {
     let size = data.len() as u64;
-    Sec { name, sh_type, flags, data, size, link: 0, info: 0 }
+    Sec {
+        name,
+        sh_type,
+        flags,
+        data,
+        size,
+        link: 0,
+        info: 0,
+    }
 }
 
 /// (name, value, size, info, section)
@@ -39,9 +49,18 @@ fn load(src: u8, imm: i32) -> [RawInsn; 2] {
 fn rel(name: &'static str, symtab: u32, of: u32, list: &[(u64, u64)]) -> Sec {
     let bytes = list
         .iter()
-        .flat_map(|(offset, symbol)| offset.to_le_bytes().into_iter().chain((symbol << 32 | 1).to_le_bytes()))
+        .flat_map(|(offset, symbol)| {
+            offset
+                .to_le_bytes()
+                .into_iter()
+                .chain((symbol << 32 | 1).to_le_bytes())
+        })
         .collect();
-    Sec { link: symtab, info: of, ..sec(name, 9, 0, bytes) }
+    Sec {
+        link: symtab,
+        info: of,
+        ..sec(name, 9, 0, bytes)
+    }
 }
 
 fn write_elf(mut sections: Vec<Sec>, symbols: &[Sym]) -> Vec<u8> {
@@ -57,7 +76,11 @@ fn write_elf(mut sections: Vec<Sec>, symbols: &[Sym]) -> Vec<u8> {
         symtab.extend_from_slice(&size.to_le_bytes());
     }
     let symtab_index = sections.len() as u32 + 1;
-    sections.push(Sec { link: symtab_index + 1, info: 1, ..sec(".symtab", 2, 0, symtab) });
+    sections.push(Sec {
+        link: symtab_index + 1,
+        info: 1,
+        ..sec(".symtab", 2, 0, symtab)
+    });
     for (name, _, _, _, _) in symbols {
         strtab.extend_from_slice(name.as_bytes());
     }
@@ -120,19 +143,35 @@ fn object_btf() -> Vec<u8> {
     let array_def = b.add_struct(
         "",
         40,
-        &[("type", two, 0), ("key", int_ptr, 64), ("value", int_ptr, 128), ("max_entries", one, 192), ("pinning", one, 256)],
+        &[
+            ("type", two, 0),
+            ("key", int_ptr, 64),
+            ("value", int_ptr, 128),
+            ("max_entries", one, 192),
+            ("pinning", one, 256),
+        ],
     );
     let inner_def = b.add_struct(
         "",
         32,
-        &[("type", two, 0), ("key", int_ptr, 64), ("value", int_ptr, 128), ("max_entries", one, 192)],
+        &[
+            ("type", two, 0),
+            ("key", int_ptr, 64),
+            ("value", int_ptr, 128),
+            ("max_entries", one, 192),
+        ],
     );
     let inner_ptr = b.add_ref(Kind::Ptr, "", inner_def);
     let slots = b.add_array(inner_ptr, int, 0);
     let outer_def = b.add_struct(
         "",
         32,
-        &[("type", twelve, 0), ("key", int_ptr, 64), ("max_entries", two, 128), ("values", slots, 192)],
+        &[
+            ("type", twelve, 0),
+            ("key", int_ptr, 64),
+            ("max_entries", two, 128),
+            ("values", slots, 192),
+        ],
     );
     let counts = b.add_var("counts", array_def, VarLinkage::GlobalAllocated);
     let outer = b.add_var("outer", outer_def, VarLinkage::GlobalAllocated);
@@ -157,7 +196,10 @@ fn object_ext(btf: &Btf) -> Vec<u8> {
     let at = |name: &str| {
         let strings = btf.string_bytes();
         let needle: Vec<u8> = name.bytes().chain([0]).collect();
-        strings.windows(needle.len()).position(|window| window == needle).unwrap() as u32
+        strings
+            .windows(needle.len())
+            .position(|window| window == needle)
+            .unwrap() as u32
     };
     let table = |rec_size: u32, per_section: &[(u32, Vec<u8>)]| {
         let mut out = rec_size.to_le_bytes().to_vec();
@@ -168,18 +210,38 @@ fn object_ext(btf: &Btf) -> Vec<u8> {
         }
         out
     };
-    let func = |name| FuncInfo { insn_off: 0, type_id: btf.find_by_name_kind(name, Kind::Func).unwrap() };
-    let line = |insn_off| LineInfo { insn_off, file_name_off: at("f.c"), line_off: at("line"), line_col: 1 << 10 };
+    let func = |name| FuncInfo {
+        insn_off: 0,
+        type_id: btf.find_by_name_kind(name, Kind::Func).unwrap(),
+    };
+    let line = |insn_off| LineInfo {
+        insn_off,
+        file_name_off: at("f.c"),
+        line_off: at("line"),
+        line_col: 1 << 10,
+    };
     let funcs = table(
         8,
-        &[(at("xdp.frags"), write_records(&[func("entry")])), (at(".text"), write_records(&[func("helper")]))],
+        &[
+            (at("xdp.frags"), write_records(&[func("entry")])),
+            (at(".text"), write_records(&[func("helper")])),
+        ],
     );
     let lines = table(
         16,
-        &[(at("xdp.frags"), write_records(&[line(0), line(24)])), (at(".text"), write_records(&[line(0)]))],
+        &[
+            (at("xdp.frags"), write_records(&[line(0), line(24)])),
+            (at(".text"), write_records(&[line(0)])),
+        ],
     );
     let mut out = 0x0001_eb9fu32.to_le_bytes().to_vec();
-    for word in [24, 0, funcs.len() as u32, funcs.len() as u32, lines.len() as u32] {
+    for word in [
+        24,
+        0,
+        funcs.len() as u32,
+        funcs.len() as u32,
+        lines.len() as u32,
+    ] {
         out.extend_from_slice(&word.to_le_bytes());
     }
     out.extend(funcs);
@@ -197,16 +259,29 @@ fn object() -> Vec<u8> {
     entry.push(RawInsn::new(0x85, 0, 1, 0, -1));
     entry.push(EXIT);
     let sections = vec![
-        sec(".text", 1, 6, insns(&[RawInsn::new(0xb7, 0, 0, 0, 7), EXIT])),
+        sec(
+            ".text",
+            1,
+            6,
+            insns(&[RawInsn::new(0xb7, 0, 0, 0, 7), EXIT]),
+        ),
         sec("xdp.frags", 1, 6, insns(&entry)),
-        rel(".relxdp.frags", 11, 2, &[(0, 1), (16, 2), (32, 5), (48, 4), (56, 6)]),
+        rel(
+            ".relxdp.frags",
+            11,
+            2,
+            &[(0, 1), (16, 2), (32, 5), (48, 4), (56, 6)],
+        ),
         sec(".maps", 1, 3, vec![0; 80]),
         rel(".rel.maps", 11, 4, &[(24, 1)]),
         sec(".rodata", 1, 2, 42u32.to_le_bytes().to_vec()),
         sec("license", 1, 3, b"GPL\0".to_vec()),
         sec(".BTF", 1, 0, btf),
         sec(".BTF.ext", 1, 0, ext),
-        Sec { size: 16, ..sec(".bss", 8, 3, Vec::new()) },
+        Sec {
+            size: 16,
+            ..sec(".bss", 8, 3, Vec::new())
+        },
     ];
     let symbols = [
         ("counts", 40, 40, 0x11, 4),
@@ -223,8 +298,15 @@ fn object() -> Vec<u8> {
 #[test]
 fn a_small_object_is_read_whole() {
     let spec = ObjectSpec::parse(&object(), "dir/small.bpf.o").unwrap();
-    assert_eq!((spec.name.as_str(), spec.license.as_str()), ("small", "GPL"));
-    let names: Vec<_> = spec.maps.iter().map(|map| (map.name.as_str(), map.origin)).collect();
+    assert_eq!(
+        (spec.name.as_str(), spec.license.as_str()),
+        ("small", "GPL")
+    );
+    let names: Vec<_> = spec
+        .maps
+        .iter()
+        .map(|map| (map.name.as_str(), map.origin))
+        .collect();
     assert_eq!(
         names,
         [
@@ -237,19 +319,43 @@ fn a_small_object_is_read_whole() {
     );
     assert_eq!(spec.maps[0].slots, [(0, SlotSpec::Map(1))]);
     assert_eq!(spec.maps[0].inner.as_ref().unwrap().name, "outer.inner");
-    assert_eq!(spec.maps[2].map_flags, 0x480, "read-only for programs, can be mapped");
-    assert_eq!(spec.maps[4].data.as_deref(), Some(&0x0006_1200u32.to_le_bytes()[..]));
+    assert_eq!(
+        spec.maps[2].map_flags, 0x480,
+        "read-only for programs, can be mapped"
+    );
+    assert_eq!(
+        spec.maps[4].data.as_deref(),
+        Some(&0x0006_1200u32.to_le_bytes()[..])
+    );
 
     let prog = spec.prog("entry").unwrap();
     assert_eq!((prog.prog_flags, prog.expected_attach_type), (0x20, 37));
     assert_eq!(prog.functions.len(), 2);
-    let fields = |at: usize| (prog.insns[at].src(), prog.insns[at].imm, prog.insns[at + 1].imm);
+    let fields = |at: usize| {
+        (
+            prog.insns[at].src(),
+            prog.insns[at].imm,
+            prog.insns[at + 1].imm,
+        )
+    };
     assert_eq!(fields(0), (1, 1, 0), "map operand is its index");
     assert_eq!(fields(2), (2, 2, 0), "data operand is index and offset");
     assert_eq!(fields(4), (2, 4, 0), "configuration value is data");
     assert_eq!(prog.insns[6].imm, 2, "call of the function appended at 9");
-    assert_eq!(prog.func_info.iter().map(|info| info.insn_off).collect::<Vec<_>>(), [0, 9]);
-    assert_eq!(prog.line_info.iter().map(|info| info.insn_off).collect::<Vec<_>>(), [0, 3, 9]);
+    assert_eq!(
+        prog.func_info
+            .iter()
+            .map(|info| info.insn_off)
+            .collect::<Vec<_>>(),
+        [0, 9]
+    );
+    assert_eq!(
+        prog.line_info
+            .iter()
+            .map(|info| info.insn_off)
+            .collect::<Vec<_>>(),
+        [0, 3, 9]
+    );
     assert!(spec.to_string().contains("extern[1] kfunc___v1 weak"));
     assert_eq!(spec, ObjectSpec::parse(&object(), "small.bpf.o").unwrap());
 }
@@ -258,14 +364,33 @@ fn a_small_object_is_read_whole() {
 fn btf_is_completed_as_it_would_be_loaded() {
     let spec = ObjectSpec::parse(&object(), "small").unwrap();
     let btf = spec.btf.as_ref().unwrap();
-    let section = |name| btf.type_by_id(btf.find_by_name_kind(name, Kind::Datasec).unwrap()).unwrap();
-    let vars = |name| section(name).vars().map(|var| (btf.name(var.ty), var.offset)).collect::<Vec<_>>();
-    assert_eq!((section(".maps").size(), vars(".maps")), (80, vec![("outer", 0), ("counts", 40)]));
+    let section = |name| {
+        btf.type_by_id(btf.find_by_name_kind(name, Kind::Datasec).unwrap())
+            .unwrap()
+    };
+    let vars = |name| {
+        section(name)
+            .vars()
+            .map(|var| (btf.name(var.ty), var.offset))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (section(".maps").size(), vars(".maps")),
+        (80, vec![("outer", 0), ("counts", 40)])
+    );
     assert_eq!(section(".rodata").size(), 4);
-    assert_eq!((section(".ksyms").size(), vars(".ksyms")), (4, vec![("dummy_ksym", 0)]));
-    let kfunc = btf.type_by_id(btf.find_by_name_kind("kfunc___v1", Kind::Func).unwrap()).unwrap();
+    assert_eq!(
+        (section(".ksyms").size(), vars(".ksyms")),
+        (4, vec![("dummy_ksym", 0)])
+    );
+    let kfunc = btf
+        .type_by_id(btf.find_by_name_kind("kfunc___v1", Kind::Func).unwrap())
+        .unwrap();
     assert_eq!(kfunc.func_linkage(), Some(FuncLinkage::Global));
-    assert_eq!(kfunc.referent().unwrap().params().next().unwrap().name(), "dummy_ksym");
+    assert_eq!(
+        kfunc.referent().unwrap().params().next().unwrap().name(),
+        "dummy_ksym"
+    );
     ring3_btf::check::check(btf.bytes(), Default::default(), None).unwrap();
 }
 
@@ -281,11 +406,21 @@ fn kernel_functions_resolve_by_essential_name_and_prototype() {
         Btf::parse(&b.finish()).unwrap()
     };
     let (same, other) = (kernel(4), kernel(8));
-    let call = |btf| Resolver::new(&spec, Target { btf, symbols: None }).insns(prog).unwrap()[7];
+    let call = |btf| {
+        Resolver::new(&spec, Target { btf, symbols: None })
+            .insns(prog)
+            .unwrap()[7]
+    };
     assert_eq!((call(Some(&same)).src(), call(Some(&same)).imm), (2, 3));
-    assert_eq!((call(Some(&other)).src(), call(Some(&other)).imm), (0, 2_002_000_001));
+    assert_eq!(
+        (call(Some(&other)).src(), call(Some(&other)).imm),
+        (0, 2_002_000_001)
+    );
     assert_eq!(call(None).imm, 2_002_000_001, "weak: the call is poisoned");
-    assert!(matches!(spec.externs[0].kind, ExternKind::Kconfig { is_set: true, .. }));
+    assert!(matches!(
+        spec.externs[0].kind,
+        ExternKind::Kconfig { is_set: true, .. }
+    ));
 }
 
 #[test]
@@ -295,9 +430,18 @@ fn faults_are_named() {
         change(&mut bytes);
         ObjectSpec::parse(&bytes, "x").unwrap_err().to_string()
     };
-    assert_eq!(parse(&|bytes| bytes[18] = 62), "elf: machine 62, expected BPF (247)");
-    assert_eq!(parse(&|bytes| bytes[16] = 2), "elf: type 2, expected a relocatable object (1)");
-    assert_eq!(parse(&|bytes| bytes[5] = 2), "elf: data encoding 2, expected little-endian");
+    assert_eq!(
+        parse(&|bytes| bytes[18] = 62),
+        "elf: machine 62, expected BPF (247)"
+    );
+    assert_eq!(
+        parse(&|bytes| bytes[16] = 2),
+        "elf: type 2, expected a relocatable object (1)"
+    );
+    assert_eq!(
+        parse(&|bytes| bytes[5] = 2),
+        "elf: data encoding 2, expected little-endian"
+    );
     assert!(parse(&|bytes| bytes.truncate(200)).contains("section headers"));
 }
 
@@ -314,7 +458,16 @@ impl Random {
 }
 
 fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
-    const WORDS: [u64; 8] = [0, 1, 0xffff, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, u64::MAX, 1 << 63];
+    const WORDS: [u64; 8] = [
+        0,
+        1,
+        0xffff,
+        0x7fff_ffff,
+        0x8000_0000,
+        0xffff_ffff,
+        u64::MAX,
+        1 << 63,
+    ];
     for _ in 0..=random.below(4) {
         let at = random.below(bytes.len());
         match random.below(5) {
@@ -328,7 +481,10 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
             }
             _ => {
                 let from = random.below(bytes.len());
-                let len = random.below(32).min(bytes.len() - at).min(bytes.len() - from);
+                let len = random
+                    .below(32)
+                    .min(bytes.len() - at)
+                    .min(bytes.len() - from);
                 bytes.copy_within(from..from + len, at);
             }
         }
@@ -345,17 +501,31 @@ fn survive(seed: &[u8], count: usize, random: &mut Random) -> usize {
     for _ in 0..count {
         let mut bytes = seed.to_vec();
         mutate(&mut bytes, random);
-        let Ok(spec) = ObjectSpec::parse_with(&bytes, "fuzz.o", &ParseOptions::default()) else { continue };
+        let Ok(spec) = ObjectSpec::parse_with(&bytes, "fuzz.o", &ParseOptions::default()) else {
+            continue;
+        };
         accepted += 1;
-        let held: usize = spec.maps.iter().filter_map(|map| map.data.as_ref()).map(Vec::len).sum();
+        let held: usize = spec
+            .maps
+            .iter()
+            .filter_map(|map| map.data.as_ref())
+            .map(Vec::len)
+            .sum();
         assert!(held <= bytes.len() + 4096 * spec.externs.len());
-        let mut resolver = Resolver::new(&spec, Target { btf: Some(&target), symbols: None });
+        let mut resolver = Resolver::new(
+            &spec,
+            Target {
+                btf: Some(&target),
+                symbols: None,
+            },
+        );
         for prog in &spec.progs {
             // An error is as good as an answer here.
             let _ = (resolver.insns(prog), resolver.attach_btf_id(prog));
         }
         if let Some(btf) = &spec.btf {
-            let _ = ring3_btf::check::check(btf.bytes(), Default::default(), Some(&mut String::new()));
+            let _ =
+                ring3_btf::check::check(btf.bytes(), Default::default(), Some(&mut String::new()));
         }
         assert!(!spec.to_string().is_empty());
     }
@@ -366,7 +536,10 @@ fn survive(seed: &[u8], count: usize, random: &mut Random) -> usize {
 fn mutated_objects_do_no_harm() {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let accepted = survive(&object(), 6000, &mut random);
-    assert!((100..5900).contains(&accepted), "{accepted} of 6000 accepted: the mutations test nothing");
+    assert!(
+        (100..5900).contains(&accepted),
+        "{accepted} of 6000 accepted: the mutations test nothing"
+    );
 }
 
 #[test]
@@ -388,7 +561,8 @@ fn mutated_fixtures_do_no_harm() {
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     for file in files.iter().take(60) {
         let bytes = std::fs::read(file).unwrap();
-        ObjectSpec::parse(&bytes, "fixture.o").unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        ObjectSpec::parse(&bytes, "fixture.o")
+            .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         survive(&bytes, 40, &mut random);
     }
 }

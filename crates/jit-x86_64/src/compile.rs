@@ -180,7 +180,6 @@ impl Compiled {
         let code = unsafe { std::mem::transmute::<*const (), EntryCode>(code) };
         Entry { code, data: std::ptr::null() }
     }
-    }
 
     /// The word that prog arrays of compiled programs hold for this program.
     pub fn tail_target(&self) -> usize {

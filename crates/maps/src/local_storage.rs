@@ -20,6 +20,8 @@ use crate::ops::MapOps;
 
 /// Owners that may have a value in one map; memory is used as they come.
 const OWNERS_MAX: u32 = 1 << 20;
+/// Address space for the values of one map.
+const SPACE_BYTES: u32 = 1 << 31;
 /// The largest value. Source: `BPF_LOCAL_STORAGE_MAX_VALUE_SIZE`: 65535 less the kernel's element header of 128 bytes.
 pub(crate) const VALUE_BYTES_MAX: u32 = 65535 - 128;
 /// `BPF_LOCAL_STORAGE_GET_F_CREATE`
@@ -67,18 +69,20 @@ impl LocalStorage {
             attr.value_size,
         )?;
         let value_bytes = attr.value_size as usize;
+        // Large values make do with fewer owners.
+        let owners = OWNERS_MAX.min(SPACE_BYTES / attr.value_size.next_multiple_of(64) * 4);
         let config = PoolConfig {
             key_bytes: 8,
             key_kind: KeyKind::Eight,
             value_bytes,
-            elements: OWNERS_MAX,
+            elements: owners,
             lru: false,
             percpu: false,
             deferred: true,
             partitioned: false,
         };
         let copy = ValueCopy::new(value_bytes, attr.record.clone());
-        let table = Table::new(&config, OWNERS_MAX, random_seed(), copy);
+        let table = Table::new(&config, owners, random_seed(), copy);
         let table = table.map_err(|errno| {
             attr.error(
                 errno,

@@ -11,6 +11,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::Any;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
+use ring3_os::map::{Prot, Region};
 use ring3_sync::rcu;
 use ring3_sync::spin::OwnedSpin;
 use ring3_uapi::Errno;
@@ -44,6 +45,16 @@ struct Node {
     intermediate: AtomicU32,
 }
 
+/// Bits of a key that the jump table takes at once.
+const JUMP_BITS: u32 = 12;
+
+/// Where the walk of all keys with the same first bits goes on, and the longest prefix up to there.
+#[repr(C)]
+struct Jump {
+    best: AtomicPtr<Node>,
+    next: AtomicPtr<Node>,
+}
+
 const NODE_BYTES: usize = size_of::<Node>();
 
 /// A key in hand: its data as words, most significant bit first.
@@ -62,6 +73,8 @@ pub(crate) struct LpmTrie {
     max_prefix_bits: u32,
     max_entries: u32,
     entries: AtomicU32,
+    /// For keys of at least 16 bits.
+    jumps: Option<Region>,
     lock: OwnedSpin,
     copy: ValueCopy,
 }
@@ -97,7 +110,18 @@ impl LpmTrie {
             attr.value_size,
         )?;
         let data_bytes = attr.key_size as usize - 4;
+        let jumps = if data_bytes >= 2 {
+            let bytes = size_of::<Jump>() << JUMP_BITS;
+            let region = Region::anonymous(bytes, Prot::ReadWrite);
+            Some(
+                region
+                    .map_err(|errno| attr.error(errno, format_args!("memory of {bytes} bytes")))?,
+            )
+        } else {
+            None
+        };
         Ok(LpmTrie {
+            jumps,
             root: AtomicPtr::default(),
             data_bytes,
             words: data_bytes.div_ceil(8),
@@ -174,42 +198,18 @@ impl LpmTrie {
         (words[(at / 64) as usize & 31] >> (63 - at % 64) & 1) as usize
     }
 
-    #[inline(always)]
-    unsafe fn find(&self, needle: &Needle) -> *const Node {
-        let mut found = std::ptr::null();
-        if needle.prefix_bits > self.max_prefix_bits {
-            return found;
-        }
-        let mut node: *const Node = self.root.load(Ordering::Acquire);
-        // SAFETY: 1. reachable nodes are live for the caller's section.
-        unsafe {
-            while !node.is_null() {
-                let common = self.common_bits(node, needle);
-                if common < (*node).prefix_bits {
-                    break;
-                }
-                if (*node).intermediate.load(Ordering::Relaxed) == 0 {
-                    found = node;
-                }
-                if common == self.max_prefix_bits {
-                    break;
-                }
-                node = (&(*node).children)[Self::bit(&needle.words, (*node).prefix_bits)]
-                    .load(Ordering::Acquire);
-            }
-        }
-        found
-    }
-
     /// The value of the longest prefix.
+    ///
+    /// # Safety
+    /// `key` is readable for the key size; the caller is in a read section.
     #[inline(always)]
     unsafe fn lookup_value(&self, key: *const u8) -> *mut u8 {
         // SAFETY: 1. the caller's promise.
         unsafe {
-            let node = if self.data_bytes == 4 {
-                self.find_ipv4(key)
-            } else {
-                self.find(&self.needle(key))
+            let node = match self.words {
+                1 => self.find::<1>(key),
+                2 => self.find::<2>(key),
+                _ => self.find::<32>(key),
             };
             if node.is_null() {
                 std::ptr::null_mut()
@@ -219,34 +219,122 @@ impl LpmTrie {
         }
     }
 
-    /// [`LpmTrie::find`] for keys of 32 bits, in one word.
+    /// The node of the longest prefix, for keys of at most `W` words.
     #[inline(always)]
-    unsafe fn find_ipv4(&self, key: *const u8) -> *const Node {
-        // SAFETY: 1. the caller's promise: 8 bytes; 2. reachable nodes are live for the caller's section.
+    unsafe fn find<const W: usize>(&self, key: *const u8) -> *const Node {
+        // SAFETY: 1. the caller's promise; 2. reachable nodes are live for the caller's section.
         unsafe {
             let prefix_bits = key.cast::<u32>().read_unaligned();
-            let data = u64::from(u32::from_be(key.add(4).cast::<u32>().read_unaligned())) << 32;
-            let mut found = std::ptr::null();
-            if prefix_bits > 32 {
-                return found;
+            if prefix_bits > self.max_prefix_bits {
+                return std::ptr::null();
             }
-            let mut node: *const Node = self.root.load(Ordering::Acquire);
+            let words = self.key_words::<W>(key);
+            let (mut found, mut node) = match self.jump(words[0]) {
+                // The first steps, taken at once.
+                Some(jump) if prefix_bits >= JUMP_BITS => (
+                    jump.best.load(Ordering::Acquire),
+                    jump.next.load(Ordering::Acquire),
+                ),
+                _ => (std::ptr::null_mut(), self.root.load(Ordering::Acquire)),
+            };
             while !node.is_null() {
                 let length = (*node).prefix_bits;
-                let common = (self.word(node, 0) ^ data).leading_zeros().min(prefix_bits);
+                let mut common = prefix_bits;
+                for (index, word) in words.iter().enumerate().take(self.words.min(W)) {
+                    let differ = self.word(node, index) ^ word;
+                    if differ != 0 {
+                        common = common.min(index as u32 * 64 + differ.leading_zeros());
+                        break;
+                    }
+                }
                 if common < length {
                     break;
                 }
                 if (*node).intermediate.load(Ordering::Relaxed) == 0 {
                     found = node;
                 }
-                if length == 32 {
+                if length == self.max_prefix_bits {
                     break;
                 }
-                node = (&(*node).children)[(data >> (63 - length) & 1) as usize]
-                    .load(Ordering::Acquire);
+                let bit = words[(length / 64) as usize % W] >> (63 - length % 64) & 1;
+                node = (&(*node).children)[bit as usize].load(Ordering::Acquire);
             }
             found
+        }
+    }
+
+    /// A key's data as words, most significant bit first.
+    #[inline(always)]
+    unsafe fn key_words<const W: usize>(&self, key: *const u8) -> [u64; W] {
+        let mut words = [0; W];
+        // SAFETY: 1. the caller's promise: 4 bytes and the data.
+        unsafe {
+            let data = key.add(4);
+            match self.data_bytes {
+                4 => words[0] = u64::from(u32::from_be(data.cast::<u32>().read_unaligned())) << 32,
+                16 if W >= 2 => {
+                    let pair = data.cast::<[u64; 2]>().read_unaligned();
+                    words[0] = u64::from_be(pair[0]);
+                    words[1] = u64::from_be(pair[1]);
+                }
+                _ => {
+                    let data = std::slice::from_raw_parts(data, self.data_bytes);
+                    for (index, word) in words.iter_mut().take(self.words).enumerate() {
+                        *word = word_of(data, index);
+                    }
+                }
+            }
+        }
+        words
+    }
+
+    /// The jump table's entry for keys that begin with these bits.
+    #[inline(always)]
+    fn jump(&self, first_word: u64) -> Option<&Jump> {
+        let table = self.jumps.as_ref()?;
+        // SAFETY: 1. the region holds 1 << JUMP_BITS entries; 2. zeroed memory is a valid one; 3. they are atomics.
+        Some(unsafe {
+            &*table
+                .as_ptr()
+                .cast::<Jump>()
+                .add((first_word >> (64 - JUMP_BITS)) as usize)
+        })
+    }
+
+    /// Takes the first steps again for all keys under a prefix whose nodes have changed. Under the lock.
+    unsafe fn refresh_jumps(&self, words: &[u64; 32], prefix_bits: u32) {
+        if self.jumps.is_none() {
+            return;
+        }
+        let free_bits = JUMP_BITS - prefix_bits.min(JUMP_BITS);
+        let first = words[0] >> (64 - JUMP_BITS) >> free_bits << free_bits;
+        for top in first..first + (1 << free_bits) {
+            let word = top << (64 - JUMP_BITS);
+            let Some(jump) = self.jump(word) else { return };
+            let mut best: *mut Node = std::ptr::null_mut();
+            let mut node = self.root.load(Ordering::Relaxed);
+            // SAFETY: 1. the caller holds the lock: nodes do not change.
+            unsafe {
+                while !node.is_null() && (*node).prefix_bits <= JUMP_BITS {
+                    let length = (*node).prefix_bits;
+                    if (self.word(node, 0) ^ word).leading_zeros() < length {
+                        // Nothing under this prefix.
+                        node = std::ptr::null_mut();
+                        break;
+                    }
+                    if (*node).intermediate.load(Ordering::Relaxed) == 0 {
+                        best = node;
+                    }
+                    if length == JUMP_BITS {
+                        break;
+                    }
+                    node = (&(*node).children)[(word >> (63 - length) & 1) as usize]
+                        .load(Ordering::Relaxed);
+                }
+            }
+            // A node of exactly these bits is where the walk goes on: which child it takes is the key's next bit.
+            jump.best.store(best, Ordering::Release);
+            jump.next.store(node, Ordering::Release);
         }
     }
 
@@ -303,7 +391,10 @@ impl LpmTrie {
             let new = self.new_node(&needle.words, needle.prefix_bits, false)?;
             self.copy.init(self.value(new), value);
             let linked = match self.lock.lock() {
-                Ok(_lock) => self.link(new, &needle, flags),
+                Ok(_lock) => self.link(new, &needle, flags).map(|(old, bits)| {
+                    self.refresh_jumps(&needle.words, bits);
+                    old
+                }),
                 Err(_) => Err(Errno::EBUSY),
             };
             match linked {
@@ -331,13 +422,13 @@ impl LpmTrie {
         Ok(())
     }
 
-    /// Puts a node where it belongs and returns the one that it replaces. Under the lock.
+    /// Puts a node where it belongs; returns the one that it replaces and the length of the shortest prefix whose walk has changed. Under the lock.
     unsafe fn link(
         &self,
         new: *mut Node,
         needle: &Needle,
         flags: u64,
-    ) -> Result<Option<*mut Node>, Errno> {
+    ) -> Result<(Option<*mut Node>, u32), Errno> {
         // SAFETY: 1. the caller holds the lock: nodes do not change; 2. `new` is not published yet.
         unsafe {
             let mut slot = &self.root;
@@ -354,7 +445,7 @@ impl LpmTrie {
             if node.is_null() {
                 self.admit(flags)?;
                 slot.store(new, Ordering::Release);
-                return Ok(None);
+                return Ok((None, needle.prefix_bits));
             }
             if (*node).prefix_bits == common {
                 // The same prefix, since the loop ended here.
@@ -368,7 +459,7 @@ impl LpmTrie {
                     (&(*new).children)[side].store(child, Ordering::Relaxed);
                 }
                 slot.store(new, Ordering::Release);
-                return Ok(Some(node));
+                return Ok((Some(node), needle.prefix_bits));
             }
             self.admit(flags)?;
             let side_of_node =
@@ -376,7 +467,7 @@ impl LpmTrie {
             if common == needle.prefix_bits {
                 (&(*new).children)[side_of_node].store(node, Ordering::Relaxed);
                 slot.store(new, Ordering::Release);
-                return Ok(None);
+                return Ok((None, needle.prefix_bits));
             }
             let fork = self
                 .new_node(&needle.words, common, true)
@@ -386,7 +477,7 @@ impl LpmTrie {
             (&(*fork).children)[side_of_node].store(node, Ordering::Relaxed);
             (&(*fork).children)[1 - side_of_node].store(new, Ordering::Relaxed);
             slot.store(fork, Ordering::Release);
-            Ok(None)
+            Ok((None, common))
         }
     }
 
@@ -427,6 +518,7 @@ impl LpmTrie {
             if !children[0].is_null() && !children[1].is_null() {
                 // It stays as a fork; its value is gone.
                 (*node).intermediate.store(1, Ordering::Relaxed);
+                self.refresh_jumps(&needle.words, needle.prefix_bits);
                 return Ok(());
             }
             let is_leaf = children.iter().all(|child| child.is_null());
@@ -438,6 +530,7 @@ impl LpmTrie {
                 let on_left = (&(*parent).children)[0].load(Ordering::Relaxed) == node;
                 let other = (&(*parent).children)[usize::from(on_left)].load(Ordering::Relaxed);
                 parent_slot.store(other, Ordering::Release);
+                self.refresh_jumps(&needle.words, (*parent).prefix_bits);
                 self.retire(parent);
                 self.retire(node);
                 return Ok(());
@@ -448,6 +541,7 @@ impl LpmTrie {
                 children[0]
             };
             slot.store(only, Ordering::Release);
+            self.refresh_jumps(&needle.words, needle.prefix_bits);
             self.retire(node);
         }
         Ok(())

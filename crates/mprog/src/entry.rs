@@ -320,11 +320,10 @@ mod tests {
     #[test]
     fn an_edit_that_is_not_committed_changes_nothing() {
         let mut hook = hook(&[1, 2]);
-        drop(
-            hook.attach(Entry::program(3), &Anchor::first(), None)
-                .unwrap(),
-        );
-        drop(hook.detach(None, &Anchor::none(), None).unwrap());
+        let _ = hook
+            .attach(Entry::program(3), &Anchor::first(), None)
+            .unwrap();
+        let _ = hook.detach(None, &Anchor::none(), None).unwrap();
         assert_eq!(order(&hook), [1, 2]);
         assert_eq!(hook.revision(), 3);
     }
@@ -334,7 +333,9 @@ mod tests {
         let mut hook = hook(&[1, 2]);
         let attach = |hook: &mut Hook, prog, anchor: &Anchor<u32, u32>, revision| {
             hook.attach(Entry::program(prog), anchor, revision)
-                .map(|pending| drop(pending.commit()))
+                .map(|pending| {
+                    pending.commit();
+                })
         };
         assert_eq!(
             attach(&mut hook, 3, &Anchor::none(), Some(1)),

@@ -112,7 +112,9 @@ impl World {
     fn apply(&mut self, request: &Request) -> Result<(), Errno> {
         self.any_type = request.action == Action::Detach { prog: None };
         let revision = Some(request.revision).filter(|revision| *revision != 0);
-        let commit = |pending: Pending<'_, u8, u8>| drop(pending.commit());
+        let commit = |pending: Pending<'_, u8, u8>| {
+            pending.commit();
+        };
         match request.action {
             Action::Attach { prog } => {
                 let anchor = self.anchor(request)?;

@@ -71,11 +71,10 @@ mod tests {
         }
         assert_eq!(answer(), 42);
         // SAFETY: as above.
-        assert_eq!(unsafe { writable_quadword(address) }, Ok(quadword));
+        let again = unsafe { writable_quadword(address) };
+        assert_eq!(again, Ok(quadword));
         // SAFETY: never dereferenced.
-        assert_eq!(
-            unsafe { writable_quadword(address + 1) },
-            Err(Errno::EINVAL)
-        );
+        let odd = unsafe { writable_quadword(address + 1) };
+        assert_eq!(odd, Err(Errno::EINVAL));
     }
 }

@@ -25,7 +25,6 @@ pub use ring3_objects::{
     ProgAttr, Program, System, TestRun, TestRunResult, Verification,
 };
 
-pub use ring3_bpffs as bpffs;
 pub use ring3_btf as btf;
 pub use ring3_elf as elf;
 pub use ring3_helpers as helpers;
@@ -38,8 +37,5 @@ pub use ring3_net as net;
 pub use ring3_objects as objects;
 pub use ring3_runtime as runtime;
 pub use ring3_spec as spec;
-pub use ring3_syscall_shim as syscall_shim;
-pub use ring3_tracing as tracing;
-pub use ring3_trampoline as trampoline;
 pub use ring3_uapi as uapi;
 pub use ring3_verifier as verifier;

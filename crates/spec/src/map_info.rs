@@ -4,6 +4,7 @@ use alloc::{string::String, sync::Arc};
 
 use ring3_btf::{Btf, Record, TypeId};
 use ring3_uapi::MapType;
+use ring3_uapi::flags::map_create;
 
 /// A map as the verifier sees it.
 #[derive(Clone, Debug)]
@@ -38,4 +39,14 @@ pub struct MapInfo {
     pub record: Option<Arc<Record>>,
     /// Template of the inner map, for maps of maps.
     pub inner: Option<Arc<MapInfo>>,
+}
+
+impl MapInfo {
+    /// `map_flags` as programs meet them: values of device maps are read-only to them, whatever the creator said.
+    pub fn program_flags(&self) -> u32 {
+        match self.map_type {
+            MapType::Devmap | MapType::DevmapHash => self.map_flags | map_create::RDONLY_PROG,
+            _ => self.map_flags,
+        }
+    }
 }

@@ -159,6 +159,9 @@ impl Corpus {
         }
         request.privilege = if row.set.starts_with("unprivileged") {
             Privilege::NONE
+        } else if row.set.starts_with("noperfmon") {
+            // Recorded without CAP_PERFMON and CAP_SYS_ADMIN.
+            Privilege { perfmon: false, sys_admin: false, ..Privilege::FULL }
         } else {
             Privilege::FULL
         };

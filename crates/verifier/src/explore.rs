@@ -198,7 +198,8 @@ fn speculative_words(speculative: bool) -> &'static str {
 /// Prints what a violation says.
 pub(crate) fn log_violation(env: &mut Env<'_>, violation: &Violation) {
     if !violation.text.is_empty() {
-        vlog!(env.log, "{}\n", violation.text);
+        let end = if violation.unterminated { "" } else { "\n" };
+        vlog!(env.log, "{}{end}", violation.text);
     }
 }
 
@@ -236,7 +237,7 @@ fn check_insn(env: &mut Env<'_>) -> Check<Next> {
         }
         Slot::Insn(insn) => return check_decoded(env, insn),
         Slot::SecondHalf => reject!(EINVAL, "invalid BPF_LD mode"),
-        Slot::Bad(error) => return Err(check::bad_encoding(facts.raw[insn_idx as usize], error)),
+        Slot::Bad(_) => return Err(check::encoding::bad_encoding(env, facts.raw[insn_idx as usize])),
     }
     env.insn_idx = env.insn_idx.wrapping_add(1);
     Ok(Next::Continue)

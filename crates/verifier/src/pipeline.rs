@@ -15,6 +15,7 @@ use ring3_uapi::limits::{PROG_INSNS_MAX, PROG_INSNS_MAX_UNPRIVILEGED};
 use crate::attach::{Effects, check_attach, resolved_prog_type};
 use crate::call_traits::{CallTraits, KernelCalls};
 use crate::cfg::{CfgInput, CfgNote, check_cfg};
+use crate::check::encoding::without_ignored_fields;
 use crate::check::call::subprog::{FuncArg, prepare_func_args, set_global_args};
 use crate::check_btf::{FuncInfo, apply_core_relos, check_func_info, check_func_info_early, check_line_info};
 use crate::env::{Env, Facts, LdImm64, Linkage, Modes, Permits, Scratch, Slot, Subprog, SubprogAux};
@@ -95,7 +96,8 @@ fn run(
         Ok(facts) => facts,
         Err(violation) => {
             if !violation.text.is_empty() {
-                vlog!(log, "{}\n", violation.text);
+                let end = if violation.unterminated { "" } else { "\n" };
+                vlog!(log, "{}{end}", violation.text);
             }
             log_stats(log, &alloc::vec![0; subprog_count], &StateTable::new(1), 0);
             return Err(violation);
@@ -285,6 +287,8 @@ fn map_table(req: &LoadRequest) -> (Vec<Arc<MapInfo>>, Vec<Option<MapIdx>>) {
 }
 
 fn decode_slots(insns: &[RawInsn], loads: &[Option<LdImm64>]) -> Vec<Slot> {
+    let insns: Vec<RawInsn> = insns.iter().map(|&insn| without_ignored_fields(insn)).collect();
+    let insns = insns.as_slice();
     let mut slots = Vec::with_capacity(insns.len());
     while slots.len() < insns.len() {
         let at = slots.len();
@@ -296,7 +300,12 @@ fn decode_slots(insns: &[RawInsn], loads: &[Option<LdImm64>]) -> Vec<Slot> {
             }
             Ok((insn, _)) => slots.push(Slot::Insn(insn)),
             Err(error) => {
-                slots.push(Slot::Bad(error));
+                // The kernel does not look at the second immediate of a function's address.
+                let resolved = loads[at].filter(|_| insns[at].off == 0).zip(ring3_isa::Reg::new(insns[at].dst()));
+                slots.push(match resolved {
+                    Some((value, dst)) => Slot::LoadImm64 { dst, value },
+                    None => Slot::Bad(error),
+                });
                 if insns[at].is_ld_imm64() && slots.len() < insns.len() {
                     slots.push(Slot::SecondHalf);
                 }

@@ -24,18 +24,30 @@ impl fmt::Display for MemberLine<'_> {
 }
 
 /// Logs a struct and one of its members with a message.
-pub(super) fn reject_member(resolver: &mut Resolver<'_, '_, '_>, ty: &Type<'_>, member: &Member<'_>, message: &str) -> Errno {
+pub(super) fn reject_member(
+    resolver: &mut Resolver<'_, '_, '_>,
+    ty: &Type<'_>,
+    member: &Member<'_>,
+    message: &str,
+) -> Errno {
     if resolver.log.is_on() {
         let name = LogName(member.name_off, ty.btf.str_bytes_by_offset(member.name_off));
-        let line = MemberLine { name, member, kind_flag: ty.kind_flag() };
-        resolver.log.write(format_args!("{}\n{line} {message}\n", TypeLine(*ty)));
+        let line = MemberLine {
+            name,
+            member,
+            kind_flag: ty.kind_flag(),
+        };
+        resolver
+            .log
+            .write(format_args!("{}\n{line} {message}\n", TypeLine(*ty)));
     }
     Errno::EINVAL
 }
 
 /// Is this an integer of 1, 2, 4, 8 or 16 whole bytes?
 pub(super) fn is_regular_int(ty: &Type<'_>) -> bool {
-    ty.int().is_some_and(|int| int.bit_offset == 0 && matches!(int.bits, 8 | 16 | 32 | 64 | 128))
+    ty.int()
+        .is_some_and(|int| int.bit_offset == 0 && matches!(int.bits, 8 | 16 | 32 | 64 | 128))
 }
 
 /// Checks one member of `ty` against the size of `ty`; `member_ty` is the member's type.
@@ -48,14 +60,20 @@ pub(super) fn check_member(
     let btf: &Btf = resolver.btf;
     // A modifier stands for what it was resolved to.
     let (resolved, resolved_id) = if member_ty.kind().is_mod_or_typedef() {
-        match resolver.type_size(member.ty).and_then(|(id, _)| Some((btf.type_by_id(id)?, id))) {
+        match resolver
+            .type_size(member.ty)
+            .and_then(|(id, _)| Some((btf.type_by_id(id)?, id)))
+        {
             Some(found) => found,
             None => return Err(reject_member(resolver, ty, member, "Invalid member")),
         }
     } else {
         (*member_ty, member.ty)
     };
-    let member = &Member { ty: resolved_id, ..*member };
+    let member = &Member {
+        ty: resolved_id,
+        ..*member
+    };
     let fault = if ty.kind_flag() {
         match resolved.kind() {
             Kind::Int => bitfield_int_fault(ty, member, resolved.int()),
@@ -76,7 +94,14 @@ pub(super) fn check_member(
 fn has_member_check(kind: Kind) -> bool {
     matches!(
         kind,
-        Kind::Int | Kind::Enum | Kind::Enum64 | Kind::Ptr | Kind::Array | Kind::Struct | Kind::Union | Kind::Float
+        Kind::Int
+            | Kind::Enum
+            | Kind::Enum64
+            | Kind::Ptr
+            | Kind::Array
+            | Kind::Struct
+            | Kind::Union
+            | Kind::Float
     )
 }
 
@@ -95,7 +120,7 @@ fn plain_fault(
         Kind::Array => resolver.type_size(id).map_or(0, |(_, size)| size),
         _ => return Some("Unsupported check_member"),
     };
-    if member.bit_offset % 8 != 0 {
+    if !member.bit_offset.is_multiple_of(8) {
         return Some("Member is not byte aligned");
     }
     // The offset lies in the struct: the first step has checked that.
@@ -121,13 +146,17 @@ fn int_fault(ty: &Type<'_>, member: &Member<'_>, int: Option<Int>) -> Option<&'s
     }
 }
 
-fn bitfield_int_fault(ty: &Type<'_>, member: &Member<'_>, int: Option<Int>) -> Option<&'static str> {
+fn bitfield_int_fault(
+    ty: &Type<'_>,
+    member: &Member<'_>,
+    int: Option<Int>,
+) -> Option<&'static str> {
     let int = int?;
     if int.bit_offset != 0 || !matches!(int.bits, 8 | 16 | 32 | 64 | 128) {
         return Some("Invalid member base type");
     }
     let bits = match member.bitfield_bits {
-        0 if member.bit_offset % 8 != 0 => return Some("Invalid member offset"),
+        0 if !member.bit_offset.is_multiple_of(8) => return Some("Invalid member offset"),
         0 => int.bits,
         bits if bits > int.bits => return Some("Invalid member bitfield_size"),
         bits => bits,
@@ -137,7 +166,7 @@ fn bitfield_int_fault(ty: &Type<'_>, member: &Member<'_>, int: Option<Int>) -> O
 
 fn bitfield_enum_fault(ty: &Type<'_>, member: &Member<'_>) -> Option<&'static str> {
     let bits = match member.bitfield_bits {
-        0 if member.bit_offset % 8 != 0 => return Some("Member is not byte aligned"),
+        0 if !member.bit_offset.is_multiple_of(8) => return Some("Member is not byte aligned"),
         0 => 32,
         bits if bits > 32 => return Some("Invalid member bitfield_size"),
         bits => bits,
@@ -148,7 +177,7 @@ fn bitfield_enum_fault(ty: &Type<'_>, member: &Member<'_>) -> Option<&'static st
 
 fn float_fault(ty: &Type<'_>, member: &Member<'_>, bytes: u32) -> Option<&'static str> {
     let align_bits = bytes.min(8) * 8;
-    if align_bits == 0 || member.bit_offset % align_bits != 0 {
+    if align_bits == 0 || !member.bit_offset.is_multiple_of(align_bits) {
         return Some("Member is not properly aligned");
     }
     let end = u64::from(member.byte_offset()) + u64::from(bytes);

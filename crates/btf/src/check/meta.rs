@@ -15,7 +15,12 @@ const INT_MASK: u32 = 0x0fff_ffff;
 const INT_BITS_MAX: u32 = 128;
 
 /// Checks every type of the section, in order; the first gets the id `start_id`.
-pub(super) fn check_all(types: &[u8], strings: &Strings<'_>, start_id: u32, log: &mut Log<'_>) -> Result<(), Errno> {
+pub(super) fn check_all(
+    types: &[u8],
+    strings: &Strings<'_>,
+    start_id: u32,
+    log: &mut Log<'_>,
+) -> Result<(), Errno> {
     // Views need a `Btf` behind them; nothing is looked up in it here.
     let nothing = Btf::parse(&Builder::new().finish()).map_err(|error| error.errno())?;
     let mut offset = 0;
@@ -49,13 +54,15 @@ impl fmt::Display for Line<'_, '_> {
 impl Subject<'_, '_, '_> {
     fn list(&mut self) {
         if self.log.is_on() {
-            self.log.write(format_args!("{}\n", Line(&self.ty, self.strings)));
+            self.log
+                .write(format_args!("{}\n", Line(&self.ty, self.strings)));
         }
     }
 
     fn reject(&mut self, message: fmt::Arguments<'_>) -> Errno {
         if self.log.is_on() {
-            self.log.write(format_args!("{} {message}\n", Line(&self.ty, self.strings)));
+            self.log
+                .write(format_args!("{} {message}\n", Line(&self.ty, self.strings)));
         }
         Errno::EINVAL
     }
@@ -63,7 +70,11 @@ impl Subject<'_, '_, '_> {
     /// A line about a type whose records are not there to be described.
     fn reject_basic(&mut self, message: fmt::Arguments<'_>) -> Errno {
         let name = LogName(self.ty.name_off(), self.strings.at(self.ty.name_off()));
-        self.log.write(format_args!("[{}] {} {name} {message}\n", self.ty.id(), self.ty.kind().name()));
+        self.log.write(format_args!(
+            "[{}] {} {name} {message}\n",
+            self.ty.id(),
+            self.ty.kind().name()
+        ));
         Errno::EINVAL
     }
 
@@ -72,23 +83,43 @@ impl Subject<'_, '_, '_> {
     }
 
     fn no_vlen(&mut self) -> Result<(), Errno> {
-        if self.ty.vlen() != 0 { Err(self.reject(format_args!("vlen != 0"))) } else { Ok(()) }
+        if self.ty.vlen() != 0 {
+            Err(self.reject(format_args!("vlen != 0")))
+        } else {
+            Ok(())
+        }
     }
 
     fn no_kind_flag(&mut self) -> Result<(), Errno> {
-        if self.ty.kind_flag() { Err(self.reject(format_args!("Invalid btf_info kind_flag"))) } else { Ok(()) }
+        if self.ty.kind_flag() {
+            Err(self.reject(format_args!("Invalid btf_info kind_flag")))
+        } else {
+            Ok(())
+        }
     }
 
     fn identifier(&mut self) -> Result<(), Errno> {
-        if self.name_is(is_identifier) { Ok(()) } else { Err(self.reject(format_args!("Invalid name"))) }
+        if self.name_is(is_identifier) {
+            Ok(())
+        } else {
+            Err(self.reject(format_args!("Invalid name")))
+        }
     }
 
     fn identifier_or_none(&mut self) -> Result<(), Errno> {
-        if self.ty.name_off() == 0 { Ok(()) } else { self.identifier() }
+        if self.ty.name_off() == 0 {
+            Ok(())
+        } else {
+            self.identifier()
+        }
     }
 
     fn no_name(&mut self) -> Result<(), Errno> {
-        if self.ty.name_off() != 0 { Err(self.reject(format_args!("Invalid name"))) } else { Ok(()) }
+        if self.ty.name_off() != 0 {
+            Err(self.reject(format_args!("Invalid name")))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -100,8 +131,15 @@ fn check_type(
     strings: &Strings<'_>,
     log: &mut Log<'_>,
 ) -> Result<usize, Errno> {
-    let (Some(name_off), Some(info), Some(size_or_type)) = (u32_at(rest, 0), u32_at(rest, 4), u32_at(rest, 8)) else {
-        reject!(log, EINVAL, "[{id}] meta_left:{} meta_needed:12", rest.len());
+    let (Some(name_off), Some(info), Some(size_or_type)) =
+        (u32_at(rest, 0), u32_at(rest, 4), u32_at(rest, 8))
+    else {
+        reject!(
+            log,
+            EINVAL,
+            "[{id}] meta_left:{} meta_needed:12",
+            rest.len()
+        );
     };
     if info & !INFO_MASK != 0 {
         reject!(log, EINVAL, "[{id}] Invalid btf_info:{info:x}");
@@ -117,10 +155,21 @@ fn check_type(
     let (fixed, per_record) = kind.tail_bytes();
     let needed = fixed + per_record * (info & 0xffff) as usize;
     let tail = rest.get(12..12 + needed);
-    let ty = Type { btf: nothing, id, kind, name_off, info, size_or_type, tail: tail.unwrap_or(&[]) };
+    let ty = Type {
+        btf: nothing,
+        id,
+        kind,
+        name_off,
+        info,
+        size_or_type,
+        tail: tail.unwrap_or(&[]),
+    };
     let mut subject = Subject { ty, strings, log };
     if tail.is_none() {
-        return Err(subject.reject_basic(format_args!("meta_left:{} meta_needed:{needed}", rest.len() - 12)));
+        return Err(subject.reject_basic(format_args!(
+            "meta_left:{} meta_needed:{needed}",
+            rest.len() - 12
+        )));
     }
     check_kind(&mut subject)?;
     Ok(12 + needed)
@@ -129,9 +178,12 @@ fn check_type(
 fn check_kind(subject: &mut Subject<'_, '_, '_>) -> Result<(), Errno> {
     match subject.ty.kind() {
         Kind::Int => check_int(subject),
-        Kind::Ptr | Kind::Typedef | Kind::Volatile | Kind::Const | Kind::Restrict | Kind::TypeTag => {
-            check_reference(subject)
-        }
+        Kind::Ptr
+        | Kind::Typedef
+        | Kind::Volatile
+        | Kind::Const
+        | Kind::Restrict
+        | Kind::TypeTag => check_reference(subject),
         Kind::Array => check_array(subject),
         Kind::Struct | Kind::Union => check_struct(subject),
         Kind::Enum | Kind::Enum64 => check_enum(subject),
@@ -262,7 +314,11 @@ fn check_struct(subject: &mut Subject<'_, '_, '_>) -> Result<(), Errno> {
         };
         if subject.log.is_on() {
             let name = LogName(member.name_off, name);
-            let line = super::member::MemberLine { name, member: &member, kind_flag };
+            let line = super::member::MemberLine {
+                name,
+                member: &member,
+                kind_flag,
+            };
             match &fault {
                 Some(fault) => subject.log.write(format_args!("{line} {fault}\n")),
                 None => subject.log.write(format_args!("{line}\n")),
@@ -300,7 +356,9 @@ fn check_enum(subject: &mut Subject<'_, '_, '_>) -> Result<(), Errno> {
     let wide = subject.ty.kind() == Kind::Enum64;
     for value in subject.ty.enum_values() {
         let Some(name) = subject.strings.at(value.name_off) else {
-            subject.log.write(format_args!("\tInvalid name_offset:{}", value.name_off));
+            subject
+                .log
+                .write(format_args!("\tInvalid name_offset:{}", value.name_off));
             return Err(Errno::EINVAL);
         };
         if value.name_off == 0 || !is_identifier(name) {
@@ -309,8 +367,12 @@ fn check_enum(subject: &mut Subject<'_, '_, '_>) -> Result<(), Errno> {
         if subject.log.is_on() {
             let name = LogName(value.name_off, Some(name));
             match (wide, value.signed) {
-                (_, true) => subject.log.write(format_args!("\t{name} val={}\n", value.bits as i64)),
-                (_, false) => subject.log.write(format_args!("\t{name} val={}\n", value.bits)),
+                (_, true) => subject
+                    .log
+                    .write(format_args!("\t{name} val={}\n", value.bits as i64)),
+                (_, false) => subject
+                    .log
+                    .write(format_args!("\t{name} val={}\n", value.bits)),
             }
         }
     }
@@ -355,7 +417,10 @@ fn check_datasec(subject: &mut Subject<'_, '_, '_>) -> Result<(), Errno> {
         } else {
             ""
         };
-        subject.log.write(format_args!("\t type_id={} offset={} size={}{fault}\n", var.ty, var.offset, var.size));
+        subject.log.write(format_args!(
+            "\t type_id={} offset={} size={}{fault}\n",
+            var.ty, var.offset, var.size
+        ));
         if !fault.is_empty() {
             return Err(Errno::EINVAL);
         }
@@ -373,7 +438,11 @@ fn check_decl_tag(subject: &mut Subject<'_, '_, '_>) -> Result<(), Errno> {
         return Err(subject.reject(format_args!("Invalid value")));
     }
     subject.no_vlen()?;
-    if subject.ty.component_idx().is_none_or(|component| component < -1) {
+    if subject
+        .ty
+        .component_idx()
+        .is_none_or(|component| component < -1)
+    {
         return Err(subject.reject(format_args!("Invalid component_idx")));
     }
     subject.list();

@@ -48,7 +48,11 @@ pub struct CheckOptions<'a> {
 /// # Errors
 /// E2BIG: too large, too many types, or nested too deeply. ENOTSUPP: another version, flags or integer encoding. EEXIST:
 /// a loop. EINVAL: anything else that is malformed; ENOENT, ELOOP, EFAULT: struct records, see [`StructMetas::parse`].
-pub fn check(bytes: &[u8], options: CheckOptions<'_>, log: Option<&mut dyn fmt::Write>) -> Result<Checked, Errno> {
+pub fn check(
+    bytes: &[u8],
+    options: CheckOptions<'_>,
+    log: Option<&mut dyn fmt::Write>,
+) -> Result<Checked, Errno> {
     if bytes.len() > BTF_BYTES_MAX {
         return Err(Errno::E2BIG);
     }
@@ -57,8 +61,16 @@ pub fn check(bytes: &[u8], options: CheckOptions<'_>, log: Option<&mut dyn fmt::
     let body = bytes.get(header.hdr_len as usize..).ok_or(Errno::EINVAL)?;
     check_strings(body, &header, options.base.is_some(), &mut log)?;
     let types = type_section(body, &header, options.base.is_some(), &mut log)?;
-    let strings = Strings { own: section(body, header.str_off, header.str_len), base: options.base };
-    meta::check_all(types, &strings, options.base.map_or(1, Btf::type_count), &mut log)?;
+    let strings = Strings {
+        own: section(body, header.str_off, header.str_len),
+        base: options.base,
+    };
+    meta::check_all(
+        types,
+        &strings,
+        options.base.map_or(1, Btf::type_count),
+        &mut log,
+    )?;
     let btf = parse_checked(bytes, &header, options.base)?;
     resolve::check_all(&btf, &mut log)?;
     check_type_tags(&btf, &mut log)?;
@@ -68,7 +80,8 @@ pub fn check(bytes: &[u8], options: CheckOptions<'_>, log: Option<&mut dyn fmt::
 
 fn section(body: &[u8], offset: u32, len: u32) -> &[u8] {
     let start = offset as usize;
-    body.get(start..start.saturating_add(len as usize)).unwrap_or(&[])
+    body.get(start..start.saturating_add(len as usize))
+        .unwrap_or(&[])
 }
 
 /// Where log text goes, if anywhere.
@@ -99,8 +112,12 @@ macro_rules! reject {
 pub(crate) use reject;
 
 fn check_header(bytes: &[u8], is_split: bool, log: &mut Log<'_>) -> Result<Header, Errno> {
-    let Some(hdr_len) = u32_at(bytes, 4) else { reject!(log, EINVAL, "hdr_len not found") };
-    let Some(given) = bytes.get(..hdr_len as usize) else { reject!(log, EINVAL, "btf_header not found") };
+    let Some(hdr_len) = u32_at(bytes, 4) else {
+        reject!(log, EINVAL, "hdr_len not found")
+    };
+    let Some(given) = bytes.get(..hdr_len as usize) else {
+        reject!(log, EINVAL, "btf_header not found")
+    };
     if given.iter().skip(HEADER_BYTES).any(|&byte| byte != 0) {
         reject!(log, E2BIG, "Unsupported btf_header");
     }
@@ -140,7 +157,10 @@ fn check_header(bytes: &[u8], is_split: bool, log: &mut Log<'_>) -> Result<Heade
 /// Both sections lie side by side and fill what follows the header.
 fn check_sections(header: &Header, body_bytes: u64, log: &mut Log<'_>) -> Result<(), Errno> {
     // The kernel orders them by the difference of offsets, then of lengths, as signed numbers.
-    let mut sections = [(header.type_off, header.type_len), (header.str_off, header.str_len)];
+    let mut sections = [
+        (header.type_off, header.type_len),
+        (header.str_off, header.str_len),
+    ];
     let [first, second] = sections;
     let by_offset = first.0.wrapping_sub(second.0) as i32;
     let by_len = first.1.wrapping_sub(second.1) as i32;
@@ -169,14 +189,23 @@ fn check_sections(header: &Header, body_bytes: u64, log: &mut Log<'_>) -> Result
     Ok(())
 }
 
-fn check_strings(body: &[u8], header: &Header, is_split: bool, log: &mut Log<'_>) -> Result<(), Errno> {
+fn check_strings(
+    body: &[u8],
+    header: &Header,
+    is_split: bool,
+    log: &mut Log<'_>,
+) -> Result<(), Errno> {
     let end = u64::from(header.str_off) + u64::from(header.str_len);
     if end != body.len() as u64 {
         reject!(log, EINVAL, "String section is not at the end");
     }
     match section(body, header.str_off, header.str_len) {
         [] if is_split => Ok(()),
-        strings @ [first, .., 0] if (*first == 0 || is_split) && strings.len() - 1 <= NAME_OFFSET_MAX as usize => Ok(()),
+        strings @ [first, .., 0]
+            if (*first == 0 || is_split) && strings.len() - 1 <= NAME_OFFSET_MAX as usize =>
+        {
+            Ok(())
+        }
         [0] => Ok(()),
         _ => reject!(log, EINVAL, "Invalid string section"),
     }
@@ -200,7 +229,10 @@ fn type_section<'a>(
 /// The types again, now indexed. A header shorter than ours is completed first.
 fn parse_checked(bytes: &[u8], header: &Header, base: Option<&Btf>) -> Result<Btf, Errno> {
     let blob: Arc<[u8]> = if (header.hdr_len as usize) < HEADER_BYTES {
-        let full = Header { hdr_len: HEADER_BYTES as u32, ..*header };
+        let full = Header {
+            hdr_len: HEADER_BYTES as u32,
+            ..*header
+        };
         let body = bytes.get(header.hdr_len as usize..).unwrap_or(&[]);
         full.to_bytes().iter().chain(body).copied().collect()
     } else {
@@ -218,7 +250,9 @@ pub(crate) struct Strings<'a> {
 impl<'a> Strings<'a> {
     /// The string at an offset, `None` outside of the section.
     pub(crate) fn at(&self, offset: u32) -> Option<&'a [u8]> {
-        let start = self.base.map_or(0, |base| base.start_str() + base.string_bytes().len() as u32);
+        let start = self.base.map_or(0, |base| {
+            base.start_str() + base.string_bytes().len() as u32
+        });
         match offset.checked_sub(start) {
             Some(own) => crate::raw::str_at(self.own, own as usize),
             None => self.base.and_then(|base| base.str_bytes_by_offset(offset)),
@@ -228,13 +262,17 @@ impl<'a> Strings<'a> {
 
 /// A C identifier, or one with dots. Letters are those of Latin-1, as in the kernel's character table.
 pub(crate) fn is_identifier(name: &[u8]) -> bool {
-    let is_letter = |byte: u8| byte.is_ascii_alphabetic() || matches!(byte, 0xc0..=0xd6 | 0xd8..=0xf6 | 0xf8..);
+    let is_letter =
+        |byte: u8| byte.is_ascii_alphabetic() || matches!(byte, 0xc0..=0xd6 | 0xd8..=0xf6 | 0xf8..);
     let is_first = |byte: u8| is_letter(byte) || byte == b'_' || byte == b'.';
     match name {
         [] => false,
         [first, rest @ ..] => {
             let fits = name.len() <= NAME_BYTES_MAX;
-            fits && is_first(*first) && rest.iter().all(|&byte| is_first(byte) || byte.is_ascii_digit())
+            fits && is_first(*first)
+                && rest
+                    .iter()
+                    .all(|&byte| is_first(byte) || byte.is_ascii_digit())
         }
     }
 }
@@ -256,7 +294,9 @@ impl fmt::Display for LogName<'_> {
             (_, Some(bytes)) => match core::str::from_utf8(bytes) {
                 Ok(text) => f.write_str(text),
                 // DIVERGES: the kernel writes such bytes as they are; our log is text, so they are read as Latin-1.
-                Err(_) => bytes.iter().try_for_each(|&byte| f.write_char(char::from(byte))),
+                Err(_) => bytes
+                    .iter()
+                    .try_for_each(|&byte| f.write_char(char::from(byte))),
             },
         }
     }
@@ -279,7 +319,13 @@ pub(crate) fn type_line<'n>(
     ty: &Type<'_>,
     name: &dyn Fn(u32) -> LogName<'n>,
 ) -> fmt::Result {
-    write!(f, "[{}] {} {} ", ty.id(), ty.kind().name(), name(ty.name_off()))?;
+    write!(
+        f,
+        "[{}] {} {} ",
+        ty.id(),
+        ty.kind().name(),
+        name(ty.name_off())
+    )?;
     let word = |index: usize| u32_at(ty.tail, index * 4).unwrap_or(0);
     match ty.kind() {
         Kind::Int => {
@@ -293,7 +339,13 @@ pub(crate) fn type_line<'n>(
                 int.bits
             )
         }
-        Kind::Array => write!(f, "type_id={} index_type_id={} nr_elems={}", word(0), word(1), word(2)),
+        Kind::Array => write!(
+            f,
+            "type_id={} index_type_id={} nr_elems={}",
+            word(0),
+            word(1),
+            word(2)
+        ),
         Kind::Struct | Kind::Union | Kind::Enum | Kind::Enum64 | Kind::Datasec => {
             write!(f, "size={} vlen={}", ty.size(), ty.vlen())
         }
@@ -320,7 +372,13 @@ pub(crate) fn type_line<'n>(
         Kind::Var => write!(f, "type_id={} linkage={}", ty.type_id(), word(0)),
         Kind::Float => write!(f, "size={}", ty.size()),
         Kind::DeclTag => write!(f, "type={} component_idx={}", ty.type_id(), word(0) as i32),
-        Kind::Ptr | Kind::Typedef | Kind::Volatile | Kind::Const | Kind::Restrict | Kind::Func | Kind::TypeTag => {
+        Kind::Ptr
+        | Kind::Typedef
+        | Kind::Volatile
+        | Kind::Const
+        | Kind::Restrict
+        | Kind::Func
+        | Kind::TypeTag => {
             write!(f, "type_id={}", ty.type_id())
         }
         Kind::Void => Ok(()),
@@ -333,17 +391,23 @@ fn check_type_tags(btf: &Btf, log: &mut Log<'_>) -> Result<(), Errno> {
     let count = (btf.type_count() - first) as usize;
     // For each own modifier: does its chain, itself included, hold a type tag? 0 unknown, 1 no, 2 yes.
     let mut holds_tag = vec![0u8; count];
-    let own = |id: TypeId| id.0.checked_sub(first).map(|index| index as usize).filter(|&index| index < count);
+    let own = |id: TypeId| {
+        id.0.checked_sub(first)
+            .map(|index| index as usize)
+            .filter(|&index| index < count)
+    };
     let mut path = vec![];
     for start in 0..count {
         let mut id = TypeId(first + start as u32);
         let mut known = 1u8;
-        while let Some(ty) = btf.type_by_id(id).filter(|ty| ty.kind().is_mod_or_typedef()) {
-            if let Some(index) = own(id) {
-                if holds_tag[index] != 0 {
-                    known = holds_tag[index];
-                    break;
-                }
+        while let Some(ty) = btf
+            .type_by_id(id)
+            .filter(|ty| ty.kind().is_mod_or_typedef())
+        {
+            let answer = own(id).map_or(0, |index| holds_tag[index]);
+            if answer != 0 {
+                known = answer;
+                break;
             }
             path.push((id, ty.kind()));
             id = ty.type_id();
@@ -361,4 +425,3 @@ fn check_type_tags(btf: &Btf, log: &mut Log<'_>) -> Result<(), Errno> {
     }
     Ok(())
 }
-

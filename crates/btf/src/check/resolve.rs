@@ -103,17 +103,25 @@ fn is_source_only(kind: Kind) -> bool {
 }
 
 fn has_no_size(kind: Kind) -> bool {
-    matches!(kind, Kind::Void | Kind::Fwd | Kind::Func | Kind::FuncProto | Kind::DeclTag)
+    matches!(
+        kind,
+        Kind::Void | Kind::Fwd | Kind::Func | Kind::FuncProto | Kind::DeclTag
+    )
 }
 
 impl<'b> Resolver<'b, '_, '_> {
     fn own(&self, id: TypeId) -> Option<usize> {
-        id.0.checked_sub(self.start).map(|index| index as usize).filter(|&index| index < self.states.len())
+        id.0.checked_sub(self.start)
+            .map(|index| index as usize)
+            .filter(|&index| index < self.states.len())
     }
 
     /// Types of the base are.
     fn is_resolved(&self, id: TypeId) -> bool {
-        id.0 < self.start || self.own(id).is_some_and(|index| self.states[index] == State::Resolved)
+        id.0 < self.start
+            || self
+                .own(id)
+                .is_some_and(|index| self.states[index] == State::Resolved)
     }
 
     /// What a modifier, pointer or variable stands for.
@@ -159,7 +167,9 @@ impl<'b> Resolver<'b, '_, '_> {
         match self.mode {
             Mode::Undecided => !needs_resolve(kind),
             Mode::Pointer => !kind.is_mod_or_typedef() && kind != Kind::Ptr,
-            Mode::StructOrArray => !kind.is_mod_or_typedef() && kind != Kind::Array && !kind.is_composite(),
+            Mode::StructOrArray => {
+                !kind.is_mod_or_typedef() && kind != Kind::Array && !kind.is_composite()
+            }
         }
     }
 
@@ -170,7 +180,8 @@ impl<'b> Resolver<'b, '_, '_> {
 
     fn reject(&mut self, ty: &Type<'_>, message: fmt::Arguments<'_>) -> Errno {
         if self.log.is_on() {
-            self.log.write(format_args!("{} {message}\n", TypeLine(*ty)));
+            self.log
+                .write(format_args!("{} {message}\n", TypeLine(*ty)));
         }
         Errno::EINVAL
     }
@@ -200,13 +211,16 @@ impl<'b> Resolver<'b, '_, '_> {
         self.stack.clear();
         let mut outcome = self.push(ty.id());
         while outcome.is_ok() {
-            let Some(vertex) = self.stack.last().copied() else { break };
+            let Some(vertex) = self.stack.last().copied() else {
+                break;
+            };
             outcome = match self.step(vertex) {
                 Ok(Step::Push(next)) => self.push(next),
                 Ok(Step::Done(id, size)) => {
                     self.stack.pop();
                     if let Some(index) = self.own(vertex.id) {
-                        (self.states[index], self.ids[index], self.sizes[index]) = (State::Resolved, id, size);
+                        (self.states[index], self.ids[index], self.sizes[index]) =
+                            (State::Resolved, id, size);
                     }
                     Ok(())
                 }
@@ -239,7 +253,9 @@ impl<'b> Resolver<'b, '_, '_> {
             Kind::Struct | Kind::Union | Kind::Datasec => id.is_void() && size == 0,
             Kind::DeclTag | Kind::Func => !id.is_void() && size == 0,
             Kind::Array => {
-                let Some(array) = ty.array() else { return false };
+                let Some(array) = ty.array() else {
+                    return false;
+                };
                 self.type_size(array.elem).is_some_and(|(elem, elem_size)| {
                     !self.btf.kind(elem).is_some_and(Kind::is_mod_or_typedef)
                         && array.nelems.wrapping_mul(elem_size) == size
@@ -255,15 +271,21 @@ impl<'b> Resolver<'b, '_, '_> {
         let ty = self.btf.type_by_id(vertex.id).ok_or(Errno::EINVAL)?;
         match ty.kind() {
             Kind::Ptr | Kind::Var => self.step_pointer(&ty),
-            Kind::Typedef | Kind::Volatile | Kind::Const | Kind::Restrict | Kind::TypeTag => self.step_modifier(&ty),
+            Kind::Typedef | Kind::Volatile | Kind::Const | Kind::Restrict | Kind::TypeTag => {
+                self.step_modifier(&ty)
+            }
             Kind::Array => self.step_array(&ty),
             Kind::Struct | Kind::Union => self.step_struct(&ty, vertex.next_member),
             Kind::Func => self.step_func(&ty),
             Kind::DeclTag => self.step_decl_tag(&ty),
             Kind::Datasec => self.step_datasec(&ty, vertex.next_member),
-            Kind::Void | Kind::Int | Kind::Enum | Kind::Enum64 | Kind::Fwd | Kind::FuncProto | Kind::Float => {
-                Err(self.reject(&ty, format_args!("Unsupported resolve")))
-            }
+            Kind::Void
+            | Kind::Int
+            | Kind::Enum
+            | Kind::Enum64
+            | Kind::Fwd
+            | Kind::FuncProto
+            | Kind::Float => Err(self.reject(&ty, format_args!("Unsupported resolve"))),
         }
     }
 
@@ -271,7 +293,9 @@ impl<'b> Resolver<'b, '_, '_> {
     fn follow(&mut self, ty: &Type<'b>) -> Result<Option<Step>, Errno> {
         let next = ty.type_id();
         match self.btf.kind(next) {
-            Some(kind) if !is_source_only(kind) => Ok(self.is_open(next, kind).then_some(Step::Push(next))),
+            Some(kind) if !is_source_only(kind) => {
+                Ok(self.is_open(next, kind).then_some(Step::Push(next)))
+            }
             _ => Err(self.reject(ty, format_args!("Invalid type_id"))),
         }
     }
@@ -333,8 +357,12 @@ impl<'b> Resolver<'b, '_, '_> {
                 }
                 _ => return Err(self.reject(ty, format_args!("{message}"))),
             }
-            let sized = self.type_size(part).and_then(|(id, size)| Some((self.btf.type_by_id(id)?, size)));
-            let Some((part_ty, size)) = sized else { return Err(self.reject(ty, format_args!("{message}"))) };
+            let sized = self
+                .type_size(part)
+                .and_then(|(id, size)| Some((self.btf.type_by_id(id)?, size)));
+            let Some((part_ty, size)) = sized else {
+                return Err(self.reject(ty, format_args!("{message}")));
+            };
             if message == "Invalid index" {
                 if !is_regular_int(&part_ty) {
                     return Err(self.reject(ty, format_args!("{message}")));
@@ -381,9 +409,16 @@ impl<'b> Resolver<'b, '_, '_> {
     }
 
     fn step_func(&mut self, ty: &Type<'b>) -> Result<Step, Errno> {
-        let proto = self.btf.type_by_id(ty.type_id()).filter(|proto| proto.kind() == Kind::FuncProto);
-        let Some(proto) = proto else { return Err(self.reject(ty, format_args!("Invalid type_id"))) };
-        let unnamed = proto.params().position(|param| param.name_off == 0 && !param.ty.is_void());
+        let proto = self
+            .btf
+            .type_by_id(ty.type_id())
+            .filter(|proto| proto.kind() == Kind::FuncProto);
+        let Some(proto) = proto else {
+            return Err(self.reject(ty, format_args!("Invalid type_id")));
+        };
+        let unnamed = proto
+            .params()
+            .position(|param| param.name_off == 0 && !param.ty.is_void());
         match unnamed {
             Some(index) => Err(self.reject(ty, format_args!("Invalid arg#{}", index + 1))),
             None => Ok(Step::Done(ty.type_id(), 0)),
@@ -392,9 +427,14 @@ impl<'b> Resolver<'b, '_, '_> {
 
     fn step_decl_tag(&mut self, ty: &Type<'b>) -> Result<Step, Errno> {
         let target = self.btf.type_by_id(ty.type_id()).filter(|target| {
-            matches!(target.kind(), Kind::Func | Kind::Struct | Kind::Union | Kind::Var | Kind::Typedef)
+            matches!(
+                target.kind(),
+                Kind::Func | Kind::Struct | Kind::Union | Kind::Var | Kind::Typedef
+            )
         });
-        let Some(target) = target else { return Err(self.reject(ty, format_args!("Invalid type_id"))) };
+        let Some(target) = target else {
+            return Err(self.reject(ty, format_args!("Invalid type_id")));
+        };
         if self.is_open(target.id(), target.kind()) {
             return Ok(Step::Push(target.id()));
         }
@@ -402,7 +442,10 @@ impl<'b> Resolver<'b, '_, '_> {
         if component != -1 {
             let count = match target.kind() {
                 Kind::Struct | Kind::Union => target.vlen(),
-                Kind::Func => self.btf.type_by_id(target.type_id()).map_or(0, |proto| proto.vlen()),
+                Kind::Func => self
+                    .btf
+                    .type_by_id(target.type_id())
+                    .map_or(0, |proto| proto.vlen()),
                 _ => 0,
             };
             if component as u32 >= count {
@@ -415,7 +458,10 @@ impl<'b> Resolver<'b, '_, '_> {
     fn step_datasec(&mut self, ty: &Type<'b>, next_member: usize) -> Result<Step, Errno> {
         self.mode = Mode::Undecided;
         for (index, secinfo) in ty.vars().enumerate().skip(next_member) {
-            let var = self.btf.type_by_id(secinfo.ty).filter(|var| var.kind() == Kind::Var);
+            let var = self
+                .btf
+                .type_by_id(secinfo.ty)
+                .filter(|var| var.kind() == Kind::Var);
             let fault = match var {
                 None => "Not a VAR kind member",
                 Some(var) => {
@@ -458,7 +504,12 @@ impl<'b> Resolver<'b, '_, '_> {
         }
         for (index, param) in ty.params().take(count).enumerate() {
             let number = index + 1;
-            if param.name_off != 0 && !self.btf.str_bytes_by_offset(param.name_off).is_some_and(is_identifier) {
+            if param.name_off != 0
+                && !self
+                    .btf
+                    .str_bytes_by_offset(param.name_off)
+                    .is_some_and(is_identifier)
+            {
                 // The type is looked at first: the same message, so the order does not show.
                 return Err(self.reject(ty, format_args!("Invalid arg#{number}")));
             }
@@ -467,9 +518,19 @@ impl<'b> Resolver<'b, '_, '_> {
         Ok(())
     }
 
-    fn check_passed(&mut self, ty: &Type<'b>, id: TypeId, message: fmt::Arguments<'_>) -> Result<(), Errno> {
-        let passed = self.btf.type_by_id(id).filter(|passed| !is_source_only(passed.kind()));
-        let Some(passed) = passed else { return Err(self.reject(ty, message)) };
+    fn check_passed(
+        &mut self,
+        ty: &Type<'b>,
+        id: TypeId,
+        message: fmt::Arguments<'_>,
+    ) -> Result<(), Errno> {
+        let passed = self
+            .btf
+            .type_by_id(id)
+            .filter(|passed| !is_source_only(passed.kind()));
+        let Some(passed) = passed else {
+            return Err(self.reject(ty, message));
+        };
         if needs_resolve(passed.kind()) && !self.is_resolved(id) {
             self.resolve(&passed)?;
         }

@@ -36,26 +36,58 @@ pub(crate) struct Step<'a> {
 
 impl<'a> Spec<'a> {
     /// Reads the path of a relocation.
-    pub(crate) fn parse(btf: &'a Btf, kind: ReloKind, relo: &CoreRelo) -> Result<Spec<'a>, BtfError> {
+    pub(crate) fn parse(
+        btf: &'a Btf,
+        kind: ReloKind,
+        relo: &CoreRelo,
+    ) -> Result<Spec<'a>, BtfError> {
         let text = btf
             .str_by_offset(relo.access_str_off)
             .ok_or_else(|| inval(format!("no access string at {}", relo.access_str_off)))?;
-        let bad = || inval(format!("access '{text}' of type {} '{}'", relo.type_id, btf.name(relo.type_id)));
+        let bad = || {
+            inval(format!(
+                "access '{text}' of type {} '{}'",
+                relo.type_id,
+                btf.name(relo.type_id)
+            ))
+        };
         if text.len() > PATH_MAX * 11 {
             return Err(inval(format!("access of {} bytes", text.len())));
         }
-        let path: Vec<u32> =
-            text.split(':').map(|number| number.parse().ok()).collect::<Option<_>>().ok_or_else(bad)?;
+        let path: Vec<u32> = text
+            .split(':')
+            .map(|number| number.parse().ok())
+            .collect::<Option<_>>()
+            .ok_or_else(bad)?;
         if path.len() > PATH_MAX {
-            return Err(BtfError::new(Errno::E2BIG, format!("access of {} steps, at most {PATH_MAX}", path.len())));
+            return Err(BtfError::new(
+                Errno::E2BIG,
+                format!("access of {} steps, at most {PATH_MAX}", path.len()),
+            ));
         }
-        let mut spec = Spec { btf, kind, root: relo.type_id, steps: Vec::new(), bit_offset: 0 };
+        let mut spec = Spec {
+            btf,
+            kind,
+            root: relo.type_id,
+            steps: Vec::new(),
+            bit_offset: 0,
+        };
         if kind.is_field() {
             spec.read_fields(&path).ok_or_else(bad)?;
         } else if kind.is_enumval() {
-            let ty = btf.stripped(relo.type_id).filter(|ty| ty.kind().is_any_enum()).ok_or_else(bad)?;
-            let value = ty.enum_value(path[0]).filter(|_| path.len() == 1).ok_or_else(bad)?;
-            spec.steps.push(Step { ty: ty.id(), index: path[0], name: Some(value.name()) });
+            let ty = btf
+                .stripped(relo.type_id)
+                .filter(|ty| ty.kind().is_any_enum())
+                .ok_or_else(bad)?;
+            let value = ty
+                .enum_value(path[0])
+                .filter(|_| path.len() == 1)
+                .ok_or_else(bad)?;
+            spec.steps.push(Step {
+                ty: ty.id(),
+                index: path[0],
+                name: Some(value.name()),
+            });
         } else if path != [0] || btf.type_by_id(relo.type_id).is_none() {
             return Err(bad());
         }
@@ -66,7 +98,11 @@ impl<'a> Spec<'a> {
         let btf = self.btf;
         let mut id = btf.skip_mods_and_typedefs(self.root);
         let first = *path.first()?;
-        self.steps.push(Step { ty: id, index: first, name: None });
+        self.steps.push(Step {
+            ty: id,
+            index: first,
+            name: None,
+        });
         self.add_elements(id, first)?;
         for &index in path.get(1..)? {
             id = btf.skip_mods_and_typedefs(id);
@@ -75,7 +111,11 @@ impl<'a> Spec<'a> {
                 let member = ty.member(index)?;
                 self.bit_offset = self.bit_offset.checked_add(member.bit_offset)?;
                 if member.name_off != 0 {
-                    self.steps.push(Step { ty: id, index, name: Some(member.name()) });
+                    self.steps.push(Step {
+                        ty: id,
+                        index,
+                        name: Some(member.name()),
+                    });
                 }
                 id = member.ty;
             } else {
@@ -84,7 +124,11 @@ impl<'a> Spec<'a> {
                     return None;
                 }
                 id = btf.skip_mods_and_typedefs(array.elem);
-                self.steps.push(Step { ty: id, index, name: None });
+                self.steps.push(Step {
+                    ty: id,
+                    index,
+                    name: None,
+                });
                 self.add_elements(id, index)?;
             }
         }
@@ -92,14 +136,28 @@ impl<'a> Spec<'a> {
     }
 
     fn add_elements(&mut self, ty: TypeId, count: u32) -> Option<()> {
-        let bits = self.btf.resolve_size(ty)?.checked_mul(count)?.checked_mul(8)?;
+        let bits = self
+            .btf
+            .resolve_size(ty)?
+            .checked_mul(count)?
+            .checked_mul(8)?;
         self.bit_offset = self.bit_offset.checked_add(bits)?;
         Some(())
     }
 
     /// The same path from `candidate` of `target`; `None` if it does not exist there.
-    pub(crate) fn find_in<'t>(&self, target: &'t Btf, candidate: TypeId) -> Result<Option<Spec<'t>>, BtfError> {
-        let mut found = Spec { btf: target, kind: self.kind, root: candidate, steps: Vec::new(), bit_offset: 0 };
+    pub(crate) fn find_in<'t>(
+        &self,
+        target: &'t Btf,
+        candidate: TypeId,
+    ) -> Result<Option<Spec<'t>>, BtfError> {
+        let mut found = Spec {
+            btf: target,
+            kind: self.kind,
+            root: candidate,
+            steps: Vec::new(),
+            bit_offset: 0,
+        };
         if self.kind.is_enumval() {
             return Ok(self.find_value(&mut found).map(|()| found));
         }
@@ -120,13 +178,21 @@ impl<'a> Spec<'a> {
                 },
                 None => {
                     if at > 0 {
-                        let Some(array) = target.type_by_id(id).and_then(|ty| ty.array()) else { return Ok(None) };
-                        if !is_flexible(target, found.steps.last(), &array) && step.index >= array.nelems {
+                        let Some(array) = target.type_by_id(id).and_then(|ty| ty.array()) else {
+                            return Ok(None);
+                        };
+                        if !is_flexible(target, found.steps.last(), &array)
+                            && step.index >= array.nelems
+                        {
                             return Ok(None);
                         }
                         id = target.skip_mods_and_typedefs(array.elem);
                     }
-                    found.steps.push(Step { ty: id, index: step.index, name: None });
+                    found.steps.push(Step {
+                        ty: id,
+                        index: step.index,
+                        name: None,
+                    });
                     found
                         .add_elements(id, step.index)
                         .ok_or_else(|| inval(format!("type {id} of the target has no size")))?;
@@ -138,10 +204,19 @@ impl<'a> Spec<'a> {
 
     fn find_value<'t>(&self, found: &mut Spec<'t>) -> Option<()> {
         let name = essential_name(self.steps.first()?.name?);
-        let ty = found.btf.stripped(found.root).filter(|ty| ty.kind().is_any_enum())?;
-        let (index, value) =
-            ty.enum_values().enumerate().find(|(_, value)| essential_name(value.name()) == name)?;
-        found.steps.push(Step { ty: ty.id(), index: index as u32, name: Some(value.name()) });
+        let ty = found
+            .btf
+            .stripped(found.root)
+            .filter(|ty| ty.kind().is_any_enum())?;
+        let (index, value) = ty
+            .enum_values()
+            .enumerate()
+            .find(|(_, value)| essential_name(value.name()) == name)?;
+        found.steps.push(Step {
+            ty: ty.id(),
+            index: index as u32,
+            name: Some(value.name()),
+        });
         Some(())
     }
 
@@ -178,7 +253,10 @@ impl<'a> Spec<'a> {
             *next += 1;
             looked_at += 1;
             if frames.len() + found.steps.len() > PATH_MAX || looked_at > MEMBERS_MAX {
-                return Err(BtfError::new(Errno::E2BIG, format!("type {id} of the target nests too deeply")));
+                return Err(BtfError::new(
+                    Errno::E2BIG,
+                    format!("type {id} of the target nests too deeply"),
+                ));
             }
             let bit_offset = base
                 .checked_add(member.bit_offset)
@@ -189,7 +267,11 @@ impl<'a> Spec<'a> {
                 if !fields_are_compatible(self.btf, local_ty, target, member.ty)? {
                     return Ok(None);
                 }
-                found.steps.push(Step { ty: id, index, name: Some(member.name()) });
+                found.steps.push(Step {
+                    ty: id,
+                    index,
+                    name: Some(member.name()),
+                });
                 found.bit_offset = bit_offset;
                 return Ok(Some(member.ty));
             }
@@ -201,7 +283,10 @@ impl<'a> Spec<'a> {
 /// An array of no elements at the end of a struct.
 fn is_flexible(btf: &Btf, step: Option<&Step<'_>>, array: &Array) -> bool {
     let is_last = |step: &Step<'_>| {
-        step.name.is_some() && btf.type_by_id(step.ty).is_some_and(|ty| step.index.checked_add(1) == Some(ty.vlen()))
+        step.name.is_some()
+            && btf
+                .type_by_id(step.ty)
+                .is_some_and(|ty| step.index.checked_add(1) == Some(ty.vlen()))
     };
     array.nelems == 0 && step.is_some_and(is_last)
 }

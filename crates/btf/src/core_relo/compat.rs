@@ -13,7 +13,8 @@ const DEPTH_MAX: u32 = 32;
 const STEPS_MAX: u32 = 1 << 24;
 
 fn types<'a>(btf: &'a Btf, id: TypeId) -> Result<Type<'a>, BtfError> {
-    btf.stripped(id).ok_or_else(|| inval(format!("no type {id}")))
+    btf.stripped(id)
+        .ok_or_else(|| inval(format!("no type {id}")))
 }
 
 fn is_whole_int(ty: &Type<'_>) -> bool {
@@ -65,7 +66,9 @@ pub fn types_are_compatible(
     target: TypeId,
 ) -> Result<bool, BtfError> {
     let roots = (local_btf.kind(local), target_btf.kind(target));
-    let (Some(a), Some(b)) = roots else { return Err(inval(format!("no type {local} or {target}"))) };
+    let (Some(a), Some(b)) = roots else {
+        return Err(inval(format!("no type {local} or {target}")));
+    };
     if !kinds_are_compatible(a, b) {
         return Ok(false);
     }
@@ -99,7 +102,11 @@ pub fn types_are_compatible(
                     return Ok(false);
                 }
                 pairs.push((a.type_id(), b.type_id(), depth + 1));
-                pairs.extend(a.params().zip(b.params()).map(|(a, b)| (a.ty, b.ty, depth + 1)));
+                pairs.extend(
+                    a.params()
+                        .zip(b.params())
+                        .map(|(a, b)| (a.ty, b.ty, depth + 1)),
+                );
             }
             _ => return Ok(false),
         }
@@ -110,14 +117,28 @@ pub fn types_are_compatible(
 /// A comparison that waits for the answer of another.
 enum Frame {
     /// local member, and the member of the target it is being compared with
-    Members { local: TypeId, target: TypeId, member: u32, other: u32 },
+    Members {
+        local: TypeId,
+        target: TypeId,
+        member: u32,
+        other: u32,
+    },
     /// the parameter being compared
-    Params { local: TypeId, target: TypeId, param: u32, behind_ptr: bool },
+    Params {
+        local: TypeId,
+        target: TypeId,
+        param: u32,
+        behind_ptr: bool,
+    },
 }
 
 /// A comparison to make, or one that was made.
 enum Next {
-    Compare { local: TypeId, target: TypeId, behind_ptr: bool },
+    Compare {
+        local: TypeId,
+        target: TypeId,
+        behind_ptr: bool,
+    },
     Answer(bool),
 }
 
@@ -129,7 +150,11 @@ pub(super) fn types_match(
     target: TypeId,
 ) -> Result<bool, BtfError> {
     let mut frames: Vec<Frame> = Vec::new();
-    let mut next = Next::Compare { local, target, behind_ptr: false };
+    let mut next = Next::Compare {
+        local,
+        target,
+        behind_ptr: false,
+    };
     let mut steps = 0;
     loop {
         steps += 1;
@@ -137,9 +162,18 @@ pub(super) fn types_match(
             return Err(inval(format!("type {local} nests too deeply")));
         }
         next = match next {
-            Next::Compare { local, target, behind_ptr } => {
-                compare(local_btf, local, target_btf, target, behind_ptr, &mut frames)?
-            }
+            Next::Compare {
+                local,
+                target,
+                behind_ptr,
+            } => compare(
+                local_btf,
+                local,
+                target_btf,
+                target,
+                behind_ptr,
+                &mut frames,
+            )?,
             Next::Answer(answer) => match frames.last_mut() {
                 None => return Ok(answer),
                 Some(frame) => match resume(local_btf, target_btf, frame, answer, &mut steps) {
@@ -158,9 +192,18 @@ pub(super) fn types_match(
 fn finished(local_btf: &Btf, target_btf: &Btf, frame: Option<Frame>, answer: bool) -> Option<Next> {
     match frame? {
         Frame::Members { .. } => None,
-        Frame::Params { local, target, behind_ptr, .. } => answer.then(|| Next::Compare {
-            local: local_btf.type_by_id(local).map_or(TypeId::VOID, |ty| ty.type_id()),
-            target: target_btf.type_by_id(target).map_or(TypeId::VOID, |ty| ty.type_id()),
+        Frame::Params {
+            local,
+            target,
+            behind_ptr,
+            ..
+        } => answer.then(|| Next::Compare {
+            local: local_btf
+                .type_by_id(local)
+                .map_or(TypeId::VOID, |ty| ty.type_id()),
+            target: target_btf
+                .type_by_id(target)
+                .map_or(TypeId::VOID, |ty| ty.type_id()),
             behind_ptr,
         }),
     }
@@ -175,7 +218,12 @@ fn resume(
     steps: &mut u32,
 ) -> Option<Next> {
     match frame {
-        Frame::Members { local, target, member, other } => {
+        Frame::Members {
+            local,
+            target,
+            member,
+            other,
+        } => {
             if answer {
                 (*member, *other) = (member.saturating_add(1), 0);
             } else {
@@ -183,15 +231,22 @@ fn resume(
             }
             let local = local_btf.type_by_id(*local)?;
             let target = target_btf.type_by_id(*target)?;
-            let Some(wanted) = local.member(*member) else { return None };
+            let wanted = local.member(*member)?;
             let name = essential_name(wanted.name());
             // Looking for a name costs as many steps as there are members.
             *steps = steps.saturating_add(target.vlen());
             let candidates = target.members().enumerate().skip(*other as usize);
-            match candidates.into_iter().find(|(_, candidate)| essential_name(candidate.name()) == name) {
+            match candidates
+                .into_iter()
+                .find(|(_, candidate)| essential_name(candidate.name()) == name)
+            {
                 Some((index, candidate)) => {
                     *other = index as u32;
-                    Some(Next::Compare { local: wanted.ty, target: candidate.ty, behind_ptr: false })
+                    Some(Next::Compare {
+                        local: wanted.ty,
+                        target: candidate.ty,
+                        behind_ptr: false,
+                    })
                 }
                 None => {
                     // No like of this member: skip past all, so that the answer is the frame's.
@@ -200,7 +255,12 @@ fn resume(
                 }
             }
         }
-        Frame::Params { local, target, param, behind_ptr } => {
+        Frame::Params {
+            local,
+            target,
+            param,
+            behind_ptr,
+        } => {
             if !answer {
                 return None;
             }
@@ -208,7 +268,11 @@ fn resume(
             *param = param.saturating_add(1);
             let a = local_btf.type_by_id(*local)?.param(index)?;
             let b = target_btf.type_by_id(*target)?.param(index)?;
-            Some(Next::Compare { local: a.ty, target: b.ty, behind_ptr: *behind_ptr })
+            Some(Next::Compare {
+                local: a.ty,
+                target: b.ty,
+                behind_ptr: *behind_ptr,
+            })
         }
     }
 }
@@ -232,7 +296,15 @@ fn compare(
         let answer = match a.kind() {
             Kind::Void => same_kind,
             Kind::Fwd if same_kind => a.kind_flag() == b.kind_flag(),
-            Kind::Fwd => behind_ptr && b.kind() == if a.kind_flag() { Kind::Union } else { Kind::Struct },
+            Kind::Fwd => {
+                behind_ptr
+                    && b.kind()
+                        == if a.kind_flag() {
+                            Kind::Union
+                        } else {
+                            Kind::Struct
+                        }
+            }
             Kind::Enum | Kind::Enum64 => b.kind().is_any_enum() && values_match(&a, &b),
             Kind::Struct | Kind::Union if behind_ptr => {
                 same_kind || (b.kind() == Kind::Fwd && (a.kind() == Kind::Union) == b.kind_flag())
@@ -245,7 +317,12 @@ fn compare(
                     return Ok(Next::Answer(true));
                 }
                 // The frame begins as if the member before the first had been found.
-                frames.push(Frame::Members { local: a.id(), target: b.id(), member: u32::MAX, other: 0 });
+                frames.push(Frame::Members {
+                    local: a.id(),
+                    target: b.id(),
+                    member: u32::MAX,
+                    other: 0,
+                });
                 return Ok(start_members(local_btf, target_btf, frames));
             }
             Kind::Int => {
@@ -271,7 +348,12 @@ fn compare(
                 if !same_kind || a.vlen() != b.vlen() {
                     return Ok(Next::Answer(false));
                 }
-                frames.push(Frame::Params { local: a.id(), target: b.id(), param: 0, behind_ptr });
+                frames.push(Frame::Params {
+                    local: a.id(),
+                    target: b.id(),
+                    param: 0,
+                    behind_ptr,
+                });
                 return Ok(Next::Answer(true));
             }
             _ => false,
@@ -283,16 +365,32 @@ fn compare(
 
 /// The first comparison of a struct's frame.
 fn start_members(local_btf: &Btf, target_btf: &Btf, frames: &mut [Frame]) -> Next {
-    let Some(Frame::Members { local, target, member, other }) = frames.last_mut() else {
+    let Some(Frame::Members {
+        local,
+        target,
+        member,
+        other,
+    }) = frames.last_mut()
+    else {
         return Next::Answer(false);
     };
     let wanted = local_btf.type_by_id(*local).and_then(|ty| ty.member(0));
-    let (Some(wanted), Some(target)) = (wanted, target_btf.type_by_id(*target)) else { return Next::Answer(false) };
+    let (Some(wanted), Some(target)) = (wanted, target_btf.type_by_id(*target)) else {
+        return Next::Answer(false);
+    };
     let name = essential_name(wanted.name());
-    match target.members().enumerate().find(|(_, candidate)| essential_name(candidate.name()) == name) {
+    match target
+        .members()
+        .enumerate()
+        .find(|(_, candidate)| essential_name(candidate.name()) == name)
+    {
         Some((index, candidate)) => {
             (*member, *other) = (0, index as u32);
-            Next::Compare { local: wanted.ty, target: candidate.ty, behind_ptr: false }
+            Next::Compare {
+                local: wanted.ty,
+                target: candidate.ty,
+                behind_ptr: false,
+            }
         }
         None => Next::Answer(false),
     }
@@ -303,7 +401,11 @@ fn values_match(local: &Type<'_>, target: &Type<'_>) -> bool {
     if local.vlen() > target.vlen() {
         return false;
     }
-    let names: alloc::collections::BTreeSet<&str> =
-        target.enum_values().map(|value| essential_name(value.name())).collect();
-    local.enum_values().all(|value| names.contains(essential_name(value.name())))
+    let names: alloc::collections::BTreeSet<&str> = target
+        .enum_values()
+        .map(|value| essential_name(value.name()))
+        .collect();
+    local
+        .enum_values()
+        .all(|value| names.contains(essential_name(value.name())))
 }

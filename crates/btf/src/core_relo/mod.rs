@@ -101,14 +101,24 @@ pub struct Relocator<'a> {
 impl<'a> Relocator<'a> {
     /// For programs whose types are in `local`, to run where types are those of `target`.
     pub fn new(local: &'a Btf, target: &'a Btf) -> Relocator<'a> {
-        Relocator { local, target, candidates: BTreeMap::new(), flavoured: None }
+        Relocator {
+            local,
+            target,
+            candidates: BTreeMap::new(),
+            flavoured: None,
+        }
     }
 
     /// Adjusts the instructions of a program; offsets of the records are instruction slots.
     ///
     /// # Errors
     /// EINVAL and others as libbpf gives them: a record or instruction of unexpected form, candidates that disagree.
-    pub fn relocate(&mut self, prog: &str, insns: &mut [RawInsn], relos: &[CoreRelo]) -> Result<(), BtfError> {
+    pub fn relocate(
+        &mut self,
+        prog: &str,
+        insns: &mut [RawInsn],
+        relos: &[CoreRelo],
+    ) -> Result<(), BtfError> {
         for (index, relo) in relos.iter().enumerate() {
             let answer = self.answer(relo).and_then(|answer| {
                 patch::patch(insns, relo.insn_off as usize, &answer).map(|()| answer)
@@ -135,9 +145,15 @@ impl<'a> Relocator<'a> {
         if kind == ReloKind::TypeIdLocal {
             return Ok(Answer::fixed(u64::from(relo.type_id.0)));
         }
-        let root = self.local.type_by_id(relo.type_id).ok_or_else(|| inval(format!("no type {}", relo.type_id)))?;
+        let root = self
+            .local
+            .type_by_id(relo.type_id)
+            .ok_or_else(|| inval(format!("no type {}", relo.type_id)))?;
         if root.name().is_empty() {
-            return Err(BtfError::new(Errno::ENOTSUP, format!("type {} has no name", relo.type_id)));
+            return Err(BtfError::new(
+                Errno::ENOTSUP,
+                format!("type {} has no name", relo.type_id),
+            ));
         }
         let candidates = match self.candidates.get(&relo.type_id) {
             Some(known) => known.clone(),
@@ -150,7 +166,9 @@ impl<'a> Relocator<'a> {
         let mut chosen: Option<(Spec<'_>, Answer)> = None;
         let mut matching = Vec::new();
         for candidate in candidates {
-            let Some(spec) = local.find_in(self.target, candidate)? else { continue };
+            let Some(spec) = local.find_in(self.target, candidate)? else {
+                continue;
+            };
             let answer = Answer::compute(kind, &local, Some(&spec))?;
             if let Some((first_spec, first)) = &chosen {
                 if first_spec.bit_offset != spec.bit_offset {
@@ -160,7 +178,10 @@ impl<'a> Relocator<'a> {
                     )));
                 }
                 if first.is_poison != answer.is_poison || first.new != answer.new {
-                    return Err(inval(format!("candidates disagree: {} and {}", first.new, answer.new)));
+                    return Err(inval(format!(
+                        "candidates disagree: {} and {}",
+                        first.new, answer.new
+                    )));
                 }
             } else {
                 chosen = Some((spec, answer));
@@ -192,7 +213,11 @@ impl<'a> Relocator<'a> {
         });
         let mut found: Vec<TypeId> = target.ids_by_name(name).collect();
         found.extend(flavoured.get(name).into_iter().flatten());
-        found.retain(|&id| target.kind(id).is_some_and(|other| kinds_are_compatible(kind, other)));
+        found.retain(|&id| {
+            target
+                .kind(id)
+                .is_some_and(|other| kinds_are_compatible(kind, other))
+        });
         found.sort_unstable();
         found
     }

@@ -36,7 +36,10 @@ pub(super) fn patch(insns: &mut [RawInsn], at: usize, answer: &Answer) -> Result
         0x1..=0x3 => {
             expect(answer, i64::from(insn.off) as u64)?;
             let Some(off) = i16::try_from(answer.new).ok() else {
-                return Err(BtfError::new(Errno::ERANGE, format!("offset {} is too big", answer.new)));
+                return Err(BtfError::new(
+                    Errno::ERANGE,
+                    format!("offset {} is too big", answer.new),
+                ));
             };
             if answer.is_bad_resize {
                 poison(insn, next);
@@ -50,22 +53,37 @@ pub(super) fn patch(insns: &mut [RawInsn], at: usize, answer: &Answer) -> Result
         // LD
         0x0 => {
             let is_plain = insn.is_ld_imm64() && insn.src() == 0 && insn.off == 0;
-            let next = next.filter(|next| is_plain && next.code == 0 && next.regs == 0 && next.off == 0);
+            let next =
+                next.filter(|next| is_plain && next.code == 0 && next.regs == 0 && next.off == 0);
             let Some(next) = next else {
-                return Err(inval(format!("opcode {:#x} is no plain 64-bit load", insn.code)));
+                return Err(inval(format!(
+                    "opcode {:#x} is no plain 64-bit load",
+                    insn.code
+                )));
             };
-            expect(answer, u64::from(next.imm as u32) << 32 | u64::from(insn.imm as u32))?;
+            expect(
+                answer,
+                u64::from(next.imm as u32) << 32 | u64::from(insn.imm as u32),
+            )?;
             insn.imm = answer.new as i32;
             next.imm = (answer.new >> 32) as i32;
         }
-        _ => return Err(inval(format!("opcode {:#x} cannot be relocated", insn.code))),
+        _ => {
+            return Err(inval(format!(
+                "opcode {:#x} cannot be relocated",
+                insn.code
+            )));
+        }
     }
     Ok(())
 }
 
 fn expect(answer: &Answer, found: u64) -> Result<(), BtfError> {
     if answer.validate && found != answer.orig {
-        return Err(inval(format!("instruction holds {found}, expected {} -> {}", answer.orig, answer.new)));
+        return Err(inval(format!(
+            "instruction holds {found}, expected {} -> {}",
+            answer.orig, answer.new
+        )));
     }
     Ok(())
 }
@@ -88,10 +106,16 @@ fn resize(insn: &mut RawInsn, answer: &Answer) -> Result<(), BtfError> {
         _ => None,
     };
     if size_bits(answer.orig_bytes) != Some(insn.code & 0x18) {
-        return Err(inval(format!("opcode {:#x} for a field of {} bytes", insn.code, answer.orig_bytes)));
+        return Err(inval(format!(
+            "opcode {:#x} for a field of {} bytes",
+            insn.code, answer.orig_bytes
+        )));
     }
     let Some(bits) = size_bits(answer.new_bytes) else {
-        return Err(inval(format!("field of {} bytes in the target", answer.new_bytes)));
+        return Err(inval(format!(
+            "field of {} bytes in the target",
+            answer.new_bytes
+        )));
     };
     insn.code = insn.code & !0x18 | bits;
     Ok(())

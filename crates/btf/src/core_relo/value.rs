@@ -35,7 +35,12 @@ struct Side {
 
 impl Side {
     fn plain(value: u64) -> Option<Side> {
-        Some(Side { value, validate: true, bytes: 0, ty: TypeId::VOID })
+        Some(Side {
+            value,
+            validate: true,
+            bytes: 0,
+            ty: TypeId::VOID,
+        })
     }
 }
 
@@ -54,7 +59,11 @@ impl Answer {
     }
 
     /// Compares both sides; no target means that no candidate has the path.
-    pub(super) fn compute(kind: ReloKind, local: &Spec<'_>, target: Option<&Spec<'_>>) -> Result<Answer, BtfError> {
+    pub(super) fn compute(
+        kind: ReloKind,
+        local: &Spec<'_>,
+        target: Option<&Spec<'_>>,
+    ) -> Result<Answer, BtfError> {
         let (local_side, target_side) = (side(kind, Some(local))?, side(kind, target)?);
         let mut answer = Answer::fixed(0);
         let (Some(a), Some(b)) = (local_side, target_side) else {
@@ -64,7 +73,8 @@ impl Answer {
         (answer.orig, answer.new, answer.validate) = (a.value, b.value, a.validate);
         (answer.orig_bytes, answer.new_bytes) = (a.bytes, b.bytes);
         if a.bytes != b.bytes {
-            answer.is_bad_resize = !target.is_some_and(|target| is_resizable(local, a.ty, target, b.ty));
+            answer.is_bad_resize =
+                !target.is_some_and(|target| is_resizable(local, a.ty, target, b.ty));
         }
         Ok(answer)
     }
@@ -72,7 +82,12 @@ impl Answer {
 
 /// A pointer, or unsigned integers, can be loaded with another size.
 fn is_resizable(local: &Spec<'_>, local_ty: TypeId, target: &Spec<'_>, target_ty: TypeId) -> bool {
-    let (Some(a), Some(b)) = (local.btf.type_by_id(local_ty), target.btf.type_by_id(target_ty)) else { return false };
+    let (Some(a), Some(b)) = (
+        local.btf.type_by_id(local_ty),
+        target.btf.type_by_id(target_ty),
+    ) else {
+        return false;
+    };
     if a.kind() == Kind::Ptr && b.kind() == Kind::Ptr {
         return true;
     }
@@ -94,16 +109,22 @@ fn side(kind: ReloKind, spec: Option<&Spec<'_>>) -> Result<Option<Side>, BtfErro
     match kind {
         ReloKind::FieldExists | ReloKind::EnumvalExists => Ok(exists),
         ReloKind::TypeExists | ReloKind::TypeMatches => Ok(exists),
-        ReloKind::TypeIdLocal | ReloKind::TypeIdTarget => {
-            Ok(Side::plain(u64::from(spec.root.0)).map(|side| Side { validate: false, ..side }))
-        }
+        ReloKind::TypeIdLocal | ReloKind::TypeIdTarget => Ok(Side::plain(u64::from(spec.root.0))
+            .map(|side| Side {
+                validate: false,
+                ..side
+            })),
         ReloKind::TypeSize => size_of(spec, spec.root).map(|bytes| Side::plain(u64::from(bytes))),
         ReloKind::EnumvalValue => {
             let value = spec.steps.first().and_then(|step| {
                 let ty = spec.btf.type_by_id(step.ty)?;
                 let value = ty.enum_value(step.index)?;
                 // 32-bit values are signed here whatever the enumeration says, as in libbpf.
-                Some(if ty.kind() == Kind::Enum { i64::from(value.bits as i32) as u64 } else { value.bits })
+                Some(if ty.kind() == Kind::Enum {
+                    i64::from(value.bits as i32) as u64
+                } else {
+                    value.bits
+                })
             });
             Ok(value.and_then(Side::plain))
         }
@@ -116,7 +137,9 @@ fn side(kind: ReloKind, spec: Option<&Spec<'_>>) -> Result<Option<Side>, BtfErro
 }
 
 fn size_of(spec: &Spec<'_>, ty: TypeId) -> Result<u32, BtfError> {
-    spec.btf.resolve_size(ty).ok_or_else(|| inval(format!("type {ty} has no size")))
+    spec.btf
+        .resolve_size(ty)
+        .ok_or_else(|| inval(format!("type {ty} has no size")))
 }
 
 /// Bytes of an element of an array of arrays, or of the type itself.
@@ -132,7 +155,10 @@ fn element_size(spec: &Spec<'_>, ty: TypeId) -> Result<u32, BtfError> {
 }
 
 fn field(kind: ReloKind, spec: &Spec<'_>) -> Result<Side, BtfError> {
-    let step = spec.steps.last().ok_or_else(|| inval("empty access".into()))?;
+    let step = spec
+        .steps
+        .last()
+        .ok_or_else(|| inval("empty access".into()))?;
     if step.name.is_none() {
         return match kind {
             ReloKind::FieldByteOffset => Ok(Side {
@@ -141,9 +167,12 @@ fn field(kind: ReloKind, spec: &Spec<'_>) -> Result<Side, BtfError> {
                 bytes: element_size(spec, step.ty)?,
                 ty: step.ty,
             }),
-            ReloKind::FieldByteSize => {
-                Ok(Side { value: u64::from(size_of(spec, step.ty)?), validate: true, bytes: 0, ty: TypeId::VOID })
-            }
+            ReloKind::FieldByteSize => Ok(Side {
+                value: u64::from(size_of(spec, step.ty)?),
+                validate: true,
+                bytes: 0,
+                ty: TypeId::VOID,
+            }),
             _ => Err(inval(format!("{} of an array element", kind.name()))),
         };
     }
@@ -153,20 +182,37 @@ fn field(kind: ReloKind, spec: &Spec<'_>) -> Result<Side, BtfError> {
         .and_then(|ty| ty.member(step.index))
         .ok_or_else(|| inval(format!("no member {} of type {}", step.index, step.ty)))?;
     let field_id = spec.btf.skip_mods_and_typedefs(member.ty);
-    let field_ty = spec.btf.type_by_id(field_id).ok_or_else(|| inval(format!("no type {field_id}")))?;
+    let field_ty = spec
+        .btf
+        .type_by_id(field_id)
+        .ok_or_else(|| inval(format!("no type {field_id}")))?;
     let is_bitfield = member.bitfield_bits > 0;
     let place = if is_bitfield {
         bitfield_place(spec.bit_offset, member.bitfield_bits, field_ty.size())?
     } else {
         let bytes = size_of(spec, field_id)?;
-        Place { byte: u64::from(spec.bit_offset / 8), bytes: u64::from(bytes), bits: u64::from(bytes) * 8 }
+        Place {
+            byte: u64::from(spec.bit_offset / 8),
+            bytes: u64::from(bytes),
+            bits: u64::from(bytes) * 8,
+        }
     };
-    let plain = |value: u64, validate: bool| Ok(Side { value, validate, bytes: 0, ty: TypeId::VOID });
+    let plain = |value: u64, validate: bool| {
+        Ok(Side {
+            value,
+            validate,
+            bytes: 0,
+            ty: TypeId::VOID,
+        })
+    };
     match kind {
         ReloKind::FieldByteOffset if is_bitfield => plain(place.byte, false),
-        ReloKind::FieldByteOffset => {
-            Ok(Side { value: place.byte, validate: true, bytes: element_size(spec, field_id)?, ty: field_id })
-        }
+        ReloKind::FieldByteOffset => Ok(Side {
+            value: place.byte,
+            validate: true,
+            bytes: element_size(spec, field_id)?,
+            ty: field_id,
+        }),
         ReloKind::FieldByteSize => plain(place.bytes, !is_bitfield),
         ReloKind::FieldSigned => {
             let signed = match field_ty.int() {
@@ -177,7 +223,10 @@ fn field(kind: ReloKind, spec: &Spec<'_>) -> Result<Side, BtfError> {
         }
         ReloKind::FieldLshiftU64 => {
             let end = u64::from(spec.bit_offset) + place.bits;
-            plain(64u64.wrapping_sub(end.wrapping_sub(place.byte * 8)) & 0xffff_ffff, !is_bitfield)
+            plain(
+                64u64.wrapping_sub(end.wrapping_sub(place.byte * 8)) & 0xffff_ffff,
+                !is_bitfield,
+            )
         }
         ReloKind::FieldRshiftU64 => plain(64u64.wrapping_sub(place.bits) & 0xffff_ffff, true),
         _ => Err(inval(format!("{} of a field", kind.name()))),
@@ -204,7 +253,10 @@ fn bitfield_place(bit_offset: u32, bits: u32, declared_bytes: u32) -> Result<Pla
             return Ok(Place { byte, bytes, bits });
         }
         if bytes >= 8 {
-            return Err(BtfError::new(Errno::E2BIG, "bitfield does not fit a 64-bit load"));
+            return Err(BtfError::new(
+                Errno::E2BIG,
+                "bitfield does not fit a 64-bit load",
+            ));
         }
         bytes *= 2;
     }

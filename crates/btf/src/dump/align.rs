@@ -19,7 +19,11 @@ pub(super) struct Alignments<'a> {
 impl<'a> Alignments<'a> {
     pub(super) fn new(btf: &'a Btf) -> Alignments<'a> {
         let count = btf.type_count() as usize;
-        Alignments { btf, known: vec![None; count], open: vec![false; count] }
+        Alignments {
+            btf,
+            known: vec![None; count],
+            open: vec![false; count],
+        }
     }
 
     /// Bytes a value of this type is aligned to; 1 for a packed struct, 0 for a type without alignment.
@@ -63,9 +67,13 @@ impl<'a> Alignments<'a> {
     fn direct(&self, id: TypeId) -> Result<u32, TypeId> {
         let mut id = id;
         for _ in 0..WRAPPERS_MAX {
-            let Some(ty) = self.btf.stripped(id) else { return Ok(0) };
+            let Some(ty) = self.btf.stripped(id) else {
+                return Ok(0);
+            };
             return match ty.kind() {
-                Kind::Int | Kind::Enum | Kind::Enum64 | Kind::Float => Ok(ty.size().min(POINTER_BYTES)),
+                Kind::Int | Kind::Enum | Kind::Enum64 | Kind::Float => {
+                    Ok(ty.size().min(POINTER_BYTES))
+                }
                 Kind::Ptr => Ok(POINTER_BYTES),
                 Kind::Array => {
                     id = ty.array().map_or(TypeId::VOID, |array| array.elem);
@@ -91,7 +99,9 @@ impl<'a> Alignments<'a> {
     }
 
     fn finish(&self, composite: TypeId) -> u32 {
-        let Some(ty) = self.btf.type_by_id(composite) else { return 0 };
+        let Some(ty) = self.btf.type_by_id(composite) else {
+            return 0;
+        };
         let mut max = 1;
         for member in ty.members() {
             let align = self.direct(member.ty).unwrap_or(0);
@@ -103,12 +113,18 @@ impl<'a> Alignments<'a> {
                 return 1;
             }
         }
-        if !ty.size().is_multiple_of(max) { 1 } else { max }
+        if !ty.size().is_multiple_of(max) {
+            1
+        } else {
+            max
+        }
     }
 
     /// Must a struct be packed for its members to lie where they do?
     pub(super) fn is_packed(&mut self, id: TypeId) -> bool {
-        let Some(ty) = self.btf.type_by_id(id) else { return false };
+        let Some(ty) = self.btf.type_by_id(id) else {
+            return false;
+        };
         let mut max = 1;
         for member in ty.members() {
             let align = self.of(member.ty);

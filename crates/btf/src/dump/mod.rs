@@ -5,9 +5,9 @@
 
 mod align;
 mod c;
+mod decl;
 mod order;
 mod raw;
 
 pub use c::c;
 pub use raw::raw;
-

@@ -37,7 +37,11 @@ struct Frame {
 impl<'a> Order<'a> {
     pub(super) fn new(btf: &'a Btf) -> Order<'a> {
         let count = btf.type_count() as usize;
-        let mut order = Order { btf, states: vec![State::New; count], referenced: vec![false; count] };
+        let mut order = Order {
+            btf,
+            states: vec![State::New; count],
+            referenced: vec![false; count],
+        };
         order.states[0] = State::Ordered;
         for ty in btf.types() {
             let mut mark = |id: TypeId| {
@@ -78,13 +82,20 @@ impl<'a> Order<'a> {
                     Some(answer) => (strong, answered) = (answer, true),
                     None if frames.len() >= DEPTH_MAX => return Err(endless(self.btf, id)),
                     None => {
-                        frames.push(Frame { id, done: 0, through_ptr, is_strong: false });
+                        frames.push(Frame {
+                            id,
+                            done: 0,
+                            through_ptr,
+                            is_strong: false,
+                        });
                         answered = false;
                         next = self.part(frames.last(), 0);
                     }
                 }
             }
-            let Some(frame) = frames.last_mut() else { return Ok(()) };
+            let Some(frame) = frames.last_mut() else {
+                return Ok(());
+            };
             if answered {
                 frame.is_strong |= strong;
                 frame.done += 1;
@@ -105,7 +116,12 @@ impl<'a> Order<'a> {
     }
 
     /// The answer for a type without parts, or `None` for one whose parts come first.
-    fn enter(&mut self, id: TypeId, through_ptr: bool, queue: &mut Vec<TypeId>) -> Result<Option<bool>, BtfError> {
+    fn enter(
+        &mut self,
+        id: TypeId,
+        through_ptr: bool,
+        queue: &mut Vec<TypeId>,
+    ) -> Result<Option<bool>, BtfError> {
         let ty = self.btf.type_by_id(id);
         let state = self.states.get(id.0 as usize).copied();
         let (Some(ty), Some(state)) = (ty, state) else {
@@ -114,14 +130,22 @@ impl<'a> Order<'a> {
         let is_named = ty.name_off() != 0;
         match state {
             State::Ordered => return Ok(Some(true)),
-            State::Ordering if ty.kind().is_composite() && through_ptr && is_named => return Ok(Some(false)),
+            State::Ordering if ty.kind().is_composite() && through_ptr && is_named => {
+                return Ok(Some(false));
+            }
             State::Ordering => {
                 return Err(endless(self.btf, id));
             }
             State::New => {}
         }
         Ok(match ty.kind() {
-            Kind::Int | Kind::Float | Kind::Func | Kind::Var | Kind::Datasec | Kind::DeclTag | Kind::Void => {
+            Kind::Int
+            | Kind::Float
+            | Kind::Func
+            | Kind::Var
+            | Kind::Datasec
+            | Kind::DeclTag
+            | Kind::Void => {
                 self.set(id, State::Ordered);
                 Some(false)
             }
@@ -148,10 +172,15 @@ impl<'a> Order<'a> {
         let ty = self.btf.type_by_id(frame.id)?;
         match ty.kind() {
             Kind::Struct | Kind::Union => ty.member(index).map(|member| (member.ty, false)),
-            Kind::Array => ty.array().filter(|_| index == 0).map(|array| (array.elem, false)),
+            Kind::Array => ty
+                .array()
+                .filter(|_| index == 0)
+                .map(|array| (array.elem, false)),
             Kind::Ptr => (index == 0).then(|| (ty.type_id(), true)),
             Kind::FuncProto if index == 0 => Some((ty.type_id(), frame.through_ptr)),
-            Kind::FuncProto => ty.param(index - 1).map(|param| (param.ty, frame.through_ptr)),
+            Kind::FuncProto => ty
+                .param(index - 1)
+                .map(|param| (param.ty, frame.through_ptr)),
             _ => (index == 0).then(|| (ty.type_id(), frame.through_ptr)),
         }
     }
@@ -159,7 +188,9 @@ impl<'a> Order<'a> {
     /// All parts are ordered: the type's own answer.
     fn leave(&mut self, frame: &Frame, last: bool, queue: &mut Vec<TypeId>) -> bool {
         let id = frame.id;
-        let Some(ty) = self.btf.type_by_id(id) else { return false };
+        let Some(ty) = self.btf.type_by_id(id) else {
+            return false;
+        };
         match ty.kind() {
             Kind::Ptr => {
                 self.set(id, State::Ordered);
@@ -184,5 +215,8 @@ impl<'a> Order<'a> {
 }
 
 fn endless(btf: &Btf, id: TypeId) -> BtfError {
-    BtfError::new(Errno::ELOOP, format!("btf: type [{id}] '{}' contains itself", btf.name(id)))
+    BtfError::new(
+        Errno::ELOOP,
+        format!("btf: type [{id}] '{}' contains itself", btf.name(id)),
+    )
 }

@@ -29,7 +29,13 @@ fn linkage(number: u32) -> &'static str {
 }
 
 fn line(btf: &Btf, ty: &Type<'_>, out: &mut dyn fmt::Write) -> fmt::Result {
-    write!(out, "[{}] {} '{}'", ty.id(), ty.kind().name(), name(btf, ty.name_off()))?;
+    write!(
+        out,
+        "[{}] {} '{}'",
+        ty.id(),
+        ty.kind().name(),
+        name(btf, ty.name_off())
+    )?;
     match ty.kind() {
         Kind::Void => writeln!(out),
         Kind::Int => {
@@ -43,12 +49,23 @@ fn line(btf: &Btf, ty: &Type<'_>, out: &mut dyn fmt::Write) -> fmt::Result {
                 int.encoding.name()
             )
         }
-        Kind::Ptr | Kind::Typedef | Kind::Volatile | Kind::Const | Kind::Restrict | Kind::TypeTag => {
+        Kind::Ptr
+        | Kind::Typedef
+        | Kind::Volatile
+        | Kind::Const
+        | Kind::Restrict
+        | Kind::TypeTag => {
             writeln!(out, " type_id={}", ty.type_id())
         }
         Kind::Array => {
             let word = |index: usize| u32_at(ty.tail, index * 4).unwrap_or(0);
-            writeln!(out, " type_id={} index_type_id={} nr_elems={}", word(0), word(1), word(2))
+            writeln!(
+                out,
+                " type_id={} index_type_id={} nr_elems={}",
+                word(0),
+                word(1),
+                word(2)
+            )
         }
         Kind::Struct | Kind::Union => {
             writeln!(out, " size={} vlen={}", ty.size(), ty.vlen())?;
@@ -68,7 +85,12 @@ fn line(btf: &Btf, ty: &Type<'_>, out: &mut dyn fmt::Write) -> fmt::Result {
         }
         Kind::Enum | Kind::Enum64 => {
             let encoding = if ty.kind_flag() { "SIGNED" } else { "UNSIGNED" };
-            writeln!(out, " encoding={encoding} size={} vlen={}", ty.size(), ty.vlen())?;
+            writeln!(
+                out,
+                " encoding={encoding} size={} vlen={}",
+                ty.size(),
+                ty.vlen()
+            )?;
             let wide = ty.kind() == Kind::Enum64;
             ty.enum_values().try_for_each(|value| {
                 write!(out, "\t'{}' val=", name(btf, value.name_off))?;
@@ -80,27 +102,56 @@ fn line(btf: &Btf, ty: &Type<'_>, out: &mut dyn fmt::Write) -> fmt::Result {
                 }
             })
         }
-        Kind::Fwd => writeln!(out, " fwd_kind={}", if ty.kind_flag() { "union" } else { "struct" }),
-        Kind::Func => writeln!(out, " type_id={} linkage={}", ty.type_id(), linkage(ty.vlen())),
+        Kind::Fwd => writeln!(
+            out,
+            " fwd_kind={}",
+            if ty.kind_flag() { "union" } else { "struct" }
+        ),
+        Kind::Func => writeln!(
+            out,
+            " type_id={} linkage={}",
+            ty.type_id(),
+            linkage(ty.vlen())
+        ),
         Kind::FuncProto => {
             writeln!(out, " ret_type_id={} vlen={}", ty.type_id(), ty.vlen())?;
-            ty.params()
-                .try_for_each(|param| writeln!(out, "\t'{}' type_id={}", name(btf, param.name_off), param.ty))
+            ty.params().try_for_each(|param| {
+                writeln!(
+                    out,
+                    "\t'{}' type_id={}",
+                    name(btf, param.name_off),
+                    param.ty
+                )
+            })
         }
         Kind::Var => {
             let number = u32_at(ty.tail, 0).unwrap_or(u32::MAX);
-            writeln!(out, " type_id={}, linkage={}", ty.type_id(), linkage(number))
+            writeln!(
+                out,
+                " type_id={}, linkage={}",
+                ty.type_id(),
+                linkage(number)
+            )
         }
         Kind::Datasec => {
             writeln!(out, " size={} vlen={}", ty.size(), ty.vlen())?;
             ty.vars().try_for_each(|var| {
-                write!(out, "\ttype_id={} offset={} size={}", var.ty, var.offset, var.size)?;
+                write!(
+                    out,
+                    "\ttype_id={} offset={} size={}",
+                    var.ty, var.offset, var.size
+                )?;
                 target(btf, var.ty, out)
             })
         }
         Kind::Float => writeln!(out, " size={}", ty.size()),
         Kind::DeclTag => {
-            writeln!(out, " type_id={} component_idx={}", ty.type_id(), ty.component_idx().unwrap_or(-1))
+            writeln!(
+                out,
+                " type_id={} component_idx={}",
+                ty.type_id(),
+                ty.component_idx().unwrap_or(-1)
+            )
         }
     }
 }
@@ -108,7 +159,12 @@ fn line(btf: &Btf, ty: &Type<'_>, out: &mut dyn fmt::Write) -> fmt::Result {
 /// What a record of a data section refers to.
 fn target(btf: &Btf, id: TypeId, out: &mut dyn fmt::Write) -> fmt::Result {
     match btf.type_by_id(id) {
-        Some(ty) if !id.is_void() => writeln!(out, " ({} '{}')", ty.kind().name(), name(btf, ty.name_off())),
+        Some(ty) if !id.is_void() => writeln!(
+            out,
+            " ({} '{}')",
+            ty.kind().name(),
+            name(btf, ty.name_off())
+        ),
         _ => writeln!(out),
     }
 }

@@ -64,7 +64,12 @@ pub fn field_of(btf: &Btf, ty: TypeId, path: &str) -> Option<FieldLoc> {
         let (bit_offset, bits, member_ty) = find_member(btf, btf.skip_mods_and_typedefs(ty), name)?;
         base = base.checked_add(bit_offset)?;
         ty = member_ty;
-        found = Some(FieldLoc { offset: base / 8, size: btf.resolve_size(ty)?, bit_offset: base, bits });
+        found = Some(FieldLoc {
+            offset: base / 8,
+            size: btf.resolve_size(ty)?,
+            bit_offset: base,
+            bits,
+        });
     }
     found
 }
@@ -78,8 +83,13 @@ pub fn struct_size(btf: Option<&Btf>, struct_name: &str) -> Option<u32> {
 }
 
 /// Every field of a struct in the built-in table: name, place, and the name of the struct it is (else empty).
-pub fn builtin_fields(struct_name: &str) -> impl Iterator<Item = (&'static str, FieldLoc, &'static str)> {
-    builtin_struct(struct_name).map_or(&[][..], |row| row.fields).iter().map(|row| (row.name, row.loc(0), row.of))
+pub fn builtin_fields(
+    struct_name: &str,
+) -> impl Iterator<Item = (&'static str, FieldLoc, &'static str)> {
+    builtin_struct(struct_name)
+        .map_or(&[][..], |row| row.fields)
+        .iter()
+        .map(|row| (row.name, row.loc(0), row.of))
 }
 
 /// Names of the structs in the built-in table.
@@ -90,12 +100,19 @@ pub fn builtin_structs() -> impl Iterator<Item = &'static str> {
 impl FieldRow {
     fn loc(&self, base: u32) -> FieldLoc {
         let bit_offset = base + self.bit_offset;
-        FieldLoc { offset: bit_offset / 8, size: self.size, bit_offset, bits: self.bits }
+        FieldLoc {
+            offset: bit_offset / 8,
+            size: self.size,
+            bit_offset,
+            bits: self.bits,
+        }
     }
 }
 
 fn builtin_struct(name: &str) -> Option<&'static StructRow> {
-    let index = table::STRUCTS.binary_search_by(|row| row.name.cmp(name)).ok()?;
+    let index = table::STRUCTS
+        .binary_search_by(|row| row.name.cmp(name))
+        .ok()?;
     table::STRUCTS.get(index)
 }
 
@@ -143,12 +160,26 @@ mod tests {
 
     #[test]
     fn table_is_sorted_and_its_fields_lie_inside() {
-        assert!(table::STRUCTS.windows(2).all(|pair| pair[0].name < pair[1].name));
+        assert!(
+            table::STRUCTS
+                .windows(2)
+                .all(|pair| pair[0].name < pair[1].name)
+        );
         for row in table::STRUCTS {
             for field in row.fields {
-                let bits = if field.bits == 0 { field.size * 8 } else { field.bits };
-                assert!(field.bit_offset + bits <= row.size * 8, "{}.{}", row.name, field.name);
-                let nested = field.of.is_empty() || builtin_struct(field.of).is_none_or(|of| of.size == field.size);
+                let bits = if field.bits == 0 {
+                    field.size * 8
+                } else {
+                    field.bits
+                };
+                assert!(
+                    field.bit_offset + bits <= row.size * 8,
+                    "{}.{}",
+                    row.name,
+                    field.name
+                );
+                let nested = field.of.is_empty()
+                    || builtin_struct(field.of).is_none_or(|of| of.size == field.size);
                 assert!(nested, "{}.{}", row.name, field.name);
             }
         }
@@ -170,7 +201,11 @@ mod tests {
         let int = builder.add_int("int", 4, IntEncoding::SIGNED);
         let inner = builder.add_struct("", 8, &[("x", int, 0), ("len", int, 32)]);
         let named = builder.add_struct("n", 4, &[("deep", int, 0)]);
-        builder.add_struct("sk_buff", 16, &[("head", int, 0), ("", inner, 32), ("n", named, 96)]);
+        builder.add_struct(
+            "sk_buff",
+            16,
+            &[("head", int, 0), ("", inner, 32), ("n", named, 96)],
+        );
         let btf = Btf::parse(&builder.finish()).unwrap();
         assert_eq!(field(Some(&btf), "sk_buff", "len").unwrap().offset, 8);
         assert_eq!(field(Some(&btf), "sk_buff", "n.deep").unwrap().offset, 12);

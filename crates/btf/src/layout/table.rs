@@ -6,12 +6,24 @@ use super::{FieldRow, StructRow};
 
 /// A field: name, byte offset, bytes, and the struct it is, if any.
 const fn f(name: &'static str, offset: u32, size: u32, of: &'static str) -> FieldRow {
-    FieldRow { name, bit_offset: offset * 8, bits: 0, size, of }
+    FieldRow {
+        name,
+        bit_offset: offset * 8,
+        bits: 0,
+        size,
+        of,
+    }
 }
 
 /// A bitfield: name, bit offset, bits, and bytes of its type.
 const fn b(name: &'static str, bit_offset: u32, bits: u32, size: u32) -> FieldRow {
-    FieldRow { name, bit_offset, bits, size, of: "" }
+    FieldRow {
+        name,
+        bit_offset,
+        bits,
+        size,
+        of: "",
+    }
 }
 
 /// The structs, by name.

@@ -10,6 +10,10 @@ impl<const N: usize> Object<N> {
         Object([0; N])
     }
 
+    pub(super) fn clear(&mut self) {
+        self.0.fill(0);
+    }
+
     pub(super) fn u8(&self, offset: usize) -> u8 {
         self.0[offset]
     }

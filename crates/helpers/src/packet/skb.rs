@@ -32,6 +32,18 @@ pub struct Skb {
     /// Bytes from `data` to `tail`.
     len: usize,
     dev: Arc<NetDevice>,
+    pub(super) state: SkbState,
+}
+
+/// What the stack knows of a packet beside the fields that programs read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SkbState {
+    /// How far checksums were checked; `None` is not at all.
+    pub(super) csum_level: Option<u8>,
+    /// An outer header was put on.
+    pub(super) is_encapsulated: bool,
+    /// Key and options of the tunnel it is meant for.
+    pub(super) tunnel: Option<Box<super::tunnel::TunnelInfo>>,
 }
 
 impl Skb {
@@ -43,32 +55,58 @@ impl Skb {
     /// # Source
     /// What BPF_PROG_TEST_RUN of Linux 6.18 shows of a fresh packet.
     pub fn received(frame: &[u8], dev: &Arc<NetDevice>) -> Result<Box<Skb>, Errno> {
+        let mut skb = Box::new(Skb {
+            object: Object::zeroed(),
+            head: Vec::new(),
+            data_offset: 0,
+            len: 0,
+            dev: Arc::clone(dev),
+            state: SkbState::default(),
+        });
+        skb.refill(frame, dev)?;
+        Ok(skb)
+    }
+
+    /// Makes this a freshly received frame, in the memory it has.
+    ///
+    /// # Errors
+    /// As [`Skb::received`]; the packet is unchanged then.
+    pub fn refill(&mut self, frame: &[u8], dev: &Arc<NetDevice>) -> Result<(), Errno> {
         if frame.len() < ETH_HEADER_BYTES || frame.len() > LEN_MAX {
             return Err(Errno::EINVAL);
         }
-        let mut head = Vec::with_capacity(HEADROOM_BYTES + frame.len() + TAILROOM_BYTES);
-        head.resize(HEADROOM_BYTES, 0);
-        head.extend_from_slice(frame);
-        head.resize(HEADROOM_BYTES + frame.len() + TAILROOM_BYTES, 0);
-        let mut skb = Box::new(Skb {
-            object: Object::zeroed(),
-            head,
-            data_offset: HEADROOM_BYTES,
-            len: frame.len(),
-            dev: Arc::clone(dev),
-        });
-        skb.object.set(at::PROTOCOL, &ethernet_protocol(frame));
-        skb.object.set_u8(at::PKT_TYPE, packet_type(frame));
-        skb.object.set_u16(at::MAC_HEADER, HEADROOM_BYTES as u16);
-        skb.object.set_u16(
+        let end = HEADROOM_BYTES + frame.len();
+        if self.head.len() < end + TAILROOM_BYTES {
+            self.head.resize(end + TAILROOM_BYTES, 0);
+        }
+        self.head[HEADROOM_BYTES..end].copy_from_slice(frame);
+        self.object.clear();
+        self.data_offset = HEADROOM_BYTES;
+        self.len = frame.len();
+        if !Arc::ptr_eq(&self.dev, dev) {
+            self.dev = Arc::clone(dev);
+        }
+        self.state = SkbState::default();
+        self.object.set(at::PROTOCOL, &ethernet_protocol(frame));
+        self.object.set_u8(at::PKT_TYPE, packet_type(frame));
+        self.object.set_u16(at::MAC_HEADER, HEADROOM_BYTES as u16);
+        self.object.set_u16(
             at::NETWORK_HEADER,
             (HEADROOM_BYTES + ETH_HEADER_BYTES) as u16,
         );
-        skb.object.set_u16(at::TRANSPORT_HEADER, HEADER_UNSET);
-        skb.object.set_u16(at::MAC_LEN, ETH_HEADER_BYTES as u16);
-        skb.object.set_u64(at::DEV, dev.program_ptr());
-        skb.refresh();
-        Ok(skb)
+        self.object.set_u16(at::TRANSPORT_HEADER, HEADER_UNSET);
+        self.object.set_u16(at::MAC_LEN, ETH_HEADER_BYTES as u16);
+        self.object.set_u64(at::DEV, self.dev.program_ptr());
+        self.refresh();
+        Ok(())
+    }
+
+    /// Hands the packet to another device: what programs see as `ifindex`.
+    pub fn set_device(&mut self, dev: &Arc<NetDevice>) {
+        if !Arc::ptr_eq(&self.dev, dev) {
+            self.dev = Arc::clone(dev);
+        }
+        self.object.set_u64(at::DEV, self.dev.program_ptr());
     }
 
     /// The pointer that programs get as their context.
@@ -152,6 +190,88 @@ impl Skb {
             .set_u16(at::MAC_LEN, network.wrapping_sub(self.data_offset as u16));
     }
 
+    /// Bytes from `data` to the link header; negative if it was pulled.
+    pub(super) fn mac_offset(&self) -> isize {
+        self.object.u16(at::MAC_HEADER) as isize - self.data_offset as isize
+    }
+
+    /// Bytes of the link header, up to the network header.
+    pub(super) fn mac_header_len(&self) -> usize {
+        let network = self.object.u16(at::NETWORK_HEADER);
+        usize::from(network.saturating_sub(self.object.u16(at::MAC_HEADER)))
+    }
+
+    /// Takes `len` bytes out behind the first `offset`, headers along.
+    ///
+    /// # Errors
+    /// ENOMEM: there are not that many.
+    pub(super) fn cut_behind(&mut self, offset: usize, len: usize) -> Result<(), Errno> {
+        if offset + len > self.len {
+            return Err(Errno::ENOMEM);
+        }
+        let start = self.data_offset;
+        self.head.copy_within(start..start + offset, start + len);
+        self.data_offset += len;
+        self.len -= len;
+        self.move_headers(len as i32);
+        self.refresh();
+        Ok(())
+    }
+
+    /// Puts `len` zero bytes behind the first `offset`, headers along.
+    ///
+    /// # Errors
+    /// EFAULT: the packet is shorter than `offset`.
+    pub(super) fn open_behind(&mut self, offset: usize, len: usize) -> Result<(), Errno> {
+        if offset > self.len {
+            return Err(Errno::EFAULT);
+        }
+        self.push(len);
+        let start = self.data_offset;
+        self.head
+            .copy_within(start + len..start + len + offset, start);
+        self.head[start + offset..start + offset + len].fill(0);
+        self.move_headers(-(len as i32));
+        Ok(())
+    }
+
+    /// Link and network header move; a transport header that was the network header stays that.
+    fn move_headers(&mut self, by: i32) {
+        let moved = |offset: u16| offset.wrapping_add(by as u16);
+        let network = self.object.u16(at::NETWORK_HEADER);
+        let is_same = self.object.u16(at::TRANSPORT_HEADER) == network;
+        self.object
+            .set_u16(at::MAC_HEADER, moved(self.object.u16(at::MAC_HEADER)));
+        self.object.set_u16(at::NETWORK_HEADER, moved(network));
+        if is_same {
+            self.object.set_u16(at::TRANSPORT_HEADER, moved(network));
+        }
+    }
+
+    /// Moves only the link header.
+    pub(super) fn move_mac_header(&mut self, by: i32) {
+        let offset = self.object.u16(at::MAC_HEADER).wrapping_add(by as u16);
+        self.object.set_u16(at::MAC_HEADER, offset);
+    }
+
+    /// Puts the network header `offset` bytes behind `data`.
+    pub(super) fn set_network_offset(&mut self, offset: isize) {
+        let at_head = self.data_offset as isize + offset;
+        self.object.set_u16(at::NETWORK_HEADER, at_head as u16);
+    }
+
+    /// Puts the transport header `offset` bytes behind `data`.
+    pub(super) fn set_transport_offset(&mut self, offset: usize) {
+        self.object
+            .set_u16(at::TRANSPORT_HEADER, (self.data_offset + offset) as u16);
+    }
+
+    /// `mac_len` becomes the distance of the two headers.
+    pub(super) fn reset_mac_len(&mut self) {
+        let len = self.mac_header_len() as u16;
+        self.object.set_u16(at::MAC_LEN, len);
+    }
+
     /// Bytes from `data` to the network header; negative if it was pulled.
     pub(super) fn network_offset(&self) -> isize {
         isize::try_from(self.object.u16(at::NETWORK_HEADER)).unwrap_or(0)
@@ -183,6 +303,43 @@ impl Skb {
     /// Network protocol in network byte order.
     pub fn protocol(&self) -> [u8; 2] {
         self.object.u16(at::PROTOCOL).to_ne_bytes()
+    }
+
+    /// Sets the network protocol, in network byte order.
+    pub(super) fn set_protocol(&mut self, protocol: [u8; 2]) {
+        self.object.set(at::PROTOCOL, &protocol);
+    }
+
+    /// Sets the VLAN tag beside the packet; all zero is none.
+    pub(super) fn set_vlan(&mut self, protocol: [u8; 2], tci: u16) {
+        self.object.set(at::VLAN_PROTO, &protocol);
+        self.object.set_u16(at::VLAN_TCI, tci);
+    }
+
+    /// Sets `pkt_type`.
+    pub(super) fn set_pkt_type(&mut self, pkt_type: u8) {
+        let others = self.object.u8(at::PKT_TYPE) & !7;
+        self.object.set_u8(at::PKT_TYPE, others | (pkt_type & 7));
+    }
+
+    /// Whether a flow hash is known.
+    pub(super) fn has_hash(&self) -> bool {
+        self.object.u8(at::HASH_FLAGS) & 0b110 != 0
+    }
+
+    /// Metadata before the packet, for the tc hooks of a device whose XDP program left some.
+    pub fn set_metadata(&mut self, metadata: &[u8]) {
+        let start = self.data_offset.saturating_sub(metadata.len());
+        let kept = self.data_offset - start;
+        self.head[start..self.data_offset].copy_from_slice(&metadata[metadata.len() - kept..]);
+        let data = self.object.u64(at::DATA);
+        self.object
+            .set_u64(at::CB + skb_cb::DATA_META, data - kept as u64);
+    }
+
+    /// Clears the class before a program runs.
+    pub fn clear_tc_classid(&mut self) {
+        self.object.set_u16(at::CB + skb_cb::TC_CLASSID, 0);
     }
 
     /// The class a classifier returned in `tc_classid`.

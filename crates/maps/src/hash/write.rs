@@ -325,7 +325,7 @@ impl Table {
         }
     }
 
-    fn tag_of_element(&self, idx: ElemIdx) -> u16 {
+    fn tag_of_element(&self, idx: ElemIdx) -> u8 {
         let key = self.pool.key(idx);
         // SAFETY: 1. elements in the table have stable keys of key_bytes.
         tag_of(with_key!(self, K => unsafe { self.load::<K>(key).1 }))

@@ -245,7 +245,7 @@ fn fuzz_elf(options: &Options) -> Result<(), String> {
 fn fuzz_insns(options: &Options) -> Result<(), String> {
     let registry = Registry::linux_6_18();
     let begin = Instant::now();
-    let (mut accepted, mut slowest) = (0u64, 0u128);
+    let (mut accepted, mut slowest) = (0u64, (0u128, 0u64));
     for run in 0..options.runs {
         let seed = options.seed.wrapping_mul(0x1_0000_0001).wrapping_add(run);
         let mut rng = Rng::new(seed);
@@ -265,14 +265,16 @@ fn fuzz_insns(options: &Options) -> Result<(), String> {
         let request = LoadRequest::new(prog_type, insns);
         let start = Instant::now();
         guarded("insns", seed, || {
-            let mut log = Log::new(rng.pick(&[0, 0, 2]));
+            let mut log = Log::with_cap(rng.pick(&[0, 0, 2]), 1 << 20);
             accepted += u64::from(verify(&request, &registry, &mut log).is_ok());
         })?;
-        slowest = slowest.max(start.elapsed().as_millis());
+        slowest = slowest.max((start.elapsed().as_millis(), seed));
     }
     println!(
-        "{} mutated programs, {accepted} accepted, slowest {slowest} ms, {:.1} s",
+        "{} mutated programs, {accepted} accepted, slowest {} ms (seed {}), {:.1} s",
         options.runs,
+        slowest.0,
+        slowest.1,
         begin.elapsed().as_secs_f64()
     );
     Ok(())

@@ -26,7 +26,7 @@ pub(crate) fn check_access_type(env: &Env<'_>, reg: &RegState, off: i32, size: i
         Access::Write => ("write into", map_create::RDONLY_PROG),
         Access::Read => ("read from", map_create::WRONLY_PROG),
     };
-    if map.map_flags & refused != 0 {
+    if map.program_flags() & refused != 0 {
         reject!(EACCES, "{verb} map forbidden, value_size={} off={off} size={size}", map.value_size);
     }
     Ok(())

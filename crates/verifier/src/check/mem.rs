@@ -324,7 +324,8 @@ pub(crate) fn check_mem_access(env: &mut Env<'_>, base: Reg, off: i32, access: M
             env.max_tp_access = env.max_tp_access.max((off + size) as u32);
         }
         RegBase::PtrToBtfId if !reg.ty.may_be_null() => {
-            unjudged!("access through a BTF-typed pointer");
+            super::btf_ptr::check_btf_access(env, &reg, base, off, size, access.access, access.value)?;
+            loads_unknown = false;
         }
         RegBase::ConstPtrToMap if plain => {
             check_map_ptr_access(env, &reg, base, off, access)?;
@@ -533,7 +534,7 @@ fn check_map_ptr_access(env: &mut Env<'_>, reg: &RegState, base: Reg, off: i32, 
     if access.access == Access::Write {
         reject!(EACCES, "only read from {name} is supported");
     }
-    unjudged!("field of struct {name} through a map pointer");
+    super::btf_ptr::check_map_struct(env, name, off, access.size.bytes() as i32, access.value)
 }
 
 /// What a helper that writes without reading asks for: filled in by [`check_helper_mem_access`].
@@ -586,7 +587,9 @@ pub(crate) fn check_helper_mem_access(
             check_buffer(if rdonly { "rdonly" } else { "rdwr" }, &reg, base, reg.off, access_size)
         }
         RegBase::PtrToStack => stack::check_range_initialized(env, &reg, base, reg.off, access_size, access, zero, raw),
-        RegBase::PtrToBtfId => unjudged!("memory of a helper behind a BTF-typed pointer"),
+        RegBase::PtrToBtfId => {
+            super::btf_ptr::check_btf_access(env, &reg, base, reg.off, access_size, access, None)
+        }
         RegBase::PtrToCtx if ctx::is_plain_memory(env) => {
             if access_size == 0 {
                 if zero == ZeroSize::Allowed {

@@ -2,10 +2,12 @@
 
 pub(crate) mod alu;
 pub(crate) mod atomic;
+pub(crate) mod btf_ptr;
 pub(crate) mod call;
 pub(crate) mod ctx;
 pub(crate) mod ctx_btf;
 pub(crate) mod dynptr;
+pub(crate) mod encoding;
 pub(crate) mod exit;
 pub(crate) mod jmp;
 pub(crate) mod ld_abs;
@@ -22,22 +24,3 @@ pub(crate) mod refs;
 pub(crate) mod regs;
 pub(crate) mod sanitize;
 pub(crate) mod stack;
-
-use alloc::boxed::Box;
-
-use ring3_isa::{DecodeError, DecodeErrorKind, RawInsn, reserved_fields_text};
-use ring3_uapi::Errno;
-
-use crate::error::Violation;
-
-/// What the kernel says of an encoding that the decoder refuses, once a path reaches it.
-#[cold]
-pub(crate) fn bad_encoding(raw: RawInsn, error: &DecodeError) -> Box<Violation> {
-    if let DecodeErrorKind::BadRegister { number, .. } = error.kind {
-        return Violation::new(Errno::EINVAL, alloc::format!("R{number} is invalid"));
-    }
-    match reserved_fields_text(raw.code) {
-        Some(text) => Violation::new(Errno::EINVAL, text.into()),
-        None => Violation::new(Errno::EINVAL, alloc::format!("unknown opcode {:02x}", raw.code)),
-    }
-}

@@ -391,7 +391,6 @@ fn check_write_fixed(env: &mut Env<'_>, frameno: u8, off: i32, size: i32, value:
 
 /// `save_register_state`
 fn spill(env: &mut Env<'_>, frameno: u8, spi: usize, reg: RegState, size: i32) {
-    let allow_leaks = env.permits.allow_ptr_leaks;
     let slot = &mut env.cur.frame_mut(frameno).stack[spi];
     slot.set_spilled(reg);
     let low = SLOT_BYTES - size as usize;
@@ -399,7 +398,7 @@ fn spill(env: &mut Env<'_>, frameno: u8, spi: usize, reg: RegState, size: i32) {
         *ty = SlotType::Spill;
     }
     for byte in 0..low {
-        slot.mark_misc(byte, allow_leaks);
+        slot.mark_misc(byte);
     }
 }
 

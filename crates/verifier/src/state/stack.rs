@@ -120,17 +120,14 @@ impl StackSlot {
         matches!(self.types[SLOT_BYTES - 1], SlotType::Dynptr | SlotType::Iter | SlotType::IrqFlag)
     }
 
-    /// A spilled byte becomes some number: `mark_stack_slot_misc`.
+    /// A byte beside a spill becomes some number: `mark_stack_slot_misc`. One never written stays so, whatever the
+    /// privilege.
     #[inline]
-    pub(crate) fn mark_misc(&mut self, byte: usize, allow_uninit_stack: bool) {
+    pub(crate) fn mark_misc(&mut self, byte: usize) {
         let ty = &mut self.types[byte];
-        if *ty == SlotType::Zero {
-            return;
+        if !matches!(ty, SlotType::Zero | SlotType::Invalid) {
+            *ty = SlotType::Misc;
         }
-        if allow_uninit_stack && *ty == SlotType::Invalid {
-            return;
-        }
-        *ty = SlotType::Misc;
     }
 
     /// A byte of a slot that lost its register or object is some number: `scrub_spilled_slot`.

@@ -175,7 +175,7 @@ fn record_map(env: &mut Env<'_>, meta: &CallMeta) -> Check {
         func,
         FuncId::MapDeleteElem | FuncId::MapUpdateElem | FuncId::MapPushElem | FuncId::MapPopElem
     );
-    if writes && env.map(map).map_flags & map_create::RDONLY_PROG != 0 {
+    if writes && env.map(map).program_flags() & map_create::RDONLY_PROG != 0 {
         reject!(EACCES, "write into map forbidden");
     }
     let is_unpriv = !env.permits.bypass_spec_v1;
