@@ -2,11 +2,11 @@
 
 use crate::process;
 
-/// Runs `cargo test --workspace` with what else was given.
+/// Runs `cargo test --workspace --all-features` with what else was given.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let bless = args.iter().any(|arg| arg == "--bless");
     let rest = args.iter().filter(|arg| *arg != "--bless");
-    let mut command = process::cargo(&["test", "--workspace"]);
+    let mut command = process::cargo(&["test", "--workspace", "--all-features"]);
     command
         .args(rest)
         .env("INSTA_UPDATE", if bless { "always" } else { "no" });

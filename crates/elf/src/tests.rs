@@ -566,3 +566,48 @@ fn mutated_fixtures_do_no_harm() {
         survive(&bytes, 40, &mut random);
     }
 }
+
+#[test]
+fn legacy_definitions_and_unknown_sections() {
+    let def = |words: [u32; 7]| {
+        words
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect::<Vec<u8>>()
+    };
+    let object = |extra: u32| {
+        let mut body = load(0, 0).to_vec();
+        body.push(EXIT);
+        let sections = vec![
+            sec("mine", 1, 6, insns(&body)),
+            rel(".relmine", 4, 1, &[(0, 2)]),
+            sec(
+                "maps",
+                1,
+                3,
+                [def([1, 4, 8, 16, 1, 0, 0]), def([2, 4, 4, 1, 0, extra, 0])].concat(),
+            ),
+        ];
+        let symbols = [
+            ("h", 0, 28, 0x11, 3),
+            ("a", 28, 28, 0x11, 3),
+            ("p", 0, 24, 0x12, 1),
+        ];
+        ObjectSpec::parse(&write_elf(sections, &symbols), "x.o")
+    };
+    let spec = object(0).unwrap();
+    let map = &spec.maps[0];
+    assert_eq!(
+        (map.origin, map.key_size, map.value_size, map.max_entries),
+        (MapOrigin::Legacy, 4, 8, 16)
+    );
+    assert_eq!(
+        (spec.progs[0].insns[0].src(), spec.progs[0].insns[0].imm),
+        (1, 1)
+    );
+    assert_eq!(spec.progs[0].prog_type, ring3_uapi::ProgType::Unspec);
+    assert_eq!(
+        object(3).unwrap_err().message(),
+        "map 'a': word 0x3 beyond the known definition"
+    );
+}

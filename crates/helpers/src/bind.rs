@@ -7,8 +7,8 @@
 use ring3_maps::Map;
 use ring3_runtime::CallbackRef;
 use ring3_spec::kinds::{
-    Any, Btf, Ctx, Func, Int, Key, MapVal, MapValOut, MapValue, Mem, MemInOut, MemOut, OrNull,
-    Released, RingbufMem, RingbufRecord, Size, SizeOrZero, StackPtr, Value, Void,
+    Any, Btf, Ctx, FixedMemInOut, Func, Int, Key, MapVal, MapValOut, MapValue, Mem, MemInOut,
+    MemOut, OrNull, Released, RingbufMem, RingbufRecord, Size, SizeOrZero, StackPtr, Value, Void,
 };
 
 use crate::packet::{Skb, XdpBuff};
@@ -69,6 +69,12 @@ pointers! {
     OrNull<Mem> => *const u8,
     OrNull<MapVal> => *const u8,
     Released<RingbufMem> => *mut u8
+}
+
+impl<const BYTES: u32> FromValue<FixedMemInOut<BYTES>> for *mut u8 {
+    unsafe fn from_value(value: Value<FixedMemInOut<BYTES>>) -> Self {
+        std::ptr::with_exposed_provenance_mut::<u8>(value.raw as usize)
+    }
 }
 
 impl FromValue<OrNull<StackPtr>> for u64 {

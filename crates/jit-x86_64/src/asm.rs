@@ -100,15 +100,29 @@ pub(crate) struct Op {
 }
 
 const fn op(code: u8, width: Width) -> Op {
-    Op { prefix: 0, opcode: code as u32, opcode_bytes: 1, wide: matches!(width, Width::W64), byte_reg: false }
+    Op {
+        prefix: 0,
+        opcode: code as u32,
+        opcode_bytes: 1,
+        wide: matches!(width, Width::W64),
+        byte_reg: false,
+    }
 }
 
 const fn op_0f(code: u8, width: Width) -> Op {
-    Op { opcode: 0x0f | (code as u32) << 8, opcode_bytes: 2, ..op(code, width) }
+    Op {
+        opcode: 0x0f | (code as u32) << 8,
+        opcode_bytes: 2,
+        ..op(code, width)
+    }
 }
 
 const fn op_0f38(code: u8, width: Width) -> Op {
-    Op { opcode: 0x380f | (code as u32) << 16, opcode_bytes: 3, ..op(code, width) }
+    Op {
+        opcode: 0x380f | (code as u32) << 16,
+        opcode_bytes: 3,
+        ..op(code, width)
+    }
 }
 
 /// The zero-extending load of a size.
@@ -134,8 +148,14 @@ pub(crate) const fn load_sx_op(size: MemSize) -> Op {
 /// The store of a register of a size.
 pub(crate) const fn store_op(size: MemSize) -> Op {
     match size {
-        MemSize::B => Op { byte_reg: true, ..op(0x88, Width::W32) },
-        MemSize::H => Op { prefix: OPERAND_SIZE, ..op(0x89, Width::W32) },
+        MemSize::B => Op {
+            byte_reg: true,
+            ..op(0x88, Width::W32)
+        },
+        MemSize::H => Op {
+            prefix: OPERAND_SIZE,
+            ..op(0x89, Width::W32)
+        },
         MemSize::W => op(0x89, Width::W32),
         MemSize::Dw => op(0x89, Width::W64),
     }
@@ -270,7 +290,8 @@ impl Asm {
             }
             Some((index, scale)) => {
                 len += 1;
-                u64::from(reg_field | 4) | u64::from(scale << 6 | index.low() << 3 | mem.base.low()) << 8
+                u64::from(reg_field | 4)
+                    | u64::from(scale << 6 | index.low() << 3 | mem.base.low()) << 8
             }
         };
         bytes |= tail << at;
@@ -412,6 +433,17 @@ impl Asm {
                 self.put(value as u32 as u64, 4);
             }
         }
+    }
+
+    /// `mov r64, fs:[offset]`
+    pub(crate) fn load_thread(&mut self, dst: X, offset: i32) {
+        self.put(0x64, 1);
+        let rex = 0x48 | dst.high() << 2;
+        self.put(
+            u64::from(rex) | 0x8b << 8 | u64::from(4 | dst.low() << 3) << 16 | 0x25 << 24,
+            4,
+        );
+        self.put(offset as u32 as u64, 4);
     }
 
     pub(crate) fn lea(&mut self, width: Width, dst: X, mem: Mem) {
@@ -849,6 +881,10 @@ mod tests {
             (text(|a| a.bswap(w, R13)), "bswap r13"),
             (text(|a| a.swap16(RSI)), "rol si,8"),
             (text(|a| a.nop5()), "nop [rax+rax]"),
+            (
+                text(|a| a.load_thread(R11, -8)),
+                "mov r11,fs:[0FFFFFFFFFFFFFFF8h]",
+            ),
             (text(|a| a.unary(Unary::Idiv, w, R11)), "idiv r11"),
             (text(|a| a.jmp_reg(R11)), "jmp r11"),
         ];

@@ -104,10 +104,62 @@ impl Emitter<'_> {
                 self.asm.mov_imm(RAX, address);
                 self.asm.load(MemSize::Dw, RAX, Mem::at(RAX, 0));
             }
-            InlineCall::ArrayLookup { .. }
-            | InlineCall::PercpuArrayLookup { .. }
-            | InlineCall::SmpProcessorId { .. } => self.call_target(inline.fallback()),
+            InlineCall::SmpProcessorId { fallback } => match self.section_cpu_offsets() {
+                Some(offsets) => self.section_cpu(RAX, offsets),
+                None => self.call_target(fallback),
+            },
+            InlineCall::PercpuArrayLookup {
+                base,
+                stride,
+                cpu_stride,
+                max_entries,
+                fallback,
+            } => match (self.section_cpu_offsets(), i32::try_from(cpu_stride)) {
+                (Some(offsets), Ok(cpu_stride)) if self.mode == Mode::Native => {
+                    self.percpu_lookup(base, stride, cpu_stride, max_entries, offsets);
+                }
+                _ => self.call_target(fallback),
+            },
+            InlineCall::ArrayLookup { fallback, .. } => self.call_target(fallback),
         }
+    }
+
+    /// Where the read section's CPU is: offset of the cell's address from the thread pointer, and of the CPU in the cell.
+    fn section_cpu_offsets(&self) -> Option<(i32, i32)> {
+        let cell = ring3_sync::rcu::cell_tls_offset()?;
+        Some((cell, ring3_sync::rcu::section_layout().cpu_offset as i32))
+    }
+
+    /// `dst` = CPU of the read section that the program runs in; its thread has a cell.
+    fn section_cpu(&mut self, dst: X, (cell, cpu): (i32, i32)) {
+        self.rule_hits[crate::fuse::Rule::SectionCpu as usize] += 1;
+        self.asm.load_thread(dst, cell);
+        self.asm.load(MemSize::W, dst, Mem::at(dst, cpu));
+    }
+
+    /// r0 = *(u32 *)r2 < max_entries ? base + cpu * cpu_stride + key * stride : 0; r1 to r5 survive.
+    fn percpu_lookup(
+        &mut self,
+        base: u64,
+        stride: u32,
+        cpu_stride: i32,
+        max_entries: u32,
+        offsets: (i32, i32),
+    ) {
+        self.asm.load(MemSize::W, RAX, Mem::at(RSI, 0));
+        self.asm
+            .arith_ri(Arith::Cmp, Width::W32, RAX, max_entries as i32);
+        let beyond = self.asm.jcc8(Cond::Ae);
+        scale(&mut self.asm, stride);
+        self.section_cpu(R11, offsets);
+        self.asm.imul_rri(Width::W64, R11, R11, cpu_stride);
+        self.asm.arith_rr(Arith::Add, Width::W64, RAX, R11);
+        self.asm.mov_imm(R11, base);
+        self.asm.arith_rr(Arith::Add, Width::W64, RAX, R11);
+        let end = self.asm.jmp8();
+        self.asm.bind8(beyond);
+        self.asm.arith_rr(Arith::Xor, Width::W32, RAX, RAX);
+        self.asm.bind8(end);
     }
 
     /// r0 = *(u32 *)r2 < max_entries ? base + key * stride : 0; r1 to r5 survive.

@@ -178,7 +178,10 @@ impl Compiled {
         let code = self.function_address(0) as *const ();
         // SAFETY: 1. the main program is a C function of one argument; a second is in a register that it may overwrite.
         let code = unsafe { std::mem::transmute::<*const (), EntryCode>(code) };
-        Entry { code, data: std::ptr::null() }
+        Entry {
+            code,
+            data: std::ptr::null(),
+        }
     }
 
     /// The word that prog arrays of compiled programs hold for this program.

@@ -32,6 +32,8 @@ pub(crate) enum Rule {
     ArrayLookup,
     /// Lookup with a constant key as a constant (`call`).
     ConstLookup,
+    /// The read section's CPU by two loads (`call`).
+    SectionCpu,
     /// Move and addition.
     Lea,
     /// Move and multiplication.
@@ -52,10 +54,11 @@ pub(crate) enum Rule {
 pub(crate) const RULES: usize = NAMES.len();
 
 /// Names of the rules, in their order.
-pub(crate) const NAMES: [&str; 10] = [
+pub(crate) const NAMES: [&str; 11] = [
     "constant-divisor",
     "array-lookup",
     "const-lookup",
+    "section-cpu",
     "lea",
     "multiply-into",
     "extend",

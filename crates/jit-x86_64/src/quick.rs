@@ -44,8 +44,13 @@ const IMM: u64 = 0xffff_ffff << 32;
 
 static ROWS: LazyLock<[Row; 256]> = LazyLock::new(|| {
     std::array::from_fn(|code| {
-        let long = Row { kind: Kind::Long, width: Width::W64, zero: 0 };
-        decode(&[RawInsn::new(code as u8, 0, 0, 0, 0)], 0).map_or(long, |(insn, _)| row(&insn).unwrap_or(long))
+        let long = Row {
+            kind: Kind::Long,
+            width: Width::W64,
+            zero: 0,
+        };
+        decode(&[RawInsn::new(code as u8, 0, 0, 0, 0)], 0)
+            .map_or(long, |(insn, _)| row(&insn).unwrap_or(long))
     })
 });
 
@@ -67,13 +72,32 @@ fn row(insn: &Insn) -> Option<Row> {
         | AluOp::Arsh => None,
     };
     let row = match *insn {
-        Insn::Alu { width, op: AluOp::Mov, src: Operand::Reg(_), .. } => {
-            Row { kind: Kind::MovReg, width, zero: OFF | IMM }
-        }
-        Insn::Alu { width, op, src: Operand::Reg(_), .. } => {
-            Row { kind: Kind::ArithReg(arith(op)?), width, zero: OFF | IMM }
-        }
-        Insn::Alu { width, op, src: Operand::Imm(_), .. } => {
+        Insn::Alu {
+            width,
+            op: AluOp::Mov,
+            src: Operand::Reg(_),
+            ..
+        } => Row {
+            kind: Kind::MovReg,
+            width,
+            zero: OFF | IMM,
+        },
+        Insn::Alu {
+            width,
+            op,
+            src: Operand::Reg(_),
+            ..
+        } => Row {
+            kind: Kind::ArithReg(arith(op)?),
+            width,
+            zero: OFF | IMM,
+        },
+        Insn::Alu {
+            width,
+            op,
+            src: Operand::Imm(_),
+            ..
+        } => {
             let kind = match op {
                 AluOp::Lsh => Kind::ShiftImm(Shift::Shl),
                 AluOp::Rsh => Kind::ShiftImm(Shift::Shr),
@@ -84,29 +108,63 @@ fn row(insn: &Insn) -> Option<Row> {
                     Kind::AluImm(op)
                 }
             };
-            Row { kind, width, zero: OFF | SRC }
+            Row {
+                kind,
+                width,
+                zero: OFF | SRC,
+            }
         }
         Insn::Load { size, mode, .. } => {
             let op = match mode {
                 LoadMode::ZeroExtend => load_op(size),
                 LoadMode::SignExtend => load_sx_op(size),
             };
-            Row { kind: Kind::Load(op), width: Width::W64, zero: IMM }
+            Row {
+                kind: Kind::Load(op),
+                width: Width::W64,
+                zero: IMM,
+            }
         }
-        Insn::Store { size, src: Operand::Reg(_), .. } => {
-            Row { kind: Kind::Store(store_op(size)), width: Width::W64, zero: IMM }
-        }
-        Insn::Store { size, src: Operand::Imm(_), .. } => {
-            Row { kind: Kind::StoreImm(size), width: Width::W64, zero: SRC }
-        }
+        Insn::Store {
+            size,
+            src: Operand::Reg(_),
+            ..
+        } => Row {
+            kind: Kind::Store(store_op(size)),
+            width: Width::W64,
+            zero: IMM,
+        },
+        Insn::Store {
+            size,
+            src: Operand::Imm(_),
+            ..
+        } => Row {
+            kind: Kind::StoreImm(size),
+            width: Width::W64,
+            zero: SRC,
+        },
         // `test` has encodings of its own.
         Insn::Jmp { op: JmpOp::Set, .. } => return None,
-        Insn::Jmp { width, op, src: Operand::Reg(_), .. } => {
-            Row { kind: Kind::JmpReg(condition(op)), width, zero: IMM }
-        }
-        Insn::Jmp { width, op, src: Operand::Imm(_), .. } => {
-            Row { kind: Kind::JmpImm(condition(op)), width, zero: SRC }
-        }
+        Insn::Jmp {
+            width,
+            op,
+            src: Operand::Reg(_),
+            ..
+        } => Row {
+            kind: Kind::JmpReg(condition(op)),
+            width,
+            zero: IMM,
+        },
+        Insn::Jmp {
+            width,
+            op,
+            src: Operand::Imm(_),
+            ..
+        } => Row {
+            kind: Kind::JmpImm(condition(op)),
+            width,
+            zero: SRC,
+        },
         _ => return None,
     };
     Some(row)
@@ -117,7 +175,9 @@ impl Emitter<'_> {
     pub(crate) fn quick(&mut self, slot: usize, raw: RawInsn) -> bool {
         let row = &ROWS[raw.code as usize];
         let bits = u64::from_le_bytes(raw.to_bytes());
-        let (Some(dst), Some(src)) = (Reg::new(raw.dst()), Reg::new(raw.src())) else { return false };
+        let (Some(dst), Some(src)) = (Reg::new(raw.dst()), Reg::new(raw.src())) else {
+            return false;
+        };
         if bits & row.zero != 0 {
             return false;
         }
@@ -143,7 +203,9 @@ impl Emitter<'_> {
                 self.asm.access(op, dst, Mem::at(src, raw.off.into()));
             }
             Kind::Store(op) => self.asm.access(op, src, Mem::at(dst, raw.off.into())),
-            Kind::StoreImm(size) => self.asm.store_imm(size, Mem::at(dst, raw.off.into()), raw.imm),
+            Kind::StoreImm(size) => self
+                .asm
+                .store_imm(size, Mem::at(dst, raw.off.into()), raw.imm),
             Kind::JmpReg(_) | Kind::JmpImm(_) if raw.off == 0 => {}
             Kind::JmpReg(cond) => {
                 self.asm.arith_rr(Arith::Cmp, row.width, dst, src);

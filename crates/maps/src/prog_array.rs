@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use ring3_sync::interleave::point;
 use ring3_sync::rcu;
 use ring3_uapi::flags::{map_create, map_elem};
 use ring3_uapi::{AttachType, Errno, ProgType};
@@ -224,6 +225,7 @@ impl ProgArray {
             entry.store(slot.entry, Ordering::Release);
             state.slots.insert(index, slot)
         };
+        point();
         release(old);
         Ok(())
     }

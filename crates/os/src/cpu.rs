@@ -95,6 +95,16 @@ pub fn current_cpu() -> usize {
     current_cpu_slow()
 }
 
+/// Offset from the thread pointer of the u32 that holds this thread's CPU, for code generators. Values of 65,536 and above say that the thread
+/// has none and [`current_cpu`] must be asked.
+pub fn rseq_cpu_id_offset() -> Option<i32> {
+    let mut offset = RSEQ_OFFSET.load(Ordering::Relaxed);
+    if offset == RSEQ_UNKNOWN {
+        offset = find_rseq();
+    }
+    if offset == RSEQ_ABSENT { None } else { i32::try_from(offset + RSEQ_CPU_ID).ok() }
+}
+
 #[cold]
 fn current_cpu_slow() -> usize {
     // SAFETY: 1. sched_getcpu takes no argument.

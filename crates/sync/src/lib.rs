@@ -14,6 +14,7 @@
 
 pub mod epoch;
 pub mod idr;
+pub mod interleave;
 pub mod percpu;
 pub mod rcu;
 pub mod seqcount;

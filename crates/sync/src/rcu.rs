@@ -167,6 +167,34 @@ pub fn needs_fence() -> bool {
     GLOBAL.readers_fence.load(Ordering::Relaxed)
 }
 
+/// What a code generator needs to write read sections in place of calls. It must not where [`needs_fence`] is true.
+///
+/// ```text
+/// enter:  s = cell[state]; s & 0xffff == 0 ? { cell[cpu] = CPU of this thread; cell[state] = *epoch << 16 | 1 } : cell[state] = s + 1
+/// exit:   cell[state] -= 1
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct SectionLayout {
+    /// Address of the global epoch, a u64.
+    pub epoch: *const u64,
+    /// Offset of the state in a [`ThreadCell`], a u64.
+    pub state_offset: usize,
+    /// Offset of the section's CPU in a [`ThreadCell`], a u32.
+    pub cpu_offset: usize,
+    /// Bits of the state below the epoch.
+    pub depth_bits: u32,
+}
+
+/// The layout of this process.
+pub fn section_layout() -> SectionLayout {
+    SectionLayout {
+        epoch: GLOBAL.epoch.as_ptr(),
+        state_offset: std::mem::offset_of!(ThreadCell, state),
+        cpu_offset: std::mem::offset_of!(ThreadCell, cpu),
+        depth_bits: DEPTH_BITS,
+    }
+}
+
 #[cold]
 fn register() -> &'static ThreadCell {
     init_barrier();
@@ -194,12 +222,65 @@ fn register() -> &'static ThreadCell {
 /// This thread's cell; registers the thread when first called.
 #[inline]
 pub fn thread() -> &'static ThreadCell {
+    #[cfg(all(feature = "interleave", debug_assertions))]
+    if let Some(index) = crate::interleave::scheduled_thread() {
+        return scheduled_cell(index);
+    }
     let cell = CELL.get();
     if cell.is_null() {
         return register();
     }
     // SAFETY: 1. cells are leaked boxes: valid forever.
     unsafe { &*cell }
+}
+
+/// The cell of a thread that a test's scheduler runs: its threads share the real one.
+#[cfg(all(feature = "interleave", debug_assertions))]
+fn scheduled_cell(index: usize) -> &'static ThreadCell {
+    static NEXT_SLOT: AtomicU32 = AtomicU32::new(1_000_000);
+    thread_local! {
+        static CELLS: std::cell::RefCell<Vec<&'static ThreadCell>> = const { std::cell::RefCell::new(Vec::new()) };
+    }
+    CELLS.with_borrow_mut(|cells| {
+        while cells.len() <= index {
+            let slot = NEXT_SLOT.fetch_add(1, Ordering::Relaxed);
+            let cell = ThreadCell {
+                state: AtomicU64::new(0),
+                cpu: AtomicU32::new(0),
+                slot,
+            };
+            cells.push(Box::leak(Box::new(cell)));
+        }
+        cells[index]
+    })
+}
+
+/// Offset from the thread pointer of the word that holds the address of a thread's cell, for code generators; `None` where it is not the same in
+/// every thread (a library loaded later) or on other machines. The word is null until the thread's first section.
+pub fn cell_tls_offset() -> Option<i32> {
+    static OFFSET: std::sync::OnceLock<Option<i32>> = std::sync::OnceLock::new();
+    *OFFSET.get_or_init(|| {
+        let here = tls_distance()?;
+        let elsewhere = std::thread::spawn(tls_distance).join().ok()??;
+        (here == elsewhere)
+            .then(|| i32::try_from(here).ok())
+            .flatten()
+    })
+}
+
+/// Distance of this thread's word from its thread pointer.
+fn tls_distance() -> Option<isize> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let thread_pointer: isize;
+        // SAFETY: 1. the x86-64 ABI keeps the thread pointer in the first word of the thread control block.
+        unsafe {
+            std::arch::asm!("mov {}, fs:[0]", out(reg) thread_pointer, options(nostack, readonly, preserves_flags));
+        }
+        Some(CELL.with(|cell| std::ptr::from_ref(cell) as isize) - thread_pointer)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    None
 }
 
 /// A read section: memory that was reachable when it began stays valid until it is dropped.

@@ -31,6 +31,7 @@ impl OwnedSpin {
     #[inline]
     pub fn lock(&self) -> Result<SpinGuard<'_>, Recursion> {
         let me = crate::rcu::thread().slot();
+        crate::interleave::point();
         if self
             .0
             .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
@@ -81,6 +82,9 @@ impl Backoff {
 
     /// Waits.
     pub fn wait(&mut self) {
+        if crate::interleave::wait() {
+            return;
+        }
         if self.0 < 6 {
             for _ in 0..1u32 << self.0 {
                 std::hint::spin_loop();

@@ -161,7 +161,11 @@ impl Corpus {
             Privilege::NONE
         } else if row.set.starts_with("noperfmon") {
             // Recorded without CAP_PERFMON and CAP_SYS_ADMIN.
-            Privilege { perfmon: false, sys_admin: false, ..Privilege::FULL }
+            Privilege {
+                perfmon: false,
+                sys_admin: false,
+                ..Privilege::FULL
+            }
         } else {
             Privilege::FULL
         };

@@ -14,5 +14,7 @@ pub mod log_mask;
 pub mod map_oracle;
 pub mod mprog_kernel;
 pub mod mprog_oracle;
+pub mod net_kernel;
+pub mod net_oracle;
 pub mod parity;
 pub mod vectors;

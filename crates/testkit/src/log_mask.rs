@@ -1,9 +1,12 @@
 //! Masking of what a verifier log may say differently on every run: the verification time, and addresses in two-slot
-//! loads that the program did not carry itself. Everything else is compared to the byte.
+//! loads that the program did not carry itself, and numbers of bad descriptors. Everything else is compared to the byte.
 
 use std::borrow::Cow;
 
 use ring3_isa::RawInsn;
+
+/// Behind the number of a descriptor that names no map; the number is the recording process's own.
+const BAD_FD: &str = " is not pointing to valid bpf_map";
 
 /// The log with times and kernel addresses replaced by `*`. `insns` is the program as loaded.
 pub fn mask_log(log: &str, insns: &[RawInsn]) -> String {
@@ -18,6 +21,9 @@ pub fn mask_log(log: &str, insns: &[RawInsn]) -> String {
 fn mask_line<'a>(line: &'a str, insns: &[RawInsn]) -> Cow<'a, str> {
     if line.starts_with("verification time ") {
         return Cow::Borrowed("verification time * usec");
+    }
+    if line.starts_with("fd ") && line.ends_with(BAD_FD) {
+        return Cow::Owned(format!("fd *{BAD_FD}"));
     }
     mask_address(line, insns).map_or(Cow::Borrowed(line), Cow::Owned)
 }

@@ -57,7 +57,11 @@ pub(crate) struct Frame {
 
 /// Number of u64 slots that programs see of a function's arguments.
 pub fn arg_slots(model: &FuncModel) -> usize {
-    model.args.iter().map(|arg| usize::from(arg.size).div_ceil(8)).sum()
+    model
+        .args
+        .iter()
+        .map(|arg| usize::from(arg.size).div_ceil(8))
+        .sum()
 }
 
 impl Frame {
@@ -81,11 +85,19 @@ impl Frame {
         }
         let is_uncertain = certainty == Certainty::Uncertain;
         let has_slot = |reg: u8| slots.contains(&Place::Reg(reg));
-        let extra_regs = if is_uncertain { (0..6).filter(|&reg| !has_slot(reg)).collect() } else { Vec::new() };
+        let extra_regs = if is_uncertain {
+            (0..6).filter(|&reg| !has_slot(reg)).collect()
+        } else {
+            Vec::new()
+        };
         Frame {
             extra_regs,
             // Twelve arguments at most: six registers and, for plain values, six words.
-            memory_words: if is_uncertain { memory_words.max(6) } else { memory_words },
+            memory_words: if is_uncertain {
+                memory_words.max(6)
+            } else {
+                memory_words
+            },
             preserve_all: is_uncertain,
             slots,
         }
@@ -98,12 +110,19 @@ mod tests {
     use ring3_btf::ArgModel;
 
     fn arg(size: u8) -> ArgModel {
-        ArgModel { size, is_struct: size > 8, is_signed: false }
+        ArgModel {
+            size,
+            is_struct: size > 8,
+            is_signed: false,
+        }
     }
 
     #[test]
     fn structs_take_two_registers_or_none() {
-        let model = FuncModel { args: [8, 8, 8, 8, 8, 16, 8, 4].map(arg).to_vec(), ret: arg(8) };
+        let model = FuncModel {
+            args: [8, 8, 8, 8, 8, 16, 8, 4].map(arg).to_vec(),
+            ret: arg(8),
+        };
         let frame = Frame::of(&model, Certainty::Certain);
         let expected = [
             Place::Reg(0),

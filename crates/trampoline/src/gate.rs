@@ -4,7 +4,7 @@
 //! enter:    r11 = this thread's counters (registers the thread the first time)
 //!           counters[id].in += 1
 //!           jmp [image]                    the data word below: the image, or `pass`
-//! leave:    counters[id].out += 1; ret     jumped to by images, results in place
+//! leave:    counters[id].out += 1; ret     jumped to by images, results in place, r11 still the counters
 //! pass:     counters[id].out += 1; jmp f behind its nop
 //! image:    dq
 //! ```
@@ -23,10 +23,13 @@ use ring3_uapi::Errno;
 use crate::thread;
 
 /// `mov r11, fs:[offset]`
-pub(crate) fn load_counters(offset: i32) -> [u8; 9] {
+fn load_counters(offset: i32) -> [u8; 9] {
     let [a, b, c, d] = offset.to_le_bytes();
     [0x64, 0x4c, 0x8b, 0x1c, 0x25, a, b, c, d]
 }
+
+/// Room for a gate's code.
+const GATE_BYTES: usize = 256;
 
 /// A gate of one target.
 #[derive(Debug)]
@@ -59,7 +62,8 @@ impl Gate {
         let load = load_counters(offset);
         let row = thread::offset(id);
         let register = thread::register as *const () as usize as i64;
-        let mut ops: VecAssembler<X64Relocation> = VecAssembler::new(0);
+        let text = Text::allocate(GATE_BYTES)?;
+        let mut ops: VecAssembler<X64Relocation> = VecAssembler::new(text.address());
         let leave = ops.new_dynamic_label();
         let pass = ops.new_dynamic_label();
         let image = ops.new_dynamic_label();
@@ -74,14 +78,11 @@ impl Gate {
             ; inc DWORD [r11 + row]
             ; jmp QWORD [=>image]
             ; =>leave
-            ; .bytes load.iter()
             ; inc DWORD [r11 + row + 4]
             ; ret
             ; =>pass
-            ; .bytes load.iter()
             ; inc DWORD [r11 + row + 4]
-            ; mov r11, QWORD body as i64
-            ; jmp r11
+            ; jmp extern body
             // First time in this thread: everything that may carry an argument survives the call.
             ; =>slow
             ; push rbp
@@ -129,15 +130,29 @@ impl Gate {
             ; =>image
             ; .u64 0
         );
-        let offset_of = |label| ops.labels().resolve_dynamic(label).map(|offset| offset.0).map_err(|_| Errno::EINVAL);
+        let offset_of = |label| {
+            ops.labels()
+                .resolve_dynamic(label)
+                .map(|offset| offset.0)
+                .map_err(|_| Errno::EINVAL)
+        };
         let (leave, pass, image_word) = (offset_of(leave)?, offset_of(pass)?, offset_of(image)?);
-        let mut code = ops.finalize().map_err(|_| Errno::EINVAL)?;
-        let text = Text::allocate(code.len())?;
+        // Out of reach: the site could not jump here either.
+        let mut code = ops.finalize().map_err(|_| Errno::ENOTSUPP)?;
+        if code.len() > GATE_BYTES {
+            return Err(Errno::E2BIG);
+        }
         let pass = text.address() + pass;
         code[image_word..image_word + 8].copy_from_slice(&(pass as u64).to_le_bytes());
         text.write(0, &code);
         let leave = text.address() + leave;
-        Ok(Gate { text: std::mem::ManuallyDrop::new(text), id, leave, pass, image_word })
+        Ok(Gate {
+            text: std::mem::ManuallyDrop::new(text),
+            id,
+            leave,
+            pass,
+            image_word,
+        })
     }
 
     /// Where a site jumps to.
@@ -168,7 +183,9 @@ impl Gate {
     fn set(&self, address: usize) {
         let old = self.text.quadword(self.image_word);
         // Only the target's lock holder writes it, so the exchange cannot fail.
-        let _ = self.text.patch_quadword(self.image_word, old, address as u64);
+        let _ = self
+            .text
+            .patch_quadword(self.image_word, old, address as u64);
     }
 
     /// Whether nobody is in the image. The gate is closed, and a membarrier has been executed since.

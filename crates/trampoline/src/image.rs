@@ -14,15 +14,20 @@
 //!           results back, frame gone, to the gate's `leave`
 //! ```
 
+#![expect(
+    clippy::useless_conversion,
+    reason = "dynasm's register operands expand to `u8::from(u8)`"
+)]
+
 use dynasmrt::x64::X64Relocation;
-use dynasmrt::{DynasmApi, DynasmLabelApi, DynamicLabel, VecAssembler, dynasm};
+use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, VecAssembler, dynasm};
 use ring3_jit_x86_64::pack::Text;
 use ring3_runtime::{Entry, ProgRef};
 use ring3_sync::rcu;
 use ring3_uapi::Errno;
 
 use crate::frame::{ARG_REGS, Frame, Place};
-use crate::gate::{Gate, load_counters};
+use crate::gate::Gate;
 use crate::site::NOP5;
 use crate::target::ProgKind;
 use crate::thread;
@@ -102,8 +107,13 @@ impl Image {
     ///
     /// # Errors
     /// `ENOMEM`: no memory for text. `ENOTSUPP`: out of reach, or thread-local storage is not at a fixed offset.
-    pub(crate) fn generate(frame: &Frame, function: usize, gate: &Gate, progs: Vec<ImageProg>) -> Result<Image, Errno> {
-        let bound = 1024 + 128 * progs.len() + 32 * frame.slots.len();
+    pub(crate) fn generate(
+        frame: &Frame,
+        function: usize,
+        gate: &Gate,
+        progs: Vec<ImageProg>,
+    ) -> Result<Image, Errno> {
+        let bound = 1536 + 128 * progs.len() + 32 * frame.slots.len();
         let text = Text::allocate(bound)?;
         let mut ops: Ops = VecAssembler::new(text.address());
         let layout = Layout::of(frame);
@@ -112,36 +122,43 @@ impl Image {
         let exits_in_section = ops.new_dynamic_label();
         let mut slots = Vec::with_capacity(progs.len());
 
-        prologue(&mut ops, frame, &layout, function)?;
-        let (before, after): (Vec<_>, Vec<_>) = progs.into_iter().partition(|prog| prog.kind != ProgKind::Fexit);
+        prologue(&mut ops, frame, &layout, function);
+        let cookie = Cookie::of(&progs);
+        if let Cookie::OfAll(value) = cookie {
+            store_cookie(&mut ops, &layout, value);
+        }
+        let (before, after): (Vec<_>, Vec<_>) = progs
+            .into_iter()
+            .partition(|prog| prog.kind != ProgKind::Fexit);
         if !before.is_empty() {
-            call_host(&mut ops, enter_section);
+            begin_section(&mut ops);
             let mut has_return_value = false;
             for prog in before {
                 if prog.kind == ProgKind::FmodRet && !has_return_value {
                     has_return_value = true;
                     dynasm!(ops ; .arch x64 ; mov QWORD [rbp + layout.ret], 0);
                 }
-                slots.push(program(&mut ops, &layout, prog, exits_in_section));
+                slots.push(program(&mut ops, &layout, prog, cookie, exits_in_section));
             }
-            call_host(&mut ops, leave_section);
+            end_section(&mut ops);
         }
         restore_arguments(&mut ops, frame, &layout);
         if has_exits {
             call_function(&mut ops, frame, &layout, function + 5);
             dynasm!(ops ; .arch x64 ; =>exits);
-            call_host(&mut ops, enter_section);
+            begin_section(&mut ops);
             dynasm!(ops ; .arch x64 ; =>exits_in_section);
             for prog in after {
-                slots.push(program(&mut ops, &layout, prog, exits));
+                slots.push(program(&mut ops, &layout, prog, cookie, exits));
             }
-            call_host(&mut ops, leave_section);
+            end_section(&mut ops);
             dynasm!(ops
                 ; .arch x64
                 ; mov rax, [rbp + layout.ret]
                 ; mov rdx, [rbp + layout.saved_rdx]
                 ; movups xmm0, [rbp + layout.result_vectors]
                 ; movups xmm1, [rbp + layout.result_vectors + 16]
+                ; mov r11, rbx
                 ; mov rbx, [rbp - 8]
                 ; leave
                 ; jmp extern gate.leave()
@@ -151,6 +168,7 @@ impl Image {
                 ; .arch x64
                 ; =>exits
                 ; =>exits_in_section
+                ; mov r11, rbx
                 ; mov rbx, [rbp - 8]
                 ; leave
                 ; jmp extern gate.pass()
@@ -170,8 +188,10 @@ impl Image {
 
     /// Takes the program of an attachment out: one store. The reference is the caller's to drop after a grace period.
     pub(crate) fn disable(&mut self, key: u64) -> Option<ImageProg> {
-        let (start, end, prog) =
-            self.slots.iter_mut().find(|(_, _, prog)| prog.as_ref().is_some_and(|prog| prog.key == key))?;
+        let (start, end, prog) = self
+            .slots
+            .iter_mut()
+            .find(|(_, _, prog)| prog.as_ref().is_some_and(|prog| prog.key == key))?;
         let old = self.text.quadword(*start);
         let distance = (*end - (*start + 5)) as u64;
         let new = old & !0xff_ffff_ffff | 0xe9 | distance << 8;
@@ -190,6 +210,60 @@ fn call_host(ops: &mut Ops, function: extern "C" fn()) {
     dynasm!(ops ; .arch x64 ; call extern function as *const () as usize);
 }
 
+/// Enters a read section, in place where the host allows ([`rcu::section_layout`]). rbx holds the thread's counters. Scratch: rax, r11.
+fn begin_section(ops: &mut Ops) {
+    let Some(cpu) = section_in_place() else {
+        return call_host(ops, enter_section);
+    };
+    let layout = rcu::section_layout();
+    let (state, cell_cpu) = (layout.state_offset as i32, layout.cpu_offset as i32);
+    // mov eax, fs:[cpu]
+    let [a, b, c, d] = cpu.to_le_bytes();
+    let load_cpu = [0x64, 0x8b, 0x04, 0x25, a, b, c, d];
+    let nested = ops.new_dynamic_label();
+    let slow = ops.new_dynamic_label();
+    let done = ops.new_dynamic_label();
+    dynasm!(ops
+        ; .arch x64
+        ; mov r11, [rbx]
+        ; cmp WORD [r11 + state], 0
+        ; jne =>nested
+        ; .bytes load_cpu.iter()
+        ; cmp eax, 0x10000
+        ; jae =>slow
+        ; mov [r11 + cell_cpu], eax
+        ; mov rax, QWORD layout.epoch as i64
+        ; mov rax, [rax]
+        ; shl rax, layout.depth_bits as i8
+        ; inc rax
+        ; mov [r11 + state], rax
+        ; jmp =>done
+        ; =>slow
+        ; call extern enter_section as *const () as usize
+        ; jmp =>done
+        ; =>nested
+        ; inc QWORD [r11 + state]
+        ; =>done
+    );
+}
+
+/// Leaves a read section.
+fn end_section(ops: &mut Ops) {
+    if section_in_place().is_none() {
+        return call_host(ops, leave_section);
+    }
+    let state = rcu::section_layout().state_offset as i32;
+    dynasm!(ops ; .arch x64 ; mov r11, [rbx] ; dec QWORD [r11 + state]);
+}
+
+/// Where this thread's CPU is found from the thread pointer, if sections can be written in place: no fence, and the depth in the low 16 bits.
+fn section_in_place() -> Option<i32> {
+    if rcu::needs_fence() || rcu::section_layout().depth_bits != 16 {
+        return None;
+    }
+    ring3_os::cpu::rseq_cpu_id_offset()
+}
+
 /// `[rbp + disp] = argument register` by index.
 fn store_arg(ops: &mut Ops, reg: u8, disp: i32) {
     dynasm!(ops ; .arch x64 ; mov [rbp + disp], Rq(ARG_REGS[reg as usize]));
@@ -199,15 +273,14 @@ fn load_arg(ops: &mut Ops, reg: u8, disp: i32) {
     dynasm!(ops ; .arch x64 ; mov Rq(ARG_REGS[reg as usize]), [rbp + disp]);
 }
 
-fn prologue(ops: &mut Ops, frame: &Frame, layout: &Layout, function: usize) -> Result<(), Errno> {
-    let counters = load_counters(thread::tls_offset().ok_or(Errno::ENOTSUPP)?);
+fn prologue(ops: &mut Ops, frame: &Frame, layout: &Layout, function: usize) {
     dynasm!(ops
         ; .arch x64
         ; push rbp
         ; mov rbp, rsp
         ; sub rsp, layout.frame_bytes
         ; mov [rbp - 8], rbx
-        ; .bytes counters.iter()
+        // The gate leaves the thread's counters in r11.
         ; mov rbx, r11
     );
     for (at, place) in frame.slots.iter().enumerate() {
@@ -234,34 +307,82 @@ fn prologue(ops: &mut Ops, frame: &Frame, layout: &Layout, function: usize) -> R
         ; mov r11, QWORD function as i64
         ; mov [rbp + layout.ctx - 16], r11
     );
-    Ok(())
+}
+
+/// Where cookies are stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cookie {
+    /// Once: all programs have this one.
+    OfAll(u64),
+    /// Before each program: a program may be skipped, so no store can rely on another.
+    OfEach,
+}
+
+impl Cookie {
+    fn of(progs: &[ImageProg]) -> Cookie {
+        let first = progs.first().map_or(0, |prog| prog.cookie);
+        if progs.iter().all(|prog| prog.cookie == first) {
+            Cookie::OfAll(first)
+        } else {
+            Cookie::OfEach
+        }
+    }
+}
+
+fn store_cookie(ops: &mut Ops, layout: &Layout, cookie: u64) {
+    if let Ok(cookie) = i32::try_from(cookie) {
+        dynasm!(ops ; .arch x64 ; mov QWORD [rbp + layout.ctx - 24], cookie);
+    } else {
+        dynasm!(ops ; .arch x64 ; mov r11, QWORD cookie as i64 ; mov [rbp + layout.ctx - 24], r11);
+    }
+}
+
+/// Pads to a multiple of 8 with one instruction, which threads run through (Intel's recommended multi-byte nops).
+fn align_with_one_nop(ops: &mut Ops) {
+    const NOPS: [&[u8]; 8] = [
+        &[],
+        &[0x90],
+        &[0x66, 0x90],
+        &[0x0f, 0x1f, 0x00],
+        &[0x0f, 0x1f, 0x40, 0x00],
+        &[0x0f, 0x1f, 0x44, 0x00, 0x00],
+        &[0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00],
+        &[0x0f, 0x1f, 0x80, 0x00, 0x00, 0x00, 0x00],
+    ];
+    let missing = ops.offset().0.wrapping_neg() % 8;
+    dynasm!(ops ; .arch x64 ; .bytes NOPS[missing].iter());
 }
 
 /// Calls a program unless it already runs on this thread; returns the offsets of its slot's begin and end, and the program.
-fn program(ops: &mut Ops, layout: &Layout, prog: ImageProg, skip: DynamicLabel) -> (usize, usize, Option<ImageProg>) {
+fn program(
+    ops: &mut Ops,
+    layout: &Layout,
+    prog: ImageProg,
+    cookie: Cookie,
+    skip: DynamicLabel,
+) -> (usize, usize, Option<ImageProg>) {
     let next = ops.new_dynamic_label();
     let Entry { code, data } = prog.prog.entry();
     let row = thread::offset(prog.row);
-    // Code between slots runs into the padding: nops.
-    dynasm!(ops ; .arch x64 ; .align 8);
+    align_with_one_nop(ops);
     let start = ops.offset().0;
     dynasm!(ops
         ; .arch x64
         ; .bytes NOP5.iter()
         ; cmp DWORD [rbx + row], 0
         ; jne =>next
-        ; inc DWORD [rbx + row]
+        ; mov DWORD [rbx + row], 1
     );
-    if let Ok(cookie) = i32::try_from(prog.cookie) {
-        dynasm!(ops ; .arch x64 ; mov QWORD [rbp + layout.ctx - 24], cookie);
-    } else {
-        dynasm!(ops ; .arch x64 ; mov r11, QWORD prog.cookie as i64 ; mov [rbp + layout.ctx - 24], r11);
+    if cookie == Cookie::OfEach {
+        store_cookie(ops, layout, prog.cookie);
     }
     dynasm!(ops ; .arch x64 ; lea rdi, [rbp + layout.ctx]);
-    if !data.is_null() {
+    if data.is_null() {
+        dynasm!(ops ; .arch x64 ; xor esi, esi);
+    } else {
         dynasm!(ops ; .arch x64 ; mov rsi, QWORD data as i64);
     }
-    dynasm!(ops ; .arch x64 ; call extern code as *const () as usize ; dec DWORD [rbx + row]);
+    dynasm!(ops ; .arch x64 ; call extern code as *const () as usize ; mov DWORD [rbx + row], 0);
     if prog.kind == ProgKind::FmodRet {
         // An int is what such programs return; the array gets it as they left it.
         dynasm!(ops ; .arch x64 ; mov [rbp + layout.ret], rax ; test rax, rax ; jnz =>skip);

@@ -32,10 +32,14 @@ pub enum PatchError {
 impl std::fmt::Display for PatchError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            PatchError::NoSite => f.write_str("the function does not begin with a five-byte nop in one aligned quadword"),
+            PatchError::NoSite => f.write_str(
+                "the function does not begin with a five-byte nop in one aligned quadword",
+            ),
             PatchError::Changed => f.write_str("the function's entry was changed by somebody else"),
             PatchError::TooFar => f.write_str("the function is out of reach of generated code"),
-            PatchError::Forked => f.write_str("the function's text is shared with the parent process"),
+            PatchError::Forked => {
+                f.write_str("the function's text is shared with the parent process")
+            }
             PatchError::Host(errno) => write!(f, "making text patchable: {errno}"),
         }
     }
@@ -61,7 +65,10 @@ enum Quadword {
     /// In text of this process, through a second view that lives for ever.
     Host(*mut u64),
     /// In a compiled program, which the site keeps.
-    Program { program: Arc<Compiled>, offset: usize },
+    Program {
+        program: Arc<Compiled>,
+        offset: usize,
+    },
 }
 
 /// A function's patchable entry.
@@ -117,8 +124,14 @@ impl Site {
             return Err(PatchError::NoSite);
         }
         // SAFETY: 1. the caller's contract.
-        let quadword = unsafe { ring3_os::patch::writable_quadword(aligned) }.map_err(PatchError::Host)?;
-        Ok(Site { address, quadword: Quadword::Host(quadword), idle, process: std::process::id() })
+        let quadword =
+            unsafe { ring3_os::patch::writable_quadword(aligned) }.map_err(PatchError::Host)?;
+        Ok(Site {
+            address,
+            quadword: Quadword::Host(quadword),
+            idle,
+            process: std::process::id(),
+        })
     }
 
     /// The site of a function of a compiled program.
@@ -135,7 +148,12 @@ impl Site {
         if !is_nop(idle, address % 8) {
             return Err(PatchError::NoSite);
         }
-        Ok(Site { address, quadword: Quadword::Program { program, offset }, idle, process: std::process::id() })
+        Ok(Site {
+            address,
+            quadword: Quadword::Program { program, offset },
+            idle,
+            process: std::process::id(),
+        })
     }
 
     /// Address of the nop.
@@ -159,15 +177,22 @@ impl Site {
             Quadword::Host(quadword) => {
                 // SAFETY: 1. aligned, writable and alive for ever (`writable_quadword`).
                 let word = unsafe { AtomicU64::from_ptr(*quadword) };
-                word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+                word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
+                    .is_ok()
             }
             Quadword::Program { program, offset } => patch_text(program.text(), *offset, old, new),
         };
-        if exchanged { Ok(()) } else { Err(PatchError::Changed) }
+        if exchanged {
+            Ok(())
+        } else {
+            Err(PatchError::Changed)
+        }
     }
 
     fn quadword_for(&self, jump: Option<usize>) -> Result<u64, PatchError> {
-        let Some(target) = jump else { return Ok(self.idle) };
+        let Some(target) = jump else {
+            return Ok(self.idle);
+        };
         let distance = target as i64 - (self.address as i64 + 5);
         let distance = i32::try_from(distance).map_err(|_| PatchError::TooFar)?;
         let insn = 0xe9 | u64::from(distance as u32) << 8;
@@ -182,5 +207,7 @@ fn patch_text(text: &Text, offset: usize, old: u64, new: u64) -> bool {
 
 fn is_nop(quadword: u64, at: usize) -> bool {
     let bytes = quadword.to_le_bytes();
-    bytes.get(at..at + 5).is_some_and(|bytes| bytes == NOP5 || bytes == CLANG_NOP5)
+    bytes
+        .get(at..at + 5)
+        .is_some_and(|bytes| bytes == NOP5 || bytes == CLANG_NOP5)
 }

@@ -67,8 +67,12 @@ impl AttachError {
 impl std::fmt::Display for AttachError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            AttachError::AlreadyAttached => f.write_str("the program is attached to this function already"),
-            AttachError::TooMany => write!(f, "the function has {PROGS_PER_TARGET} programs already"),
+            AttachError::AlreadyAttached => {
+                f.write_str("the program is attached to this function already")
+            }
+            AttachError::TooMany => {
+                write!(f, "the function has {PROGS_PER_TARGET} programs already")
+            }
             AttachError::Patch(cause) => cause.fmt(f),
             AttachError::Host(errno) => write!(f, "generating the image: {errno}"),
         }
@@ -107,7 +111,10 @@ pub struct Target {
 
 impl std::fmt::Debug for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Target").field("site", &self.site).field("frame", &self.frame).finish_non_exhaustive()
+        f.debug_struct("Target")
+            .field("site", &self.site)
+            .field("frame", &self.frame)
+            .finish_non_exhaustive()
     }
 }
 
@@ -151,21 +158,41 @@ impl Target {
     ///
     /// # Errors
     /// [`AttachError`]; nothing has changed then.
-    pub fn attach(self: &Arc<Self>, kind: ProgKind, prog: ProgRef, cookie: u64) -> Result<Attachment, AttachError> {
+    pub fn attach(
+        self: &Arc<Self>,
+        kind: ProgKind,
+        prog: ProgRef,
+        cookie: u64,
+    ) -> Result<Attachment, AttachError> {
         let mut state = self.state();
         if state.retired.len() >= RETIRED_MAX {
             free_drained(&mut state);
         }
-        let others: Vec<ImageProg> = state.live.iter().flat_map(|live| live.image.live().cloned()).collect();
-        if others.iter().any(|other| other.prog.id() == prog.id() && other.kind == kind) {
+        let others: Vec<ImageProg> = state
+            .live
+            .iter()
+            .flat_map(|live| live.image.live().cloned())
+            .collect();
+        if others
+            .iter()
+            .any(|other| other.prog.id() == prog.id() && other.kind == kind)
+        {
             return Err(AttachError::AlreadyAttached);
         }
         if others.len() >= PROGS_PER_TARGET {
             return Err(AttachError::TooMany);
         }
         let key = next_key();
-        let row = rows().acquire(prog.id()).ok_or(AttachError::Host(Errno::ENOSPC))?;
-        let first = ImageProg { prog, kind, cookie, row, key };
+        let row = rows()
+            .acquire(prog.id())
+            .ok_or(AttachError::Host(Errno::ENOSPC))?;
+        let first = ImageProg {
+            prog,
+            kind,
+            cookie,
+            row,
+            key,
+        };
         let prog_id = first.prog.id();
         let undo = |error| {
             rows().release(prog_id);
@@ -205,7 +232,10 @@ impl Target {
             self.is_dirty.store(true, Ordering::Release);
         }
         state.attached += 1;
-        Ok(Attachment { target: self.clone(), key })
+        Ok(Attachment {
+            target: self.clone(),
+            key,
+        })
     }
 
     /// Takes a program out. Does not fail, does not allocate.
@@ -213,7 +243,9 @@ impl Target {
         let mut state = self.state();
         let state = &mut *state;
         let Some(live) = &mut state.live else { return };
-        let Some(prog) = live.image.disable(key) else { return };
+        let Some(prog) = live.image.disable(key) else {
+            return;
+        };
         // Reserved by `attach`.
         state.detached.push(prog);
         state.attached -= 1;
@@ -255,7 +287,8 @@ impl Target {
 impl Drop for Target {
     fn drop(&mut self) {
         // Attachments keep the target, so nothing is live; threads may still be inside what is retired.
-        let mut state = std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let mut state =
+            std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
         loop {
             free_drained(&mut state);
             state.detached = free_detached(std::mem::take(&mut state.detached));
@@ -335,7 +368,9 @@ struct Rows {
 
 fn rows() -> MutexGuard<'static, Rows> {
     static ROWS: OnceLock<Mutex<Rows>> = OnceLock::new();
-    ROWS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+    ROWS.get_or_init(Mutex::default)
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Rows {
@@ -350,7 +385,9 @@ impl Rows {
     }
 
     fn release(&mut self, prog: u32) {
-        let Some((row, count)) = self.by_prog.get_mut(&prog) else { return };
+        let Some((row, count)) = self.by_prog.get_mut(&prog) else {
+            return;
+        };
         *count -= 1;
         if *count == 0 {
             let row = *row;
@@ -370,19 +407,26 @@ fn start_reaper() {
     static START: Once = Once::new();
     START.call_once(|| {
         // Should the host refuse a thread, attachments and the target's end release instead.
-        let _ = std::thread::Builder::new().name("ring3-reaper".to_owned()).spawn(|| {
-            loop {
-                std::thread::sleep(REAP_EVERY);
-                let targets: Vec<Arc<Target>> = {
-                    let mut targets = reaper();
-                    targets.retain(|target| target.strong_count() != 0);
-                    let is_dirty = |target: &Arc<Target>| target.is_dirty.load(Ordering::Acquire);
-                    targets.iter().filter_map(Weak::upgrade).filter(is_dirty).collect()
-                };
-                for target in targets {
-                    target.reap();
+        let _ = std::thread::Builder::new()
+            .name("ring3-reaper".to_owned())
+            .spawn(|| {
+                loop {
+                    std::thread::sleep(REAP_EVERY);
+                    let targets: Vec<Arc<Target>> = {
+                        let mut targets = reaper();
+                        targets.retain(|target| target.strong_count() != 0);
+                        let is_dirty =
+                            |target: &Arc<Target>| target.is_dirty.load(Ordering::Acquire);
+                        targets
+                            .iter()
+                            .filter_map(Weak::upgrade)
+                            .filter(is_dirty)
+                            .collect()
+                    };
+                    for target in targets {
+                        target.reap();
+                    }
                 }
-            }
-        });
+            });
     });
 }

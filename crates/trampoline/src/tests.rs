@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ring3_btf::{ArgModel, FuncModel};
-use ring3_runtime::{Entry, EntryCode, OwnerKey, ProgObject, ProgRef};
+use ring3_runtime::{Entry, EntryCode, ProgObject, ProgRef};
 use ring3_uapi::ProgType;
 
 use crate::{AttachError, Certainty, ProgKind, Site, Target};
@@ -26,14 +26,8 @@ impl ProgObject for Prog {
     fn tail_target(&self) -> usize {
         0
     }
-    fn owner_key(&self) -> OwnerKey {
-        OwnerKey {
-            prog_type: ProgType::Tracing,
-            jited: true,
-            xdp_has_frags: false,
-            expected_attach_type: 0,
-            attach_func_proto: 0,
-        }
+    fn prog_type(&self) -> ProgType {
+        ProgType::Tracing
     }
     fn as_any(&self) -> &dyn std::any::Any {
         self
@@ -43,17 +37,36 @@ impl ProgObject for Prog {
 fn prog_with(code: EntryCode, data: usize) -> ProgRef {
     static NEXT: AtomicU64 = AtomicU64::new(1000);
     let id = NEXT.fetch_add(1, Ordering::Relaxed) as u32;
-    Arc::new(Prog { id, entry: Entry { code, data: data as *const () } })
+    Arc::new(Prog {
+        id,
+        entry: Entry {
+            code,
+            data: data as *const (),
+        },
+    })
 }
 
 fn model(args: &[u8]) -> FuncModel {
-    let arg = |&size: &u8| ArgModel { size, is_struct: size > 8, is_signed: false };
-    FuncModel { args: args.iter().map(arg).collect(), ret: arg(&8) }
+    let arg = |&size: &u8| ArgModel {
+        size,
+        is_struct: size > 8,
+        is_signed: false,
+    };
+    FuncModel {
+        args: args.iter().map(arg).collect(),
+        ret: arg(&8),
+    }
 }
 
 fn target(function: *const (), args: &[u8]) -> Arc<Target> {
     // SAFETY: tests pass functions made by `traceable`, with their arguments.
-    unsafe { Target::new(Site::of_stub(function).expect("a site"), &model(args), Certainty::Certain) }
+    unsafe {
+        Target::new(
+            Site::of_stub(function).expect("a site"),
+            &model(args),
+            Certainty::Certain,
+        )
+    }
 }
 
 thread_local! {
@@ -99,9 +112,7 @@ macro_rules! sums {
     ($($name:ident($($arg:ident),*);)*) => {
         crate::traceable! {$(
             fn $name($($arg: u64),*) -> u64 {
-                let mut sum = 17u64;
-                $(sum = sum.wrapping_mul(31).wrapping_add($arg);)*
-                sum
+                sum(&[$($arg),*])
             }
         )*}
     };
@@ -122,7 +133,8 @@ sums! {
 }
 
 fn sum(args: &[u64]) -> u64 {
-    args.iter().fold(17u64, |sum, arg| sum.wrapping_mul(31).wrapping_add(*arg))
+    args.iter()
+        .fold(17u64, |sum, arg| sum.wrapping_mul(31).wrapping_add(*arg))
 }
 
 /// Calls with programs of every kind and compares with the untraced result.
@@ -142,7 +154,9 @@ fn check_shape(function: *const (), args: usize, call: &dyn Fn() -> u64, words: 
             .iter()
             .map(|&kind| {
                 let words = args + usize::from(kind == ProgKind::Fexit);
-                target.attach(kind, recorder(kind as usize, words), 0).expect("attachable")
+                target
+                    .attach(kind, recorder(kind as usize, words), 0)
+                    .expect("attachable")
             })
             .collect();
         assert_eq!(call(), expected, "{kinds:?}");
@@ -167,12 +181,31 @@ fn check_shape(function: *const (), args: usize, call: &dyn Fn() -> u64, words: 
 fn programs_see_arguments_and_results_of_every_number() {
     check_shape(sum0 as *const (), 0, &|| sum0(), &[]);
     check_shape(sum1 as *const (), 1, &|| sum1(11), &[11]);
-    check_shape(sum5 as *const (), 5, &|| sum5(1, 2, 3, 4, 5), &[1, 2, 3, 4, 5]);
-    check_shape(sum6 as *const (), 6, &|| sum6(1, 2, 3, 4, 5, 6), &[1, 2, 3, 4, 5, 6]);
-    check_shape(sum7 as *const (), 7, &|| sum7(1, 2, 3, 4, 5, 6, 7), &[1, 2, 3, 4, 5, 6, 7]);
+    check_shape(
+        sum5 as *const (),
+        5,
+        &|| sum5(1, 2, 3, 4, 5),
+        &[1, 2, 3, 4, 5],
+    );
+    check_shape(
+        sum6 as *const (),
+        6,
+        &|| sum6(1, 2, 3, 4, 5, 6),
+        &[1, 2, 3, 4, 5, 6],
+    );
+    check_shape(
+        sum7 as *const (),
+        7,
+        &|| sum7(1, 2, 3, 4, 5, 6, 7),
+        &[1, 2, 3, 4, 5, 6, 7],
+    );
     let words: Vec<u64> = (1..=12).map(|word| word << 40 | 5).collect();
     let w = words.clone();
-    let call = move || sum12(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], w[11]);
+    let call = move || {
+        sum12(
+            w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], w[11],
+        )
+    };
     check_shape(sum12 as *const (), 12, &call, &words);
 }
 
@@ -225,14 +258,20 @@ fn structs_and_floats_pass_through() {
 #[test]
 fn a_result_other_than_zero_skips_the_function() {
     let target = target(skipped as *const (), &[8]);
-    let late = target.attach(ProgKind::FmodRet, prog_with(result, 77), 0).unwrap();
+    let late = target
+        .attach(ProgKind::FmodRet, prog_with(result, 77), 0)
+        .unwrap();
     let exit = target.attach(ProgKind::Fexit, recorder(1, 2), 0).unwrap();
     assert_eq!(skipped(5), 77);
     assert_eq!(seen(), [(1, vec![5, 77])]);
     // A newer one runs first; 0 lets the next decide.
-    let zero = target.attach(ProgKind::FmodRet, prog_with(result, 0), 0).unwrap();
+    let zero = target
+        .attach(ProgKind::FmodRet, prog_with(result, 0), 0)
+        .unwrap();
     assert_eq!(skipped(5), 77);
-    let first = target.attach(ProgKind::FmodRet, prog_with(result, 88), 0).unwrap();
+    let first = target
+        .attach(ProgKind::FmodRet, prog_with(result, 88), 0)
+        .unwrap();
     assert_eq!(skipped(5), 88);
     drop((late, first));
     assert_eq!(skipped(5), sum(&[5]));
@@ -244,8 +283,16 @@ fn newest_first_within_each_kind() {
     let target = target(ordered as *const (), &[8]);
     let mut attachments = Vec::new();
     for tag in 1..=3 {
-        attachments.push(target.attach(ProgKind::Fexit, recorder(10 + tag, 0), 0).unwrap());
-        attachments.push(target.attach(ProgKind::Fentry, recorder(tag, 0), 0).unwrap());
+        attachments.push(
+            target
+                .attach(ProgKind::Fexit, recorder(10 + tag, 0), 0)
+                .unwrap(),
+        );
+        attachments.push(
+            target
+                .attach(ProgKind::Fentry, recorder(tag, 0), 0)
+                .unwrap(),
+        );
     }
     let tags = || {
         ordered(1);
@@ -274,7 +321,10 @@ fn a_program_does_not_run_inside_itself() {
     let target = target(recursive as *const (), &[8]);
     let prog = prog_with(call_again, std::ptr::from_ref(&RUNS) as usize);
     let attachment = target.attach(ProgKind::Fentry, prog.clone(), 0).unwrap();
-    assert_eq!(target.attach(ProgKind::Fentry, prog, 0).unwrap_err(), AttachError::AlreadyAttached);
+    assert_eq!(
+        target.attach(ProgKind::Fentry, prog, 0).unwrap_err(),
+        AttachError::AlreadyAttached
+    );
     assert_eq!(recursive(4), sum(&[4]));
     assert_eq!(RUNS.load(Ordering::SeqCst), 1);
     assert_eq!(recursive(4), sum(&[4]));
@@ -297,8 +347,11 @@ fn many_programs_with_cookies_of_their_own() {
         let attachments: Vec<_> = (0..count)
             .flat_map(|at| {
                 let cookie = (at as u64) << 33 | 7;
-                [ProgKind::Fentry, ProgKind::Fexit, ProgKind::FmodRet]
-                    .map(|kind| target.attach(kind, prog_with(read_words_below, 0), cookie).unwrap())
+                [ProgKind::Fentry, ProgKind::Fexit, ProgKind::FmodRet].map(|kind| {
+                    target
+                        .attach(kind, prog_with(read_words_below, 0), cookie)
+                        .unwrap()
+                })
             })
             .collect();
         seen();
@@ -310,7 +363,9 @@ fn many_programs_with_cookies_of_their_own() {
             assert_eq!(words, &[2, target.address() as u64, newest_first << 33 | 7]);
         }
         if count == 64 {
-            let error = target.attach(ProgKind::Fentry, prog_with(nothing, 0), 0).unwrap_err();
+            let error = target
+                .attach(ProgKind::Fentry, prog_with(nothing, 0), 0)
+                .unwrap_err();
             assert_eq!(error, AttachError::TooMany);
         }
         drop(attachments);
@@ -324,7 +379,9 @@ fn compiled_programs_and_their_functions_are_targets() {
     let text = "r6 = r1\n call f\n r0 += r6\n exit\n f: r0 = 100\n r0 += r1\n exit";
     let program = ring3_isa::parse_asm(text, &ring3_isa::NoNames).unwrap();
     let linked = ring3_runtime::Linked::unverified(program.insns, &|_| None).unwrap();
-    let compiled = Arc::new(ring3_jit_x86_64::compile(&linked, &ring3_jit_x86_64::Options::default()).unwrap());
+    let compiled = Arc::new(
+        ring3_jit_x86_64::compile(&linked, &ring3_jit_x86_64::Options::default()).unwrap(),
+    );
     // SAFETY: the program touches no memory.
     let run = || unsafe { ring3_runtime::run(&compiled.entry(), 5) };
     assert_eq!(run(), 110);
@@ -335,8 +392,17 @@ fn compiled_programs_and_their_functions_are_targets() {
         let entry = target.attach(ProgKind::Fentry, recorder(1, 1), 0).unwrap();
         let exit = target.attach(ProgKind::Fexit, recorder(2, 2), 0).unwrap();
         assert_eq!(run(), 110);
-        assert_eq!(seen(), [(1, vec![5]), (2, vec![5, if function == 0 { 110 } else { 105 }])]);
-        assert!(Site::of_program(compiled.clone(), function).is_err(), "traced already");
+        assert_eq!(
+            seen(),
+            [
+                (1, vec![5]),
+                (2, vec![5, if function == 0 { 110 } else { 105 }])
+            ]
+        );
+        assert!(
+            Site::of_program(compiled.clone(), function).is_err(),
+            "traced already"
+        );
         drop((entry, exit));
         assert_eq!(run(), 110);
     }
@@ -364,8 +430,11 @@ fn threads_run_through_while_programs_come_and_go() {
         let mut random = 1u64;
         let end = std::time::Instant::now() + std::time::Duration::from_millis(1500);
         while std::time::Instant::now() < end {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let kind = [ProgKind::Fentry, ProgKind::Fexit, ProgKind::FmodRet][(random >> 40) as usize % 3];
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let kind =
+                [ProgKind::Fentry, ProgKind::Fexit, ProgKind::FmodRet][(random >> 40) as usize % 3];
             if attachments.len() < 6 && random >> 63 == 0 {
                 attachments.push_back(target.attach(kind, prog_with(nothing, 0), 0).unwrap());
             } else {

@@ -1,12 +1,13 @@
 //! Per-thread counters that gates and images reach in one instruction from the thread pointer.
 //!
 //! Each thread owns an array of u32, one row of two per id: gates count threads in and out, programs mark that they run (against recursion).
-//! Arrays are address space until touched; a thread that ends leaves its array, counts included, to the next one.
+//! Row 0 holds the address of the thread's RCU cell. Arrays are address space until touched; a thread that ends leaves its array, counts included, to the next one.
 
 use std::cell::Cell;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use ring3_os::map::{Prot, Region};
+use ring3_sync::rcu;
 
 /// Ids that exist at most: gates and traced programs together.
 pub(crate) const IDS_MAX: u32 = 1 << 16;
@@ -39,7 +40,10 @@ struct Arrays {
 
 fn arrays() -> std::sync::MutexGuard<'static, Arrays> {
     static ARRAYS: OnceLock<Mutex<Arrays>> = OnceLock::new();
-    ARRAYS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+    ARRAYS
+        .get_or_init(Mutex::default)
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
 }
 
 /// C function for gates: gives the calling thread its array.
@@ -48,7 +52,8 @@ pub(crate) extern "C" fn register() {
     let array = match arrays.unowned.pop() {
         Some(array) => std::ptr::with_exposed_provenance_mut(array),
         None => {
-            let Ok(region) = Region::anonymous(IDS_MAX as usize * ROW_BYTES, Prot::ReadWrite) else {
+            let Ok(region) = Region::anonymous(IDS_MAX as usize * ROW_BYTES, Prot::ReadWrite)
+            else {
                 // A traced function cannot be left half-way, and there is no error to give to its caller.
                 std::process::abort();
             };
@@ -59,6 +64,10 @@ pub(crate) extern "C" fn register() {
         }
     };
     drop(arrays);
+    // Before our own destructor is registered: destructors run last registered first, so the cell outlives our use of it.
+    let cell = std::ptr::from_ref(rcu::thread());
+    // SAFETY: 1. row 0 is eight aligned bytes of the array, which is this thread's.
+    unsafe { array.cast::<*const rcu::ThreadCell>().write(cell) };
     COUNTERS.set(array);
     let _ = OWNERSHIP.try_with(|_| ());
 }
@@ -69,7 +78,9 @@ pub(crate) fn tls_offset() -> Option<i32> {
     *OFFSET.get_or_init(|| {
         let here = offset_here();
         let elsewhere = std::thread::spawn(offset_here).join().ok()?;
-        (here == elsewhere).then(|| i32::try_from(here).ok()).flatten()
+        (here == elsewhere)
+            .then(|| i32::try_from(here).ok())
+            .flatten()
     })
 }
 
@@ -88,9 +99,10 @@ pub(crate) fn allocate_id() -> Option<u32> {
     if let Some(id) = arrays.free_ids.pop() {
         return Some(id);
     }
-    if arrays.next_id == IDS_MAX {
+    if arrays.next_id + 1 == IDS_MAX {
         return None;
     }
+    // Row 0 is taken.
     arrays.next_id += 1;
     // Room for giving every id back, so that giving back never allocates.
     let wanted = arrays.next_id as usize;
@@ -98,7 +110,7 @@ pub(crate) fn allocate_id() -> Option<u32> {
         let more = wanted.next_power_of_two() - arrays.free_ids.len();
         arrays.free_ids.reserve(more);
     }
-    Some(arrays.next_id - 1)
+    Some(arrays.next_id)
 }
 
 /// Gives an id back that no code refers to any more.
@@ -119,7 +131,8 @@ pub(crate) fn sums(id: u32) -> (u32, u32) {
             // SAFETY: 1. the id is below IDS_MAX, so the word is inside the region; 2. owners write it with plain aligned stores.
             let word = unsafe {
                 let word = region.as_ptr().cast::<u32>().add(id as usize * 2 + which);
-                std::sync::atomic::AtomicU32::from_ptr(word).load(std::sync::atomic::Ordering::SeqCst)
+                std::sync::atomic::AtomicU32::from_ptr(word)
+                    .load(std::sync::atomic::Ordering::SeqCst)
             };
             sum.wrapping_add(word)
         })
@@ -138,7 +151,9 @@ mod tests {
         let read = move || -> *mut u32 {
             let value: *mut u32;
             // SAFETY: reads the thread-local cell.
-            unsafe { std::arch::asm!("mov {}, fs:[{}]", out(reg) value, in(reg) i64::from(offset)) };
+            unsafe {
+                std::arch::asm!("mov {}, fs:[{}]", out(reg) value, in(reg) i64::from(offset))
+            };
             value
         };
         for _ in 0..2 {

@@ -8,6 +8,9 @@
 //! Kernel counterpart: `check_attach_btf_id`, `bpf_check_attach_target`, `check_struct_ops_btf_id`. Neighbours: `pipeline`,
 //! `check::ctx` (typed contexts), ring3-btf (function models).
 
+mod hooks;
+mod prototypes;
+
 use alloc::string::String;
 
 use ring3_btf::{Btf, FuncModel, Kind, Type, TypeId};
@@ -16,6 +19,10 @@ use ring3_uapi::flags::prog_load;
 use ring3_uapi::{AttachType, Errno, ProgType};
 
 use crate::error::{Check, Violation, reject, unjudged};
+use hooks::{
+    DISABLED_HOOKS, LSM_PREFIX, MODIFIABLE_FUNCS, NEVER_RETURNING, NEVER_TRACED, SLEEPABLE_HOOKS,
+    SLEEPABLE_TEST_FUNCS,
+};
 
 /// The target, as exploration sees it.
 #[derive(Clone, Debug)]
@@ -64,7 +71,9 @@ pub(crate) struct Effects {
 /// target's.
 pub(crate) fn resolved_prog_type(req: &LoadRequest) -> (ProgType, u32) {
     match (&req.attach, req.prog_type) {
-        (AttachTarget::Prog(target), ProgType::Ext) => (target.prog_type, target.expected_attach_type),
+        (AttachTarget::Prog(target), ProgType::Ext) => {
+            (target.prog_type, target.expected_attach_type)
+        }
         _ => (req.prog_type, req.expected_attach_type),
     }
 }
@@ -98,7 +107,12 @@ fn may_be_sleepable(req: &LoadRequest) -> bool {
     match req.prog_type {
         ProgType::Tracing => matches!(
             AttachType::from_raw(req.expected_attach_type),
-            Some(AttachType::TraceFentry | AttachType::TraceFexit | AttachType::ModifyReturn | AttachType::TraceIter)
+            Some(
+                AttachType::TraceFentry
+                    | AttachType::TraceFexit
+                    | AttachType::ModifyReturn
+                    | AttachType::TraceIter
+            )
         ),
         ProgType::Lsm | ProgType::Kprobe | ProgType::StructOps => true,
         _ => false,
@@ -145,13 +159,21 @@ fn check_target(req: &LoadRequest, effects: Effects) -> Check<AttachFacts> {
     check_denied(req, &target, name, attach_type)?;
     let facts = AttachedFunc {
         btf: target.btf.clone(),
-        proto: if target.conservative { None } else { Some(proto.id()) },
+        proto: if target.conservative {
+            None
+        } else {
+            Some(proto.id())
+        },
         name: name.into(),
         prog_type: target.prog.map(|prog| prog.prog_type),
         is_tracepoint,
     };
     let (prog_type, expected_attach_type) = resolved_prog_type(req);
-    Ok(AttachFacts { prog_type, expected_attach_type, target: Some(facts) })
+    Ok(AttachFacts {
+        prog_type,
+        expected_attach_type,
+        target: Some(facts),
+    })
 }
 
 /// The type that `attach_btf_id` names, and whether its program may be attached to.
@@ -166,7 +188,10 @@ fn find_target(req: &LoadRequest, effects: Effects) -> Check<Target<'_>> {
         AttachTarget::Prog(prog) => (prog.btf.as_ref(), Some(&**prog)),
     };
     let Some(btf) = btf else {
-        reject!(EINVAL, "Tracing program can only be attached to another program annotated with BTF");
+        reject!(
+            EINVAL,
+            "Tracing program can only be attached to another program annotated with BTF"
+        );
     };
     let Some(ty) = btf.type_by_id(id) else {
         reject!(EINVAL, "attach_btf_id {id} is invalid");
@@ -176,15 +201,31 @@ fn find_target(req: &LoadRequest, effects: Effects) -> Check<Target<'_>> {
     }
     let conservative = match prog {
         Some(prog) => check_target_prog(req, prog, ty, effects)?,
-        None if req.prog_type == ProgType::Ext => reject!(EINVAL, "Cannot replace kernel functions"),
+        None if req.prog_type == ProgType::Ext => {
+            reject!(EINVAL, "Cannot replace kernel functions")
+        }
         None => false,
     };
-    Ok(Target { btf, ty, prog, conservative })
+    Ok(Target {
+        btf,
+        ty,
+        prog,
+        conservative,
+    })
 }
 
-fn check_target_prog(req: &LoadRequest, prog: &ProgTarget, func: Type<'_>, effects: Effects) -> Check<bool> {
+fn check_target_prog(
+    req: &LoadRequest,
+    prog: &ProgTarget,
+    func: Type<'_>,
+    effects: Effects,
+) -> Check<bool> {
     let is_ext = req.prog_type == ProgType::Ext;
-    let Some(subprog) = prog.subprogs.iter().find(|subprog| subprog.type_id == func.id()) else {
+    let Some(subprog) = prog
+        .subprogs
+        .iter()
+        .find(|subprog| subprog.type_id == func.id())
+    else {
         reject!(EINVAL, "Subprog {} doesn't exist", func.name());
     };
     if subprog.is_exception_cb {
@@ -196,10 +237,16 @@ fn check_target_prog(req: &LoadRequest, prog: &ProgTarget, func: Type<'_>, effec
             reject!(EINVAL, "Cannot replace static functions");
         }
         if effects.changes_pkt_data && !subprog.changes_pkt_data {
-            reject!(EINVAL, "Extension program changes packet data, while original does not");
+            reject!(
+                EINVAL,
+                "Extension program changes packet data, while original does not"
+            );
         }
         if effects.might_sleep && !subprog.might_sleep {
-            reject!(EINVAL, "Extension program may sleep, while original does not");
+            reject!(
+                EINVAL,
+                "Extension program may sleep, while original does not"
+            );
         }
     }
     if !prog.jited {
@@ -215,7 +262,10 @@ fn check_target_prog(req: &LoadRequest, prog: &ProgTarget, func: Type<'_>, effec
     let target_type = AttachType::from_raw(prog.expected_attach_type);
     if is_ext
         && prog.prog_type == ProgType::Tracing
-        && matches!(target_type, Some(AttachType::TraceFentry | AttachType::TraceFexit))
+        && matches!(
+            target_type,
+            Some(AttachType::TraceFentry | AttachType::TraceFexit)
+        )
     {
         reject!(EINVAL, "Cannot extend fentry/fexit");
     }
@@ -226,23 +276,36 @@ const TRACEPOINT_PREFIX: &str = "btf_trace_";
 
 fn tracepoint_name<'a>(target: &Target<'a>, id: TypeId) -> Check<&'a str> {
     if target.prog.is_some() {
-        reject!(EINVAL, "Only FENTRY/FEXIT progs are attachable to another BPF prog");
+        reject!(
+            EINVAL,
+            "Only FENTRY/FEXIT progs are attachable to another BPF prog"
+        );
     }
     if target.ty.kind() != Kind::Typedef {
         reject!(EINVAL, "attach_btf_id {id} is not a typedef");
     }
     match target.ty.name().strip_prefix(TRACEPOINT_PREFIX) {
         Some(name) => Ok(name),
-        None => reject!(EINVAL, "attach_btf_id {id} points to wrong type name {}", target.ty.name()),
+        None => reject!(
+            EINVAL,
+            "attach_btf_id {id} points to wrong type name {}",
+            target.ty.name()
+        ),
     }
 }
 
 /// The prototype of the function that the tracepoint calls for BPF, with names of arguments; else that of the typedef.
 fn tracepoint_proto<'a>(target: &Target<'a>, name: &str) -> Check<Type<'a>> {
-    let traced = target.btf.find_by_name_kind(&alloc::format!("__bpf_trace_{name}"), Kind::Func);
+    let traced = target
+        .btf
+        .find_by_name_kind(&alloc::format!("__bpf_trace_{name}"), Kind::Func);
     let proto = match traced.and_then(|id| target.btf.type_by_id(id)) {
         Some(func) => func.referent(),
-        None => target.ty.referent().filter(|ptr| ptr.kind() == Kind::Ptr).and_then(|ptr| ptr.referent()),
+        None => target
+            .ty
+            .referent()
+            .filter(|ptr| ptr.kind() == Kind::Ptr)
+            .and_then(|ptr| ptr.referent()),
     };
     match proto.filter(|proto| proto.kind() == Kind::FuncProto) {
         Some(proto) => Ok(proto),
@@ -254,7 +317,11 @@ fn func_proto<'a>(target: &Target<'a>, id: TypeId) -> Check<Type<'a>> {
     if target.ty.kind() != Kind::Func {
         reject!(EINVAL, "attach_btf_id {id} is not a function");
     }
-    match target.ty.referent().filter(|proto| proto.kind() == Kind::FuncProto) {
+    match target
+        .ty
+        .referent()
+        .filter(|proto| proto.kind() == Kind::FuncProto)
+    {
         Some(proto) => Ok(proto),
         None => Err(Violation::silent(Errno::EINVAL)),
     }
@@ -279,7 +346,9 @@ fn check_function<'a>(req: &LoadRequest, target: &Target<'a>, name: &str) -> Che
     if req.flags & prog_load::SLEEPABLE != 0 {
         let may_sleep = match req.prog_type {
             ProgType::Tracing => SLEEPABLE_TEST_FUNCS.contains(&name),
-            ProgType::Lsm => name.strip_prefix(LSM_PREFIX).is_some_and(|hook| SLEEPABLE_HOOKS.contains(&hook)),
+            ProgType::Lsm => name
+                .strip_prefix(LSM_PREFIX)
+                .is_some_and(|hook| SLEEPABLE_HOOKS.contains(&hook)),
             _ => false,
         };
         if !may_sleep {
@@ -301,7 +370,7 @@ fn check_same_prototype(req: &LoadRequest, target: &Target<'_>) -> Check {
     let (Some(btf), Some(own)) = (req.btf.as_ref(), own_func(req)) else {
         reject!(EINVAL, "Program extension requires BTF");
     };
-    match crate::attach::prototypes::check_func_match(btf, own, target.btf, target.ty) {
+    match prototypes::check_func_match(btf, own, target.btf, target.ty) {
         Ok(()) => Ok(()),
         Err(text) => Err(Violation::new(Errno::EINVAL, text)),
     }
@@ -311,11 +380,23 @@ fn check_same_prototype(req: &LoadRequest, target: &Target<'_>) -> Check {
 fn own_func(req: &LoadRequest) -> Option<Type<'_>> {
     let bytes = req.func_info.bytes.get(4..8)?;
     let id = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    req.btf.as_ref()?.type_by_id(TypeId(id)).filter(|ty| ty.kind() == Kind::Func)
+    req.btf
+        .as_ref()?
+        .type_by_id(TypeId(id))
+        .filter(|ty| ty.kind() == Kind::Func)
 }
 
-fn check_denied(req: &LoadRequest, target: &Target<'_>, name: &str, attach_type: Option<AttachType>) -> Check {
-    if matches!(attach_type, Some(AttachType::TraceRawTp | AttachType::TraceIter)) || target.prog.is_some() {
+fn check_denied(
+    req: &LoadRequest,
+    target: &Target<'_>,
+    name: &str,
+    attach_type: Option<AttachType>,
+) -> Check {
+    if matches!(
+        attach_type,
+        Some(AttachType::TraceRawTp | AttachType::TraceIter)
+    ) || target.prog.is_some()
+    {
         return Ok(());
     }
     if req.prog_type == ProgType::Lsm {
@@ -323,24 +404,43 @@ fn check_denied(req: &LoadRequest, target: &Target<'_>, name: &str, attach_type:
             reject!(EINVAL, "LSM programs must have a GPL compatible license");
         }
         let Some(hook) = name.strip_prefix(LSM_PREFIX) else {
-            reject!(EINVAL, "attach_btf_id {} points to wrong type name {name}", req.attach_btf_id);
+            reject!(
+                EINVAL,
+                "attach_btf_id {} points to wrong type name {name}",
+                req.attach_btf_id
+            );
         };
         if DISABLED_HOOKS.contains(&hook) {
-            reject!(EINVAL, "attach_btf_id {} points to disabled hook {name}", req.attach_btf_id);
+            reject!(
+                EINVAL,
+                "attach_btf_id {} points to disabled hook {name}",
+                req.attach_btf_id
+            );
         }
     } else if req.prog_type == ProgType::Tracing && NEVER_TRACED.contains(&name) {
-        reject!(EINVAL, "Attaching tracing programs to function '{name}' is rejected.");
-    } else if matches!(attach_type, Some(AttachType::TraceFexit | AttachType::ModifyReturn))
-        && NEVER_RETURNING.contains(&name)
+        reject!(
+            EINVAL,
+            "Attaching tracing programs to function '{name}' is rejected."
+        );
+    } else if matches!(
+        attach_type,
+        Some(AttachType::TraceFexit | AttachType::ModifyReturn)
+    ) && NEVER_RETURNING.contains(&name)
     {
-        reject!(EINVAL, "Attaching fexit/fmod_ret to __noreturn function '{name}' is rejected.");
+        reject!(
+            EINVAL,
+            "Attaching fexit/fmod_ret to __noreturn function '{name}' is rejected."
+        );
     }
     Ok(())
 }
 
 fn check_struct_ops(req: &LoadRequest) -> Check<AttachFacts> {
     if !req.is_gpl_compatible() {
-        reject!(EINVAL, "struct ops programs must have a GPL compatible license");
+        reject!(
+            EINVAL,
+            "struct ops programs must have a GPL compatible license"
+        );
     }
     if req.attach_btf_id.is_void() {
         return Err(Violation::silent(Errno::ENOTSUPP));
@@ -349,19 +449,29 @@ fn check_struct_ops(req: &LoadRequest) -> Check<AttachFacts> {
         AttachTarget::Kernel | AttachTarget::Prog(_) => req.kernel_btf.as_ref(),
         AttachTarget::Btf(btf) => Some(btf),
     };
-    let Some(btf) = btf else { unjudged!("struct_ops without the kernel's BTF") };
+    let Some(btf) = btf else {
+        unjudged!("struct_ops without the kernel's BTF")
+    };
     let id = req.attach_btf_id;
     let ops = btf.type_by_id(id).filter(|ty| ty.kind() == Kind::Struct);
     // Each struct of operations has a struct of this name that the kernel wraps its values in.
     let ops = ops.filter(|ops| {
-        btf.find_by_name_kind(&alloc::format!("bpf_struct_ops_{}", ops.name()), Kind::Struct).is_some()
+        btf.find_by_name_kind(
+            &alloc::format!("bpf_struct_ops_{}", ops.name()),
+            Kind::Struct,
+        )
+        .is_some()
     });
     let Some(ops) = ops else {
         reject!(ENOTSUPP, "attach_btf_id {id} is not a supported struct");
     };
     let idx = req.expected_attach_type;
     let Some(member) = ops.member(idx) else {
-        reject!(EINVAL, "attach to invalid member idx {idx} of struct {}", ops.name());
+        reject!(
+            EINVAL,
+            "attach to invalid member idx {idx} of struct {}",
+            ops.name()
+        );
     };
     let proto = btf
         .stripped(member.ty)
@@ -369,12 +479,25 @@ fn check_struct_ops(req: &LoadRequest) -> Check<AttachFacts> {
         .and_then(|ptr| btf.stripped(ptr.type_id()))
         .filter(|proto| proto.kind() == Kind::FuncProto);
     let Some(proto) = proto else {
-        reject!(EINVAL, "attach to invalid member {}(@idx {idx}) of struct {}", member.name(), ops.name());
+        reject!(
+            EINVAL,
+            "attach to invalid member {}(@idx {idx}) of struct {}",
+            member.name(),
+            ops.name()
+        );
     };
-    if let Some(errno) = unsupported_member(ops.name(), member.name(), req.flags & prog_load::SLEEPABLE != 0) {
+    if let Some(errno) = unsupported_member(
+        ops.name(),
+        member.name(),
+        req.flags & prog_load::SLEEPABLE != 0,
+    ) {
         return Err(Violation::new(
             errno,
-            alloc::format!("attach to unsupported member {} of struct {}", member.name(), ops.name()),
+            alloc::format!(
+                "attach to unsupported member {} of struct {}",
+                member.name(),
+                ops.name()
+            ),
         ));
     }
     let target = AttachedFunc {
@@ -384,7 +507,10 @@ fn check_struct_ops(req: &LoadRequest) -> Check<AttachFacts> {
         prog_type: None,
         is_tracepoint: false,
     };
-    Ok(AttachFacts { target: Some(target), ..AttachFacts::untargeted(req) })
+    Ok(AttachFacts {
+        target: Some(target),
+        ..AttachFacts::untargeted(req)
+    })
 }
 
 /// Members that the kernel's owner of the struct does not want implemented.
@@ -398,245 +524,16 @@ fn unsupported_member(ops: &str, member: &str, is_sleepable: bool) -> Option<Err
     }
 }
 
-const LSM_PREFIX: &str = "bpf_lsm_";
-
-/// Functions whose result may be modified: those of BPF_PROG_TEST_RUN and one of sockets. Source: recorded loads.
-const MODIFIABLE_FUNCS: &[&str] = &[
-    "bpf_modify_return_test",
-    "bpf_modify_return_test2",
-    "bpf_modify_return_test_tp",
-    "bpf_fentry_test1",
-    "update_socket_protocol",
-];
-
-/// Of these, the ones that sleepable programs may be attached to.
-const SLEEPABLE_TEST_FUNCS: &[&str] = &["bpf_fentry_test1"];
-
-/// Functions that a trampoline itself calls.
-const NEVER_TRACED: &[&str] = &[
-    "migrate_disable",
-    "migrate_enable",
-    "rcu_read_unlock_strict",
-    "preempt_count_add",
-    "preempt_count_sub",
-    "__rcu_read_lock",
-    "__rcu_read_unlock",
-];
-
-const NEVER_RETURNING: &[&str] = &[
-    "__ia32_sys_exit",
-    "__ia32_sys_exit_group",
-    "__x64_sys_exit",
-    "__x64_sys_exit_group",
-    "do_exit",
-    "do_group_exit",
-    "kthread_complete_and_exit",
-    "kthread_exit",
-    "make_task_dead",
-];
-
-const DISABLED_HOOKS: &[&str] = &[
-    "vm_enough_memory",
-    "inode_need_killpriv",
-    "inode_getsecurity",
-    "inode_listsecurity",
-    "inode_copy_up_xattr",
-    "getselfattr",
-    "getprocattr",
-    "setprocattr",
-    "key_getsecurity",
-    "audit_rule_match",
-    "ismaclabel",
-];
-
-/// Hooks that are called where sleeping is allowed.
-const SLEEPABLE_HOOKS: &[&str] = &[
-    "bpf",
-    "bpf_map",
-    "bpf_map_create",
-    "bpf_map_free",
-    "bpf_prog",
-    "bpf_prog_load",
-    "bpf_prog_free",
-    "bpf_token_create",
-    "bpf_token_free",
-    "bpf_token_cmd",
-    "bpf_token_capable",
-    "bprm_check_security",
-    "bprm_committed_creds",
-    "bprm_committing_creds",
-    "bprm_creds_for_exec",
-    "bprm_creds_from_file",
-    "capget",
-    "capset",
-    "cred_prepare",
-    "file_ioctl",
-    "file_lock",
-    "file_open",
-    "file_post_open",
-    "file_receive",
-    "inode_create",
-    "inode_free_security",
-    "inode_getattr",
-    "inode_getxattr",
-    "inode_mknod",
-    "inode_need_killpriv",
-    "inode_post_setxattr",
-    "inode_post_removexattr",
-    "inode_readlink",
-    "inode_removexattr",
-    "inode_rename",
-    "inode_rmdir",
-    "inode_setattr",
-    "inode_setxattr",
-    "inode_symlink",
-    "inode_unlink",
-    "kernel_module_request",
-    "kernel_read_file",
-    "kernfs_init_security",
-    "key_free",
-    "mmap_file",
-    "netlink_send",
-    "path_notify",
-    "release_secctx",
-    "sb_alloc_security",
-    "sb_eat_lsm_opts",
-    "sb_kern_mount",
-    "sb_mount",
-    "sb_remount",
-    "sb_set_mnt_opts",
-    "sb_show_options",
-    "sb_statfs",
-    "sb_umount",
-    "settime",
-    "socket_accept",
-    "socket_bind",
-    "socket_connect",
-    "socket_create",
-    "socket_getpeername",
-    "socket_getpeersec_dgram",
-    "socket_getsockname",
-    "socket_getsockopt",
-    "socket_listen",
-    "socket_post_create",
-    "socket_recvmsg",
-    "socket_sendmsg",
-    "socket_shutdown",
-    "socket_socketpair",
-    "syslog",
-    "task_alloc",
-    "task_prctl",
-    "task_setscheduler",
-    "task_to_inode",
-    "userns_create",
-];
-
-mod prototypes {
-    //! Whether two functions of two BTFs have the same prototype, for extensions.
-
-    use alloc::format;
-    use alloc::string::String;
-
-    use ring3_btf::{Btf, FuncLinkage, Kind, Type, TypeId};
-
-    /// Compares an extension's function with the one that it replaces.
-    ///
-    /// # Errors
-    /// The kernel's words.
-    pub(super) fn check_func_match(
-        own_btf: &Btf,
-        own: Type<'_>,
-        target_btf: &Btf,
-        target: Type<'_>,
-    ) -> Result<(), String> {
-        let (own_name, target_name) = (own.name(), target.name());
-        if own.func_linkage() != Some(FuncLinkage::Global) {
-            return Err(format!("{own_name}() is not a global function"));
-        }
-        if target.func_linkage() != Some(FuncLinkage::Global) {
-            return Err(format!("{target_name}() is not a global function"));
-        }
-        let (Some(own_proto), Some(target_proto)) = (own.referent(), target.referent()) else {
-            return Err(String::new());
-        };
-        let args = (own_proto.params().len(), target_proto.params().len());
-        if args.0 != args.1 {
-            return Err(format!("{own_name}() has {} args while {target_name}() has {} args", args.0, args.1));
-        }
-        let (Some(own_ret), Some(target_ret)) =
-            (own_btf.stripped(own_proto.type_id()), target_btf.stripped(target_proto.type_id()))
-        else {
-            return Err(String::new());
-        };
-        // Kind, number of records and flag: two integers of different sizes are alike.
-        if own_ret.info() != target_ret.info() {
-            return Err(format!(
-                "Return type {} of {own_name}() doesn't match type {} of {target_name}()",
-                own_ret.kind().name(),
-                target_ret.kind().name()
-            ));
-        }
-        for (idx, (own, target)) in own_proto.params().zip(target_proto.params()).enumerate() {
-            compare_arg((own_btf, own.ty), (target_btf, target.ty), idx, own_name, target_name)?;
-        }
-        Ok(())
-    }
-
-    fn compare_arg(
-        (own_btf, own): (&Btf, TypeId),
-        (target_btf, target): (&Btf, TypeId),
-        idx: usize,
-        own_name: &str,
-        target_name: &str,
-    ) -> Result<(), String> {
-        let (Some(own), Some(target)) = (own_btf.stripped(own), target_btf.stripped(target)) else {
-            return Err(String::new());
-        };
-        if own.info() != target.info() {
-            return Err(format!(
-                "arg{idx} in {own_name}() is {} while {target_name}() has {}",
-                own.kind().name(),
-                target.kind().name()
-            ));
-        }
-        if own.kind().has_size() && own.size() != target.size() {
-            return Err(format!(
-                "arg{idx} in {own_name}() has size {} while {target_name}() has {}",
-                own.size(),
-                target.size()
-            ));
-        }
-        if own.kind() == Kind::Int || own.kind().is_any_enum() {
-            return Ok(());
-        }
-        if own.kind() != Kind::Ptr {
-            return Err(format!("arg{idx} in {own_name}() has unrecognized type"));
-        }
-        let (Some(own), Some(target)) = (own_btf.stripped(own.type_id()), target_btf.stripped(target.type_id())) else {
-            return Err(String::new());
-        };
-        for (ty, name) in [(own, own_name), (target, target_name)] {
-            if !ty.kind().is_composite() {
-                return Err(format!("arg{idx} in {name}() is not a pointer to context"));
-            }
-        }
-        if own.name() != target.name() {
-            return Err(format!(
-                "arg{idx} {own_name}(struct {} *) doesn't match {target_name}(struct {} *)",
-                own.name(),
-                target.name()
-            ));
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use alloc::vec;
 
-    fn check(prog_type: ProgType, attach_type: AttachType, flags: u32) -> Result<AttachFacts, String> {
+    fn check(
+        prog_type: ProgType,
+        attach_type: AttachType,
+        flags: u32,
+    ) -> Result<AttachFacts, String> {
         let mut req = LoadRequest::new(prog_type, vec![]);
         req.expected_attach_type = attach_type.raw();
         req.flags = flags;
@@ -649,7 +546,12 @@ mod tests {
             check(ProgType::Tracing, AttachType::TraceFentry, 0).unwrap_err(),
             "Tracing programs must provide btf_id"
         );
-        assert!(check(ProgType::Xdp, AttachType::Xdp, 0).unwrap().target.is_none());
+        assert!(
+            check(ProgType::Xdp, AttachType::Xdp, 0)
+                .unwrap()
+                .target
+                .is_none()
+        );
     }
 
     #[test]

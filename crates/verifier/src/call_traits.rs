@@ -6,6 +6,9 @@
 //! Kernel counterpart: `get_call_summary`, `is_sync_callback_calling_insn` and its siblings. Neighbours: `cfg`,
 //! `liveness::regs`, `fastcall`.
 
+use alloc::collections::BTreeMap;
+use core::cell::RefCell;
+
 use ring3_btf::{Btf, Kind, TypeId};
 use ring3_isa::RawInsn;
 use ring3_spec::{ArgBase, Caller, FuncProto, HelperLookup, Registry, RetBase};
@@ -68,13 +71,19 @@ pub(crate) struct KernelCalls<'a> {
     pub(crate) kernel_btf: Option<&'a Btf>,
     /// Flags of a kernel function by name, `None` if this program may not call it.
     pub(crate) kfunc: &'a dyn Fn(&str) -> Option<KfuncTraits>,
+    /// Answers given before, by the call's immediate, of helpers.
+    pub(crate) known: RefCell<BTreeMap<i32, CallTraits>>,
 }
 
 impl KernelCalls<'_> {
     /// The traits of a call instruction; none for a call of a function of the program.
     pub(crate) fn traits(&self, insn: RawInsn) -> CallTraits {
         if is_helper_call(insn) {
-            self.helper(insn.imm)
+            *self
+                .known
+                .borrow_mut()
+                .entry(insn.imm)
+                .or_insert_with(|| self.helper(insn.imm))
         } else if is_kfunc_call(insn) {
             self.kfunc(insn)
         } else {
@@ -83,10 +92,15 @@ impl KernelCalls<'_> {
     }
 
     fn helper(&self, imm: i32) -> CallTraits {
-        let mut traits = CallTraits { calls_back: helper_calls_back(imm), ..CallTraits::default() };
+        let mut traits = CallTraits {
+            calls_back: helper_calls_back(imm),
+            ..CallTraits::default()
+        };
         // Whether packet data changes is asked of the number alone, allowed or not.
-        traits.changes_pkt_data =
-            self.registry.helper_rows().any(|row| row.id.raw() as i32 == imm && row.changes_pkt_data);
+        traits.changes_pkt_data = self
+            .registry
+            .helper_rows()
+            .any(|row| row.id.raw() as i32 == imm && row.changes_pkt_data);
         if let HelperLookup::Found(proto) = self.registry.helper(self.caller, imm) {
             traits.might_sleep = proto.might_sleep;
             traits.summary = Some(helper_summary(proto));
@@ -97,12 +111,19 @@ impl KernelCalls<'_> {
     fn kfunc(&self, insn: RawInsn) -> CallTraits {
         let mut traits = CallTraits::default();
         // Functions of modules have an index into fd_array, and no effect that these passes know.
-        let (Some(btf), 0) = (self.kernel_btf, insn.off) else { return traits };
-        let Some(func) = btf.type_by_id(TypeId(insn.imm as u32)).filter(|ty| ty.kind() == Kind::Func) else {
+        let (Some(btf), 0) = (self.kernel_btf, insn.off) else {
+            return traits;
+        };
+        let Some(func) = btf
+            .type_by_id(TypeId(insn.imm as u32))
+            .filter(|ty| ty.kind() == Kind::Func)
+        else {
             return traits;
         };
         traits.calls_back = kfunc_calls_back(func.name());
-        let (Some(flags), Some(proto)) = ((self.kfunc)(func.name()), func.referent()) else { return traits };
+        let (Some(flags), Some(proto)) = ((self.kfunc)(func.name()), func.referent()) else {
+            return traits;
+        };
         traits.might_sleep = flags.might_sleep;
         traits.changes_pkt_data = flags.changes_pkt_data;
         traits.iter_next = flags.iter_next;
@@ -116,7 +137,11 @@ impl KernelCalls<'_> {
 }
 
 fn helper_summary(proto: &FuncProto) -> CallSummary {
-    let params = proto.args.iter().take_while(|arg| arg.base != ArgBase::DontCare).count();
+    let params = proto
+        .args
+        .iter()
+        .take_while(|arg| arg.base != ArgBase::DontCare)
+        .count();
     CallSummary {
         params: params as u8,
         is_void: proto.ret.base == RetBase::Void,
@@ -131,7 +156,9 @@ pub(crate) fn is_inlined(id: FuncId) -> bool {
 
 fn helper_calls_back(imm: i32) -> CallsBack {
     match u32::try_from(imm).ok().and_then(FuncId::from_raw) {
-        Some(FuncId::ForEachMapElem | FuncId::FindVma | FuncId::Loop | FuncId::UserRingbufDrain) => CallsBack::Sync,
+        Some(
+            FuncId::ForEachMapElem | FuncId::FindVma | FuncId::Loop | FuncId::UserRingbufDrain,
+        ) => CallsBack::Sync,
         Some(FuncId::TimerSetCallback) => CallsBack::Async,
         _ => CallsBack::Never,
     }
@@ -140,9 +167,9 @@ fn helper_calls_back(imm: i32) -> CallsBack {
 fn kfunc_calls_back(name: &str) -> CallsBack {
     match name {
         "bpf_rbtree_add_impl" => CallsBack::Sync,
-        "bpf_wq_set_callback_impl" | "bpf_task_work_schedule_signal_impl" | "bpf_task_work_schedule_resume_impl" => {
-            CallsBack::Async
-        }
+        "bpf_wq_set_callback_impl"
+        | "bpf_task_work_schedule_signal_impl"
+        | "bpf_task_work_schedule_resume_impl" => CallsBack::Async,
         _ => CallsBack::Never,
     }
 }
@@ -155,9 +182,19 @@ mod tests {
 
     fn traits(prog_type: ProgType, imm: i32) -> CallTraits {
         let registry = Registry::linux_6_18();
-        let caller =
-            Caller { prog_type, expected_attach_type: 0, sleepable: false, privilege: Privilege::FULL };
-        let calls = KernelCalls { registry: &registry, caller, kernel_btf: None, kfunc: &|_| None };
+        let caller = Caller {
+            prog_type,
+            expected_attach_type: 0,
+            sleepable: false,
+            privilege: Privilege::FULL,
+        };
+        let calls = KernelCalls {
+            registry: &registry,
+            caller,
+            kernel_btf: None,
+            kfunc: &|_| None,
+            known: RefCell::default(),
+        };
         calls.traits(RawInsn::new(0x85, 0, 0, 0, imm))
     }
 

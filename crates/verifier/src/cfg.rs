@@ -23,8 +23,8 @@ use crate::call_traits::{CallLookup, CallsBack};
 use crate::env::{InsnFlags, Subprog};
 use crate::error::{Check, Violation, reject};
 use crate::subprogs::{
-    CODE_JA, CODE_JAL, CODE_JCOND, is_helper_call, is_jump_class, is_kfunc_call, is_pseudo_call, is_pseudo_func,
-    jump_distance, slot_count,
+    CODE_JA, CODE_JAL, CODE_JCOND, is_helper_call, is_jump_class, is_kfunc_call, is_pseudo_call,
+    is_pseudo_func, jump_distance, slot_count,
 };
 
 /// What the walk needs.
@@ -39,10 +39,7 @@ pub(crate) struct CfgInput<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CfgNote {
     /// `back-edge from insn {from} to {to}`
-    BackEdge {
-        from: u32,
-        to: u32,
-    },
+    BackEdge { from: u32, to: u32 },
 }
 
 /// Walks the graph; gives the flags of every slot, and marks the effects of functions in `subprogs`.
@@ -64,7 +61,11 @@ pub(crate) fn check_cfg(
         stack: Vec::new(),
     };
     walk.run(0)?;
-    if let Some(start) = input.exception_cb.and_then(|cb| walk.subprogs.get(cb as usize)).map(|subprog| subprog.start) {
+    if let Some(start) = input
+        .exception_cb
+        .and_then(|cb| walk.subprogs.get(cb as usize))
+        .map(|subprog| subprog.start)
+    {
         walk.run(start)?;
     }
     walk.check_all_reached()?;
@@ -146,7 +147,7 @@ impl Walk<'_> {
             0x00 => Err(Violation::silent(ring3_uapi::Errno::EINVAL)),
             _ => {
                 self.mark(at, InsnFlags::PRUNE_POINT);
-                if insn.code == CODE_JCOND {
+                if insn.code == CODE_JCOND && insn.src() == 0 {
                     self.mark(at, InsnFlags::MAY_GOTO);
                     self.mark(at, InsnFlags::FORCE_CHECKPOINT);
                 }
@@ -197,7 +198,10 @@ impl Walk<'_> {
         }
         self.mark(at, InsnFlags::PRUNE_POINT);
         let callee_start = (i64::from(at) + i64::from(insn.imm) + 1) as u32;
-        if let Ok(callee) = self.subprogs.binary_search_by_key(&callee_start, |subprog| subprog.start) {
+        if let Ok(callee) = self
+            .subprogs
+            .binary_search_by_key(&callee_start, |subprog| subprog.start)
+        {
             let caller = self.subprog_of(at);
             self.subprogs[caller].changes_pkt_data |= self.subprogs[callee].changes_pkt_data;
             self.subprogs[caller].might_sleep |= self.subprogs[callee].might_sleep;
@@ -206,7 +210,9 @@ impl Walk<'_> {
     }
 
     fn subprog_of(&self, at: u32) -> usize {
-        self.subprogs.partition_point(|subprog| subprog.start <= at).saturating_sub(1)
+        self.subprogs
+            .partition_point(|subprog| subprog.start <= at)
+            .saturating_sub(1)
     }
 
     /// Follows the edge `from -> to`.
@@ -215,7 +221,11 @@ impl Walk<'_> {
             return Ok(Visit::Done);
         }
         if to as usize >= self.input.insns.len() {
-            reject!(EINVAL, "jump out of range from insn {from} to {}", to as i32);
+            reject!(
+                EINVAL,
+                "jump out of range from insn {from} to {}",
+                to as i32
+            );
         }
         if edge == Edge::Branch {
             self.mark(to, InsnFlags::PRUNE_POINT);
@@ -264,7 +274,10 @@ fn target(at: u32, insn: RawInsn) -> u32 {
 }
 
 /// Slots that may run after the one at `at`, within its function: the next one first. The second is a jump's target.
-pub(crate) fn successors(insns: &[RawInsn], at: u32) -> impl DoubleEndedIterator<Item = u32> + use<> {
+pub(crate) fn successors(
+    insns: &[RawInsn],
+    at: u32,
+) -> impl DoubleEndedIterator<Item = u32> + use<> {
     let insn = insns[at as usize];
     let next = Some(at + slot_count(insn));
     let (next, jump) = if !is_jump_class(insn) {
@@ -278,7 +291,10 @@ pub(crate) fn successors(insns: &[RawInsn], at: u32) -> impl DoubleEndedIterator
         }
     };
     let count = insns.len() as u32;
-    [next, jump].into_iter().flatten().filter(move |&to| to < count)
+    [next, jump]
+        .into_iter()
+        .flatten()
+        .filter(move |&to| to < count)
 }
 
 #[cfg(test)]
@@ -302,11 +318,22 @@ mod tests {
         starts: &[u32],
         traits: CallTraits,
     ) -> Result<(Vec<InsnFlags>, Vec<Subprog>), String> {
-        let mut subprogs: Vec<Subprog> =
-            starts.iter().map(|&start| Subprog { start, ..Subprog::default() }).collect();
+        let mut subprogs: Vec<Subprog> = starts
+            .iter()
+            .map(|&start| Subprog {
+                start,
+                ..Subprog::default()
+            })
+            .collect();
         let calls = |_| traits;
-        let input = CfgInput { insns, exception_cb: None, calls: &calls, bpf_capable };
-        let flags = check_cfg(&input, &mut subprogs, &mut None).map_err(|violation| violation.text)?;
+        let input = CfgInput {
+            insns,
+            exception_cb: None,
+            calls: &calls,
+            bpf_capable,
+        };
+        let flags =
+            check_cfg(&input, &mut subprogs, &mut None).map_err(|violation| violation.text)?;
         Ok((flags, subprogs))
     }
 
@@ -315,19 +342,30 @@ mod tests {
     }
 
     fn marked(flags: &[InsnFlags], flag: InsnFlags) -> Vec<usize> {
-        flags.iter().enumerate().filter(|(_, flags)| flags.has(flag)).map(|(at, _)| at).collect()
+        flags
+            .iter()
+            .enumerate()
+            .filter(|(_, flags)| flags.has(flag))
+            .map(|(at, _)| at)
+            .collect()
     }
 
     #[test]
     fn every_instruction_is_reached() {
-        assert_eq!(run(&[EXIT, MOV, EXIT], true).unwrap_err(), "unreachable insn 1");
+        assert_eq!(
+            run(&[EXIT, MOV, EXIT], true).unwrap_err(),
+            "unreachable insn 1"
+        );
         assert!(run(&[insn(JEQ, 0, 1, 0), EXIT, EXIT], true).is_ok());
     }
 
     #[test]
     fn loops_need_the_capability() {
         let program = [MOV, insn(JEQ, 0, -2, 0), EXIT];
-        assert_eq!(run(&program, false).unwrap_err(), "back-edge from insn 1 to 0");
+        assert_eq!(
+            run(&program, false).unwrap_err(),
+            "back-edge from insn 1 to 0"
+        );
         assert!(run(&program, true).is_ok());
     }
 
@@ -347,15 +385,23 @@ mod tests {
         let flags = run(&[MOV, insn(JEQ, 0, 1, 0), MOV, EXIT], true).unwrap();
         assert_eq!(marked(&flags, InsnFlags::PRUNE_POINT), [1, 3]);
         assert_eq!(marked(&flags, InsnFlags::JMP_POINT), [3]);
-        let flags = run(&[insn(CODE_JA, 0, 0, 0), insn(CODE_JCOND, 0, 0, 0), EXIT], true).unwrap();
+        let flags = run(
+            &[insn(CODE_JA, 0, 0, 0), insn(CODE_JCOND, 0, 0, 0), EXIT],
+            true,
+        )
+        .unwrap();
         assert_eq!(marked(&flags, InsnFlags::PRUNE_POINT), [1, 2]);
         assert_eq!(marked(&flags, InsnFlags::FORCE_CHECKPOINT), [1]);
     }
 
     #[test]
     fn callbacks_force_checkpoints() {
-        let traits = CallTraits { calls_back: CallsBack::Sync, ..CallTraits::default() };
-        let (flags, _) = run_with(&[MOV, insn(CODE_CALL, 0, 0, 181), EXIT], true, &[0], traits).unwrap();
+        let traits = CallTraits {
+            calls_back: CallsBack::Sync,
+            ..CallTraits::default()
+        };
+        let (flags, _) =
+            run_with(&[MOV, insn(CODE_CALL, 0, 0, 181), EXIT], true, &[0], traits).unwrap();
         assert_eq!(marked(&flags, InsnFlags::CALLS_CALLBACK), [1]);
         assert_eq!(marked(&flags, InsnFlags::FORCE_CHECKPOINT), [1]);
         assert_eq!(marked(&flags, InsnFlags::PRUNE_POINT), [1, 2]);
@@ -363,9 +409,17 @@ mod tests {
 
     #[test]
     fn effects_of_callees_reach_their_callers() {
-        let traits = CallTraits { changes_pkt_data: true, ..CallTraits::default() };
+        let traits = CallTraits {
+            changes_pkt_data: true,
+            ..CallTraits::default()
+        };
         // main calls f at 2, which calls a helper
-        let program = [insn(CODE_CALL, 1, 0, 1), EXIT, insn(CODE_CALL, 0, 0, 44), EXIT];
+        let program = [
+            insn(CODE_CALL, 1, 0, 1),
+            EXIT,
+            insn(CODE_CALL, 0, 0, 44),
+            EXIT,
+        ];
         let (_, subprogs) = run_with(&program, true, &[0, 2], traits).unwrap();
         assert!(subprogs[0].changes_pkt_data && subprogs[1].changes_pkt_data);
         assert!(!subprogs[0].might_sleep);

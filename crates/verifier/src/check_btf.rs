@@ -49,7 +49,10 @@ impl Records<'_> {
         };
         let known = (self.known_bytes as usize).min(stride);
         if record[known..].iter().any(|&byte| byte != 0) {
-            return Err(open_line(Errno::E2BIG, format!("nonzero tailing record in {}", self.what)));
+            return Err(open_line(
+                Errno::E2BIG,
+                format!("nonzero tailing record in {}", self.what),
+            ));
         }
         let mut words = [0u32; 4];
         for (word, bytes) in words.iter_mut().zip(record[..known].chunks_exact(4)) {
@@ -84,7 +87,9 @@ fn btf_of(req: &LoadRequest) -> Check<Option<&Btf>> {
 /// # Errors
 /// EINVAL, E2BIG (non-zero bytes beyond the record's known part), EFAULT, EBADF (no BTF).
 pub(crate) fn check_func_info_early(req: &LoadRequest) -> Check<Vec<FuncInfo>> {
-    let Some(btf) = btf_of(req)? else { return Ok(Vec::new()) };
+    let Some(btf) = btf_of(req)? else {
+        return Ok(Vec::new());
+    };
     let table = &req.func_info;
     if table.count == 0 {
         return Ok(Vec::new());
@@ -92,7 +97,11 @@ pub(crate) fn check_func_info_early(req: &LoadRequest) -> Check<Vec<FuncInfo>> {
     if !is_record_size(table.rec_size, FUNC_INFO_BYTES) {
         reject!(EINVAL, "invalid func info rec size {}", table.rec_size);
     }
-    let records = Records { table, known_bytes: FUNC_INFO_BYTES, what: "func info" };
+    let records = Records {
+        table,
+        known_bytes: FUNC_INFO_BYTES,
+        what: "func info",
+    };
     let mut infos: Vec<FuncInfo> = Vec::new();
     for idx in 0..table.count {
         let [insn_off, type_id, ..] = records.get(idx)?;
@@ -112,9 +121,15 @@ pub(crate) fn check_func_info_early(req: &LoadRequest) -> Check<Vec<FuncInfo>> {
         }
         let type_id = TypeId(type_id);
         let Some(func) = btf.type_by_id(type_id).filter(|ty| ty.kind() == Kind::Func) else {
-            return Err(open_line(Errno::EINVAL, format!("invalid type id {} in func info", type_id.0 as i32)));
+            return Err(open_line(
+                Errno::EINVAL,
+                format!("invalid type id {} in func info", type_id.0 as i32),
+            ));
         };
-        if func.referent().is_none_or(|proto| proto.kind() != Kind::FuncProto) {
+        if func
+            .referent()
+            .is_none_or(|proto| proto.kind() != Kind::FuncProto)
+        {
             reject!(EINVAL);
         }
         infos.push(FuncInfo { insn_off, type_id });
@@ -126,25 +141,41 @@ pub(crate) fn check_func_info_early(req: &LoadRequest) -> Check<Vec<FuncInfo>> {
 ///
 /// # Errors
 /// EINVAL.
-pub(crate) fn check_func_info(infos: &[FuncInfo], subprogs: &[Subprog], btf: Option<&Btf>) -> Check {
+pub(crate) fn check_func_info(
+    infos: &[FuncInfo],
+    subprogs: &[Subprog],
+    btf: Option<&Btf>,
+) -> Check {
     let (Some(btf), false) = (btf, infos.is_empty()) else {
         return check_abnormal_return(subprogs);
     };
     if infos.len() != subprogs.len() {
-        reject!(EINVAL, "number of funcs in func_info doesn't match number of subprogs");
+        reject!(
+            EINVAL,
+            "number of funcs in func_info doesn't match number of subprogs"
+        );
     }
     for (idx, (info, subprog)) in infos.iter().zip(subprogs).enumerate() {
         if info.insn_off != subprog.start {
-            reject!(EINVAL, "func_info BTF section doesn't match subprog layout in BPF program");
+            reject!(
+                EINVAL,
+                "func_info BTF section doesn't match subprog layout in BPF program"
+            );
         }
         if idx == 0 || returns_int(btf, info.type_id) {
             continue;
         }
         if subprog.has_ld_abs {
-            reject!(EINVAL, "LD_ABS is only allowed in functions that return 'int'.");
+            reject!(
+                EINVAL,
+                "LD_ABS is only allowed in functions that return 'int'."
+            );
         }
         if subprog.has_tail_call {
-            reject!(EINVAL, "tail_call is only allowed in functions that return 'int'.");
+            reject!(
+                EINVAL,
+                "tail_call is only allowed in functions that return 'int'."
+            );
         }
     }
     Ok(())
@@ -183,11 +214,19 @@ pub(crate) fn check_line_info(
     btf: Option<&Btf>,
 ) -> Check<Vec<LineInfo>> {
     let table = &req.line_info;
-    let (Some(btf), true) = (btf, table.count > 0) else { return Ok(Vec::new()) };
-    if table.count > i32::MAX as u32 / LINE_INFO_BYTES || !is_record_size(table.rec_size, LINE_INFO_BYTES) {
+    let (Some(btf), true) = (btf, table.count > 0) else {
+        return Ok(Vec::new());
+    };
+    if table.count > i32::MAX as u32 / LINE_INFO_BYTES
+        || !is_record_size(table.rec_size, LINE_INFO_BYTES)
+    {
         reject!(EINVAL);
     }
-    let records = Records { table, known_bytes: LINE_INFO_BYTES, what: "line_info" };
+    let records = Records {
+        table,
+        known_bytes: LINE_INFO_BYTES,
+        what: "line_info",
+    };
     let mut lines = Vec::new();
     let mut previous = 0;
     let mut next_subprog = 0;
@@ -203,8 +242,13 @@ pub(crate) fn check_line_info(
         if insns[insn_off as usize].code == 0 {
             reject!(EINVAL, "Invalid insn code at line_info[{idx}].insn_off");
         }
-        if btf.str_bytes_by_offset(line_off).is_none() || btf.str_bytes_by_offset(file_name_off).is_none() {
-            reject!(EINVAL, "Invalid line_info[{idx}].line_off or .file_name_off");
+        if btf.str_bytes_by_offset(line_off).is_none()
+            || btf.str_bytes_by_offset(file_name_off).is_none()
+        {
+            reject!(
+                EINVAL,
+                "Invalid line_info[{idx}].line_off or .file_name_off"
+            );
         }
         if let Some(subprog) = subprogs.get(next_subprog) {
             if insn_off == subprog.start {
@@ -214,7 +258,12 @@ pub(crate) fn check_line_info(
             }
         }
         previous = insn_off;
-        lines.push(LineInfo { insn_off, file_name_off, line_off, line_col });
+        lines.push(LineInfo {
+            insn_off,
+            file_name_off,
+            line_off,
+            line_col,
+        });
     }
     if next_subprog != subprogs.len() {
         reject!(
@@ -237,20 +286,39 @@ pub(crate) fn apply_core_relos(req: &LoadRequest) -> Check<Cow<'_, [RawInsn]>> {
     if table.count == 0 || (req.func_info.count == 0 && req.line_info.count == 0) {
         return Ok(Cow::Borrowed(insns));
     }
-    if table.count > i32::MAX as u32 / CORE_RELO_BYTES || !is_record_size(table.rec_size, CORE_RELO_BYTES) {
+    if table.count > i32::MAX as u32 / CORE_RELO_BYTES
+        || !is_record_size(table.rec_size, CORE_RELO_BYTES)
+    {
         reject!(EINVAL);
     }
-    let Some(local) = &req.btf else { return Err(Violation::silent(Errno::EBADF)) };
-    let Some(target) = &req.kernel_btf else { unjudged!("CO-RE relocations without the kernel's BTF") };
-    let records = Records { table, known_bytes: CORE_RELO_BYTES, what: "core_relo" };
+    let Some(local) = &req.btf else {
+        return Err(Violation::silent(Errno::EBADF));
+    };
+    let Some(target) = &req.kernel_btf else {
+        unjudged!("CO-RE relocations without the kernel's BTF")
+    };
+    let records = Records {
+        table,
+        known_bytes: CORE_RELO_BYTES,
+        what: "core_relo",
+    };
     let mut relocator = Relocator::new(local, target);
     let mut patched = insns.clone();
     for idx in 0..table.count {
         let [insn_off, type_id, access_str_off, kind] = records.get(idx)?;
         if !insn_off.is_multiple_of(8) || (insn_off / 8) as usize >= insns.len() {
-            reject!(EINVAL, "Invalid core_relo[{idx}].insn_off:{insn_off} prog->len:{}", insns.len());
+            reject!(
+                EINVAL,
+                "Invalid core_relo[{idx}].insn_off:{insn_off} prog->len:{}",
+                insns.len()
+            );
         }
-        let relo = CoreRelo { insn_off: insn_off / 8, type_id: TypeId(type_id), access_str_off, kind };
+        let relo = CoreRelo {
+            insn_off: insn_off / 8,
+            type_id: TypeId(type_id),
+            access_str_off,
+            kind,
+        };
         if let Err(error) = relocator.relocate(&req.name, &mut patched, &[relo]) {
             return Err(Violation::new(error.errno(), error.message().into()));
         }
@@ -287,8 +355,15 @@ mod tests {
     }
 
     fn table(rec_size: u32, records: &[&[u32]]) -> InfoRecords {
-        let bytes = records.iter().flat_map(|record| record.iter().flat_map(|word| word.to_le_bytes())).collect();
-        InfoRecords { rec_size, count: records.len() as u32, bytes }
+        let bytes = records
+            .iter()
+            .flat_map(|record| record.iter().flat_map(|word| word.to_le_bytes()))
+            .collect();
+        InfoRecords {
+            rec_size,
+            count: records.len() as u32,
+            bytes,
+        }
     }
 
     fn request() -> LoadRequest {
@@ -306,29 +381,57 @@ mod tests {
     #[test]
     fn func_info_records_have_sane_sizes() {
         for size in [0, 4, 7, 10, 253, 256] {
-            let error = early(InfoRecords { rec_size: size, count: 1, bytes: vec![0; 256] }).unwrap_err();
-            assert_eq!(error, (Errno::EINVAL, alloc::format!("invalid func info rec size {size}")));
+            let error = early(InfoRecords {
+                rec_size: size,
+                count: 1,
+                bytes: vec![0; 256],
+            })
+            .unwrap_err();
+            assert_eq!(
+                error,
+                (
+                    Errno::EINVAL,
+                    alloc::format!("invalid func info rec size {size}")
+                )
+            );
         }
         assert_eq!(early(table(8, &[&[0, 3]])).unwrap().len(), 1);
         assert_eq!(early(table(12, &[&[0, 3, 0]])).unwrap().len(), 1);
         let error = early(table(12, &[&[0, 3, 1]])).unwrap_err();
-        assert_eq!(error, (Errno::E2BIG, "nonzero tailing record in func info".into()));
-        let cut = InfoRecords { rec_size: 8, count: 2, bytes: vec![0, 0, 0, 0, 3, 0, 0, 0] };
+        assert_eq!(
+            error,
+            (Errno::E2BIG, "nonzero tailing record in func info".into())
+        );
+        let cut = InfoRecords {
+            rec_size: 8,
+            count: 2,
+            bytes: vec![0, 0, 0, 0, 3, 0, 0, 0],
+        };
         assert_eq!(early(cut).unwrap_err().0, Errno::EFAULT);
     }
 
     #[test]
     fn func_info_offsets_ascend_from_zero() {
-        assert_eq!(early(table(8, &[&[1, 3]])).unwrap_err().1, "nonzero insn_off 1 for the first func info record");
+        assert_eq!(
+            early(table(8, &[&[1, 3]])).unwrap_err().1,
+            "nonzero insn_off 1 for the first func info record"
+        );
         assert_eq!(
             early(table(8, &[&[0, 3], &[0, 3]])).unwrap_err().1,
             "same or smaller insn offset (0) than previous func info record (0)"
         );
-        assert_eq!(early(table(8, &[&[0, 1]])).unwrap_err().1, "invalid type id 1 in func info");
+        assert_eq!(
+            early(table(8, &[&[0, 1]])).unwrap_err().1,
+            "invalid type id 1 in func info"
+        );
     }
 
     fn two_subprogs() -> Vec<Subprog> {
-        let split = |start, end| Subprog { start, end, ..Subprog::default() };
+        let split = |start, end| Subprog {
+            start,
+            end,
+            ..Subprog::default()
+        };
         vec![split(0, 2), split(2, 4)]
     }
 
@@ -340,15 +443,21 @@ mod tests {
         assert!(check_func_info(&infos, &subprogs, Some(&btf)).is_ok());
         subprogs[1].has_tail_call = true;
         assert_eq!(
-            check_func_info(&infos, &subprogs, Some(&btf)).unwrap_err().text,
+            check_func_info(&infos, &subprogs, Some(&btf))
+                .unwrap_err()
+                .text,
             "tail_call is only allowed in functions that return 'int'."
         );
         assert_eq!(
-            check_func_info(&[], &subprogs, Some(&btf)).unwrap_err().text,
+            check_func_info(&[], &subprogs, Some(&btf))
+                .unwrap_err()
+                .text,
             "tail_call is not allowed in subprogs without BTF"
         );
         assert_eq!(
-            check_func_info(&infos[..1], &subprogs, Some(&btf)).unwrap_err().text,
+            check_func_info(&infos[..1], &subprogs, Some(&btf))
+                .unwrap_err()
+                .text,
             "number of funcs in func_info doesn't match number of subprogs"
         );
     }
@@ -356,14 +465,21 @@ mod tests {
     fn lines(records: &[&[u32]]) -> Result<Vec<LineInfo>, String> {
         let mut req = request();
         req.line_info = table(16, records);
-        check_line_info(&req, &req.insns, &two_subprogs(), req.btf.as_ref()).map_err(|violation| violation.text)
+        check_line_info(&req, &req.insns, &two_subprogs(), req.btf.as_ref())
+            .map_err(|violation| violation.text)
     }
 
     #[test]
     fn line_info_ascends_and_covers_every_function() {
         assert_eq!(lines(&[&[0, 0, 0, 0], &[2, 0, 0, 0]]).unwrap().len(), 2);
-        assert_eq!(lines(&[&[0, 0, 0, 0]]).unwrap_err(), "missing bpf_line_info for 1 funcs starting from func#1");
-        assert_eq!(lines(&[&[1, 0, 0, 0]]).unwrap_err(), "missing bpf_line_info for func#0");
+        assert_eq!(
+            lines(&[&[0, 0, 0, 0]]).unwrap_err(),
+            "missing bpf_line_info for 1 funcs starting from func#1"
+        );
+        assert_eq!(
+            lines(&[&[1, 0, 0, 0]]).unwrap_err(),
+            "missing bpf_line_info for func#0"
+        );
         assert_eq!(
             lines(&[&[0, 0, 0, 0], &[0, 0, 0, 0]]).unwrap_err(),
             "Invalid line_info[1].insn_off:0 (prev_offset:0 prog->len:4)"

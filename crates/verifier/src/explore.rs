@@ -118,20 +118,27 @@ pub(crate) fn explore(env: &mut Env<'_>) -> Check {
             print_state = true;
             continue;
         }
-        env.stack_liveness.begin_insn(facts, &env.cur, insn_idx);
+        let may_write = may_write_stack(&facts.slots[insn_idx as usize]);
+        if may_write {
+            env.stack_liveness.begin_insn(facts, &env.cur, insn_idx);
+        }
         let result = check_insn(env);
         // Only now: history entries of this instruction name the one before.
         env.prev_insn_idx = insn_idx;
         let next = match result {
             Ok(next) => {
-                env.stack_liveness.commit_insn();
+                if may_write {
+                    env.stack_liveness.commit_insn();
+                }
                 next
             }
             Err(violation) => {
                 if !is_recoverable(&violation) || !env.cur.speculative {
                     return Err(violation);
                 }
-                env.stack_liveness.commit_insn();
+                if may_write {
+                    env.stack_liveness.commit_insn();
+                }
                 log_violation(env, &violation);
                 let aux = &mut env.aux[insn_idx as usize];
                 aux.nospec = true;
@@ -149,6 +156,12 @@ pub(crate) fn explore(env: &mut Env<'_>) -> Check {
             print_state = true;
         }
     }
+}
+
+/// Instructions that may write the stack, or lead into another frame.
+#[inline]
+fn may_write_stack(slot: &Slot) -> bool {
+    matches!(slot, Slot::Insn(Insn::Store { .. } | Insn::Atomic { .. } | Insn::Call(_) | Insn::Exit))
 }
 
 fn log_pruned(env: &mut Env<'_>, print_state: bool) {

@@ -48,8 +48,15 @@ impl FastcallFacts {
     /// belong to patterns, and is not part of one: then the function keeps all its spills.
     #[inline]
     pub(crate) fn breaks_contract(&self, subprog: u32, insn_idx: u32, off: i32) -> bool {
-        let Some(&lowest) = self.stack_off.get(subprog as usize) else { return false };
-        i32::from(lowest) > off && !self.pattern.get(insn_idx as usize).copied().unwrap_or(false)
+        let Some(&lowest) = self.stack_off.get(subprog as usize) else {
+            return false;
+        };
+        i32::from(lowest) > off
+            && !self
+                .pattern
+                .get(insn_idx as usize)
+                .copied()
+                .unwrap_or(false)
     }
 
     /// Pairs around a call that may go, unless the function's contract was broken.
@@ -59,7 +66,11 @@ impl FastcallFacts {
 }
 
 /// Finds patterns.
-pub(crate) fn mark_fastcall_patterns(insns: &[RawInsn], subprogs: &[Subprog], calls: &CallLookup<'_>) -> FastcallFacts {
+pub(crate) fn mark_fastcall_patterns(
+    insns: &[RawInsn],
+    subprogs: &[Subprog],
+    calls: &CallLookup<'_>,
+) -> FastcallFacts {
     let mut facts = FastcallFacts {
         pattern: vec![false; insns.len()],
         spills: vec![0; insns.len()],
@@ -91,15 +102,19 @@ fn mark_around_call(
     if !matches!(insns[at].src(), 0 | 2) {
         return;
     }
-    let Some(summary) = calls(insns[at]).summary else { return };
+    let Some(summary) = calls(insns[at]).summary else {
+        return;
+    };
     let args = ((1u16 << summary.params.min(5)) - 1) << 1;
     let clobbered = args | if summary.is_void { 0 } else { 1 };
     let mut expected = CALLER_SAVED & !clobbered;
     let mut off = lowest;
     let mut pairs = 0u8;
     for distance in 1..=6usize {
-        let (Some(before), Some(after)) = (at.checked_sub(distance), Some(at + distance).filter(|&to| to < insns.len()))
-        else {
+        let (Some(before), Some(after)) = (
+            at.checked_sub(distance),
+            Some(at + distance).filter(|&to| to < insns.len()),
+        ) else {
             break;
         };
         let (spill, fill) = (insns[before], insns[after]);
@@ -148,7 +163,10 @@ pub(crate) fn remove_fastcall_spills_fills(
     subprogs: &[Subprog],
     stack_depth: &[u16],
 ) -> RemovedSpills {
-    let mut removed = RemovedSpills { nops: Vec::new(), stack_depth: stack_depth.to_vec() };
+    let mut removed = RemovedSpills {
+        nops: Vec::new(),
+        stack_depth: stack_depth.to_vec(),
+    };
     for (number, subprog) in subprogs.iter().enumerate() {
         if is_broken(number) {
             continue;
@@ -157,7 +175,9 @@ pub(crate) fn remove_fastcall_spills_fills(
         for at in subprog.start..subprog.end {
             let pairs = u32::from(facts.removable(at));
             for distance in 1..=pairs {
-                removed.nops.extend([at.saturating_sub(distance), at + distance]);
+                removed
+                    .nops
+                    .extend([at.saturating_sub(distance), at + distance]);
             }
         }
         if removed.nops.len() > found
@@ -187,16 +207,34 @@ mod tests {
     }
 
     fn find(insns: &[RawInsn], summary: CallSummary) -> (FastcallFacts, [Subprog; 1]) {
-        let subprogs = [Subprog { start: 0, end: insns.len() as u32, ..Subprog::default() }];
-        let calls = move |_| CallTraits { summary: Some(summary), ..CallTraits::default() };
+        let subprogs = [Subprog {
+            start: 0,
+            end: insns.len() as u32,
+            ..Subprog::default()
+        }];
+        let calls = move |_| CallTraits {
+            summary: Some(summary),
+            ..CallTraits::default()
+        };
         (mark_fastcall_patterns(insns, &subprogs, &calls), subprogs)
     }
 
-    const NO_ARGS: CallSummary = CallSummary { params: 0, is_void: false, fastcall: true };
+    const NO_ARGS: CallSummary = CallSummary {
+        params: 0,
+        is_void: false,
+        fastcall: true,
+    };
 
     #[test]
     fn pairs_around_a_call_go() {
-        let program = [spill(2, -8), spill(1, -16), CALL, fill(1, -16), fill(2, -8), EXIT];
+        let program = [
+            spill(2, -8),
+            spill(1, -16),
+            CALL,
+            fill(1, -16),
+            fill(2, -8),
+            EXIT,
+        ];
         let (facts, subprogs) = find(&program, NO_ARGS);
         let removed = remove_fastcall_spills_fills(&facts, &|_| false, &subprogs, &[16]);
         assert_eq!(removed.nops, [1, 3, 0, 4]);
@@ -206,7 +244,13 @@ mod tests {
     #[test]
     fn argument_registers_are_not_kept_by_a_call() {
         let program = [spill(1, -8), CALL, fill(1, -8), EXIT];
-        let (facts, subprogs) = find(&program, CallSummary { params: 1, ..NO_ARGS });
+        let (facts, subprogs) = find(
+            &program,
+            CallSummary {
+                params: 1,
+                ..NO_ARGS
+            },
+        );
         let removed = remove_fastcall_spills_fills(&facts, &|_| false, &subprogs, &[8]);
         assert!(removed.nops.is_empty());
     }
@@ -224,14 +268,27 @@ mod tests {
         let (facts, subprogs) = find(&program, NO_ARGS);
         assert!(!facts.breaks_contract(0, 0, -16) && !facts.breaks_contract(0, 3, -8));
         assert!(facts.breaks_contract(0, 3, -16));
-        assert!(remove_fastcall_spills_fills(&facts, &|_| true, &subprogs, &[16]).nops.is_empty());
-        assert_eq!(remove_fastcall_spills_fills(&facts, &|_| false, &subprogs, &[16]).stack_depth, [8]);
+        assert!(
+            remove_fastcall_spills_fills(&facts, &|_| true, &subprogs, &[16])
+                .nops
+                .is_empty()
+        );
+        assert_eq!(
+            remove_fastcall_spills_fills(&facts, &|_| false, &subprogs, &[16]).stack_depth,
+            [8]
+        );
     }
 
     #[test]
     fn a_call_that_is_not_inlined_keeps_the_stack() {
         let program = [spill(1, -8), CALL, fill(1, -8), EXIT];
-        let (facts, _) = find(&program, CallSummary { fastcall: false, ..NO_ARGS });
+        let (facts, _) = find(
+            &program,
+            CallSummary {
+                fastcall: false,
+                ..NO_ARGS
+            },
+        );
         assert!(facts.keeps_stack[0] && facts.spills[1] == 0);
     }
 }

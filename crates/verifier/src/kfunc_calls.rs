@@ -19,8 +19,11 @@ const KFUNCS_MAX: usize = 256;
 const KFUNC_BTFS_MAX: usize = 256;
 
 /// Functions that ask a network device for metadata, and so need a program bound to one.
-const DEVICE_KFUNCS: &[&str] =
-    &["bpf_xdp_metadata_rx_timestamp", "bpf_xdp_metadata_rx_hash", "bpf_xdp_metadata_rx_vlan_tag"];
+const DEVICE_KFUNCS: &[&str] = &[
+    "bpf_xdp_metadata_rx_timestamp",
+    "bpf_xdp_metadata_rx_hash",
+    "bpf_xdp_metadata_rx_vlan_tag",
+];
 
 /// Kernel functions seen so far.
 pub(crate) struct KfuncCalls<'a> {
@@ -33,7 +36,11 @@ pub(crate) struct KfuncCalls<'a> {
 impl<'a> KfuncCalls<'a> {
     /// None seen.
     pub(crate) fn new(req: &'a LoadRequest) -> Self {
-        KfuncCalls { req, seen: BTreeSet::new(), btf_idx_seen: BTreeSet::new() }
+        KfuncCalls {
+            req,
+            seen: BTreeSet::new(),
+            btf_idx_seen: BTreeSet::new(),
+        }
     }
 
     /// Checks the function that a call names, if it was not called before.
@@ -43,17 +50,25 @@ impl<'a> KfuncCalls<'a> {
     pub(crate) fn add(&mut self, insn: RawInsn) -> Check {
         if self.seen.is_empty() {
             if self.req.kernel_btf.is_none() {
-                reject!(ENOTSUPP, "calling kernel function is not supported without CONFIG_DEBUG_INFO_BTF");
+                reject!(
+                    ENOTSUPP,
+                    "calling kernel function is not supported without CONFIG_DEBUG_INFO_BTF"
+                );
             }
             if !self.req.is_gpl_compatible() {
-                reject!(EINVAL, "cannot call kernel function from non-GPL compatible program");
+                reject!(
+                    EINVAL,
+                    "cannot call kernel function from non-GPL compatible program"
+                );
             }
         }
         // A function that the loader did not find; an error only if the call is not dead code.
         if insn.imm == 0 && insn.off == 0 {
             return Ok(());
         }
-        let Some(btf) = self.find_btf(insn.off)? else { reject!(EINVAL, "failed to find BTF for kernel function") };
+        let Some(btf) = self.find_btf(insn.off)? else {
+            reject!(EINVAL, "failed to find BTF for kernel function")
+        };
         if self.seen.contains(&(insn.imm, insn.off)) {
             return Ok(());
         }
@@ -70,16 +85,23 @@ impl<'a> KfuncCalls<'a> {
             return Ok(self.req.kernel_btf.as_ref());
         }
         let failed = |errno, text: &str| {
-            Err(Violation::new(errno, text.into()).and_line("failed to find BTF for kernel function"))
+            Err(Violation::new(errno, text.into())
+                .and_line("failed to find BTF for kernel function"))
         };
         let Ok(at) = usize::try_from(idx) else {
-            return failed(Errno::EINVAL, "negative offset disallowed for kernel module function call");
+            return failed(
+                Errno::EINVAL,
+                "negative offset disallowed for kernel module function call",
+            );
         };
         if !self.btf_idx_seen.contains(&idx) && self.btf_idx_seen.len() >= KFUNC_BTFS_MAX {
             return failed(Errno::E2BIG, "too many different module BTFs");
         }
         let Some(fds) = &self.req.fd_array else {
-            return failed(Errno::EPROTO, "kfunc offset > 0 without fd_array is invalid");
+            return failed(
+                Errno::EPROTO,
+                "kfunc offset > 0 without fd_array is invalid",
+            );
         };
         let Some(fd) = fds.get(at) else {
             return Err(
@@ -91,19 +113,32 @@ impl<'a> KfuncCalls<'a> {
                 self.btf_idx_seen.insert(idx);
                 Ok(Some(btf))
             }
-            Some(FdObject::Map(_) | FdObject::Other) => failed(Errno::EINVAL, "invalid module BTF fd specified"),
+            Some(FdObject::Map(_) | FdObject::Other) => {
+                failed(Errno::EINVAL, "invalid module BTF fd specified")
+            }
             None => failed(Errno::EBADF, "invalid module BTF fd specified"),
         }
     }
 
     fn check_func(&self, btf: &Btf, id: u32) -> Check {
-        let Some(func) = btf.type_by_id(TypeId(id)).filter(|ty| ty.kind() == Kind::Func) else {
+        let Some(func) = btf
+            .type_by_id(TypeId(id))
+            .filter(|ty| ty.kind() == Kind::Func)
+        else {
             reject!(EINVAL, "kernel btf_id {id} is not a function");
         };
-        let Some(proto) = func.referent().filter(|proto| proto.kind() == Kind::FuncProto) else {
-            reject!(EINVAL, "kernel function btf_id {id} does not have a valid func_proto");
+        let Some(proto) = func
+            .referent()
+            .filter(|proto| proto.kind() == Kind::FuncProto)
+        else {
+            reject!(
+                EINVAL,
+                "kernel function btf_id {id} does not have a valid func_proto"
+            );
         };
-        if DEVICE_KFUNCS.contains(&func.name()) && self.req.flags & prog_load::XDP_DEV_BOUND_ONLY == 0 {
+        if DEVICE_KFUNCS.contains(&func.name())
+            && self.req.flags & prog_load::XDP_DEV_BOUND_ONLY == 0
+        {
             reject!(EINVAL, "metadata kfuncs require device-bound program");
         }
         match FuncModel::from_proto(btf, proto.id(), func.name()) {
@@ -130,13 +165,21 @@ mod tests {
     }
 
     fn add(req: &LoadRequest, imm: i32, off: i16) -> Result<(), String> {
-        KfuncCalls::new(req).add(RawInsn::new(0x85, 0, 2, off, imm)).map_err(|violation| violation.text)
+        KfuncCalls::new(req)
+            .add(RawInsn::new(0x85, 0, 2, off, imm))
+            .map_err(|violation| violation.text)
     }
 
     #[test]
     fn only_functions_are_called() {
-        assert_eq!(add(&request(), 1, 0).unwrap_err(), "kernel btf_id 1 is not a function");
-        assert_eq!(add(&request(), 99, 0).unwrap_err(), "kernel btf_id 99 is not a function");
+        assert_eq!(
+            add(&request(), 1, 0).unwrap_err(),
+            "kernel btf_id 1 is not a function"
+        );
+        assert_eq!(
+            add(&request(), 99, 0).unwrap_err(),
+            "kernel btf_id 99 is not a function"
+        );
     }
 
     #[test]
@@ -152,7 +195,10 @@ mod tests {
         );
         let mut req = request();
         req.fd_array = Some(vec![]);
-        assert_eq!(add(&req, 1, 1).unwrap_err(), "failed to find BTF for kernel function");
+        assert_eq!(
+            add(&req, 1, 1).unwrap_err(),
+            "failed to find BTF for kernel function"
+        );
     }
 
     #[test]

@@ -22,7 +22,10 @@ pub(crate) fn compute_postorder(insns: &[RawInsn], subprogs: &mut [Subprog]) -> 
     let mut stack = Vec::new();
     for subprog in subprogs {
         subprog.postorder_start = order.len() as u32;
-        if discovered.get(subprog.start as usize).is_none_or(|&seen| seen) {
+        if discovered
+            .get(subprog.start as usize)
+            .is_none_or(|&seen| seen)
+        {
             continue;
         }
         discovered[subprog.start as usize] = true;
@@ -123,10 +126,18 @@ mod tests {
     #[test]
     fn postorder_takes_the_jump_target_first() {
         let insns = [jump(0x15, 1), MOV, EXIT];
-        let mut subprogs = [Subprog { start: 0, end: 3, ..Subprog::default() }];
+        let mut subprogs = [Subprog {
+            start: 0,
+            end: 3,
+            ..Subprog::default()
+        }];
         assert_eq!(compute_postorder(&insns, &mut subprogs), [2, 1, 0]);
         let insns = [jump(0x15, 2), MOV, EXIT, MOV, EXIT];
-        let mut subprogs = [Subprog { start: 0, end: 5, ..Subprog::default() }];
+        let mut subprogs = [Subprog {
+            start: 0,
+            end: 5,
+            ..Subprog::default()
+        }];
         assert_eq!(compute_postorder(&insns, &mut subprogs), [4, 3, 2, 1, 0]);
     }
 
@@ -134,8 +145,16 @@ mod tests {
     fn postorder_starts_anew_in_each_function() {
         let insns = [MOV, EXIT, MOV, EXIT];
         let mut subprogs = [
-            Subprog { start: 0, end: 2, ..Subprog::default() },
-            Subprog { start: 2, end: 4, ..Subprog::default() },
+            Subprog {
+                start: 0,
+                end: 2,
+                ..Subprog::default()
+            },
+            Subprog {
+                start: 2,
+                end: 4,
+                ..Subprog::default()
+            },
         ];
         assert_eq!(compute_postorder(&insns, &mut subprogs), [1, 0, 3, 2]);
         assert_eq!(subprogs[1].postorder_start, 2);
@@ -149,11 +168,17 @@ mod tests {
     #[test]
     fn loops_are_numbered_as_they_complete() {
         // 0: self loop; 1-2: loop; 3: exit
-        assert_eq!(scc_of(&[jump(0x15, -1), MOV, jump(0x15, -2), EXIT]), [2, 1, 1, 0]);
+        assert_eq!(
+            scc_of(&[jump(0x15, -1), MOV, jump(0x15, -2), EXIT]),
+            [2, 1, 1, 0]
+        );
     }
 
     #[test]
     fn nested_loops_are_one_component() {
-        assert_eq!(scc_of(&[MOV, MOV, jump(0x15, -2), jump(0x15, -4), EXIT]), [1, 1, 1, 1, 0]);
+        assert_eq!(
+            scc_of(&[MOV, MOV, jump(0x15, -2), jump(0x15, -4), EXIT]),
+            [1, 1, 1, 1, 0]
+        );
     }
 }

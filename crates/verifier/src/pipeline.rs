@@ -185,6 +185,7 @@ fn prepare(
         },
         kernel_btf: req.kernel_btf.as_ref(),
         kfunc: &|_| None,
+        known: Default::default(),
     };
     let calls = |insn: RawInsn| -> CallTraits { kernel_calls.traits(insn) };
     let mut note = None;
@@ -479,7 +480,10 @@ fn after_acceptance(env: &mut Env<'_>) -> Check<VerifiedProgram> {
         subprogs: &facts.subprogs,
         uses: &uses,
         private_stack: private_stack_of(env.req.prog_type, is_iter, false),
-        is_throw: &|_| false,
+        is_throw: &|insn| {
+            let btf = env.req.kernel_btf.as_ref();
+            btf.is_some_and(|btf| btf.name(ring3_btf::TypeId(insn.imm as u32)) == "bpf_throw")
+        },
     })?;
     fixup(&FixupInput {
         req: env.req,

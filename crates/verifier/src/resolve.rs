@@ -5,19 +5,21 @@
 //! Kernel counterpart: `resolve_pseudo_ldimm64`, `check_map_prog_compatibility`, `check_pseudo_btf_id`.
 //! Neighbours: `env` ([`LdImm64`], slots), `check::ld_imm64` (types of the results), `fixups` (operands of accepted programs).
 
+mod maps;
+
 use alloc::vec;
 use alloc::vec::Vec;
 
-use ring3_btf::{Btf, FieldKind, Kind, TypeId};
+use ring3_btf::{Btf, Kind, TypeId};
 use ring3_isa::{RawInsn, is_known_opcode};
 use ring3_spec::{FdObject, LoadRequest, MapInfo};
-use ring3_uapi::flags::prog_load;
-use ring3_uapi::{Errno, MapType, ProgType, limits};
+use ring3_uapi::{Errno, MapType, ProgType};
 
 use crate::env::{LdImm64, Subprog};
 use crate::error::{Check, Violation, reject};
 use crate::limits::VAR_OFF_MAX;
 use crate::state::{BtfIdx, MapIdx};
+use maps::MapUses;
 
 /// Operands of two-slot loads, and the objects that the program uses.
 #[derive(Clone, Debug)]
@@ -47,15 +49,22 @@ pub(crate) struct ResolveInput<'a> {
 /// # Errors
 /// As for maps that instructions name; EBADF or EINVAL for what is neither a map nor a BTF.
 pub(crate) fn process_fd_array(input: &ResolveInput<'_>) -> Check<Vec<MapIdx>> {
-    let mut uses = MapUses { input, used: Vec::new() };
-    let (Some(fds), true) = (&input.req.fd_array, input.req.fd_array_is_counted) else { return Ok(uses.used) };
+    let mut uses = MapUses {
+        input,
+        used: Vec::new(),
+    };
+    let (Some(fds), true) = (&input.req.fd_array, input.req.fd_array_is_counted) else {
+        return Ok(uses.used);
+    };
     for &fd in fds {
         match input.req.fds.get(&fd) {
             Some(&FdObject::Map(map)) => {
                 uses.add(map)?;
             }
             Some(FdObject::Btf(_)) => {}
-            Some(FdObject::Other) => reject!(EINVAL, "fd {fd} is not pointing to valid bpf_map or btf"),
+            Some(FdObject::Other) => {
+                reject!(EINVAL, "fd {fd} is not pointing to valid bpf_map or btf")
+            }
             None => reject!(EBADF, "fd {fd} is not pointing to valid bpf_map or btf"),
         }
     }
@@ -66,9 +75,15 @@ pub(crate) fn process_fd_array(input: &ResolveInput<'_>) -> Check<Vec<MapIdx>> {
 ///
 /// # Errors
 /// EINVAL, EBADF, ENOENT, EPROTO, EFAULT, E2BIG, EBUSY, EPERM with the kernel's words.
-pub(crate) fn resolve_ld_imm64(input: &ResolveInput<'_>, used_maps: Vec<MapIdx>) -> Check<Resolved> {
+pub(crate) fn resolve_ld_imm64(
+    input: &ResolveInput<'_>,
+    used_maps: Vec<MapIdx>,
+) -> Check<Resolved> {
     let insns = input.insns;
-    let mut maps = MapUses { input, used: used_maps };
+    let mut maps = MapUses {
+        input,
+        used: used_maps,
+    };
     let mut btfs = input.btfs.to_vec();
     let mut loads = vec![None; insns.len()];
     let mut at = 0;
@@ -85,7 +100,11 @@ pub(crate) fn resolve_ld_imm64(input: &ResolveInput<'_>, used_maps: Vec<MapIdx>)
         }
         at += 1;
     }
-    Ok(Resolved { loads, used_maps: maps.used, btfs })
+    Ok(Resolved {
+        loads,
+        used_maps: maps.used,
+        btfs,
+    })
 }
 
 /// Loads from memory have no immediate, and only two modes.
@@ -106,12 +125,19 @@ const PSEUDO_MAP_IDX_VALUE: u8 = 6;
 fn resolve_load(at: usize, maps: &mut MapUses<'_>, btfs: &mut Vec<Btf>) -> Check<LdImm64> {
     let input = maps.input;
     let first = input.insns[at];
-    let Some(&second) = input.insns.get(at + 1).filter(|second| second.code == 0 && second.regs == 0 && second.off == 0)
+    let Some(&second) = input
+        .insns
+        .get(at + 1)
+        .filter(|second| second.code == 0 && second.regs == 0 && second.off == 0)
     else {
         reject!(EINVAL, "invalid bpf_ld_imm64 insn");
     };
     match first.src() {
-        0 => return Ok(LdImm64::Value(u64::from(second.imm as u32) << 32 | u64::from(first.imm as u32))),
+        0 => {
+            return Ok(LdImm64::Value(
+                u64::from(second.imm as u32) << 32 | u64::from(first.imm as u32),
+            ));
+        }
         PSEUDO_BTF_ID => return resolve_kernel_symbol(input, first, second, btfs),
         PSEUDO_FUNC => return resolve_func(input, at, first),
         PSEUDO_MAP_VALUE | PSEUDO_MAP_IDX_VALUE => {}
@@ -146,11 +172,16 @@ fn fd_of_index(req: &LoadRequest, idx: i32) -> Check<i32> {
 
 fn resolve_func(input: &ResolveInput<'_>, at: usize, insn: RawInsn) -> Check<LdImm64> {
     let target = at as i64 + i64::from(insn.imm) + 1;
-    let subprog = u32::try_from(target)
-        .ok()
-        .and_then(|target| input.subprogs.binary_search_by_key(&target, |subprog| subprog.start).ok());
+    let subprog = u32::try_from(target).ok().and_then(|target| {
+        input
+            .subprogs
+            .binary_search_by_key(&target, |subprog| subprog.start)
+            .ok()
+    });
     match subprog {
-        Some(subprog) => Ok(LdImm64::Func { subprog: subprog as u32 }),
+        Some(subprog) => Ok(LdImm64::Func {
+            subprog: subprog as u32,
+        }),
         None => Err(Violation::bug("address of no function")),
     }
 }
@@ -166,7 +197,10 @@ fn check_direct_value(map: &MapInfo, off: u32) -> Check {
     };
     Err(Violation::new(
         errno,
-        alloc::format!("invalid access to map value pointer, value_size={} off={off}", map.value_size),
+        alloc::format!(
+            "invalid access to map value pointer, value_size={} off={off}",
+            map.value_size
+        ),
     ))
 }
 
@@ -194,7 +228,10 @@ fn resolve_kernel_symbol(
         }
     };
     let id = first.imm;
-    let Some(symbol) = u32::try_from(id).ok().and_then(|id| btf.type_by_id(TypeId(id))) else {
+    let Some(symbol) = u32::try_from(id)
+        .ok()
+        .and_then(|id| btf.type_by_id(TypeId(id)))
+    else {
         reject!(ENOENT, "ldimm64 insn specifies invalid btf_id {id}.");
     };
     match symbol.kind() {
@@ -202,166 +239,61 @@ fn resolve_kernel_symbol(
         Kind::Func => Ok(LdImm64::KernelMem { size: 0 }),
         Kind::Var => {
             if !req.kernel_variables {
-                reject!(ENOENT, "ldimm64 failed to find the address for kernel symbol '{}'.", symbol.name());
+                reject!(
+                    ENOENT,
+                    "ldimm64 failed to find the address for kernel symbol '{}'.",
+                    symbol.name()
+                );
             }
             resolve_kernel_variable(btf, TypeId(id as u32), symbol.type_id(), btfs)
         }
-        _ => reject!(EINVAL, "pseudo btf_id {id} in ldimm64 isn't KIND_VAR or KIND_FUNC"),
+        _ => reject!(
+            EINVAL,
+            "pseudo btf_id {id} in ldimm64 isn't KIND_VAR or KIND_FUNC"
+        ),
     }
 }
 
-fn resolve_kernel_variable(btf: &Btf, var: TypeId, ty: TypeId, btfs: &mut Vec<Btf>) -> Check<LdImm64> {
+fn resolve_kernel_variable(
+    btf: &Btf,
+    var: TypeId,
+    ty: TypeId,
+    btfs: &mut Vec<Btf>,
+) -> Check<LdImm64> {
     let percpu = btf
         .find_by_name_kind(".data..percpu", Kind::Datasec)
         .and_then(|section| btf.type_by_id(section))
         .is_some_and(|section| section.vars().any(|info| info.ty == var));
     let stripped = btf.stripped(ty);
     if percpu || stripped.is_some_and(|ty| ty.kind().is_composite()) {
-        return Ok(LdImm64::BtfVar { btf: btf_idx(btf, btfs), id: ty, percpu });
+        return Ok(LdImm64::BtfVar {
+            btf: btf_idx(btf, btfs),
+            id: ty,
+            percpu,
+        });
     }
     match stripped.and_then(|ty| btf.resolve_size(ty.id())) {
         Some(size) => Ok(LdImm64::KernelMem { size }),
         None => {
             let name = stripped.map_or("", |ty| ty.name());
-            reject!(EINVAL, "ldimm64 unable to resolve the size of type '{name}': -22")
+            reject!(
+                EINVAL,
+                "ldimm64 unable to resolve the size of type '{name}': -22"
+            )
         }
     }
 }
 
 /// The number of a BTF, a new one if it has none.
 fn btf_idx(btf: &Btf, btfs: &mut Vec<Btf>) -> BtfIdx {
-    let idx = btfs.iter().position(|other| other.is_same(btf)).unwrap_or_else(|| {
-        btfs.push(btf.clone());
-        btfs.len() - 1
-    });
+    let idx = btfs
+        .iter()
+        .position(|other| other.is_same(btf))
+        .unwrap_or_else(|| {
+            btfs.push(btf.clone());
+            btfs.len() - 1
+        });
     BtfIdx(idx as u16)
-}
-
-/// Maps in order of first use.
-struct MapUses<'a> {
-    input: &'a ResolveInput<'a>,
-    used: Vec<MapIdx>,
-}
-
-impl MapUses<'_> {
-    fn add_fd(&mut self, fd: i32) -> Check<MapIdx> {
-        match self.input.req.fds.get(&fd) {
-            Some(&FdObject::Map(map)) => self.add(map),
-            Some(FdObject::Btf(_) | FdObject::Other) => reject!(EINVAL, "fd {fd} is not pointing to valid bpf_map"),
-            None => reject!(EBADF, "fd {fd} is not pointing to valid bpf_map"),
-        }
-    }
-
-    fn add(&mut self, map: usize) -> Check<MapIdx> {
-        let Some(info) = self.input.req.maps.get(map) else {
-            return Err(Violation::bug("fd of a map that the request does not have"));
-        };
-        let idx = MapIdx(map as u32);
-        if self.used.contains(&idx) {
-            return Ok(idx);
-        }
-        if self.used.len() >= limits::USED_MAPS_MAX {
-            reject!(
-                E2BIG,
-                "The total number of maps per program has reached the limit of {}",
-                limits::USED_MAPS_MAX
-            );
-        }
-        self.check_compatibility(info)?;
-        self.used.push(idx);
-        Ok(idx)
-    }
-
-    /// Whether a program of this type may use this map at all.
-    fn check_compatibility(&self, map: &MapInfo) -> Check {
-        let prog_type = self.input.prog_type;
-        let is_tracing = is_tracing_prog_type(prog_type);
-        let has = |kind| map.record.as_ref().is_some_and(|record| record.has(kind));
-        if is_tracing && (has(FieldKind::ListHead) || has(FieldKind::RbRoot)) {
-            reject!(EINVAL, "tracing progs cannot use bpf_{{list_head,rb_root}} yet");
-        }
-        if has(FieldKind::SpinLock) || has(FieldKind::ResSpinLock) {
-            if prog_type == ProgType::SocketFilter {
-                reject!(EINVAL, "socket filter progs cannot use bpf_spin_lock yet");
-            }
-            if is_tracing {
-                reject!(EINVAL, "tracing progs cannot use bpf_spin_lock yet");
-            }
-        }
-        if is_tracing && has(FieldKind::Timer) {
-            reject!(EINVAL, "tracing progs cannot use bpf_timer yet");
-        }
-        if is_tracing && has(FieldKind::Workqueue) {
-            reject!(EINVAL, "tracing progs cannot use bpf_wq yet");
-        }
-        if map.map_type == MapType::StructOps {
-            reject!(EINVAL, "bpf_struct_ops map cannot be used in prog");
-        }
-        if self.input.req.flags & prog_load::SLEEPABLE != 0 && !is_for_sleepable(map.map_type) {
-            reject!(EINVAL, "Sleepable programs can only use array, hash, ringbuf and local storage maps");
-        }
-        self.check_single(map)
-    }
-
-    /// Maps of which a program can have one.
-    fn check_single(&self, map: &MapInfo) -> Check {
-        let has_other = |is_like: &dyn Fn(&MapInfo) -> bool| {
-            self.used.iter().any(|idx| self.input.req.maps.get(idx.0 as usize).is_some_and(|other| is_like(other)))
-        };
-        let same_type = |other: &MapInfo| other.map_type == map.map_type;
-        match map.map_type {
-            MapType::CgroupStorageDeprecated | MapType::PercpuCgroupStorageDeprecated if has_other(&same_type) => {
-                reject!(EBUSY, "only one cgroup storage of each type is allowed")
-            }
-            MapType::Arena => {
-                if has_other(&same_type) {
-                    reject!(EBUSY, "Only one arena per program");
-                }
-                let privilege = self.input.req.privilege;
-                if !privilege.may_bpf() || !privilege.may_perfmon() {
-                    reject!(EPERM, "CAP_BPF and CAP_PERFMON are required to use arena");
-                }
-                // That the arena has an address in the loader's memory is the caller's to check: it maps arenas.
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Program types that may run anywhere, even where locks are held.
-fn is_tracing_prog_type(prog_type: ProgType) -> bool {
-    matches!(
-        prog_type,
-        ProgType::Kprobe
-            | ProgType::Tracepoint
-            | ProgType::PerfEvent
-            | ProgType::RawTracepoint
-            | ProgType::RawTracepointWritable
-    )
-}
-
-fn is_for_sleepable(map_type: MapType) -> bool {
-    matches!(
-        map_type,
-        MapType::Hash
-            | MapType::LruHash
-            | MapType::Array
-            | MapType::PercpuHash
-            | MapType::PercpuArray
-            | MapType::LruPercpuHash
-            | MapType::ArrayOfMaps
-            | MapType::HashOfMaps
-            | MapType::Ringbuf
-            | MapType::UserRingbuf
-            | MapType::InodeStorage
-            | MapType::SkStorage
-            | MapType::TaskStorage
-            | MapType::CgrpStorage
-            | MapType::Queue
-            | MapType::Stack
-            | MapType::Arena
-    )
 }
 
 #[cfg(test)]
@@ -369,7 +301,9 @@ mod tests {
     use super::*;
     use alloc::string::String;
     use alloc::sync::Arc;
+    use ring3_btf::FieldKind;
     use ring3_btf::Record;
+    use ring3_uapi::flags::prog_load;
 
     const EXIT: RawInsn = RawInsn::new(0x95, 0, 0, 0, 0);
 
@@ -403,12 +337,20 @@ mod tests {
     }
 
     fn load(src: u8, low: i32, high: i32) -> [RawInsn; 2] {
-        [RawInsn::new(0x18, 1, src, 0, low), RawInsn::new(0, 0, 0, 0, high)]
+        [
+            RawInsn::new(0x18, 1, src, 0, low),
+            RawInsn::new(0, 0, 0, 0, high),
+        ]
     }
 
     fn run(req: &LoadRequest) -> Result<Resolved, (Errno, String)> {
-        let input =
-            ResolveInput { req, insns: &req.insns, subprogs: &[], btfs: &[], prog_type: req.prog_type };
+        let input = ResolveInput {
+            req,
+            insns: &req.insns,
+            subprogs: &[],
+            btfs: &[],
+            prog_type: req.prog_type,
+        };
         process_fd_array(&input)
             .and_then(|used| resolve_ld_imm64(&input, used))
             .map_err(|violation| (violation.errno, violation.text))
@@ -420,22 +362,44 @@ mod tests {
 
     #[test]
     fn maps_are_used_in_order_of_first_use() {
-        let mut req = request(ProgType::Xdp, vec![map(MapType::Hash), map(MapType::Array)], load(1, 4, 0));
+        let mut req = request(
+            ProgType::Xdp,
+            vec![map(MapType::Hash), map(MapType::Array)],
+            load(1, 4, 0),
+        );
         req.insns.splice(2..2, load(2, 4, 7));
         req.insns.splice(2..2, load(1, 3, 0));
         let resolved = run(&req).unwrap();
         assert_eq!(resolved.used_maps, [MapIdx(1), MapIdx(0)]);
-        assert_eq!(resolved.loads[4], Some(LdImm64::MapValue { map: MapIdx(1), off: 7 }));
+        assert_eq!(
+            resolved.loads[4],
+            Some(LdImm64::MapValue {
+                map: MapIdx(1),
+                off: 7
+            })
+        );
     }
 
     #[test]
     fn bad_fds_are_named() {
         let mut req = request(ProgType::Xdp, vec![], load(1, 3, 0));
-        assert_eq!(error(&req), (Errno::EBADF, "fd 3 is not pointing to valid bpf_map".into()));
+        assert_eq!(
+            error(&req),
+            (Errno::EBADF, "fd 3 is not pointing to valid bpf_map".into())
+        );
         req.fds.insert(3, FdObject::Other);
-        assert_eq!(error(&req), (Errno::EINVAL, "fd 3 is not pointing to valid bpf_map".into()));
+        assert_eq!(
+            error(&req),
+            (
+                Errno::EINVAL,
+                "fd 3 is not pointing to valid bpf_map".into()
+            )
+        );
         let req = request(ProgType::Xdp, vec![], load(5, 0, 0));
-        assert_eq!(error(&req), (Errno::EPROTO, "fd_idx without fd_array is invalid".into()));
+        assert_eq!(
+            error(&req),
+            (Errno::EPROTO, "fd_idx without fd_array is invalid".into())
+        );
     }
 
     #[test]
@@ -443,8 +407,14 @@ mod tests {
         let mut req = request(ProgType::Xdp, vec![], load(0, 0, 0));
         req.insns[1].off = 1;
         assert_eq!(error(&req).1, "invalid bpf_ld_imm64 insn");
-        assert_eq!(error(&request(ProgType::Xdp, vec![], load(9, 0, 0))).1, "unrecognized bpf_ld_imm64 insn");
-        assert_eq!(error(&request(ProgType::Xdp, vec![], load(1, 3, 1))).1, "unrecognized bpf_ld_imm64 insn");
+        assert_eq!(
+            error(&request(ProgType::Xdp, vec![], load(9, 0, 0))).1,
+            "unrecognized bpf_ld_imm64 insn"
+        );
+        assert_eq!(
+            error(&request(ProgType::Xdp, vec![], load(1, 3, 1))).1,
+            "unrecognized bpf_ld_imm64 insn"
+        );
         let mut req = request(ProgType::Xdp, vec![], load(0, 0, 0));
         req.insns[2] = RawInsn::new(0x79, 0, 1, 0, 1);
         assert_eq!(error(&req).1, "BPF_LDX uses reserved fields");
@@ -465,12 +435,20 @@ mod tests {
             "direct value offset of 536870912 is not allowed"
         );
         assert_eq!(
-            error(&request(ProgType::Xdp, vec![map(MapType::Hash)], load(2, 3, 0))).1,
+            error(&request(
+                ProgType::Xdp,
+                vec![map(MapType::Hash)],
+                load(2, 3, 0)
+            ))
+            .1,
             "no direct value access support for this map type"
         );
         let mut two = map(MapType::Array);
         two.max_entries = 2;
-        assert_eq!(error(&request(ProgType::Xdp, vec![two], load(2, 3, 0))).0, Errno::ENOTSUPP);
+        assert_eq!(
+            error(&request(ProgType::Xdp, vec![two], load(2, 3, 0))).0,
+            Errno::ENOTSUPP
+        );
     }
 
     #[test]
@@ -480,15 +458,29 @@ mod tests {
         record.mask.0 |= FieldKind::SpinLock as u32;
         locked.record = Some(Arc::new(record));
         assert_eq!(
-            error(&request(ProgType::Kprobe, vec![locked.clone()], load(1, 3, 0))).1,
+            error(&request(
+                ProgType::Kprobe,
+                vec![locked.clone()],
+                load(1, 3, 0)
+            ))
+            .1,
             "tracing progs cannot use bpf_spin_lock yet"
         );
         assert_eq!(
-            error(&request(ProgType::SocketFilter, vec![locked.clone()], load(1, 3, 0))).1,
+            error(&request(
+                ProgType::SocketFilter,
+                vec![locked.clone()],
+                load(1, 3, 0)
+            ))
+            .1,
             "socket filter progs cannot use bpf_spin_lock yet"
         );
         assert!(run(&request(ProgType::Xdp, vec![locked], load(1, 3, 0))).is_ok());
-        let mut req = request(ProgType::Syscall, vec![map(MapType::ProgArray)], load(1, 3, 0));
+        let mut req = request(
+            ProgType::Syscall,
+            vec![map(MapType::ProgArray)],
+            load(1, 3, 0),
+        );
         req.flags = prog_load::SLEEPABLE;
         assert_eq!(
             error(&req).1,
@@ -516,7 +508,10 @@ mod tests {
         }
         assert_eq!(
             error(&req),
-            (Errno::E2BIG, "The total number of maps per program has reached the limit of 64".into())
+            (
+                Errno::E2BIG,
+                "The total number of maps per program has reached the limit of 64".into()
+            )
         );
     }
 }

@@ -80,9 +80,15 @@ pub(crate) struct StackInput<'a> {
 
 /// Whether programs of this type get private stacks: those of which a second instance cannot run on the same CPU inside of
 /// the first. `requested` is what a struct_ops type asks for.
-pub(crate) fn private_stack_of(prog_type: ProgType, is_iter: bool, requested: bool) -> PrivateStack {
+pub(crate) fn private_stack_of(
+    prog_type: ProgType,
+    is_iter: bool,
+    requested: bool,
+) -> PrivateStack {
     match prog_type {
-        ProgType::Kprobe | ProgType::Tracepoint | ProgType::PerfEvent | ProgType::RawTracepoint => PrivateStack::Yes,
+        ProgType::Kprobe | ProgType::Tracepoint | ProgType::PerfEvent | ProgType::RawTracepoint => {
+            PrivateStack::Yes
+        }
         ProgType::Tracing if !is_iter || requested => PrivateStack::Yes,
         ProgType::Lsm | ProgType::StructOps if requested => PrivateStack::Yes,
         _ => PrivateStack::No,
@@ -97,7 +103,10 @@ pub(crate) fn check_max_stack_depth(input: &StackInput<'_>) -> Check<Vec<StackFa
     let mut facts: Vec<StackFacts> = input
         .subprogs
         .iter()
-        .map(|subprog| StackFacts { tail_call_reachable: subprog.has_tail_call, ..StackFacts::default() })
+        .map(|subprog| StackFacts {
+            tail_call_reachable: subprog.has_tail_call,
+            ..StackFacts::default()
+        })
         .collect();
     let has_tail_call = input.subprogs.iter().any(|subprog| subprog.has_tail_call);
     let may_be_private = !has_tail_call && input.private_stack == PrivateStack::Yes;
@@ -143,7 +152,15 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn new(input: &'a StackInput<'a>, facts: &'a mut [StackFacts], may_be_private: bool) -> Self {
-        Walk { input, facts, may_be_private, seen: BTreeSet::new(), chain: vec![], depth: 0, tail_call_seen: false }
+        Walk {
+            input,
+            facts,
+            may_be_private,
+            seen: BTreeSet::new(),
+            chain: vec![],
+            depth: 0,
+            tail_call_seen: false,
+        }
     }
 
     fn run(&mut self, root: usize) -> Check {
@@ -155,7 +172,11 @@ impl<'a> Walk<'a> {
                         self.tail_call_seen = true;
                     }
                     if self.chain.len() >= CALL_FRAMES_MAX {
-                        reject!(E2BIG, "the call stack of {} frames is too deep !", self.chain.len());
+                        reject!(
+                            E2BIG,
+                            "the call stack of {} frames is too deep !",
+                            self.chain.len()
+                        );
                     }
                     if self.is_known(callee) {
                         self.mark_tail_call_reachable()?;
@@ -193,7 +214,11 @@ impl<'a> Walk<'a> {
     }
 
     fn frame_bytes(&self, subprog: usize) -> u32 {
-        self.input.uses.get(subprog).map_or(0, |subprog| subprog.stack_depth).next_multiple_of(16)
+        self.input
+            .uses
+            .get(subprog)
+            .map_or(0, |subprog| subprog.stack_depth)
+            .next_multiple_of(16)
     }
 
     fn enter(&mut self, subprog: usize) -> Check {
@@ -212,21 +237,34 @@ impl<'a> Walk<'a> {
         }
         let bytes = self.frame_bytes(subprog);
         let private_stack = &mut self.facts[subprog].private_stack;
-        if self.may_be_private && *private_stack == PrivateStack::Unknown && bytes >= PRIVATE_STACK_BYTES_MIN {
+        if self.may_be_private
+            && *private_stack == PrivateStack::Unknown
+            && bytes >= PRIVATE_STACK_BYTES_MIN
+        {
             *private_stack = PrivateStack::Yes;
         }
         if *private_stack == PrivateStack::Yes {
             if bytes as usize > STACK_BYTES_MAX {
-                reject!(EACCES, "stack size of subprog {subprog} is {bytes}. Too large");
+                reject!(
+                    EACCES,
+                    "stack size of subprog {subprog} is {bytes}. Too large"
+                );
             }
         } else {
             self.depth += bytes;
             if self.depth as usize > STACK_BYTES_MAX {
                 let calls = self.chain.len() + 1;
-                reject!(EACCES, "combined stack size of {calls} calls is {}. Too large", self.depth);
+                reject!(
+                    EACCES,
+                    "combined stack size of {calls} calls is {}. Too large",
+                    self.depth
+                );
             }
         }
-        self.chain.push(Level { subprog, next: function.start });
+        self.chain.push(Level {
+            subprog,
+            next: function.start,
+        });
         Ok(())
     }
 
@@ -244,10 +282,19 @@ impl<'a> Walk<'a> {
                 continue;
             }
             let target = (i64::from(at) + i64::from(insn.imm) + 1) as u32;
-            let Ok(callee) = self.input.subprogs.binary_search_by_key(&target, |subprog| subprog.start) else {
+            let Ok(callee) = self
+                .input
+                .subprogs
+                .binary_search_by_key(&target, |subprog| subprog.start)
+            else {
                 return Err(Violation::bug("stack depth: call of no function"));
             };
-            if let Some(subprog) = self.input.uses.get(callee).filter(|subprog| subprog.is_async_cb()) {
+            if let Some(subprog) = self
+                .input
+                .uses
+                .get(callee)
+                .filter(|subprog| subprog.is_async_cb())
+            {
                 if self.input.subprogs[callee].has_tail_call {
                     return Err(Violation::bug("subprog has tail_call and async cb"));
                 }
@@ -273,7 +320,10 @@ impl<'a> Walk<'a> {
     fn check_throw(&self, at: u32, insn: RawInsn, subprog: usize) -> Check {
         let is_cb = |subprog: usize| self.input.uses.get(subprog).is_some_and(SubprogUse::is_cb);
         if (self.input.is_throw)(insn) && self.chain.iter().any(|level| is_cb(level.subprog)) {
-            reject!(EINVAL, "bpf_throw kfunc (insn {at}) cannot be called from callback subprog {subprog}");
+            reject!(
+                EINVAL,
+                "bpf_throw kfunc (insn {at}) cannot be called from callback subprog {subprog}"
+            );
         }
         Ok(())
     }
@@ -284,7 +334,12 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         for level in &self.chain {
-            if self.input.uses.get(level.subprog).is_some_and(|subprog| subprog.is_exception_cb) {
+            if self
+                .input
+                .uses
+                .get(level.subprog)
+                .is_some_and(|subprog| subprog.is_exception_cb)
+            {
                 reject!(EINVAL, "cannot tail call within exception cb");
             }
             self.facts[level.subprog].tail_call_reachable = true;
@@ -314,9 +369,19 @@ mod tests {
                 insns.push(call(1));
             }
             insns.push(EXIT);
-            subprogs.push(Subprog { start, end: insns.len() as u32, ..Subprog::default() });
+            subprogs.push(Subprog {
+                start,
+                end: insns.len() as u32,
+                ..Subprog::default()
+            });
         }
-        let uses = depths.iter().map(|&stack_depth| SubprogUse { stack_depth, ..SubprogUse::default() }).collect();
+        let uses = depths
+            .iter()
+            .map(|&stack_depth| SubprogUse {
+                stack_depth,
+                ..SubprogUse::default()
+            })
+            .collect();
         (insns, subprogs, uses)
     }
 
@@ -324,7 +389,13 @@ mod tests {
         (insns, subprogs, uses): &(Vec<RawInsn>, Vec<Subprog>, Vec<SubprogUse>),
         private_stack: PrivateStack,
     ) -> Result<Vec<StackFacts>, String> {
-        let input = StackInput { insns, subprogs, uses, private_stack, is_throw: &|_| false };
+        let input = StackInput {
+            insns,
+            subprogs,
+            uses,
+            private_stack,
+            is_throw: &|_| false,
+        };
         check_max_stack_depth(&input).map_err(|violation| violation.text)
     }
 
@@ -366,7 +437,10 @@ mod tests {
         program.0[2] = call(-1);
         program.0.push(EXIT);
         program.1[1].end = 4;
-        assert_eq!(run(&program, PrivateStack::No).unwrap_err(), "the call stack of 8 frames is too deep !");
+        assert_eq!(
+            run(&program, PrivateStack::No).unwrap_err(),
+            "the call stack of 8 frames is too deep !"
+        );
     }
 
     #[test]
@@ -392,9 +466,19 @@ mod tests {
                 insns.extend((0..64).map(|call_idx| call(64 - call_idx)));
             }
             insns.push(EXIT);
-            subprogs.push(Subprog { start, end: insns.len() as u32, ..Subprog::default() });
+            subprogs.push(Subprog {
+                start,
+                end: insns.len() as u32,
+                ..Subprog::default()
+            });
         }
-        let uses = vec![SubprogUse { stack_depth: 8, ..SubprogUse::default() }; 7];
+        let uses = vec![
+            SubprogUse {
+                stack_depth: 8,
+                ..SubprogUse::default()
+            };
+            7
+        ];
         assert!(run(&(insns, subprogs, uses), PrivateStack::No).is_ok());
     }
 
@@ -403,11 +487,31 @@ mod tests {
         let load = RawInsn::new(0x18, 1, 4, 0, 2);
         let insns = vec![load, RawInsn::new(0, 0, 0, 0, 0), EXIT, EXIT];
         let subprogs = vec![
-            Subprog { start: 0, end: 3, ..Subprog::default() },
-            Subprog { start: 3, end: 4, ..Subprog::default() },
+            Subprog {
+                start: 0,
+                end: 3,
+                ..Subprog::default()
+            },
+            Subprog {
+                start: 3,
+                end: 4,
+                ..Subprog::default()
+            },
         ];
-        let mut uses = vec![SubprogUse { stack_depth: 300, ..SubprogUse::default() }; 2];
-        assert!(run(&(insns.clone(), subprogs.clone(), uses.clone()), PrivateStack::No).is_err());
+        let mut uses = vec![
+            SubprogUse {
+                stack_depth: 300,
+                ..SubprogUse::default()
+            };
+            2
+        ];
+        assert!(
+            run(
+                &(insns.clone(), subprogs.clone(), uses.clone()),
+                PrivateStack::No
+            )
+            .is_err()
+        );
         uses[1].is_async_cb = true;
         assert!(run(&(insns, subprogs, uses), PrivateStack::No).is_ok());
     }

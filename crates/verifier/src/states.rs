@@ -380,8 +380,7 @@ fn clean_state(
         let frame = st.frame(frameno);
         let mut dead_slots = 0u64;
         for (spi, slot) in frame.stack.iter().enumerate().take(64) {
-            let is_set = slot.types.iter().any(|&ty| ty != SlotType::Invalid);
-            if is_set && !liveness.is_slot_alive(facts, frameno, spi as u32) {
+            if slot.types != [SlotType::Invalid; 8] && !liveness.is_slot_alive(facts, frameno, spi as u32) {
                 dead_slots |= 1 << spi;
             }
         }

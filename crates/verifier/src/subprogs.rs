@@ -55,7 +55,11 @@ pub(crate) const fn slot_count(insn: RawInsn) -> u32 {
 
 /// Distance of a jump of any kind, from the following slot.
 pub(crate) const fn jump_distance(insn: RawInsn) -> i32 {
-    if insn.code == CODE_JAL { insn.imm } else { insn.off as i32 }
+    if insn.code == CODE_JAL {
+        insn.imm
+    } else {
+        insn.off as i32
+    }
 }
 
 /// Class `JMP` or `JMP32`.
@@ -96,10 +100,17 @@ pub(crate) fn find_subprogs(
             continue;
         }
         if !input.bpf_capable {
-            reject!(EPERM, "loading/calling other bpf or kernel functions are allowed for CAP_BPF and CAP_SYS_ADMIN");
+            reject!(
+                EPERM,
+                "loading/calling other bpf or kernel functions are allowed for CAP_BPF and CAP_SYS_ADMIN"
+            );
         }
         if is_local {
-            add_start(&mut starts, idx as i64 + i64::from(insn.imm) + 1, input.insns.len())?;
+            add_start(
+                &mut starts,
+                idx as i64 + i64::from(insn.imm) + 1,
+                input.insns.len(),
+            )?;
         } else {
             on_kfunc(idx as u32, insn)?;
         }
@@ -109,9 +120,18 @@ pub(crate) fn find_subprogs(
         add_start(&mut starts, i64::from(start), input.insns.len())?;
     }
     let starts: Vec<u32> = starts.into_iter().collect();
-    let mut list: Vec<Subprog> = starts.iter().map(|&start| Subprog { start, ..Subprog::default() }).collect();
+    let mut list: Vec<Subprog> = starts
+        .iter()
+        .map(|&start| Subprog {
+            start,
+            ..Subprog::default()
+        })
+        .collect();
     for (idx, subprog) in list.iter_mut().enumerate() {
-        subprog.end = starts.get(idx + 1).copied().unwrap_or(input.insns.len() as u32);
+        subprog.end = starts
+            .get(idx + 1)
+            .copied()
+            .unwrap_or(input.insns.len() as u32);
         subprog.is_exception_cb = callback == Some(subprog.start);
     }
     if log.is_level2() {
@@ -119,7 +139,10 @@ pub(crate) fn find_subprogs(
             vlog!(log, "func#{idx} @{}\n", subprog.start);
         }
     }
-    let exception_cb = list.iter().position(|subprog| subprog.is_exception_cb).map(|idx| idx as u32);
+    let exception_cb = list
+        .iter()
+        .position(|subprog| subprog.is_exception_cb)
+        .map(|idx| idx as u32);
     Ok(Subprogs { list, exception_cb })
 }
 
@@ -144,7 +167,9 @@ fn find_exception_callback(input: &SubprogInput<'_>) -> Check<Option<u32>> {
         return Ok(None);
     };
     const TAG: &str = "exception_callback:";
-    let mut names = btf.decl_tags(main.type_id, -1).filter_map(|tag| tag.strip_prefix(TAG));
+    let mut names = btf
+        .decl_tags(main.type_id, -1)
+        .filter_map(|tag| tag.strip_prefix(TAG));
     let Some(name) = names.next() else {
         return Ok(None);
     };
@@ -152,17 +177,26 @@ fn find_exception_callback(input: &SubprogInput<'_>) -> Check<Option<u32>> {
         reject!(EEXIST, "multiple exception callback tags for main subprog");
     }
     let Some(id) = btf.find_by_name_kind(name, Kind::Func) else {
-        reject!(ENOENT, "exception callback '{name}' could not be found in BTF");
+        reject!(
+            ENOENT,
+            "exception callback '{name}' could not be found in BTF"
+        );
     };
     if btf.type_by_id(id).and_then(|ty| ty.func_linkage()) != Some(FuncLinkage::Global) {
-        reject!(EINVAL, "exception callback '{name}' must have global linkage");
+        reject!(
+            EINVAL,
+            "exception callback '{name}' must have global linkage"
+        );
     }
     // The last record that names it decides; only the main program's can be at 0.
     let Some(info) = input.func_info.iter().rfind(|info| info.type_id == id) else {
         reject!(EINVAL, "exception callback type id not found in func_info");
     };
     if info.insn_off == 0 {
-        reject!(EINVAL, "invalid exception callback insn_off in func_info: 0");
+        reject!(
+            EINVAL,
+            "invalid exception callback insn_off in func_info: 0"
+        );
     }
     Ok(Some(info.insn_off))
 }
@@ -175,13 +209,19 @@ fn find_exception_callback(input: &SubprogInput<'_>) -> Check<Option<u32>> {
 pub(crate) fn check_subprogs(insns: &[RawInsn], subprogs: &mut [Subprog]) -> Check {
     for subprog in subprogs {
         for idx in subprog.start..subprog.end {
-            let Some(&insn) = insns.get(idx as usize) else { continue };
+            let Some(&insn) = insns.get(idx as usize) else {
+                continue;
+            };
             note_special(insn, subprog);
             if is_jump_class(insn) && !matches!(insn.code & 0xf0, 0x80 | 0x90) {
                 let target = i64::from(idx) + i64::from(jump_distance(insn)) + 1;
                 if target < i64::from(subprog.start) || target >= i64::from(subprog.end) {
                     // The kernel computes in 32 bits.
-                    reject!(EINVAL, "jump out of range from insn {idx} to {}", target as i32);
+                    reject!(
+                        EINVAL,
+                        "jump out of range from insn {idx} to {}",
+                        target as i32
+                    );
                 }
             }
             if idx + 1 == subprog.end && !matches!(insn.code, CODE_EXIT | CODE_JA | CODE_JAL) {
@@ -234,9 +274,14 @@ mod tests {
     const MOV: RawInsn = RawInsn::new(0xb7, 0, 0, 0, 0);
 
     fn run(insns: &[RawInsn], bpf_capable: bool) -> Result<Vec<Subprog>, String> {
-        let input = SubprogInput { insns, func_info: &[], btf: None, bpf_capable };
-        let mut subprogs =
-            find_subprogs(&input, &mut |_, _| Ok(()), &mut Log::off()).map_err(|violation| violation.text)?;
+        let input = SubprogInput {
+            insns,
+            func_info: &[],
+            btf: None,
+            bpf_capable,
+        };
+        let mut subprogs = find_subprogs(&input, &mut |_, _| Ok(()), &mut Log::off())
+            .map_err(|violation| violation.text)?;
         check_subprogs(insns, &mut subprogs.list).map_err(|violation| violation.text)?;
         Ok(subprogs.list)
     }
@@ -244,7 +289,10 @@ mod tests {
     #[test]
     fn functions_are_split_at_call_targets() {
         let list = run(&[insn(CODE_CALL, 1, 0, 1), EXIT, MOV, EXIT], true).unwrap();
-        assert_eq!(list.iter().map(|s| (s.start, s.end)).collect::<Vec<_>>(), [(0, 2), (2, 4)]);
+        assert_eq!(
+            list.iter().map(|s| (s.start, s.end)).collect::<Vec<_>>(),
+            [(0, 2), (2, 4)]
+        );
     }
 
     #[test]
@@ -257,22 +305,46 @@ mod tests {
 
     #[test]
     fn jumps_into_another_function_are_refused() {
-        let program = [insn(CODE_JA, 0, 2, 0), insn(CODE_CALL, 1, 0, 1), EXIT, MOV, EXIT];
-        assert_eq!(run(&program, true).unwrap_err(), "jump out of range from insn 0 to 3");
-        assert_eq!(run(&[insn(0x15, 0, -2, 0), EXIT], true).unwrap_err(), "jump out of range from insn 0 to -1");
-        assert_eq!(run(&[insn(CODE_JAL, 0, 0, 7), EXIT], true).unwrap_err(), "jump out of range from insn 0 to 8");
+        let program = [
+            insn(CODE_JA, 0, 2, 0),
+            insn(CODE_CALL, 1, 0, 1),
+            EXIT,
+            MOV,
+            EXIT,
+        ];
+        assert_eq!(
+            run(&program, true).unwrap_err(),
+            "jump out of range from insn 0 to 3"
+        );
+        assert_eq!(
+            run(&[insn(0x15, 0, -2, 0), EXIT], true).unwrap_err(),
+            "jump out of range from insn 0 to -1"
+        );
+        assert_eq!(
+            run(&[insn(CODE_JAL, 0, 0, 7), EXIT], true).unwrap_err(),
+            "jump out of range from insn 0 to 8"
+        );
     }
 
     #[test]
     fn functions_end_with_exit_or_jump() {
-        assert_eq!(run(&[EXIT, MOV], true).unwrap_err(), "last insn is not an exit or jmp");
+        assert_eq!(
+            run(&[EXIT, MOV], true).unwrap_err(),
+            "last insn is not an exit or jmp"
+        );
         assert!(run(&[MOV, insn(CODE_JA, 0, -2, 0)], true).is_ok());
     }
 
     #[test]
     fn call_targets_are_slots_of_the_program() {
-        assert_eq!(run(&[insn(CODE_CALL, 1, 0, 5), EXIT], true).unwrap_err(), "call to invalid destination");
-        assert_eq!(run(&[insn(CODE_CALL, 1, 0, -2), EXIT], true).unwrap_err(), "call to invalid destination");
+        assert_eq!(
+            run(&[insn(CODE_CALL, 1, 0, 5), EXIT], true).unwrap_err(),
+            "call to invalid destination"
+        );
+        assert_eq!(
+            run(&[insn(CODE_CALL, 1, 0, -2), EXIT], true).unwrap_err(),
+            "call to invalid destination"
+        );
     }
 
     #[test]
@@ -292,7 +364,11 @@ mod tests {
 
     #[test]
     fn tail_calls_and_packet_loads_are_noted() {
-        let list = run(&[insn(CODE_CALL, 0, 0, 12), insn(0x30, 0, 0, 0), EXIT], true).unwrap();
+        let list = run(
+            &[insn(CODE_CALL, 0, 0, 12), insn(0x30, 0, 0, 0), EXIT],
+            true,
+        )
+        .unwrap();
         assert!(list[0].has_tail_call && list[0].has_ld_abs);
     }
 }

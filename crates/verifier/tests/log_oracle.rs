@@ -119,13 +119,22 @@ fn compare(case: &str, registry: &Registry) -> Result<(), String> {
     };
     let mut log = Log::new(2);
     let verdict = verify(&request(hex, privilege, prog_type), registry, &mut log);
-    let our_errno = verdict.err().map_or(0, |error| error.errno.raw()).to_string();
+    let our_errno = verdict
+        .err()
+        .map_or(0, |error| error.errno.raw())
+        .to_string();
     let lines = |text: &str| -> Vec<String> {
-        text.lines().filter(|line| is_compared(line)).map(masked).collect()
+        text.lines()
+            .filter(|line| is_compared(line))
+            .map(masked)
+            .collect()
     };
     let (ours, theirs) = (lines(log.as_str()), lines(theirs));
     if our_errno != errno {
-        return Err(format!("errno {our_errno}, kernel {errno}\n{}", difference(&ours, &theirs)));
+        return Err(format!(
+            "errno {our_errno}, kernel {errno}\n{}",
+            difference(&ours, &theirs)
+        ));
     }
     if ours != theirs {
         return Err(difference(&ours, &theirs));
@@ -155,6 +164,10 @@ fn every_log_equals_the_kernels() {
         }
     }
     println!("{equal} logs equal, {} differ", differing.len());
-    assert!(differing.is_empty(), "{}", differing[..differing.len().min(3)].join("\n\n"));
+    assert!(
+        differing.is_empty(),
+        "{}",
+        differing[..differing.len().min(3)].join("\n\n")
+    );
     assert!(equal >= 100, "too few programs: {equal}");
 }

@@ -2,8 +2,28 @@
 
 use super::{DEPTH_MAX, FIELDS_MAX, FieldKind, FieldMask, FieldTarget, KernelTypes};
 use crate::{Btf, Kind, Type, TypeId};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use ring3_uapi::Errno;
+
+/// Declaration tags `contains:...` by what they belong to: found once for all structs of a blob.
+pub(super) struct Contains<'a>(BTreeMap<(TypeId, i32), Vec<&'a str>>);
+
+impl<'a> Contains<'a> {
+    pub(super) fn new(btf: &'a Btf) -> Contains<'a> {
+        let mut tags: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for ty in btf.types().filter(|ty| ty.kind() == Kind::DeclTag) {
+            if let (Some(component), Some(value)) =
+                (ty.component_idx(), ty.name().strip_prefix("contains:"))
+            {
+                tags.entry((ty.type_id(), component))
+                    .or_default()
+                    .push(value);
+            }
+        }
+        Contains(tags)
+    }
+}
 
 pub(super) struct Found {
     pub(super) kind: FieldKind,
@@ -31,10 +51,15 @@ struct Frame<'a> {
     seen: FieldMask,
 }
 
-pub(super) fn find_fields(btf: &Btf, ty: Type<'_>, mask: FieldMask) -> Result<Vec<Found>, Errno> {
+pub(super) fn find_fields(
+    btf: &Btf,
+    tags: &Contains<'_>,
+    ty: Type<'_>,
+    mask: FieldMask,
+) -> Result<Vec<Found>, Errno> {
     let mut found = Vec::new();
     match ty.kind() {
-        Kind::Struct => walk_struct(btf, ty, mask, &mut found)?,
+        Kind::Struct => walk_struct(btf, tags, ty, mask, &mut found)?,
         Kind::Datasec => {
             let mut seen = FieldMask::default();
             for secinfo in ty.vars() {
@@ -47,11 +72,17 @@ pub(super) fn find_fields(btf: &Btf, ty: Type<'_>, mask: FieldMask) -> Result<Ve
                     offset: secinfo.offset,
                     bytes: secinfo.size,
                 };
-                if let Some((nested, nelems)) =
-                    find_one(btf, var.type_id(), &place, mask, &mut seen, &mut found)?
-                {
+                if let Some((nested, nelems)) = find_one(
+                    btf,
+                    tags,
+                    var.type_id(),
+                    &place,
+                    mask,
+                    &mut seen,
+                    &mut found,
+                )? {
                     let first = found.len();
-                    walk_struct(btf, nested, mask, &mut found)?;
+                    walk_struct(btf, tags, nested, mask, &mut found)?;
                     place_nested(&mut found, first, secinfo.offset, nelems, nested.size())?;
                 }
             }
@@ -63,6 +94,7 @@ pub(super) fn find_fields(btf: &Btf, ty: Type<'_>, mask: FieldMask) -> Result<Ve
 
 fn walk_struct<'a>(
     btf: &'a Btf,
+    tags: &Contains<'_>,
     root: Type<'a>,
     mask: FieldMask,
     found: &mut Vec<Found>,
@@ -102,7 +134,7 @@ fn walk_struct<'a>(
             bytes: 0,
         };
         if let Some((nested, nelems)) =
-            find_one(btf, member.ty, &place, mask, &mut top.seen, found)?
+            find_one(btf, tags, member.ty, &place, mask, &mut top.seen, found)?
         {
             if stack.len() >= DEPTH_MAX {
                 return Err(Errno::E2BIG);
@@ -169,6 +201,7 @@ struct Place {
 /// Looks at one member or variable: a special field goes to `found`, a struct to walk is returned with how many.
 fn find_one<'a>(
     btf: &'a Btf,
+    tags: &Contains<'_>,
     ty: TypeId,
     place: &Place,
     mask: FieldMask,
@@ -224,7 +257,7 @@ fn find_one<'a>(
         return Ok(None);
     }
     let raw = if kind.is_graph_root() {
-        contained(btf, place)?
+        contained(btf, tags, place)?
     } else {
         RawTarget::None
     };
@@ -290,10 +323,12 @@ pub(super) fn kernel_pointer(
 }
 
 /// What a root contains: the one declaration tag `contains:STRUCT:NODE`.
-fn contained(btf: &Btf, place: &Place) -> Result<RawTarget, Errno> {
-    let mut values = btf
-        .decl_tags(place.holder, place.component)
-        .filter_map(|tag| tag.strip_prefix("contains:"));
+fn contained(btf: &Btf, tags: &Contains<'_>, place: &Place) -> Result<RawTarget, Errno> {
+    let mut values = tags
+        .0
+        .get(&(place.holder, place.component))
+        .into_iter()
+        .flatten();
     let value = values.next().ok_or(Errno::EINVAL)?;
     if values.next().is_some() {
         return Err(Errno::EINVAL);

@@ -16,7 +16,7 @@ use crate::{Btf, Kind, Type, TypeId};
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use find::{RawTarget, find_fields, kernel_pointer, node_offset, pointer_target};
+use find::{Contains, RawTarget, find_fields, kernel_pointer, node_offset, pointer_target};
 use ring3_uapi::{Errno, MapType};
 
 /// Most fields of one record. Source: `BTF_FIELDS_MAX`.
@@ -109,7 +109,18 @@ impl Record {
         let Some(ty) = btf.type_by_id(ty) else {
             return Err(Errno::EINVAL);
         };
-        let mut found = find_fields(btf, ty, mask)?;
+        Self::parse_tagged(btf, &Contains::new(btf), ty, mask, value_bytes, kernel)
+    }
+
+    fn parse_tagged(
+        btf: &Btf,
+        tags: &Contains<'_>,
+        ty: Type<'_>,
+        mask: FieldMask,
+        value_bytes: u32,
+        kernel: Option<KernelTypes<'_>>,
+    ) -> Result<Option<Record>, Errno> {
+        let mut found = find_fields(btf, tags, ty, mask)?;
         if found.is_empty() {
             return Ok(None);
         }
@@ -271,6 +282,7 @@ impl StructMetas {
         let kptrs = FieldMask(0x1c);
         let is_kptr = |ty: &Type<'_>| matches!(kernel_pointer(btf, *ty, kptrs), Ok(Some(_)));
         special.extend(btf.own_types().filter(is_kptr).map(|ty| ty.id()));
+        let tags = Contains::new(btf);
         let mut metas = StructMetas::default();
         if special.is_empty() {
             return Ok(metas);
@@ -279,7 +291,8 @@ impl StructMetas {
             if !ty.members().any(|member| special.contains(&member.ty)) {
                 continue;
             }
-            let record = Record::parse(btf, ty.id(), FieldMask::ALLOC_OBJ, ty.size(), kernel)?
+            let size = ty.size();
+            let record = Record::parse_tagged(btf, &tags, ty, FieldMask::ALLOC_OBJ, size, kernel)?
                 .ok_or(Errno::EFAULT)?;
             metas.records.push((ty.id(), Arc::new(record)));
         }

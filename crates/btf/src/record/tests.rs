@@ -84,3 +84,44 @@ fn ownership_cycles_are_loops() {
     let btf = Btf::parse(&b.finish()).unwrap();
     assert_eq!(StructMetas::parse(&btf, None), Err(Errno::ELOOP));
 }
+
+/// As BPF_MAP_CREATE of Linux 6.18.44 answers, for a value with one such field (and the lock that a root needs).
+#[test]
+fn map_types_take_the_fields_that_linux_takes() {
+    use MapType::*;
+    let types = [
+        Hash,
+        Array,
+        PercpuHash,
+        PercpuArray,
+        LruHash,
+        LruPercpuHash,
+        SkStorage,
+        InodeStorage,
+        TaskStorage,
+        CgrpStorage,
+    ];
+    for (mask, allowed) in [
+        (0x1, "11....1111"),
+        (0x1000, "11....1111"),
+        (0x2, "11..1....."),
+        (0x400, "11..1....."),
+        (0x2000, "11..1....."),
+        (0x4, "1111111111"),
+        (0x8, "1111111111"),
+        (0x10, "1111111111"),
+        (0x800, "........1."),
+        (0x21, "11........"),
+        (0x81, "11........"),
+        (0x200, "1111111111"),
+    ] {
+        let record = Record {
+            fields: Vec::new(),
+            mask: FieldMask(mask),
+        };
+        for (map_type, expected) in types.iter().zip(allowed.chars()) {
+            let verdict = record.check_map_type(*map_type);
+            assert_eq!(verdict.is_ok(), expected == '1', "{mask:#x} {map_type}");
+        }
+    }
+}

@@ -107,14 +107,15 @@ pub(super) fn check_mtu(
     diff: i32,
 ) -> Result<u64, Errno> {
     const FRAG_NEEDED: u64 = 1;
-    const HEADER: i64 = super::skb::ETH_HEADER_BYTES as i64;
+    const HEADER: i32 = super::skb::ETH_HEADER_BYTES as i32;
     let device = world::device(own, ifindex).ok_or(Errno::ENODEV)?;
+    // Lengths are the reference kernel's ints: absurd ones wrap.
     let len = match *mtu_len {
-        0 => len as i64,
-        given => i64::from(given as i32) + HEADER,
+        0 => len as i32,
+        given => (given as i32).wrapping_add(HEADER),
     };
     let mtu = device.mtu();
-    let fits = len as i32 as i64 + i64::from(diff) <= i64::from(mtu) + HEADER;
+    let fits = len.wrapping_add(diff) <= (mtu as i32).saturating_add(HEADER);
     *mtu_len = mtu;
     Ok(if fits { 0 } else { FRAG_NEEDED })
 }

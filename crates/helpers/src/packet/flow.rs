@@ -95,10 +95,9 @@ fn dissect_ipv6(flow: &mut Flow, header: &[u8]) {
 
 fn dissect_ports(flow: &mut Flow, rest: &[u8]) {
     const WITH_PORTS: [u8; 4] = [6, 17, 33, 132];
-    if let (true, Some(&[a, b, c, d])) = (
-        WITH_PORTS.contains(&flow.protocol),
-        rest.first_chunk::<4>(),
-    ) {
+    if let (true, Some(&[a, b, c, d])) =
+        (WITH_PORTS.contains(&flow.protocol), rest.first_chunk::<4>())
+    {
         flow.ports = [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])];
     }
 }

@@ -275,8 +275,10 @@ pub(super) fn ecn_set_ce(skb: &mut Skb) -> bool {
     let Some(protocol) = protocol_behind_vlans(skb) else {
         return false;
     };
-    let (Some(header), Ok(start)) = (net_base_len(protocol), usize::try_from(skb.network_offset()))
-    else {
+    let (Some(header), Ok(start)) = (
+        net_base_len(protocol),
+        usize::try_from(skb.network_offset()),
+    ) else {
         return false;
     };
     let Some(header) = skb.data_mut().get_mut(start..start + header) else {
@@ -333,7 +335,7 @@ pub(super) fn set_tstamp(skb: &mut Skb, tstamp: u64, kind: u32) -> Result<(), Er
     if net_base_len(skb.protocol()).is_none() {
         return Err(Errno::EOPNOTSUPP);
     }
-    if kind > TAI || (tstamp == 0) != (kind == REALTIME) {
+    if kind > TAI || (kind == REALTIME && tstamp != 0) {
         return Err(Errno::EINVAL);
     }
     skb.set_tstamp(tstamp);

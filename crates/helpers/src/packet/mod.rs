@@ -6,17 +6,23 @@
 
 pub mod csum;
 mod device;
+mod fib;
+mod flow;
+mod headers;
 mod layout;
 mod object;
 mod redirect;
 mod run;
 mod skb;
 pub(crate) mod skb_helpers;
+mod tunnel;
+mod world;
 mod xdp;
 pub(crate) mod xdp_helpers;
 
 pub use device::NetDevice;
-pub use redirect::{Redirect, take_redirect};
+pub use redirect::{MapTargets, Redirect, take_map_targets, take_redirect};
 pub use run::{PacketProgram, SKB_PROG_TYPES, SkbProgram, XdpProgram};
 pub use skb::Skb;
+pub use world::{PacketWorld, RouteAnswer, RouteHop, RouteQuery, WorldGuard};
 pub use xdp::XdpBuff;

@@ -6,11 +6,12 @@
 use ring3_uapi::Errno;
 
 use super::{
-    csum,
+    csum, fib, flow, headers,
     redirect::{Redirect, set_redirect},
     skb::{LEN_MAX, Skb},
+    tunnel, world,
 };
-use crate::bind::{bytes, bytes_mut, implement};
+use crate::bind::{AnyCtx, bytes, bytes_mut, implement};
 
 /// `BPF_F_RECOMPUTE_CSUM | BPF_F_INVALIDATE_HASH` of `bpf_skb_store_bytes`.
 const STORE_FLAGS: u64 = 0b11;
@@ -159,7 +160,146 @@ fn csum_diff(from: &[u8], to: &[u8], seed: u32) -> Result<u64, Errno> {
     Ok(u64::from(csum::from32to16(sum)))
 }
 
+/// `bpf_skb_load_bytes_relative`: from the link header (0) or the network header (1).
+fn load_relative(skb: &Skb, offset: u32, out: &mut [u8], start: u32) -> Result<(), Errno> {
+    const MAC: u32 = 0;
+    const NET: u32 = 1;
+    let base = match start {
+        MAC => Some(skb.mac_offset()),
+        NET => Some(skb.network_offset()),
+        _ => None,
+    };
+    // Counted from the start of the whole frame, since the link header may have been pulled.
+    let frame = skb.frame();
+    let before_data = frame.len() - skb.data().len();
+    let found = base
+        .filter(|_| offset <= i32::MAX as u32)
+        .and_then(|base| usize::try_from(base + before_data as isize).ok())
+        .and_then(|base| frame.get(base + offset as usize..)?.get(..out.len()));
+    match found {
+        Some(bytes) => {
+            out.copy_from_slice(bytes);
+            Ok(())
+        }
+        None => {
+            out.fill(0);
+            Err(Errno::EFAULT)
+        }
+    }
+}
+
+/// `bpf_check_mtu` of an skb; `BPF_MTU_CHK_SEGS` looks at segments, which packets here do not have.
+fn check_mtu(
+    skb: &Skb,
+    ifindex: u32,
+    mtu_len: &mut u32,
+    diff: i32,
+    flags: u64,
+) -> Result<u64, Errno> {
+    const SEGS: u64 = 1;
+    if flags & !SEGS != 0 || (flags & SEGS != 0 && (diff != 0 || *mtu_len != 0)) {
+        return Err(Errno::EINVAL);
+    }
+    fib::check_mtu(skb.device(), ifindex, skb.data().len(), mtu_len, diff)
+}
+
+/// `bpf_redirect_neigh` with `struct bpf_redir_neigh`, or without.
+fn redirect_neigh(ifindex: u32, params: &[u8], flags: u64) -> u64 {
+    const PARAMS_BYTES: usize = 20;
+    const AF_INET: u32 = 2;
+    const AF_INET6: u32 = 10;
+    if flags != 0 || (!params.is_empty() && params.len() < PARAMS_BYTES) {
+        return TC_ACT_SHOT;
+    }
+    let next_hop = params.split_first_chunk::<4>().and_then(|(family, rest)| {
+        let address = *rest.first_chunk::<16>()?;
+        match u32::from_ne_bytes(*family) {
+            AF_INET => Some((4, address)),
+            AF_INET6 => Some((6, address)),
+            _ => None,
+        }
+    });
+    set_redirect(Redirect::Neigh { ifindex, next_hop });
+    TC_ACT_REDIRECT
+}
+
+fn clone_redirect(skb: &Skb, ifindex: u32, flags: u64) -> Result<(), Errno> {
+    if flags & !F_INGRESS != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let world = world::current().ok_or(Errno::EINVAL)?;
+    world.send_clone(skb.frame(), ifindex, flags & F_INGRESS != 0)
+}
+
+/// Whether the packet's socket is below a cgroup of the map. Packets here have no socket, which is below the root.
+fn under_cgroup(map: &ring3_maps::Map, index: u32) -> Result<u64, Errno> {
+    let groups = map
+        .downcast::<ring3_maps::CgroupArray>()
+        .ok_or(Errno::EINVAL)?;
+    groups.cgroup_id(index).map(|_| 0)
+}
+
 implement! { ROWS:
+    SkbVlanPush(skb: &mut Skb, protocol: u16, tci: u16) { headers::vlan_push(skb, protocol.to_ne_bytes(), tci) }
+    SkbVlanPop(skb: &mut Skb) { headers::vlan_pop(skb) }
+    SkbChangeProto(skb: &mut Skb, protocol: u16, flags: u64) { headers::change_proto(skb, protocol.to_ne_bytes(), flags) }
+    SkbChangeType(skb: &mut Skb, pkt_type: u32) { headers::change_type(skb, pkt_type) }
+    SkbAdjustRoom(skb: &mut Skb, diff: i32, mode: u32, flags: u64) { headers::adjust_room(skb, diff, mode, flags) }
+    SkbEcnSetCe(skb: &mut Skb) { u64::from(headers::ecn_set_ce(skb)) }
+    SkbSetTstamp(skb: &mut Skb, tstamp: u64, kind: u32) { headers::set_tstamp(skb, tstamp, kind) }
+    CsumLevel(skb: &mut Skb, action: u64) { headers::csum_level(skb, action) }
+    GetHashRecalc(skb: &mut Skb) {
+        if !skb.has_hash() {
+            let hash = flow::hash(skb);
+            skb.set_hash(hash);
+        }
+        u64::from(skb.hash())
+    }
+    SkbSetTunnelKey(skb: &mut Skb, key: *const u8, size: u32, flags: u64) {
+        // SAFETY: 1. ARG_PTR_TO_MEM with its size.
+        tunnel::set_key(skb, unsafe { bytes(key, size) }, flags)
+    }
+    SkbGetTunnelKey(skb: &mut Skb, key: *mut u8, size: u32, flags: u64) {
+        // SAFETY: 1. ARG_PTR_TO_UNINIT_MEM with its size.
+        tunnel::get_key(skb, unsafe { bytes_mut(key, size) }, flags)
+    }
+    SkbSetTunnelOpt(skb: &mut Skb, options: *const u8, size: u32) {
+        // SAFETY: 1. ARG_PTR_TO_MEM with its size.
+        tunnel::set_options(skb, unsafe { bytes(options, size) })
+    }
+    SkbGetTunnelOpt(skb: &mut Skb, options: *mut u8, size: u32) {
+        // SAFETY: 1. ARG_PTR_TO_UNINIT_MEM with its size.
+        tunnel::get_options(skb, unsafe { bytes_mut(options, size) })
+    }
+    SkbLoadBytesRelative(skb: &mut Skb, offset: u32, to: *mut u8, len: u32, start: u32) {
+        // SAFETY: 1. ARG_PTR_TO_UNINIT_MEM with its size.
+        load_relative(skb, offset, unsafe { bytes_mut(to, len) }, start)
+    }
+    FibLookup(skb: &mut Skb, params: *mut u8, size: u32, flags: u32) {
+        // SAFETY: 1. ARG_PTR_TO_MEM, written, with its size.
+        let params = unsafe { bytes_mut(params, size) };
+        fib::lookup(params, flags, Some(skb.data().len()))
+    }
+    CheckMtu(skb: &mut Skb, ifindex: u32, mtu_len: *mut u8, diff: i32, flags: u64) {
+        // SAFETY: 1. four bytes, written, by the prototype.
+        let out = unsafe { bytes_mut(mtu_len, 4) };
+        let mut len = u32::from_ne_bytes([out[0], out[1], out[2], out[3]]);
+        let result = check_mtu(skb, ifindex, &mut len, diff, flags);
+        out.copy_from_slice(&len.to_ne_bytes());
+        result
+    }
+    RedirectNeigh(ifindex: u32, params: *const u8, size: u32, flags: u64) {
+        // SAFETY: 1. ARG_PTR_TO_MEM_OR_NULL with its size.
+        redirect_neigh(ifindex, unsafe { bytes(params, size) }, flags)
+    }
+    CloneRedirect(skb: &mut Skb, ifindex: u32, flags: u64) { clone_redirect(skb, ifindex, flags) }
+    SkbUnderCgroup(_skb: &mut Skb, map: &ring3_maps::Map, index: u32) { under_cgroup(map, index) }
+    /// No route leads a packet here to a realm, and no socket to a class or cgroup.
+    GetRouteRealm(_skb: AnyCtx) { 0u64 }
+    SkbCgroupClassid(_skb: AnyCtx) { 0u64 }
+    GetCgroupClassid(_skb: AnyCtx) { 0u64 }
+    SkbCgroupId(_skb: AnyCtx) { 0u64 }
+    SkbAncestorCgroupId(_skb: AnyCtx, _level: u32) { 0u64 }
     SkbLoadBytes(skb: &mut Skb, offset: u32, to: *mut u8, len: u32) {
         // SAFETY: 1. ARG_PTR_TO_UNINIT_MEM with its size.
         let out = unsafe { bytes_mut(to, len) };

@@ -20,12 +20,12 @@ const NO_TUNNEL_KEY: u64 = 1 << 4;
 const TUNINFO_FLAGS: u64 = 1 << 4;
 /// Longest options.
 const OPTIONS_BYTES_MAX: usize = 255;
-/// Bits of `tunnel_flags`: TUNNEL_CSUM, TUNNEL_KEY, TUNNEL_SEQ, TUNNEL_DONT_FRAGMENT, TUNNEL_NOCACHE.
+/// Bits of `tunnel_flags`, which is in network order: TUNNEL_CSUM, TUNNEL_KEY, TUNNEL_SEQ, TUNNEL_DONT_FRAGMENT, TUNNEL_NOCACHE.
 const FLAG_CSUM: u16 = 1 << 0;
 const FLAG_KEY: u16 = 1 << 2;
 const FLAG_SEQ: u16 = 1 << 3;
 const FLAG_DONT_FRAGMENT: u16 = 1 << 8;
-const FLAG_NOCACHE: u16 = 1 << 12;
+const FLAG_NOCACHE: u16 = 1 << 13;
 
 /// Where a packet is tunnelled to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,10 +67,7 @@ pub(super) fn set_key(skb: &mut Skb, given: &[u8], flags: u64) -> Result<(), Err
         label: label & 0x000f_ffff,
         ..TunnelInfo::default()
     };
-    for (bit, is_given) in [
-        (FLAG_DONT_FRAGMENT, DONT_FRAGMENT),
-        (FLAG_SEQ, SEQ_NUMBER),
-    ] {
+    for (bit, is_given) in [(FLAG_DONT_FRAGMENT, DONT_FRAGMENT), (FLAG_SEQ, SEQ_NUMBER)] {
         info.flags |= if flags & is_given != 0 { bit } else { 0 };
     }
     for (bit, is_cleared) in [(FLAG_CSUM, ZERO_CSUM_TX), (FLAG_KEY, NO_TUNNEL_KEY)] {
@@ -102,7 +99,7 @@ pub(super) fn get_key(skb: &Skb, out: &mut [u8], flags: u64) -> Result<(), Errno
     key[20] = info.tos;
     key[21] = info.ttl;
     if flags & TUNINFO_FLAGS != 0 {
-        key[22..24].copy_from_slice(&info.flags.to_ne_bytes());
+        key[22..24].copy_from_slice(&info.flags.to_be_bytes());
     }
     key[24..28].copy_from_slice(&info.label.to_ne_bytes());
     key[28..44].copy_from_slice(&info.destination);

@@ -6,7 +6,8 @@
 use ring3_uapi::Errno;
 
 use super::{
-    redirect::{Redirect, set_redirect},
+    fib,
+    redirect::{Redirect, redirect_map, set_redirect},
     xdp::XdpBuff,
 };
 use crate::bind::{bytes, bytes_mut, implement};
@@ -42,6 +43,7 @@ implement! { ROWS:
         let out = unsafe { bytes_mut(buf, len) };
         range(xdp, offset, len).map(|range| out.copy_from_slice(&xdp.data()[range]))
     }
+    RedirectMap(map: &ring3_maps::Map, key: u64, flags: u64) { redirect_map(map, key, flags) }
     XdpStoreBytes(xdp: &mut XdpBuff, offset: u32, buf: *const u8, len: u32) {
         // SAFETY: 1. ARG_PTR_TO_MEM with its size.
         let bytes = unsafe { bytes(buf, len) };
@@ -50,6 +52,22 @@ implement! { ROWS:
 }
 
 implement! { VARIANTS:
+    FibLookup(_xdp: &mut XdpBuff, params: *mut u8, size: u32, flags: u32) {
+        // SAFETY: 1. ARG_PTR_TO_MEM, written, with its size.
+        let params = unsafe { bytes_mut(params, size) };
+        fib::lookup(params, flags, None)
+    }
+    CheckMtu(xdp: &mut XdpBuff, ifindex: u32, mtu_len: *mut u8, diff: i32, flags: u64) {
+        // SAFETY: 1. four bytes, written, by the prototype.
+        let out = unsafe { bytes_mut(mtu_len, 4) };
+        let mut len = u32::from_ne_bytes([out[0], out[1], out[2], out[3]]);
+        let result = match flags {
+            0 => fib::check_mtu(xdp.device(), ifindex, xdp.data().len(), &mut len, diff),
+            _ => Err(Errno::EINVAL),
+        };
+        out.copy_from_slice(&len.to_ne_bytes());
+        result
+    }
     Redirect(ifindex: u32, flags: u64) {
         if flags != 0 {
             XDP_ABORTED

@@ -344,6 +344,42 @@ fn lookups_in_place_agree_with_the_definition() {
 }
 
 #[test]
+fn the_cpu_is_that_of_the_read_section() {
+    let fallback = CallTarget::plain(mix);
+    let section = ring3_sync::rcu::read();
+    let cpu = section.cpu() as u64;
+    let linked = linked_with(
+        &asm("r0 = 9\n call #8\n exit"),
+        &[0],
+        vec![site(
+            1,
+            Target::Inline(InlineCall::SmpProcessorId { fallback }),
+        )],
+    );
+    assert_eq!(run_both(&linked, [0; MEMORY_BYTES]).0, cpu);
+    let (base, stride, cpu_stride, max_entries) = (0x7000_1234_0000u64, 24u32, 4096u64, 11u32);
+    let inline = InlineCall::PercpuArrayLookup {
+        base,
+        stride,
+        cpu_stride,
+        max_entries,
+        fallback,
+    };
+    let linked = linked_with(
+        &asm("r2 = r1\n r1 = 0\n call #1\n exit"),
+        &[0],
+        vec![site(2, Target::Inline(inline))],
+    );
+    for key in [0, 1, max_entries - 1, max_entries, u32::MAX] {
+        let mut memory = [0; MEMORY_BYTES];
+        memory[..4].copy_from_slice(&key.to_le_bytes());
+        let inside = base + cpu * cpu_stride + u64::from(key) * u64::from(stride);
+        let expected = if key < max_entries { inside } else { 0 };
+        assert_eq!(run_both(&linked, memory).0, expected, "per_cpu {key}");
+    }
+}
+
+#[test]
 fn two_slot_loads_of_objects_take_their_site() {
     let linked = linked_with(
         &asm("r0 = map[3] ll\n exit"),

@@ -399,7 +399,7 @@ fn random_programs_agree_with_the_model() {
             *hits.entry(rule).or_insert(0) += count;
         }
     }
-    // Lookups have sites, which these programs do not.
-    hits.retain(|rule, _| !rule.ends_with("-lookup"));
+    // These have sites, which the programs here do not.
+    hits.retain(|rule, _| !rule.ends_with("-lookup") && *rule != "section-cpu");
     assert!(hits.values().all(|&count| count > 10), "{hits:?}");
 }

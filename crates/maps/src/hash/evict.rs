@@ -5,6 +5,7 @@
 
 use std::sync::atomic::Ordering;
 
+use ring3_sync::interleave::point;
 use ring3_sync::percpu::current_cpu;
 
 use super::key::Key;
@@ -40,6 +41,7 @@ impl Table {
                 }
                 continue;
             }
+            point();
             let reference = self.pool.reference(idx);
             if reference.load(Ordering::Relaxed) != 0 {
                 reference.store(0, Ordering::Relaxed);

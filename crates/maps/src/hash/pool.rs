@@ -12,8 +12,7 @@
 //! Value slot 1 lies inside the element where both fit into 64 bytes, so that no two elements share a cache line; else in a second region
 //! of the same shape, which stays untouched memory until a value is replaced. Per-CPU values lie in one region a CPU.
 //!
-//! Free elements wait in one lock-free list a CPU. An element never used before comes from a counter, a few at a time, so that memory is touched when
-//! needed and one CPU's elements lie together.
+//! Free elements wait in one lock-free list a CPU. An element never used before comes from a counter, so that memory is touched when it is needed.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -21,6 +20,7 @@ use parking_lot::Mutex;
 use ring3_os::cpu::{page_bytes, possible_cpus};
 use ring3_os::map::{Prot, Region};
 use ring3_sync::PerCpu;
+use ring3_sync::interleave::point;
 use ring3_sync::percpu::current_cpu;
 use ring3_sync::rcu;
 use ring3_uapi::Errno;
@@ -38,8 +38,6 @@ pub(crate) const STATE_CONTENT: u32 = (1 << STATE_OWNER_SHIFT) - 1;
 
 /// Where the key lies in an element.
 pub(crate) const KEY_OFFSET: usize = 16;
-/// Elements taken from the counter at once.
-const FRESH_BATCH: u32 = 16;
 /// Deferred elements per grace period.
 const LIMBO_BATCH: usize = 64;
 
@@ -328,6 +326,7 @@ impl Pool {
         let mut head = list.0.load(Ordering::Relaxed);
         loop {
             self.next(idx).store(head as u32, Ordering::Relaxed);
+            point();
             let new = ((head >> 32).wrapping_add(1) << 32) | u64::from(idx.link());
             match list
                 .0
@@ -344,7 +343,9 @@ impl Pool {
         loop {
             let idx = ElemIdx::from_link(head as u32)?;
             // The element may be gone already; then the generation has changed and the exchange fails.
+            point();
             let next = self.next(idx).load(Ordering::Relaxed);
+            point();
             let new = ((head >> 32).wrapping_add(1) << 32) | u64::from(next);
             match list
                 .0
@@ -391,18 +392,14 @@ impl Pool {
             // Partitions are handed out whole, once, by `fill_partitions`.
             return None;
         }
-        let start = self
+        // One at a time: what a thread took and not yet gave back must not be missing elsewhere.
+        let fresh = self
             .fresh
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |fresh| {
-                (fresh < self.elements)
-                    .then(|| fresh.saturating_add(FRESH_BATCH).min(self.elements))
+                (fresh < self.elements).then(|| fresh + 1)
             });
-        if let Ok(start) = start {
-            let end = start.saturating_add(FRESH_BATCH).min(self.elements);
-            for idx in (start + 1..end).rev() {
-                self.push(self.list(cpu), ElemIdx(idx));
-            }
-            return Some(ElemIdx(start));
+        if let Ok(fresh) = fresh {
+            return Some(ElemIdx(fresh));
         }
         let stolen = self.steal();
         if stolen.is_some() || self.limbo.is_none() {

@@ -18,6 +18,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use ring3_os::map::{Prot, Region};
+use ring3_sync::interleave::point;
 use ring3_sync::percpu::current_cpu;
 use ring3_sync::rcu;
 use ring3_sync::spin::{Backoff, OwnedSpin};
@@ -267,7 +268,9 @@ impl Table {
         let mut mask = match_tags(bucket.tags.load(Ordering::Acquire), tag_of(hash));
         while mask != 0 {
             let place = mask.trailing_zeros() as usize;
+            point();
             let idx = ElemIdx(bucket.elems[place & (PLACES - 1)].load(Ordering::Acquire));
+            point();
             // SAFETY: 1. indices in buckets are always of elements of the pool.
             if unsafe { K::eq(self.pool.key(idx), key) } {
                 return Some((place, idx));
@@ -290,6 +293,7 @@ impl Table {
             if let Some((_, idx)) = unsafe { self.find_placed::<K>(bucket, key, hash) } {
                 return Some(idx);
             }
+            point();
             let mut link = bucket.overflow.load(Ordering::Acquire);
             let mut steps = 0;
             while let Some(idx) = ElemIdx::from_link(link) {
@@ -299,6 +303,7 @@ impl Table {
                 {
                     return Some(idx);
                 }
+                point();
                 link = self.pool.next(idx).load(Ordering::Acquire);
                 steps += 1;
                 // An element that was taken out leads anywhere; a chain never has more elements than the pool.
@@ -340,10 +345,13 @@ impl Table {
         let mut mask = match_tags(bucket.tags.load(Ordering::Acquire), tag_of(hash));
         while mask != 0 {
             let place = mask.trailing_zeros() as usize;
+            point();
             let idx = ElemIdx(bucket.elems[place & (PLACES - 1)].load(Ordering::Acquire));
+            point();
             let element = self.pool.element(idx);
             // SAFETY: 1. indices in buckets are always of elements of the pool.
             if unsafe { K::eq(element.wrapping_add(KEY_OFFSET), key) } {
+                point();
                 return found(element, idx);
             }
             mask &= mask - 1;
@@ -370,6 +378,7 @@ impl Table {
             let mut backoff = Backoff::new();
             loop {
                 let seen = state.load(Ordering::Relaxed);
+                point();
                 if seen & STATE_LIVE == 0 {
                     return Ok(None);
                 }
@@ -383,6 +392,7 @@ impl Table {
                         .compare_exchange_weak(seen, mine, Ordering::Acquire, Ordering::Relaxed)
                         .is_ok()
                 {
+                    point();
                     if K::eq(element.wrapping_add(KEY_OFFSET), key) {
                         return Ok(Some(seen));
                     }
@@ -401,6 +411,7 @@ impl Table {
         let mut backoff = Backoff::new();
         loop {
             let seen = state.load(Ordering::Relaxed);
+            point();
             let owner = seen >> STATE_OWNER_SHIFT;
             if owner == me {
                 return Err(Errno::EBUSY);

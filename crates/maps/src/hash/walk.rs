@@ -4,6 +4,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
+use ring3_sync::interleave::point;
 use ring3_uapi::Errno;
 use ring3_uapi::flags::map_elem;
 
@@ -102,7 +103,9 @@ impl Table {
             if content & STATE_LIVE == 0 {
                 return Copied::Deleted;
             }
+            point();
             self.copy_value_out(idx, content, out, flags);
+            point();
             fence(Ordering::Acquire);
             let again = state.load(Ordering::Relaxed) & STATE_CONTENT;
             if again == content && K::eq(self.pool.key(idx), key) {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use ring3_sync::interleave::point;
 use ring3_sync::percpu::current_cpu;
 use ring3_uapi::Errno;
 use ring3_uapi::flags::map_elem;
@@ -135,6 +136,7 @@ impl Table {
                     reference.store(1, Ordering::Relaxed);
                 }
             }
+            point();
             Pool::state_at(element).store(new_content, Ordering::Release);
             if let Some(old) = replaced {
                 self.copy.release_fields(old);
@@ -180,24 +182,36 @@ impl Table {
         hash: u64,
         source: Source,
     ) -> Result<bool, Errno> {
-        let counted = match &self.count {
-            Some(count) => {
-                let within = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-                    (count < self.max_entries).then(|| count + 1)
-                });
-                within.map_err(|_| Errno::E2BIG)?;
-                Some(count)
+        // An LRU element may have to be taken out of another bucket, so before this one is locked. All others are taken under the lock: a
+        // thread that finds the key in place after all has then taken none away from others.
+        let mut ready = None;
+        if self.lru {
+            // SAFETY: 1. the caller's promise.
+            ready = unsafe { self.alloc::<K>() };
+            if ready.is_none() {
+                return Err(Errno::E2BIG);
             }
-            None => None,
-        };
-        let uncount = || {
-            if let Some(count) = counted {
-                count.fetch_sub(1, Ordering::Relaxed);
-            }
+        }
+        let bucket = self.bucket(hash);
+        let Ok(_lock) = bucket.lock.lock() else {
+            ready.inspect(|idx| self.pool.free_now(*idx));
+            return Err(Errno::EBUSY);
         };
         // SAFETY: 1. the caller's promise.
-        let Some(idx) = (unsafe { self.alloc::<K>() }) else {
-            uncount();
+        if unsafe { self.find::<K>(key, hash) }.is_some() {
+            ready.inspect(|idx| self.pool.free_now(*idx));
+            return Ok(false);
+        }
+        if let Some(count) = &self.count {
+            let within = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+                (count < self.max_entries).then(|| count + 1)
+            });
+            within.map_err(|_| Errno::E2BIG)?;
+        }
+        let Some(idx) = ready.or_else(|| self.pool.alloc()) else {
+            if let Some(count) = &self.count {
+                count.fetch_sub(1, Ordering::Relaxed);
+            }
             return Err(Errno::E2BIG);
         };
         // SAFETY: 1. the element is ours alone: out of the table and of the free lists; 2. the caller's promise.
@@ -212,25 +226,19 @@ impl Table {
                 (Values::Percpu, _) => self.store_percpu(idx, source, FillOthers::Zero),
             }
         }
-        let bucket = self.bucket(hash);
-        let Ok(_lock) = bucket.lock.lock() else {
-            self.pool.free_now(idx);
-            uncount();
-            return Err(Errno::EBUSY);
-        };
-        // SAFETY: 1. the caller's promise.
-        if unsafe { self.find::<K>(key, hash) }.is_some() {
-            self.pool.free_now(idx);
-            uncount();
-            return Ok(false);
-        }
-        self.pool.state(idx).fetch_or(STATE_LIVE, Ordering::Release);
+        // Not live, so ours: nobody else writes the state.
+        let state = self.pool.state(idx);
+        state.store(
+            state.load(Ordering::Relaxed) | STATE_LIVE,
+            Ordering::Release,
+        );
         if self.lru {
             self.pool.reference(idx).store(0, Ordering::Relaxed);
         }
         match (0..PLACES).find(|place| bucket.tag(*place) == 0) {
             Some(place) => {
                 bucket.elems[place].store(idx.0, Ordering::Release);
+                point();
                 bucket.set_tag(place, tag_of(hash));
             }
             None => {
@@ -263,6 +271,7 @@ impl Table {
                 idx = self.find::<K>(key, hash).ok_or(Errno::ENOENT)?;
                 let at = self.position(bucket, idx).ok_or(Errno::ENOENT)?;
                 content = self.end_life(idx)?;
+                point();
                 if let Some((out, flags)) = out {
                     self.copy_value_out(idx, content, out, flags);
                 }
@@ -302,11 +311,14 @@ impl Table {
         match at {
             Position::Place(place) => {
                 bucket.set_tag(place, 0);
+                point();
                 // An element of the chain takes the place: first in, then the sign, then out.
                 if let Some(first) = ElemIdx::from_link(bucket.overflow.load(Ordering::Relaxed)) {
                     let tag = self.tag_of_element(first);
                     bucket.elems[place].store(first.0, Ordering::Release);
+                    point();
                     bucket.set_tag(place, tag);
+                    point();
                     bucket.bump_seq();
                     bucket.overflow.store(
                         self.pool.next(first).load(Ordering::Relaxed),

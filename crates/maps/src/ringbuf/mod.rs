@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use ring3_os::cpu::page_bytes;
 use ring3_os::eventfd::EventFd;
 use ring3_os::map::RingRegion;
+use ring3_sync::interleave::point;
 use ring3_sync::spin::OwnedSpin;
 use ring3_uapi::Errno;
 use ring3_uapi::flags::map_create;
@@ -158,6 +159,7 @@ impl RingBuf {
             pending += record.next_multiple_of(8);
         }
         self.pending_pos.store(pending, Ordering::Relaxed);
+        point();
         // Neither the consumer nor the oldest open record may be overtaken. The consumer's word is the client's to scribble on: a position ahead of
         // ours gives a huge difference and so no room.
         if end.wrapping_sub(consumed) > self.mask || end.wrapping_sub(pending) > self.mask {
@@ -172,6 +174,7 @@ impl RingBuf {
         unsafe { AtomicU32::from_ptr(header.cast::<u32>().add(1)) }
             .store(page as u32, Ordering::Relaxed);
         // The consumer sees the header before the position.
+        point();
         self.producer_pos().store(end, Ordering::Release);
         header as u64 + HEADER_BYTES as u64
     }
@@ -186,7 +189,9 @@ impl RingBuf {
             len |= DISCARD_BIT;
         }
         // Sequentially consistent: the consumer's position is read after the record is visible, else both could sleep.
+        point();
         word.swap(len, Ordering::SeqCst);
+        point();
         let consumed = self.consumer_pos().load(Ordering::SeqCst) & self.mask;
         if flags & wakeup::FORCE_WAKEUP != 0
             || (consumed == offset && flags & wakeup::NO_WAKEUP == 0)
@@ -273,13 +278,17 @@ impl RingBuf {
         self.query(query::AVAIL_DATA) != 0
     }
 
-    /// Consumes records as libbpf does, in this process: calls `take` for each one until none is ready, at most a ring full.
+    /// Consumes records as libbpf does, in this process: calls `take` for each one until none is ready.
     /// Only one consumer may run at a time, this one or a client's.
     pub fn consume(&self, mut take: impl FnMut(&[u8])) -> usize {
         let mut taken = 0;
         let mut consumed = self.consumer_pos().load(Ordering::Acquire);
-        let produced = self.producer_pos().load(Ordering::Acquire);
-        while consumed < produced {
+        loop {
+            // Read again after every step: a producer that saw an older position of ours wakes nobody.
+            let produced = self.producer_pos().load(Ordering::SeqCst);
+            if consumed >= produced {
+                break;
+            }
             let header = self.header(consumed).load(Ordering::Acquire);
             if header & BUSY_BIT != 0 {
                 break;
@@ -297,7 +306,9 @@ impl RingBuf {
                 taken += 1;
             }
             consumed += (len + HEADER_BYTES).next_multiple_of(8) as u64;
+            point();
             self.consumer_pos().store(consumed, Ordering::SeqCst);
+            point();
         }
         taken
     }

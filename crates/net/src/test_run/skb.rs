@@ -50,6 +50,7 @@ impl ProgTypeOps for SkbOps {
         let frame_error =
             |errno| Error::new(errno, format!("data_in of {} bytes", run.data_in.len()));
         let mut skb = Skb::received(&run.data_in, loopback()).map_err(frame_error)?;
+        check_network_header(&skb).map_err(frame_error)?;
         let ctx = Context::parse(&run.ctx_in)
             .ok_or_else(|| invalid(prog, "ctx_in: a field that must be 0 is not"))?;
         ctx.apply(&mut skb)
@@ -82,6 +83,20 @@ impl ProgTypeOps for SkbOps {
             data_out,
             ctx_out,
         })
+    }
+}
+
+/// A test run refuses IP packets without a whole header.
+fn check_network_header(skb: &Skb) -> Result<(), Errno> {
+    let header = match skb.protocol() {
+        [0x08, 0x00] => 20,
+        [0x86, 0xdd] => 40,
+        _ => 0,
+    };
+    if skb.data().len() < ETH_HEADER_BYTES + header {
+        Err(Errno::EINVAL)
+    } else {
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::{fs, io, process::ExitCode};
 use ring3_testkit::{
     fixture::elf_fixtures,
     kernel::{self, KernelObject},
-    mprog_kernel,
+    mprog_kernel, net_kernel,
 };
 
 /// What can be recorded.
@@ -13,6 +13,7 @@ const AREAS: &[(&str, fn() -> io::Result<usize>)] = &[
     ("elf", record_elf),
     ("maps", record_maps),
     ("mprog", record_mprog),
+    ("net", record_net),
 ];
 
 fn main() -> ExitCode {
@@ -83,4 +84,16 @@ fn record_maps() -> io::Result<usize> {
 /// Random histories of attach requests at a tcx hook.
 fn record_mprog() -> io::Result<usize> {
     mprog_kernel::record(&ring3_testkit::fixture::fixtures_dir().join("oracle/mprog"))
+}
+
+/// Random test runs of every packet helper; `RING3_ORACLE_NET` names another folder for a larger record of `RING3_ORACLE_CASES`.
+fn record_net() -> io::Result<usize> {
+    const CASES: u64 = 120;
+    let folder = std::env::var_os("RING3_ORACLE_NET").map_or_else(
+        || ring3_testkit::fixture::fixtures_dir().join("oracle/net"),
+        std::path::PathBuf::from,
+    );
+    let cases = std::env::var("RING3_ORACLE_CASES").ok();
+    let cases = cases.and_then(|cases| cases.parse().ok()).unwrap_or(CASES);
+    net_kernel::record(&folder, cases)
 }

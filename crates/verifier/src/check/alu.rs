@@ -270,73 +270,78 @@ pub(crate) fn clear_scalar_id(reg: &mut RegState) {
 
 /// `dst = dst op src` where both have values: pointers, then numbers.
 fn adjust_reg(env: &mut Env<'_>, width: Width, op: AluOp, dst: Reg, src: Operand) -> Check {
-    let dst_reg = *env.cur.reg(dst);
-    if dst_reg.ty.is(RegBase::PtrToArena) {
+    let dst_reg = env.cur.reg(dst);
+    let (dst_ty, dst_is_precise) = (dst_reg.ty, dst_reg.precise);
+    if dst_ty.is(RegBase::PtrToArena) {
         // Any arithmetic is allowed on arena pointers; they are 32 bits wide.
         if width == Width::W64 {
             env.aux[env.insn_idx as usize].needs_zext = true;
         }
         return Ok(());
     }
+    if dst_ty.is_scalar() {
+        match src {
+            Operand::Imm(imm) => {
+                let imm = Scalar::known(i64::from(imm) as u64);
+                return adjust_scalars(env, width, op, dst, src, &imm);
+            }
+            Operand::Reg(number) if env.cur.reg(number).ty.is_scalar() => {
+                if dst_is_precise {
+                    mark_chain_precision(env, number)?;
+                }
+                let src_scalar = env.cur.reg(number).scalar;
+                return adjust_scalars(env, width, op, dst, src, &src_scalar);
+            }
+            Operand::Reg(_) => {}
+        }
+    }
+    adjust_with_pointer(env, width, op, dst, src)
+}
+
+/// As [`adjust_reg`] where at least one operand is a pointer.
+fn adjust_with_pointer(
+    env: &mut Env<'_>,
+    width: Width,
+    op: AluOp,
+    dst: Reg,
+    src: Operand,
+) -> Check {
+    let dst_reg = *env.cur.reg(dst);
     let src_reg = match src {
         Operand::Reg(src) => *env.cur.reg(src),
         Operand::Imm(imm) => RegState::known(i64::from(imm) as u64),
     };
-    match (dst_reg.ty.is_scalar(), src_reg.ty.is_scalar()) {
-        (false, false) => {
-            // Two pointers give no pointer; only their distance means anything.
-            if op == AluOp::Sub && env.permits.allow_ptr_leaks {
-                mark_reg_unknown(env, dst);
-                return Ok(());
-            }
-            reject!(
-                EACCES,
-                "R{} pointer {} pointer prohibited",
-                dst.number(),
-                op_text(op)
-            );
-        }
-        (true, false) => {
-            mark_chain_precision(env, dst)?;
-            adjust_pointer(
-                env,
-                width,
-                op,
-                dst,
-                src,
-                PtrOperands {
-                    ptr: src_reg,
-                    off: dst_reg,
-                    ptr_is_dst: false,
-                },
-            )
-        }
-        (false, true) => {
-            if let Operand::Reg(src) = src {
-                mark_chain_precision(env, src)?;
-            }
-            adjust_pointer(
-                env,
-                width,
-                op,
-                dst,
-                src,
-                PtrOperands {
-                    ptr: dst_reg,
-                    off: src_reg,
-                    ptr_is_dst: true,
-                },
-            )
-        }
-        (true, true) => {
-            if let Operand::Reg(src) = src
-                && dst_reg.precise
-            {
-                mark_chain_precision(env, src)?;
-            }
-            adjust_scalars(env, width, op, dst, dst_reg, src, &src_reg.scalar)
-        }
+    if dst_reg.ty.is_scalar() {
+        mark_chain_precision(env, dst)?;
+        let operands = PtrOperands {
+            ptr: src_reg,
+            off: dst_reg,
+            ptr_is_dst: false,
+        };
+        return adjust_pointer(env, width, op, dst, src, operands);
     }
+    if !src_reg.ty.is_scalar() {
+        // Two pointers give no pointer; only their distance means anything.
+        if op == AluOp::Sub && env.permits.allow_ptr_leaks {
+            mark_reg_unknown(env, dst);
+            return Ok(());
+        }
+        reject!(
+            EACCES,
+            "R{} pointer {} pointer prohibited",
+            dst.number(),
+            op_text(op)
+        );
+    }
+    if let Operand::Reg(src) = src {
+        mark_chain_precision(env, src)?;
+    }
+    let operands = PtrOperands {
+        ptr: dst_reg,
+        off: src_reg,
+        ptr_is_dst: true,
+    };
+    adjust_pointer(env, width, op, dst, src, operands)
 }
 
 fn adjust_scalars(
@@ -344,63 +349,55 @@ fn adjust_scalars(
     width: Width,
     op: AluOp,
     dst: Reg,
-    mut reg: RegState,
     src: Operand,
     src_scalar: &Scalar,
 ) -> Check {
-    let before = reg.scalar;
-    if Scalar::is_alu_computable(op, src_scalar, width) {
-        if matches!(op, AluOp::Add | AluOp::Sub) {
-            sanitize_scalar_alu(env, op, dst, src)?;
-        }
-        if let Some(fork) = reg.scalar.fork_of_sign_mask(op, src_scalar) {
-            let (here, before_it) = (env.insn_idx, env.insn_idx);
-            let other = push_path(env, here, before_it, Speculation::No)?;
-            other.reg_mut(dst).scalar = fork.zero;
-            reg.scalar = fork.ones;
-        }
-        reg.scalar = reg.scalar.alu(op, src_scalar, width);
-    } else {
-        reg.set_unknown();
-        reg.precise = !env.permits.bpf_capable;
+    if !Scalar::is_alu_computable(op, src_scalar, width) {
+        mark_reg_unknown(env, dst);
+        return Ok(());
     }
-    link_after_alu(env, width, op, dst, src, &mut reg, &before, src_scalar);
-    *env.cur.reg_mut(dst) = reg;
+    if matches!(op, AluOp::Add | AluOp::Sub) {
+        sanitize_scalar_alu(env, op, dst, src)?;
+    }
+    let before = env.cur.reg(dst).scalar;
+    let mut scalar = before;
+    if let Some(fork) = before.fork_of_sign_mask(op, src_scalar) {
+        let here = env.insn_idx;
+        let other = push_path(env, here, here, Speculation::No)?;
+        other.reg_mut(dst).scalar = fork.zero;
+        scalar = fork.ones;
+    }
+    scalar = scalar.alu(op, src_scalar, width);
+    let may_link = env.permits.bpf_capable && src != Operand::Reg(dst);
+    let reg = env.cur.reg_mut(dst);
+    reg.scalar = scalar;
+    if reg.id != 0 {
+        match linked_sum(width, op, reg, &before, src_scalar) {
+            Some((id, off)) if may_link => (reg.id, reg.off) = (id, off),
+            Some(_) | None => clear_scalar_id(reg),
+        }
+    }
     Ok(())
 }
 
-/// `dst += K` and `dst -= K` keep the link to the registers that `dst` equalled, as "plus `K`".
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the whole instruction and both of its states decide"
-)]
-fn link_after_alu(
-    env: &Env<'_>,
+/// Id and offset of `dst += K` and `dst -= K`: the link to the registers that `dst` equalled stays, as "plus `K`".
+fn linked_sum(
     width: Width,
     op: AluOp,
-    dst: Reg,
-    src: Operand,
-    reg: &mut RegState,
+    reg: &RegState,
     before: &Scalar,
-    src_scalar: &Scalar,
-) {
-    let may_link = env.permits.bpf_capable && reg.id != 0 && src != Operand::Reg(dst);
-    let delta = if may_link && matches!(op, AluOp::Add | AluOp::Sub) {
-        added_constant(width, op, src_scalar)
-    } else {
-        None
-    };
-    let fits = width == Width::W64 || before.umax <= u64::from(u32::MAX);
-    match delta {
-        Some(delta) if reg.id & BPF_ADD_CONST == 0 && fits => {
-            reg.id |= match width {
-                Width::W64 => BPF_ADD_CONST64,
-                Width::W32 => BPF_ADD_CONST32,
-            };
-            reg.off = delta;
-        }
-        _ => clear_scalar_id(reg),
+    src: &Scalar,
+) -> Option<(u32, i32)> {
+    if !matches!(op, AluOp::Add | AluOp::Sub) || reg.id & BPF_ADD_CONST != 0 {
+        return None;
     }
+    let kind = match width {
+        Width::W64 => BPF_ADD_CONST64,
+        // A sum of 32 bits is linked to a number of 32 bits.
+        Width::W32 if before.umax <= u64::from(u32::MAX) => BPF_ADD_CONST32,
+        Width::W32 => return None,
+    };
+    Some((reg.id | kind, added_constant(width, op, src)?))
 }
 
 /// What `op` adds, if it is known and fits the register's `off`.

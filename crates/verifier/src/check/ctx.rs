@@ -72,6 +72,8 @@ pub(crate) fn check_ctx_access(env: &mut Env<'_>, off: i32, access: MemAccess) -
             }
         }
     };
+    // DIVERGES: the reference kernel takes aligned loads at negative offsets from the record of a tracepoint (its lower
+    // bound is compared without sign), which read memory before the record; they are rejected here.
     let Some(field) = found else { reject!(EACCES, "invalid bpf_context access off={off} size={bytes}") };
     if field.ref_obj_id != 0 && env.cur.refs.find(field.ref_obj_id).is_none() {
         reject!(EACCES, "invalid bpf_context access off={off}. Reference may already be released");

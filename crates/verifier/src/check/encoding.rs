@@ -28,14 +28,20 @@ const END: u8 = 0xd0;
 pub(crate) fn bad_encoding(env: &mut Env<'_>, raw: RawInsn) -> Box<Violation> {
     match check_encoding(env, raw) {
         Err(violation) => violation,
-        Ok(()) => Violation::bug(format_args!("no fault found in the encoding of opcode {:02x}", raw.code)),
+        Ok(()) => Violation::bug(format_args!(
+            "no fault found in the encoding of opcode {:02x}",
+            raw.code
+        )),
     }
 }
 
 fn check_encoding(env: &mut Env<'_>, raw: RawInsn) -> Check {
     match raw.class() {
         0 => check_ld(env, raw),
-        1 => check_operands(env, &[(raw.src(), RegArg::Src), (raw.dst(), RegArg::DstNoMark)]),
+        1 => check_operands(
+            env,
+            &[(raw.src(), RegArg::Src), (raw.dst(), RegArg::DstNoMark)],
+        ),
         2 => {
             if raw.src() != 0 {
                 reject!(EINVAL, "BPF_ST uses reserved fields");
@@ -66,13 +72,19 @@ fn check_ld(env: &mut Env<'_>, raw: RawInsn) -> Check {
         return check_operands(env, &[(raw.dst(), RegArg::DstNoMark)]);
     }
     if !env.registry.prog_type(env.facts.attach.prog_type).ld_abs {
-        reject!(EINVAL, "BPF_LD_[ABS|IND] instructions not allowed for this program type");
+        reject!(
+            EINVAL,
+            "BPF_LD_[ABS|IND] instructions not allowed for this program type"
+        );
     }
     let is_abs = raw.code & 0xe0 == 0x20;
     if raw.dst() != 0 || raw.off != 0 || raw.code & 0x18 == 0x18 || (is_abs && raw.src() != 0) {
         reject!(EINVAL, "BPF_LD_[ABS|IND] uses reserved fields");
     }
-    check_operands(env, &[(Reg::R6.number(), RegArg::Src), (raw.src(), RegArg::Src)])
+    check_operands(
+        env,
+        &[(Reg::R6.number(), RegArg::Src), (raw.src(), RegArg::Src)],
+    )
 }
 
 fn check_stx(env: &mut Env<'_>, raw: RawInsn) -> Check {
@@ -87,7 +99,10 @@ fn check_stx(env: &mut Env<'_>, raw: RawInsn) -> Check {
                 }
                 check_operands(env, &both)
             }
-            LOAD_ACQUIRE => check_operands(env, &[(raw.src(), RegArg::Src), (raw.dst(), RegArg::DstNoMark)]),
+            LOAD_ACQUIRE => check_operands(
+                env,
+                &[(raw.src(), RegArg::Src), (raw.dst(), RegArg::DstNoMark)],
+            ),
             STORE_RELEASE => check_operands(env, &both),
             imm => reject!(EINVAL, "BPF_ATOMIC uses invalid atomic opcode {imm:02x}"),
         };
@@ -145,9 +160,16 @@ fn check_alu(env: &mut Env<'_>, raw: RawInsn) -> Check {
 fn bad_move(env: &Env<'_>, raw: RawInsn, is_wide: bool) -> Option<String> {
     const CAST: i16 = 1;
     if is_wide && raw.off == CAST {
-        let has_arena = env.facts.used_maps.iter().any(|&map| env.facts.map(map).map_type == MapType::Arena);
+        let has_arena = env
+            .facts
+            .used_maps
+            .iter()
+            .any(|&map| env.facts.map(map).map_type == MapType::Arena);
         return if !has_arena {
-            Some("addr_space_cast insn can only be used in a program that has an associated arena".into())
+            Some(
+                "addr_space_cast insn can only be used in a program that has an associated arena"
+                    .into(),
+            )
         } else if raw.imm != 1 && raw.imm != 1 << 16 {
             Some("addr_space_cast insn can only convert between address space 1 and 0".into())
         } else {
@@ -155,7 +177,11 @@ fn bad_move(env: &Env<'_>, raw: RawInsn, is_wide: bool) -> Option<String> {
         };
     }
     let known = matches!(raw.off, 0 | 8 | 16) || (is_wide && raw.off == 32);
-    if known && raw.imm == 0 { None } else { Some("BPF_MOV uses reserved fields".into()) }
+    if known && raw.imm == 0 {
+        None
+    } else {
+        Some("BPF_MOV uses reserved fields".into())
+    }
 }
 
 fn check_jmp(env: &mut Env<'_>, raw: RawInsn) -> Check {
@@ -163,7 +189,12 @@ fn check_jmp(env: &mut Env<'_>, raw: RawInsn) -> Check {
         CALL => reject!(EINVAL, "BPF_CALL uses reserved fields"),
         JA => reject!(EINVAL, "BPF_JA uses reserved fields"),
         EXIT => reject!(EINVAL, "BPF_EXIT uses reserved fields"),
-        JCOND => return Err(Violation::new(Errno::EINVAL, format!("invalid may_goto imm {}", raw.imm))),
+        JCOND => {
+            return Err(Violation::new(
+                Errno::EINVAL,
+                format!("invalid may_goto imm {}", raw.imm),
+            ));
+        }
         _ => {}
     }
     check_operands(env, &[(raw.dst(), RegArg::Src)])?;
@@ -200,7 +231,9 @@ mod tests {
 
     fn message(insns: Vec<RawInsn>) -> Option<String> {
         let req = LoadRequest::new(ProgType::Xdp, insns);
-        verify(&req, &Registry::linux_6_18(), &mut Log::off()).err().map(|error| error.message)
+        verify(&req, &Registry::linux_6_18(), &mut Log::off())
+            .err()
+            .map(|error| error.message)
     }
 
     #[test]
@@ -213,15 +246,28 @@ mod tests {
             (insn(0x1d, 2, 0, 0, 1), "R2 !read_ok"),
             (insn(0x1d, 0, 0, 0, 1), "BPF_JMP/JMP32 uses reserved fields"),
             (insn(0xe5, 0, 0, 0, -7), "invalid may_goto imm -7"),
-            (insn(0xdb, 10, 0, -8, 0x33), "BPF_ATOMIC uses invalid atomic opcode 33"),
+            (
+                insn(0xdb, 10, 0, -8, 0x33),
+                "BPF_ATOMIC uses invalid atomic opcode 33",
+            ),
             (insn(0xcb, 10, 0, -8, 0), "invalid atomic operand size"),
             (insn(0x7b, 10, 0, -8, 1), "BPF_STX uses reserved fields"),
-            (insn(0x30, 0, 1, 0, 0), "BPF_LD_[ABS|IND] instructions not allowed for this program type"),
+            (
+                insn(0x30, 0, 1, 0, 0),
+                "BPF_LD_[ABS|IND] instructions not allowed for this program type",
+            ),
             (insn(0xd4, 0, 0, 0, 24), "BPF_END uses reserved fields"),
             (insn(0xbf, 0, 1, 7, 0), "BPF_MOV uses reserved fields"),
-            (insn(0xbf, 0, 1, 1, 1), "addr_space_cast insn can only be used in a program that has an associated arena"),
+            (
+                insn(0xbf, 0, 1, 1, 1),
+                "addr_space_cast insn can only be used in a program that has an associated arena",
+            ),
         ] {
-            assert_eq!(message(vec![R0, bad, EXIT]).as_deref(), Some(wanted), "{bad:?}");
+            assert_eq!(
+                message(vec![R0, bad, EXIT]).as_deref(),
+                Some(wanted),
+                "{bad:?}"
+            );
         }
     }
 

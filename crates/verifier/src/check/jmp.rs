@@ -97,8 +97,8 @@ fn check_jump(env: &mut Env<'_>, jump: &Jump) -> Check {
         width,
         op,
         dst,
-        src,
         off,
+        ..
     } = jump;
     let src_state = check_operands(env, jump)?;
     let dst_state = *env.cur.reg(dst);

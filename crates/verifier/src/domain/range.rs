@@ -180,7 +180,6 @@ impl<const B: u32> Range<B> {
     /// The sum's bounds.
     #[inline]
     #[must_use]
-    #[expect(clippy::should_implement_trait, reason = "abstract, not arithmetic")]
     pub const fn add(self, other: Self) -> Self {
         let smin = Self::fit(self.smin.checked_add(other.smin));
         let smax = Self::fit(self.smax.checked_add(other.smax));
@@ -194,7 +193,6 @@ impl<const B: u32> Range<B> {
     /// The difference's bounds.
     #[inline]
     #[must_use]
-    #[expect(clippy::should_implement_trait, reason = "abstract, not arithmetic")]
     pub const fn sub(self, other: Self) -> Self {
         let smin = Self::fit(self.smin.checked_sub(other.smax));
         let smax = Self::fit(self.smax.checked_sub(other.smin));

@@ -219,10 +219,6 @@ impl<const W: u32> TnumN<W> {
     /// The sum of the smallest members and the sum of the largest differ exactly where a carry is uncertain.
     #[inline]
     #[must_use]
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "abstract, not arithmetic: a + b is a set of sums"
-    )]
     pub const fn add(self, other: Self) -> Self {
         let least = self.value.wrapping_add(other.value);
         let most = least.wrapping_add(self.mask.wrapping_add(other.mask));
@@ -232,10 +228,6 @@ impl<const W: u32> TnumN<W> {
     /// `self - other`.
     #[inline]
     #[must_use]
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "abstract, not arithmetic: a - b is a set of differences"
-    )]
     pub const fn sub(self, other: Self) -> Self {
         let middle = self.value.wrapping_sub(other.value);
         let most = middle.wrapping_add(self.mask);
@@ -246,7 +238,6 @@ impl<const W: u32> TnumN<W> {
     /// `0 - self`.
     #[inline]
     #[must_use]
-    #[expect(clippy::should_implement_trait, reason = "abstract, not arithmetic")]
     pub const fn neg(self) -> Self {
         Self::ZERO.sub(self)
     }

@@ -9,7 +9,9 @@ use alloc::vec::Vec;
 
 use ring3_btf::{Btf, layout};
 use ring3_isa::RawInsn;
-use ring3_spec::ctx::{ACCESS, AccessKind, CtxField, CtxTable, Operation, Place, SocketView, Step, Who, Width};
+use ring3_spec::ctx::{
+    ACCESS, AccessKind, CtxField, CtxTable, Operation, Place, SocketView, Step, Who, Width,
+};
 use ring3_uapi::{FuncId, ProgType};
 
 use super::patch::build::*;
@@ -69,7 +71,11 @@ pub(super) fn convert_ctx_accesses(draft: &mut Draft, input: &CtxInput<'_>) -> C
 }
 
 fn aux_of<'a>(input: &CtxInput<'a>, slot: DraftSlot) -> Option<&'a InsnAux> {
-    if slot.is_primary { input.aux.get(slot.orig as usize) } else { None }
+    if slot.is_primary {
+        input.aux.get(slot.orig as usize)
+    } else {
+        None
+    }
 }
 
 fn is_memory(insn: RawInsn) -> bool {
@@ -120,8 +126,18 @@ fn convert(
         return Ok(());
     }
     if is_load && reads_zero_on_fault(ty) {
-        let mode = if insn.code & 0xe0 == MODE_MEM { MODE_PROBE_MEM } else { MODE_PROBE_MEMSX };
-        patch.keep_as(slot, RawInsn { code: (insn.code & 0x1f) | mode, ..insn });
+        let mode = if insn.code & 0xe0 == MODE_MEM {
+            MODE_PROBE_MEM
+        } else {
+            MODE_PROBE_MEMSX
+        };
+        patch.keep_as(
+            slot,
+            RawInsn {
+                code: (insn.code & 0x1f) | mode,
+                ..insn
+            },
+        );
         return Ok(());
     }
     let table = match ty.base {
@@ -136,21 +152,39 @@ fn convert(
         patch.keep(slot);
         return Ok(());
     };
-    let kind = if is_load { AccessKind::Load } else { AccessKind::Store };
+    let kind = if is_load {
+        AccessKind::Load
+    } else {
+        AccessKind::Store
+    };
     let off = insn.off as u32;
     let Some(field) = table.find(input.attach_type, kind, off, access_bytes(insn)) else {
-        unjudged!("conversion of an access to {} at {}", table.uapi_struct, insn.off);
+        unjudged!(
+            "conversion of an access to {} at {}",
+            table.uapi_struct,
+            insn.off
+        );
     };
     let steps = steps_of(field, insn, kind, tstamp_type);
     if steps.is_empty() {
         patch.keep(slot);
         return Ok(());
     }
-    let access = Conversion { input, insn, field, off };
+    let access = Conversion {
+        input,
+        insn,
+        field,
+        off,
+    };
     access.write(steps, slot, patch)
 }
 
-fn steps_of(field: &CtxField, insn: RawInsn, kind: AccessKind, tstamp_type: bool) -> &'static [Step] {
+fn steps_of(
+    field: &CtxField,
+    insn: RawInsn,
+    kind: AccessKind,
+    tstamp_type: bool,
+) -> &'static [Step] {
     let (load, store) = match field.with_tstamp_type {
         Some(steps) if tstamp_type => steps,
         _ => (field.load, field.store),
@@ -167,7 +201,9 @@ fn reads_zero_on_fault(ty: RegType) -> bool {
     let untrusted = TypeFlags::PTR_UNTRUSTED;
     match ty.base {
         RegBase::PtrToBtfId => {
-            ty.flags == TypeFlags::NONE || ty.flags == untrusted || ty.flags == untrusted.with(TypeFlags::MEM_ALLOC)
+            ty.flags == TypeFlags::NONE
+                || ty.flags == untrusted
+                || ty.flags == untrusted.with(TypeFlags::MEM_ALLOC)
         }
         RegBase::PtrToMem => ty.flags == untrusted.with(TypeFlags::MEM_RDONLY),
         _ => false,
@@ -181,7 +217,10 @@ fn arena_access(insn: RawInsn) -> RawInsn {
         (CLASS_STX, MODE_ATOMIC) => MODE_PROBE_ATOMIC,
         _ => return insn,
     };
-    RawInsn { code: (insn.code & 0x1f) | mode, ..insn }
+    RawInsn {
+        code: (insn.code & 0x1f) | mode,
+        ..insn
+    }
 }
 
 /// Whether the program looks at `tstamp_type`: others see a time stamp only if it is one of delivery.
@@ -189,10 +228,16 @@ fn uses_tstamp_type(draft: &Draft, input: &CtxInput<'_>) -> bool {
     let Some(ctx) = input.ctx else { return false };
     draft.slots.iter().any(|&slot| {
         is_memory(slot.insn)
-            && aux_of(input, slot).is_some_and(|aux| aux.ptr_type.is_some_and(|ty| ty.base == RegBase::PtrToCtx))
+            && aux_of(input, slot)
+                .is_some_and(|aux| aux.ptr_type.is_some_and(|ty| ty.base == RegBase::PtrToCtx))
             && slot.insn.class() == CLASS_LDX
             && ctx
-                .find(input.attach_type, AccessKind::Load, slot.insn.off as u32, access_bytes(slot.insn))
+                .find(
+                    input.attach_type,
+                    AccessKind::Load,
+                    slot.insn.off as u32,
+                    access_bytes(slot.insn),
+                )
                 .is_some_and(|field| field.name == "tstamp_type")
     })
 }
@@ -215,7 +260,10 @@ impl Conversion<'_> {
         if self.insn.class() == CLASS_LDX && self.insn.code & 0xe0 == MODE_MEMSX {
             let dst = self.insn.dst();
             let bits = i16::from(access_bytes(self.insn)) * 8;
-            insns.push(RawInsn { off: bits, ..alu_reg(ALU64, MOV, dst, dst) });
+            insns.push(RawInsn {
+                off: bits,
+                ..alu_reg(ALU64, MOV, dst, dst)
+            });
         }
         if let [only] = insns[..] {
             patch.keep_as(slot, only);
@@ -228,7 +276,11 @@ impl Conversion<'_> {
     /// The part of a field that is loaded, after the whole was.
     fn push_narrowing(&self, insns: &mut Vec<RawInsn>) {
         let bytes = access_bytes(self.insn);
-        let Some(narrow) = self.field.narrow.filter(|narrow| bytes < narrow.unit && bytes < narrow.target) else {
+        let Some(narrow) = self
+            .field
+            .narrow
+            .filter(|narrow| bytes < narrow.unit && bytes < narrow.target)
+        else {
             return;
         };
         if self.insn.class() != CLASS_LDX {
@@ -267,7 +319,10 @@ impl Conversion<'_> {
             Who::Dst => insn.dst(),
             Who::Val => insn.src(),
             Who::Ax => AX,
-            Who::Tmp => [R9, R8, R7].into_iter().find(|&reg| reg != insn.src() && reg != insn.dst()).unwrap_or(R9),
+            Who::Tmp => [R9, R8, R7]
+                .into_iter()
+                .find(|&reg| reg != insn.src() && reg != insn.dst())
+                .unwrap_or(R9),
         }
     }
 
@@ -291,35 +346,77 @@ impl Conversion<'_> {
     }
 
     fn insn_of(&self, step: Step) -> Check<RawInsn> {
-        let bytes_of = |bytes: u8| if bytes == ACCESS { self.unit_bytes() } else { bytes };
+        let bytes_of = |bytes: u8| {
+            if bytes == ACCESS {
+                self.unit_bytes()
+            } else {
+                bytes
+            }
+        };
         Ok(match step {
-            Step::Load { bytes, dst, base, place } => RawInsn::new(
+            Step::Load {
+                bytes,
+                dst,
+                base,
+                place,
+            } => RawInsn::new(
                 CLASS_LDX | MODE_MEM | size_bits(bytes_of(bytes)),
                 self.reg(dst),
                 self.reg(base),
                 self.place(place)?,
                 0,
             ),
-            Step::Store { bytes, base, place, src: Who::Val } => RawInsn::new(
+            Step::Store {
+                bytes,
+                base,
+                place,
+                src: Who::Val,
+            } => RawInsn::new(
                 self.insn.class() | MODE_MEM | size_bits(bytes_of(bytes)),
                 self.reg(base),
                 self.insn.src(),
                 self.place(place)?,
                 self.insn.imm,
             ),
-            Step::Store { bytes, base, place, src } => RawInsn::new(
+            Step::Store {
+                bytes,
+                base,
+                place,
+                src,
+            } => RawInsn::new(
                 CLASS_STX | MODE_MEM | size_bits(bytes_of(bytes)),
                 self.reg(base),
                 self.reg(src),
                 self.place(place)?,
                 0,
             ),
-            Step::AluImm { width, op, dst, imm } => alu_imm(alu_class(width), op_bits(op), self.reg(dst), imm),
-            Step::AluReg { width, op, dst, src: Who::Val } if self.insn.class() == CLASS_ST => {
+            Step::AluImm {
+                width,
+                op,
+                dst,
+                imm,
+            } => alu_imm(alu_class(width), op_bits(op), self.reg(dst), imm),
+            Step::AluReg {
+                width,
+                op,
+                dst,
+                src: Who::Val,
+            } if self.insn.class() == CLASS_ST => {
                 alu_imm(alu_class(width), op_bits(op), self.reg(dst), self.insn.imm)
             }
-            Step::AluReg { width, op, dst, src } => alu_reg(alu_class(width), op_bits(op), self.reg(dst), self.reg(src)),
-            Step::JumpImm { width, op, reg, imm, skip } => {
+            Step::AluReg {
+                width,
+                op,
+                dst,
+                src,
+            } => alu_reg(alu_class(width), op_bits(op), self.reg(dst), self.reg(src)),
+            Step::JumpImm {
+                width,
+                op,
+                reg,
+                imm,
+                skip,
+            } => {
                 let class = match width {
                     Width::W32 => JMP32,
                     Width::W64 => JMP,
@@ -364,7 +461,9 @@ fn drop_verdict(prog_type: ProgType) -> Option<i32> {
 }
 
 fn add_prologue(input: &CtxInput<'_>, draft: &mut Draft) -> Check {
-    let (Some(verdict), true) = (drop_verdict(input.prog_type), input.direct_write) else { return Ok(()) };
+    let (Some(verdict), true) = (drop_verdict(input.prog_type), input.direct_write) else {
+        return Ok(());
+    };
     let Some(cloned) = layout::field(input.kernel_btf, "sk_buff", "__cloned_offset") else {
         unjudged!("layout of sk_buff.__cloned_offset");
     };

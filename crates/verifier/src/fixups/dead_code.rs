@@ -44,7 +44,11 @@ fn is_branch(insn: RawInsn) -> bool {
 }
 
 fn hard_wire_branches(draft: &mut Draft, is_seen: &dyn Fn(u32) -> bool) {
-    let is_live = |slots: &[DraftSlot], at: u32| slots.get(at as usize).is_some_and(|slot| is_seen(slot.orig));
+    let is_live = |slots: &[DraftSlot], at: u32| {
+        slots
+            .get(at as usize)
+            .is_some_and(|slot| is_seen(slot.orig))
+    };
     for at in 0..draft.slots.len() {
         let slot = draft.slots[at];
         if !is_branch(slot.insn) {
@@ -69,7 +73,10 @@ fn remove_nops(draft: &mut Draft) -> Check {
     let slots = &draft.slots;
     let mut removed = vec![false; slots.len()];
     let mut kept: Vec<usize> = Vec::with_capacity(slots.len());
-    let with_no_distance = |slot: &DraftSlot| RawInsn { off: 0, ..slot.insn };
+    let with_no_distance = |slot: &DraftSlot| RawInsn {
+        off: 0,
+        ..slot.insn
+    };
     for at in 0..slots.len() {
         let mut looked_at = Some(at);
         let next = at as u32 + 1;
@@ -86,7 +93,11 @@ fn remove_nops(draft: &mut Draft) -> Check {
             } else {
                 kept.pop();
             }
-            looked_at = if is_may_goto { kept.last().copied() } else { None };
+            looked_at = if is_may_goto {
+                kept.last().copied()
+            } else {
+                None
+            };
         }
         if is_kept {
             kept.push(at);
@@ -121,11 +132,20 @@ mod tests {
     #[test]
     fn branches_never_taken_go() {
         let program = [jmp_imm(JMP, JEQ, R1, 0, 1), MOV0, EXIT, EXIT];
-        assert_eq!(removed(&[program[0], MOV0, MOV0, EXIT], &[]), [program[0], MOV0, MOV0, EXIT]);
+        assert_eq!(
+            removed(&[program[0], MOV0, MOV0, EXIT], &[]),
+            [program[0], MOV0, MOV0, EXIT]
+        );
         // The target is dead: the branch becomes nothing.
-        assert_eq!(removed(&[jmp_imm(JMP, JEQ, R1, 0, 2), MOV0, EXIT, EXIT], &[3]), [MOV0, EXIT]);
+        assert_eq!(
+            removed(&[jmp_imm(JMP, JEQ, R1, 0, 2), MOV0, EXIT, EXIT], &[3]),
+            [MOV0, EXIT]
+        );
         // The next is dead: a jump to what follows it stays as the kernel leaves it: over nothing.
-        assert_eq!(removed(&[jmp_imm(JMP, JEQ, R1, 0, 1), MOV0, EXIT], &[1]), [EXIT]);
+        assert_eq!(
+            removed(&[jmp_imm(JMP, JEQ, R1, 0, 1), MOV0, EXIT], &[1]),
+            [EXIT]
+        );
     }
 
     #[test]

@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 use ring3_isa::RawInsn;
 use ring3_uapi::Errno;
 
-use super::patch::build::*;
 use super::patch::Draft;
+use super::patch::build::*;
 use crate::aux::InsnAux;
 use crate::error::Check;
 use crate::subprogs::CODE_CALL;
@@ -27,11 +27,16 @@ pub(super) fn inline_loops(draft: &mut Draft, aux: &[InsnAux], stack_depth: &mut
         while starts.get(subprog + 1).is_some_and(|&start| start <= at) {
             subprog += 1;
         }
-        let inline = aux.get(slot.orig as usize).map(|aux| aux.loop_inline).unwrap_or_default();
+        let inline = aux
+            .get(slot.orig as usize)
+            .map(|aux| aux.loop_inline)
+            .unwrap_or_default();
         let callback = starts.get(inline.callback_subprogno as usize).copied();
-        let (true, Some(callback), Some(&depth)) =
-            (slot.is_primary && inline.fit_for_inline && slot.insn.code == CODE_CALL, callback, before.get(subprog))
-        else {
+        let (true, Some(callback), Some(&depth)) = (
+            slot.is_primary && inline.fit_for_inline && slot.insn.code == CODE_CALL,
+            callback,
+            before.get(subprog),
+        ) else {
             patch.keep(slot);
             return Ok(());
         };
@@ -50,7 +55,10 @@ pub(super) fn inline_loops(draft: &mut Draft, aux: &[InsnAux], stack_depth: &mut
             alu_reg(ALU64, MOV, R6, R1),
             alu_imm(ALU, MOV, R7, 0),
             alu_reg(ALU64, MOV, R8, R3),
-            RawInsn { off: 5, ..alu_reg(JMP, JGE, R7, R6) },
+            RawInsn {
+                off: 5,
+                ..alu_reg(JMP, JGE, R7, R6)
+            },
             alu_reg(ALU64, MOV, R1, R7),
             alu_reg(ALU64, MOV, R2, R8),
         ]);
@@ -78,10 +86,17 @@ mod tests {
     fn the_loop_calls_the_callback() {
         let call = RawInsn::new(CODE_CALL, 0, 0, 0, 181);
         let insns = [call, EXIT, alu_imm(ALU64, MOV, R0, 0), EXIT];
-        let subprogs = [0, 2].map(|start| Subprog { start, ..Subprog::default() });
+        let subprogs = [0, 2].map(|start| Subprog {
+            start,
+            ..Subprog::default()
+        });
         let mut draft = Draft::new(&insns, &subprogs);
         let mut aux = vec![InsnAux::default(); 4];
-        aux[0].loop_inline = LoopInline { initialized: true, fit_for_inline: true, callback_subprogno: 1 };
+        aux[0].loop_inline = LoopInline {
+            initialized: true,
+            fit_for_inline: true,
+            callback_subprogno: 1,
+        };
         let mut depth = [12, 0];
         inline_loops(&mut draft, &aux, &mut depth).unwrap();
         assert_eq!(depth, [40, 0]);

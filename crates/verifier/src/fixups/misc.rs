@@ -12,7 +12,9 @@ use ring3_uapi::{AttachType, Errno, FuncId, ProgType};
 use super::patch::build::*;
 use super::patch::{Draft, DraftSlot, Patch};
 use crate::aux::{InsnAux, MapArg};
-use crate::check::sanitize::{ALU_IMMEDIATE, ALU_NEG_VALUE, ALU_NON_POINTER, ALU_SANITIZE_DST, ALU_SANITIZE_SRC};
+use crate::check::sanitize::{
+    ALU_IMMEDIATE, ALU_NEG_VALUE, ALU_NON_POINTER, ALU_SANITIZE_DST, ALU_SANITIZE_SRC,
+};
 use crate::error::{Check, reject};
 use crate::subprogs::{is_helper_call, is_kfunc_call};
 
@@ -55,7 +57,11 @@ pub(super) fn do_misc_fixups(draft: &mut Draft, input: &MiscInput<'_>) -> Check 
             patch.keep(slot);
             return Ok(());
         }
-        let aux = if slot.is_primary { input.aux.get(slot.orig as usize).unwrap_or(&default) } else { &default };
+        let aux = if slot.is_primary {
+            input.aux.get(slot.orig as usize).unwrap_or(&default)
+        } else {
+            &default
+        };
         let insn = slot.insn;
         match insn.class() {
             ALU | ALU64 => fix_alu(input, slot, aux, patch),
@@ -69,12 +75,26 @@ pub(super) fn do_misc_fixups(draft: &mut Draft, input: &MiscInput<'_>) -> Check 
 fn fix_alu(input: &MiscInput<'_>, slot: DraftSlot, aux: &InsnAux, patch: &mut Patch) {
     let insn = slot.insn;
     if insn.code == ALU64 | MOV | X && insn.off == OFF_ADDR_SPACE_CAST && insn.imm != 0 {
-        let clears_half = insn.imm == 1 || input.arena_flags.is_some_and(|flags| flags & NO_USER_CONV != 0);
-        let cast = if clears_half { alu_reg(ALU, MOV, insn.dst(), insn.src()) } else { insn };
+        let clears_half = insn.imm == 1
+            || input
+                .arena_flags
+                .is_some_and(|flags| flags & NO_USER_CONV != 0);
+        let cast = if clears_half {
+            alu_reg(ALU, MOV, insn.dst(), insn.src())
+        } else {
+            insn
+        };
         patch.keep_as(slot, cast);
         return;
     }
-    let insn = if aux.needs_zext { RawInsn { code: (insn.code & !7) | ALU, ..insn } } else { insn };
+    let insn = if aux.needs_zext {
+        RawInsn {
+            code: (insn.code & !7) | ALU,
+            ..insn
+        }
+    } else {
+        insn
+    };
     let slot = DraftSlot { insn, ..slot };
     let operation = insn.code & 0xf0;
     if operation == DIV || operation == MOD {
@@ -94,7 +114,10 @@ fn fix_division(slot: DraftSlot, patch: &mut Patch) {
     let (alu, jmp) = if is_64 { (ALU64, JMP) } else { (ALU, JMP32) };
     let is_div = insn.code & 0xf0 == DIV;
     let (dst, src) = (insn.dst(), insn.src());
-    let checked = DraftSlot { divisor_nonzero: true, ..slot };
+    let checked = DraftSlot {
+        divisor_nonzero: true,
+        ..slot
+    };
     // 64-bit remainders need nothing where the dividend stays; 32-bit ones lose its upper half.
     let keep_dividend = |patch: &mut Patch| {
         if !is_64 {
@@ -103,8 +126,18 @@ fn fix_division(slot: DraftSlot, patch: &mut Patch) {
     };
     if insn.code & X == 0 {
         if is_signed && insn.imm == -1 {
-            let replacement = if is_div { alu_imm(alu, NEG, dst, 0) } else { alu_imm(ALU, MOV, dst, 0) };
-            patch.keep_as(slot, RawInsn { off: 0, ..replacement });
+            let replacement = if is_div {
+                alu_imm(alu, NEG, dst, 0)
+            } else {
+                alu_imm(ALU, MOV, dst, 0)
+            };
+            patch.keep_as(
+                slot,
+                RawInsn {
+                    off: 0,
+                    ..replacement
+                },
+            );
         } else {
             patch.keep(slot);
         }
@@ -112,7 +145,11 @@ fn fix_division(slot: DraftSlot, patch: &mut Patch) {
     }
     match (is_signed, is_div) {
         (false, true) => {
-            patch.push_all(&[jmp_imm(jmp, JNE, src, 0, 2), alu_reg(ALU, XOR, dst, dst), ja(1)]);
+            patch.push_all(&[
+                jmp_imm(jmp, JNE, src, 0, 2),
+                alu_reg(ALU, XOR, dst, dst),
+                ja(1),
+            ]);
             patch.keep(checked);
         }
         (false, false) => {
@@ -178,8 +215,15 @@ fn fix_pointer_arithmetic(slot: DraftSlot, aux: &InsnAux, patch: &mut Patch) {
     if !off_is_src {
         patch.push(alu_reg(ALU64, MOV, insn.dst(), insn.src()));
     }
-    let operation = if is_negative { insn.code ^ ADD ^ SUB } else { insn.code };
-    patch.keep_as(slot, RawInsn::new(operation, insn.dst(), AX, insn.off, insn.imm));
+    let operation = if is_negative {
+        insn.code ^ ADD ^ SUB
+    } else {
+        insn.code
+    };
+    patch.keep_as(
+        slot,
+        RawInsn::new(operation, insn.dst(), AX, insn.off, insn.imm),
+    );
     if off_is_src && is_negative && !is_imm {
         patch.push(alu_imm(ALU64, MUL, off, -1));
     }
@@ -189,11 +233,17 @@ fn fix_call(input: &MiscInput<'_>, slot: DraftSlot, aux: &InsnAux, patch: &mut P
     let insn = slot.insn;
     if is_kfunc_call(insn) {
         if insn.imm == 0 {
-            reject!(EINVAL, "invalid kernel function call not eliminated in verifier pass");
+            reject!(
+                EINVAL,
+                "invalid kernel function call not eliminated in verifier pass"
+            );
         }
         let is_cast = insn.off == 0
             && input.req.kernel_btf.as_ref().is_some_and(|btf: &Btf| {
-                matches!(btf.name(TypeId(insn.imm as u32)), "bpf_cast_to_kern_ctx" | "bpf_rdonly_cast")
+                matches!(
+                    btf.name(TypeId(insn.imm as u32)),
+                    "bpf_cast_to_kern_ctx" | "bpf_rdonly_cast"
+                )
             });
         if is_cast {
             patch.push(alu_reg(ALU64, MOV, R0, R1));
@@ -212,14 +262,24 @@ fn fix_call(input: &MiscInput<'_>, slot: DraftSlot, aux: &InsnAux, patch: &mut P
     Ok(())
 }
 
-fn fix_helper_call(input: &MiscInput<'_>, slot: DraftSlot, id: FuncId, aux: &InsnAux, patch: &mut Patch) -> Check {
+fn fix_helper_call(
+    input: &MiscInput<'_>,
+    slot: DraftSlot,
+    id: FuncId,
+    aux: &InsnAux,
+    patch: &mut Patch,
+) -> Check {
     match id {
         FuncId::TailCall => {
             match aux.map_arg {
                 // The processor may speculate past the bound of the index; without privilege it is masked.
                 MapArg::One { map, unpriv: true } => {
                     if let Some(map) = input.req.maps.get(map.0 as usize) {
-                        let mask = map.max_entries.checked_next_power_of_two().unwrap_or(0).wrapping_sub(1);
+                        let mask = map
+                            .max_entries
+                            .checked_next_power_of_two()
+                            .unwrap_or(0)
+                            .wrapping_sub(1);
                         patch.push_all(&[
                             jmp_imm(JMP, JGE, R3, map.max_entries as i32, 2),
                             alu_imm(ALU, AND, R3, mask as i32),
@@ -227,21 +287,43 @@ fn fix_helper_call(input: &MiscInput<'_>, slot: DraftSlot, id: FuncId, aux: &Ins
                     }
                 }
                 MapArg::Poison { unpriv: true } => reject!(EINVAL, "tail_call abusing map_ptr"),
-                MapArg::Unseen | MapArg::One { unpriv: false, .. } | MapArg::Poison { unpriv: false } => {}
+                MapArg::Unseen
+                | MapArg::One { unpriv: false, .. }
+                | MapArg::Poison { unpriv: false } => {}
             }
-            patch.keep_as(slot, RawInsn { code: CODE_TAIL_CALL, imm: 0, ..slot.insn });
+            patch.keep_as(
+                slot,
+                RawInsn {
+                    code: CODE_TAIL_CALL,
+                    imm: 0,
+                    ..slot.insn
+                },
+            );
         }
-        FuncId::SkStorageGet | FuncId::InodeStorageGet | FuncId::TaskStorageGet | FuncId::CgrpStorageGet => {
-            let gfp = if !input.sleepable || aux.storage_get_atomic { GFP_ATOMIC } else { GFP_KERNEL };
+        FuncId::SkStorageGet
+        | FuncId::InodeStorageGet
+        | FuncId::TaskStorageGet
+        | FuncId::CgrpStorageGet => {
+            let gfp = if !input.sleepable || aux.storage_get_atomic {
+                GFP_ATOMIC
+            } else {
+                GFP_KERNEL
+            };
             patch.push(alu_imm(ALU64, MOV, R5, gfp));
             patch.keep(slot);
         }
         FuncId::KptrXchg => {
-            patch.push_all(&[alu_reg(ALU64, MOV, R0, R2), RawInsn::new(0xdb, R1, R0, 0, 0xe1)]);
+            patch.push_all(&[
+                alu_reg(ALU64, MOV, R0, R2),
+                RawInsn::new(0xdb, R1, R0, 0, 0xe1),
+            ]);
         }
         FuncId::GetFuncArg if input.prog_type == ProgType::Tracing => patch.push_all(&[
             load64(R0, R1, -8),
-            RawInsn { off: 6, ..alu_reg(JMP32, JGE, R2, R0) },
+            RawInsn {
+                off: 6,
+                ..alu_reg(JMP32, JGE, R2, R0)
+            },
             alu_imm(ALU64, LSH, R2, 3),
             alu_reg(ALU64, ADD, R2, R1),
             load64(R0, R2, 0),
@@ -268,8 +350,12 @@ fn fix_helper_call(input: &MiscInput<'_>, slot: DraftSlot, id: FuncId, aux: &Ins
                 patch.push(alu_imm(ALU64, MOV, R0, -Errno::ENOTSUP.raw()));
             }
         }
-        FuncId::GetFuncArgCnt if input.prog_type == ProgType::Tracing => patch.push(load64(R0, R1, -8)),
-        FuncId::GetFuncIp if input.prog_type == ProgType::Tracing => patch.push(load64(R0, R1, -16)),
+        FuncId::GetFuncArgCnt if input.prog_type == ProgType::Tracing => {
+            patch.push(load64(R0, R1, -8))
+        }
+        FuncId::GetFuncIp if input.prog_type == ProgType::Tracing => {
+            patch.push(load64(R0, R1, -16))
+        }
         _ => patch.keep(slot),
     }
     Ok(())
@@ -281,7 +367,9 @@ mod tests {
     use crate::env::Subprog;
     use alloc::vec;
     use alloc::vec::Vec;
-    use ring3_isa::{AluOp, Insn, JmpOp, Operand, decode_xlated, eval_alu32, eval_alu64, eval_jmp32, eval_jmp64};
+    use ring3_isa::{
+        AluOp, Insn, JmpOp, Operand, decode_xlated, eval_alu32, eval_alu64, eval_jmp32, eval_jmp64,
+    };
 
     fn fixed(insn: RawInsn, aux: InsnAux) -> Vec<RawInsn> {
         try_fixed(insn, aux).unwrap()
@@ -313,12 +401,19 @@ mod tests {
                 Operand::Imm(imm) => i64::from(imm) as u64,
             };
             match insn {
-                Insn::Alu { width, op, dst, src } => {
+                Insn::Alu {
+                    width,
+                    op,
+                    dst,
+                    src,
+                } => {
                     let src = value(src, regs);
                     let old = regs[dst.index()];
                     let (is_wide, signed_min) = match width {
                         ring3_isa::Width::W64 => (true, old == 1 << 63 && src == u64::MAX),
-                        ring3_isa::Width::W32 => (false, old as u32 == 1 << 31 && src as u32 == u32::MAX),
+                        ring3_isa::Width::W32 => {
+                            (false, old as u32 == 1 << 31 && src as u32 == u32::MAX)
+                        }
                     };
                     let divisor_is_zero = if is_wide { src == 0 } else { src as u32 == 0 };
                     match op {
@@ -326,8 +421,11 @@ mod tests {
                         AluOp::Sdiv | AluOp::Smod => assert!(!divisor_is_zero && !signed_min),
                         _ => {}
                     }
-                    regs[dst.index()] =
-                        if is_wide { eval_alu64(op, old, src) } else { u64::from(eval_alu32(op, old as u32, src as u32)) };
+                    regs[dst.index()] = if is_wide {
+                        eval_alu64(op, old, src)
+                    } else {
+                        u64::from(eval_alu32(op, old as u32, src as u32))
+                    };
                 }
                 Insn::Neg { width, dst } => {
                     let old = regs[dst.index()];
@@ -336,14 +434,24 @@ mod tests {
                         ring3_isa::Width::W32 => u64::from((old as u32).wrapping_neg()),
                     };
                 }
-                Insn::Jmp { width, op, dst, src, off } => {
+                Insn::Jmp {
+                    width,
+                    op,
+                    dst,
+                    src,
+                    off,
+                } => {
                     let (dst, src) = (regs[dst.index()], value(src, regs));
                     let op: JmpOp = op;
                     let taken = match width {
                         ring3_isa::Width::W64 => eval_jmp64(op, dst, src),
                         ring3_isa::Width::W32 => eval_jmp32(op, dst as u32, src as u32),
                     };
-                    at = if taken { (at as i64 + i64::from(off)) as usize } else { at };
+                    at = if taken {
+                        (at as i64 + i64::from(off)) as usize
+                    } else {
+                        at
+                    };
                 }
                 Insn::Ja { off } => at = (at as i64 + i64::from(off)) as usize,
                 other => panic!("{other:?}"),
@@ -353,14 +461,28 @@ mod tests {
 
     #[test]
     fn divisions_never_trap_and_mean_the_same() {
-        const VALUES: [u64; 9] =
-            [0, 1, 7, u64::MAX, 1 << 63, 1 << 31, 0xffff_ffff, 0xffff_ffff_8000_0000, 0x1_0000_0000];
-        for (class, op, off) in
-            [ALU, ALU64].into_iter().flat_map(|class| [(DIV, 0), (DIV, 1), (MOD, 0), (MOD, 1)].map(|(op, off)| (class, op, off)))
-        {
-            let insn = RawInsn { off, ..alu_reg(class, op, R1, R2) };
+        const VALUES: [u64; 9] = [
+            0,
+            1,
+            7,
+            u64::MAX,
+            1 << 63,
+            1 << 31,
+            0xffff_ffff,
+            0xffff_ffff_8000_0000,
+            0x1_0000_0000,
+        ];
+        for (class, op, off) in [ALU, ALU64].into_iter().flat_map(|class| {
+            [(DIV, 0), (DIV, 1), (MOD, 0), (MOD, 1)].map(|(op, off)| (class, op, off))
+        }) {
+            let insn = RawInsn {
+                off,
+                ..alu_reg(class, op, R1, R2)
+            };
             let (decoded, _) = decode_xlated(&[insn], 0).unwrap();
-            let Insn::Alu { width, op, .. } = decoded else { panic!() };
+            let Insn::Alu { width, op, .. } = decoded else {
+                panic!()
+            };
             let replaced = fixed(insn, InsnAux::default());
             for (a, b) in VALUES.into_iter().flat_map(|a| VALUES.map(|b| (a, b))) {
                 let mut regs = [0; 12];
@@ -378,7 +500,11 @@ mod tests {
 
     #[test]
     fn clamped_offsets_are_zero_beyond_the_limit() {
-        let aux = InsnAux { alu_state: ALU_SANITIZE_SRC, alu_limit: 8, ..InsnAux::default() };
+        let aux = InsnAux {
+            alu_state: ALU_SANITIZE_SRC,
+            alu_limit: 8,
+            ..InsnAux::default()
+        };
         let replaced = fixed(alu_reg(ALU64, ADD, R1, R2), aux);
         for (off, wanted) in [(0, 100), (8, 108), (9, 100), (u64::MAX, 100)] {
             let mut regs = [0; 12];
@@ -391,14 +517,23 @@ mod tests {
     #[test]
     fn tail_calls_have_an_opcode_of_their_own() {
         let call = RawInsn::new(0x85, 0, 0, 0, 12);
-        assert_eq!(fixed(call, InsnAux::default()), [RawInsn::new(CODE_TAIL_CALL, 0, 0, 0, 0)]);
+        assert_eq!(
+            fixed(call, InsnAux::default()),
+            [RawInsn::new(CODE_TAIL_CALL, 0, 0, 0, 0)]
+        );
     }
 
     #[test]
     fn tail_calls_without_privilege_know_their_map() {
         let call = RawInsn::new(0x85, 0, 0, 0, 12);
-        let aux = InsnAux { map_arg: MapArg::Poison { unpriv: true }, ..InsnAux::default() };
-        assert_eq!(try_fixed(call, aux).unwrap_err().text, "tail_call abusing map_ptr");
+        let aux = InsnAux {
+            map_arg: MapArg::Poison { unpriv: true },
+            ..InsnAux::default()
+        };
+        assert_eq!(
+            try_fixed(call, aux).unwrap_err().text,
+            "tail_call abusing map_ptr"
+        );
     }
 
     #[test]

@@ -16,7 +16,9 @@ mod rnd_hi32;
 use alloc::vec::Vec;
 
 use ring3_isa::RawInsn;
-use ring3_spec::{CallFact, InsnFacts, LoadRequest, Registry, SubprogFacts, VerifiedProgram, VerifierStats};
+use ring3_spec::{
+    CallFact, InsnFacts, LoadRequest, Registry, SubprogFacts, VerifiedProgram, VerifierStats,
+};
 use ring3_uapi::flags::prog_load;
 use ring3_uapi::{FuncId, MapType};
 
@@ -73,7 +75,12 @@ pub(crate) fn fixup(input: &FixupInput<'_>) -> Check<VerifiedProgram> {
             slot.target = nop + 1;
         }
     }
-    let mut stack_bytes: Vec<u32> = input.removed_spills.stack_depth.iter().map(|&bytes| u32::from(bytes)).collect();
+    let mut stack_bytes: Vec<u32> = input
+        .removed_spills
+        .stack_depth
+        .iter()
+        .map(|&bytes| u32::from(bytes))
+        .collect();
     loop_inline::inline_loops(&mut draft, input.aux, &mut stack_bytes)?;
     let is_seen = |orig: u32| input.aux.get(orig as usize).is_none_or(|aux| aux.seen != 0);
     if input.bpf_capable {
@@ -94,9 +101,13 @@ pub(crate) fn fixup(input: &FixupInput<'_>) -> Check<VerifiedProgram> {
 /// Functions with a `may_goto` keep its count and start time on their stack.
 fn add_may_goto_stack(draft: &Draft, stack_bytes: &mut [u32]) {
     for (idx, subprog) in draft.subprogs.iter().enumerate() {
-        let end = draft.subprogs.get(idx + 1).map_or(draft.slots.len(), |next| next.start as usize);
-        let has_may_goto =
-            draft.slots[subprog.start as usize..end].iter().any(|slot| slot.insn.code == CODE_JCOND);
+        let end = draft
+            .subprogs
+            .get(idx + 1)
+            .map_or(draft.slots.len(), |next| next.start as usize);
+        let has_may_goto = draft.slots[subprog.start as usize..end]
+            .iter()
+            .any(|slot| slot.insn.code == CODE_JCOND);
         if has_may_goto && let Some(bytes) = stack_bytes.get_mut(subprog.orig as usize) {
             *bytes += MAY_GOTO_BYTES;
         }
@@ -121,7 +132,11 @@ fn convert_ctx(input: &FixupInput<'_>, draft: &mut Draft) -> Check {
 
 fn misc_input<'a>(input: &FixupInput<'a>) -> misc::MiscInput<'a> {
     let attach = &input.facts.attach;
-    let arena = input.facts.used_maps.iter().find(|&&map| input.facts.map(map).map_type == MapType::Arena);
+    let arena = input
+        .facts
+        .used_maps
+        .iter()
+        .find(|&&map| input.facts.map(map).map_type == MapType::Arena);
     misc::MiscInput {
         req: input.req,
         aux: input.aux,
@@ -132,21 +147,33 @@ fn misc_input<'a>(input: &FixupInput<'a>) -> misc::MiscInput<'a> {
     }
 }
 
-fn verified_program(input: &FixupInput<'_>, draft: &Draft, stack_bytes: &[u32]) -> Check<VerifiedProgram> {
+fn verified_program(
+    input: &FixupInput<'_>,
+    draft: &Draft,
+    stack_bytes: &[u32],
+) -> Check<VerifiedProgram> {
     let facts = input.facts;
     let insns = draft.encode()?;
-    let insn_facts = draft.slots.iter().map(|slot| insn_facts(input, draft, slot)).collect();
+    let insn_facts = draft
+        .slots
+        .iter()
+        .map(|slot| insn_facts(input, draft, slot))
+        .collect();
     let subprogs: Vec<SubprogFacts> = draft
         .subprogs
         .iter()
         .map(|subprog| subprog_facts(input, subprog.orig as usize, subprog.start, stack_bytes))
         .collect();
-    let exception_cb =
-        facts.exception_cb.and_then(|cb| draft.subprogs.iter().position(|subprog| subprog.orig == cb));
+    let exception_cb = facts
+        .exception_cb
+        .and_then(|cb| draft.subprogs.iter().position(|subprog| subprog.orig == cb));
     Ok(VerifiedProgram {
         insns,
         facts: insn_facts,
-        changes_pkt_data: facts.subprogs.first().is_some_and(|main| main.changes_pkt_data),
+        changes_pkt_data: facts
+            .subprogs
+            .first()
+            .is_some_and(|main| main.changes_pkt_data),
         subprogs,
         used_maps: facts.used_maps.iter().map(|map| map.0 as usize).collect(),
         stats: input.outcome.stats,
@@ -167,7 +194,7 @@ fn insn_facts(input: &FixupInput<'_>, draft: &Draft, slot: &DraftSlot) -> InsnFa
         seen: aux.is_some_and(|aux| aux.seen != 0),
         divisor_nonzero: slot.divisor_nonzero,
         probe_mem: insn.class() == 1 && matches!(mode, 0x20 | 0x40),
-        arena: matches!((insn.class(), mode), (1 | 2 | 3, 0xa0) | (1, 0xc0) | (3, 0xe0)),
+        arena: matches!((insn.class(), mode), (1..=3, 0xa0) | (1, 0xc0) | (3, 0xe0)),
         call: call_fact(draft, slot, aux.filter(|_| slot.is_primary)),
         ..InsnFacts::default()
     };
@@ -193,7 +220,10 @@ fn call_fact(draft: &Draft, slot: &DraftSlot, aux: Option<&InsnAux>) -> Option<C
         return draft.subprog_at(slot.target).map(CallFact::Subprog);
     }
     if is_kfunc_call(insn) {
-        return Some(CallFact::Kfunc { id: insn.imm as u32, btf_idx: insn.off });
+        return Some(CallFact::Kfunc {
+            id: insn.imm as u32,
+            btf_idx: insn.off,
+        });
     }
     let id = if is_helper_call(insn) {
         FuncId::from_raw(insn.imm as u32)?
@@ -210,16 +240,29 @@ fn call_fact(draft: &Draft, slot: &DraftSlot, aux: Option<&InsnAux>) -> Option<C
         Some(MapKey::One(key)) => Some(key),
         Some(MapKey::Unseen | MapKey::Poison) | None => None,
     };
-    Some(CallFact::Helper { id, map, const_key, callback: None })
+    Some(CallFact::Helper {
+        id,
+        map,
+        const_key,
+        callback: None,
+    })
 }
 
-fn subprog_facts(input: &FixupInput<'_>, orig: usize, start: u32, stack_bytes: &[u32]) -> SubprogFacts {
+fn subprog_facts(
+    input: &FixupInput<'_>,
+    orig: usize,
+    start: u32,
+    stack_bytes: &[u32],
+) -> SubprogFacts {
     let (subprog, aux) = (&input.facts.subprogs[orig], input.subprog_aux.get(orig));
     SubprogFacts {
         start,
         stack_bytes: stack_bytes.get(orig).copied().unwrap_or(0),
         name: subprog.name.clone(),
-        tail_call_reachable: input.stack.get(orig).is_some_and(|stack| stack.tail_call_reachable),
+        tail_call_reachable: input
+            .stack
+            .get(orig)
+            .is_some_and(|stack| stack.tail_call_reachable),
         has_tail_call: subprog.has_tail_call,
         has_ld_abs: subprog.has_ld_abs,
         is_callback: aux.is_some_and(|aux| aux.is_cb),

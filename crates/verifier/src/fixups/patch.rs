@@ -15,7 +15,9 @@ use ring3_isa::RawInsn;
 
 use crate::env::Subprog;
 use crate::error::{Check, reject};
-use crate::subprogs::{CODE_CALL, CODE_EXIT, CODE_JAL, is_jump_class, is_pseudo_call, is_pseudo_func, jump_distance};
+use crate::subprogs::{
+    CODE_CALL, CODE_EXIT, CODE_JAL, is_jump_class, is_pseudo_call, is_pseudo_func, jump_distance,
+};
 
 /// No target.
 pub(super) const NONE: u32 = u32::MAX;
@@ -59,7 +61,10 @@ impl Draft {
             divisor_nonzero: false,
             target: target_of(insns, at),
         };
-        let subprog = |(orig, subprog): (usize, &Subprog)| DraftSubprog { start: subprog.start, orig: orig as u32 };
+        let subprog = |(orig, subprog): (usize, &Subprog)| DraftSubprog {
+            start: subprog.start,
+            orig: orig as u32,
+        };
         Draft {
             slots: insns.iter().enumerate().map(slot).collect(),
             subprogs: subprogs.iter().enumerate().map(subprog).collect(),
@@ -67,8 +72,14 @@ impl Draft {
     }
 
     /// Replaces each slot by what `replace` puts in the patch.
-    pub(super) fn rewrite(&mut self, mut replace: impl FnMut(u32, DraftSlot, &mut Patch) -> Check) -> Check {
-        let mut patch = Patch { slots: Vec::with_capacity(self.slots.len()), orig: 0 };
+    pub(super) fn rewrite(
+        &mut self,
+        mut replace: impl FnMut(u32, DraftSlot, &mut Patch) -> Check,
+    ) -> Check {
+        let mut patch = Patch {
+            slots: Vec::with_capacity(self.slots.len()),
+            orig: 0,
+        };
         let mut starts = Vec::with_capacity(self.slots.len() + 1);
         for (at, &slot) in self.slots.iter().enumerate() {
             starts.push(patch.slots.len() as u32);
@@ -94,9 +105,16 @@ impl Draft {
         }
         // A function of which nothing is left is gone; the one behind it starts at the same slot.
         let end = self.slots.len() as u32;
-        let ends: Vec<u32> = self.subprogs.iter().skip(1).map(|subprog| subprog.start).chain([end]).collect();
+        let ends: Vec<u32> = self
+            .subprogs
+            .iter()
+            .skip(1)
+            .map(|subprog| subprog.start)
+            .chain([end])
+            .collect();
         let mut ends = ends.into_iter();
-        self.subprogs.retain(|subprog| ends.next().is_some_and(|end| subprog.start < end));
+        self.subprogs
+            .retain(|subprog| ends.next().is_some_and(|end| subprog.start < end));
         Ok(())
     }
 
@@ -112,7 +130,10 @@ impl Draft {
         for subprog in self.subprogs.iter_mut().skip(1) {
             subprog.start += added;
         }
-        let mut patch = Patch { slots: Vec::with_capacity(insns.len()), orig: 0 };
+        let mut patch = Patch {
+            slots: Vec::with_capacity(insns.len()),
+            orig: 0,
+        };
         patch.push_all(insns);
         let slots = patch.slots.into_iter().map(|(slot, target)| DraftSlot {
             target: match target {
@@ -138,7 +159,11 @@ impl Draft {
                     insn.imm = distance as i32;
                 } else {
                     let Ok(off) = i16::try_from(distance) else {
-                        reject!(ERANGE, "insn {} cannot be patched due to 16-bit range", slot.orig);
+                        reject!(
+                            ERANGE,
+                            "insn {} cannot be patched due to 16-bit range",
+                            slot.orig
+                        );
                     };
                     insn.off = off;
                 }
@@ -150,7 +175,10 @@ impl Draft {
 
     /// The number of the function that starts at a slot.
     pub(super) fn subprog_at(&self, start: u32) -> Option<u32> {
-        self.subprogs.binary_search_by_key(&start, |subprog| subprog.start).ok().map(|idx| idx as u32)
+        self.subprogs
+            .binary_search_by_key(&start, |subprog| subprog.start)
+            .ok()
+            .map(|idx| idx as u32)
     }
 }
 
@@ -187,7 +215,11 @@ pub(super) struct Patch {
 impl Patch {
     /// The slot itself.
     pub(super) fn keep(&mut self, slot: DraftSlot) {
-        let target = if slot.target == NONE { PatchTarget::None } else { PatchTarget::Old(slot.target) };
+        let target = if slot.target == NONE {
+            PatchTarget::None
+        } else {
+            PatchTarget::Old(slot.target)
+        };
         self.slots.push((slot, target));
     }
 
@@ -222,7 +254,13 @@ impl Patch {
     }
 
     fn added(&self, insn: RawInsn) -> DraftSlot {
-        DraftSlot { insn, orig: self.orig, is_primary: false, divisor_nonzero: false, target: NONE }
+        DraftSlot {
+            insn,
+            orig: self.orig,
+            is_primary: false,
+            divisor_nonzero: false,
+            target: NONE,
+        }
     }
 }
 
@@ -278,7 +316,13 @@ pub(super) mod build {
     }
 
     /// `if dst op imm goto +off`
-    pub(in crate::fixups) const fn jmp_imm(class: u8, op: u8, dst: u8, imm: i32, off: i16) -> RawInsn {
+    pub(in crate::fixups) const fn jmp_imm(
+        class: u8,
+        op: u8,
+        dst: u8,
+        imm: i32,
+        off: i16,
+    ) -> RawInsn {
         RawInsn::new(class | op, dst, 0, off, imm)
     }
 
@@ -310,7 +354,13 @@ mod tests {
     use alloc::vec;
 
     fn subprogs(starts: &[u32]) -> Vec<Subprog> {
-        starts.iter().map(|&start| Subprog { start, ..Subprog::default() }).collect()
+        starts
+            .iter()
+            .map(|&start| Subprog {
+                start,
+                ..Subprog::default()
+            })
+            .collect()
     }
 
     const MOV0: RawInsn = alu_imm(ALU64, MOV, R0, 0);
@@ -332,7 +382,14 @@ mod tests {
             .unwrap();
         assert_eq!(
             draft.encode().unwrap(),
-            [jmp_imm(JMP, JEQ, R1, 0, 4), jmp_imm(JMP, JNE, R2, 0, 1), MOV0, MOV0, ja(-5), EXIT]
+            [
+                jmp_imm(JMP, JEQ, R1, 0, 4),
+                jmp_imm(JMP, JNE, R2, 0, 1),
+                MOV0,
+                MOV0,
+                ja(-5),
+                EXIT
+            ]
         );
     }
 
@@ -360,7 +417,10 @@ mod tests {
     fn a_prologue_runs_once() {
         let mut draft = Draft::new(&[MOV0, ja(-2)], &subprogs(&[0]));
         draft.prepend(&[jmp_imm(JMP, JEQ, R1, 0, 1), MOV0]);
-        assert_eq!(draft.encode().unwrap(), [jmp_imm(JMP, JEQ, R1, 0, 1), MOV0, MOV0, ja(-2)]);
+        assert_eq!(
+            draft.encode().unwrap(),
+            [jmp_imm(JMP, JEQ, R1, 0, 1), MOV0, MOV0, ja(-2)]
+        );
     }
 
     #[test]
@@ -374,7 +434,13 @@ mod tests {
                 Ok(())
             })
             .unwrap();
-        assert_eq!(draft.subprogs, [DraftSubprog { start: 0, orig: 0 }, DraftSubprog { start: 2, orig: 2 }]);
+        assert_eq!(
+            draft.subprogs,
+            [
+                DraftSubprog { start: 0, orig: 0 },
+                DraftSubprog { start: 2, orig: 2 }
+            ]
+        );
     }
 
     #[test]
@@ -390,6 +456,9 @@ mod tests {
                 Ok(())
             })
             .unwrap();
-        assert_eq!(draft.encode().unwrap_err().text, "insn 0 cannot be patched due to 16-bit range");
+        assert_eq!(
+            draft.encode().unwrap_err().text,
+            "insn 0 cannot be patched due to 16-bit range"
+        );
     }
 }

@@ -5,8 +5,8 @@
 
 use ring3_isa::{RawInsn, Reg, decode_xlated};
 
-use super::patch::build::*;
 use super::patch::Draft;
+use super::patch::build::*;
 use crate::aux::InsnAux;
 use crate::error::Check;
 use crate::state::RegBase;
@@ -19,9 +19,15 @@ pub(super) fn extend_cmpxchg(draft: &mut Draft, aux: &[InsnAux]) -> Check {
     draft.rewrite(|_, slot, patch| {
         patch.keep(slot);
         let is_cmpxchg = slot.insn.code == CODE_ATOMIC32 && slot.insn.imm == CMPXCHG;
-        if is_cmpxchg && slot.is_primary && aux.get(slot.orig as usize).is_some_and(|aux| aux.zext_dst) {
+        if is_cmpxchg
+            && slot.is_primary
+            && aux.get(slot.orig as usize).is_some_and(|aux| aux.zext_dst)
+        {
             // Marked by its immediate as an extension.
-            patch.push(RawInsn { imm: 1, ..alu_reg(ALU, MOV, R0, R0) });
+            patch.push(RawInsn {
+                imm: 1,
+                ..alu_reg(ALU, MOV, R0, R0)
+            });
         }
         Ok(())
     })
@@ -32,9 +38,14 @@ pub(super) fn poison_upper_halves(draft: &mut Draft, aux: &[InsnAux], seed: u64)
     let mut random = seed | 1;
     draft.rewrite(|_, slot, patch| {
         patch.keep(slot);
-        let Some(aux) = aux.get(slot.orig as usize).filter(|_| slot.is_primary) else { return Ok(()) };
-        let is_ctx_load = slot.insn.class() == 1 && aux.ptr_type.is_some_and(|ty| ty.base == RegBase::PtrToCtx);
-        let Some(dst) = defined_half(slot.insn).filter(|_| !aux.zext_dst && !is_ctx_load) else { return Ok(()) };
+        let Some(aux) = aux.get(slot.orig as usize).filter(|_| slot.is_primary) else {
+            return Ok(());
+        };
+        let is_ctx_load =
+            slot.insn.class() == 1 && aux.ptr_type.is_some_and(|ty| ty.base == RegBase::PtrToCtx);
+        let Some(dst) = defined_half(slot.insn).filter(|_| !aux.zext_dst && !is_ctx_load) else {
+            return Ok(());
+        };
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;

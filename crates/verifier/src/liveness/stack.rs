@@ -24,6 +24,9 @@
 //! Memory is bounded: beyond [`MASKS_MAX`] sets nothing is learned any more and every slot counts as alive.
 //! Kernel counterpart: `liveness.c`. Neighbours: `explore`, `states`, `order` (postorder).
 
+mod chain;
+mod text;
+
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BinaryHeap};
 use alloc::vec;
@@ -39,66 +42,12 @@ use crate::env::{Facts, InsnFlags, Linkage, Subprog};
 use crate::log::{Log, vlog};
 use crate::state::VerifierState;
 use crate::subprogs::is_pseudo_call;
+use chain::CallChain;
+use text::{ChainText, ChangeLine};
 
 /// Instructions (times frames) over all instances.
 const MASKS_MAX: usize = 8 << 20;
 const NONE: u32 = u32::MAX;
-
-/// Where a frame stands: the functions from main to the current one and the calls between them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct CallChain {
-    /// Depth of the current frame; main is 0.
-    curframe: u8,
-    /// `callsites[i]` is the call in frame `i` that made frame `i + 1`.
-    callsites: [u32; CALL_FRAMES_MAX - 1],
-    /// Number of the function of each frame.
-    subprogs: [u32; CALL_FRAMES_MAX],
-}
-
-impl CallChain {
-    /// The chain of the main program (or of a global function that is verified on its own).
-    pub(crate) fn new(subprog: u32) -> CallChain {
-        let mut subprogs = [NONE; CALL_FRAMES_MAX];
-        subprogs[0] = subprog;
-        CallChain { curframe: 0, callsites: [NONE; CALL_FRAMES_MAX - 1], subprogs }
-    }
-
-    /// The chain one call deeper; the chain itself if it has eight frames already.
-    #[must_use]
-    pub(crate) fn called(mut self, callsite: u32, subprog: u32) -> CallChain {
-        let depth = usize::from(self.curframe);
-        if depth + 1 < CALL_FRAMES_MAX {
-            self.callsites[depth] = callsite;
-            self.subprogs[depth + 1] = subprog;
-            self.curframe += 1;
-        }
-        self
-    }
-
-    /// The chain of a state.
-    pub(crate) fn of(st: &VerifierState) -> CallChain {
-        let mut chain = CallChain::new(st.frame(0).subprogno);
-        for frameno in 1..=st.curframe {
-            let frame = st.frame(frameno);
-            chain = chain.called(frame.callsite, frame.subprogno);
-        }
-        chain
-    }
-
-    /// The chain cut back to a frame.
-    fn at_frame(mut self, frame: u8) -> CallChain {
-        for above in usize::from(frame)..usize::from(self.curframe) {
-            self.callsites[above] = NONE;
-            self.subprogs[above + 1] = NONE;
-        }
-        self.curframe = self.curframe.min(frame);
-        self
-    }
-
-    fn subprog(&self) -> u32 {
-        self.subprogs[usize::from(self.curframe)]
-    }
-}
 
 /// The four sets of one instruction and frame.
 #[derive(Clone, Copy, Default)]
@@ -125,7 +74,9 @@ struct Instance {
 
 impl Instance {
     fn masks(&self, frame: usize, insn_idx: u32) -> Option<&Masks> {
-        self.frames[frame].as_ref()?.get(insn_idx.checked_sub(self.start)? as usize)
+        self.frames[frame]
+            .as_ref()?
+            .get(insn_idx.checked_sub(self.start)? as usize)
     }
 }
 
@@ -185,8 +136,9 @@ impl StackLiveness {
         let insn = facts.raw[insn_idx as usize];
         if is_pseudo_call(insn) {
             let target = (i64::from(insn_idx) + i64::from(insn.imm) + 1) as u32;
-            let is_global =
-                facts.subprog_at(target).is_some_and(|callee| facts.subprogs[callee as usize].linkage == Linkage::Global);
+            let is_global = facts
+                .subprog_at(target)
+                .is_some_and(|callee| facts.subprogs[callee as usize].linkage == Linkage::Global);
             if !is_global {
                 self.current = None;
             }
@@ -201,7 +153,14 @@ impl StackLiveness {
     }
 
     /// An instruction of the current function reads these slots of a frame.
-    pub(crate) fn mark_read(&mut self, facts: &Facts, st: &VerifierState, frame: u8, insn_idx: u32, slots: u64) {
+    pub(crate) fn mark_read(
+        &mut self,
+        facts: &Facts,
+        st: &VerifierState,
+        frame: u8,
+        insn_idx: u32,
+        slots: u64,
+    ) {
         if let Some((_, instance)) = self.current {
             self.note_read(instance, usize::from(frame), insn_idx, slots);
             return;
@@ -231,7 +190,9 @@ impl StackLiveness {
 
     /// Whether a slot of a frame may be read from the place of the last [`StackLiveness::begin_query`] on.
     pub(crate) fn is_slot_alive(&self, facts: &Facts, frame: u8, spi: u32) -> bool {
-        self.is_alive(frame, spi, |callsite| facts.has_flag(callsite, InsnFlags::CALLS_CALLBACK))
+        self.is_alive(frame, spi, |callsite| {
+            facts.has_flag(callsite, InsnFlags::CALLS_CALLBACK)
+        })
     }
 
     fn prepare(&mut self, facts: &Facts) {
@@ -242,7 +203,12 @@ impl StackLiveness {
 }
 
 impl StackLiveness {
-    fn of_program(insns: &[RawInsn], subprogs: &[Subprog], postorder: &[u32], flags: &[InsnFlags]) -> Self {
+    fn of_program(
+        insns: &[RawInsn],
+        subprogs: &[Subprog],
+        postorder: &[u32],
+        flags: &[InsnFlags],
+    ) -> Self {
         let functions = subprogs
             .iter()
             .map(|subprog| Function {
@@ -269,7 +235,10 @@ impl StackLiveness {
             predecessors,
             predecessors_from,
             successors,
-            prune_points: flags.iter().map(|flags| flags.has(InsnFlags::PRUNE_POINT)).collect(),
+            prune_points: flags
+                .iter()
+                .map(|flags| flags.has(InsnFlags::PRUNE_POINT))
+                .collect(),
             ..StackLiveness::default()
         }
     }
@@ -294,7 +263,9 @@ impl StackLiveness {
     fn solve_chain(&mut self, chain: CallChain, log: &mut Log) {
         self.current = None;
         for frame in (0..=chain.curframe).rev() {
-            let Some(instance) = self.instance(chain.at_frame(frame)) else { continue };
+            let Some(instance) = self.instance(chain.at_frame(frame)) else {
+                continue;
+            };
             if self.instances[instance].changed {
                 if log.is_level2() || self.instances[instance].wrote_less {
                     self.solve(instance, log);
@@ -312,13 +283,19 @@ impl StackLiveness {
         for frame in 0..=chain.curframe {
             instances[usize::from(frame)] = self.instance(chain.at_frame(frame))?;
         }
-        Some(LiveQuery { instances, chain, insn_idx })
+        Some(LiveQuery {
+            instances,
+            chain,
+            insn_idx,
+        })
     }
 
     /// By the current function or, once it returned, by those between it and the frame. A callback may be called again,
     /// so its caller is asked at the call itself.
     fn is_alive(&self, frame: u8, spi: u32, calls_callback: impl Fn(u32) -> bool) -> bool {
-        let Some(query) = &self.query else { return true };
+        let Some(query) = &self.query else {
+            return true;
+        };
         if self.masks_allocated > MASKS_MAX {
             return true;
         }
@@ -331,7 +308,14 @@ impl StackLiveness {
         is_live(curframe, query.insn_idx)
             || (usize::from(frame)..curframe).any(|level| {
                 let callsite = query.chain.callsites[level];
-                is_live(level, if calls_callback(callsite) { callsite } else { callsite + 1 })
+                is_live(
+                    level,
+                    if calls_callback(callsite) {
+                        callsite
+                    } else {
+                        callsite + 1
+                    },
+                )
             })
     }
 
@@ -374,7 +358,8 @@ impl StackLiveness {
             }
         }
         let count = instance.insn_count as usize;
-        let masks = instance.frames[frame].get_or_insert_with(|| vec![Masks::default(); count].into());
+        let masks =
+            instance.frames[frame].get_or_insert_with(|| vec![Masks::default(); count].into());
         Some(&mut masks[idx as usize])
     }
 
@@ -382,7 +367,9 @@ impl StackLiveness {
         if slots == 0 {
             return;
         }
-        let Some(masks) = self.masks_mut(instance, frame, insn_idx) else { return };
+        let Some(masks) = self.masks_mut(instance, frame, insn_idx) else {
+            return;
+        };
         let is_news = slots & !masks.read != 0 && (slots | masks.read) & !masks.live != 0;
         masks.read |= slots;
         if is_news {
@@ -400,7 +387,9 @@ impl StackLiveness {
         let insn_idx = self.write_insn_idx;
         let instance = &self.instances[idx];
         let at = insn_idx.wrapping_sub(instance.start) as usize;
-        let Some(&committed) = instance.committed.get(at) else { return };
+        let Some(&committed) = instance.committed.get(at) else {
+            return;
+        };
         for frame in 0..=usize::from(instance.chain.curframe) {
             let mut slots = self.write_masks[frame];
             if slots == 0 && !committed {
@@ -409,7 +398,9 @@ impl StackLiveness {
             if slots == 0 && self.instances[idx].frames[frame].is_none() {
                 continue;
             }
-            let Some(masks) = self.masks_mut(idx, frame, insn_idx) else { return };
+            let Some(masks) = self.masks_mut(idx, frame, insn_idx) else {
+                return;
+            };
             let before = masks.wrote;
             if committed {
                 slots &= before;
@@ -427,16 +418,26 @@ impl StackLiveness {
 
     fn solve(&mut self, idx: usize, log: &mut Log) {
         let instance = &mut self.instances[idx];
-        let Some(function) = self.functions.get(instance.chain.subprog() as usize) else { return };
+        let Some(function) = self.functions.get(instance.chain.subprog() as usize) else {
+            return;
+        };
         let from = function.postorder_start as usize;
         let postorder = &self.postorder[from..];
         let until = postorder
             .iter()
             .position(|&at| at.wrapping_sub(instance.start) >= instance.insn_count)
             .unwrap_or(postorder.len());
-        let chain_text = ChainText { chain: &instance.chain, start: instance.start };
+        let chain_text = ChainText {
+            chain: &instance.chain,
+            start: instance.start,
+        };
         if instance.wrote_less {
-            for masks in instance.frames.iter_mut().flatten().flat_map(|masks| masks.iter_mut()) {
+            for masks in instance
+                .frames
+                .iter_mut()
+                .flatten()
+                .flat_map(|masks| masks.iter_mut())
+            {
                 masks.written = 0;
             }
         }
@@ -462,9 +463,15 @@ impl StackLiveness {
                     here.live = (live & !here.wrote) | here.read;
                     here.written = written | here.wrote;
                     changed |= before.live != here.live || before.written != here.written;
-                    let is_logged = here.read | here.wrote != 0 || at == instance.start || self.prune_points[at as usize];
+                    let is_logged = here.read | here.wrote != 0
+                        || at == instance.start
+                        || self.prune_points[at as usize];
                     if log.is_level2() && is_logged {
-                        let line = ChangeLine { chain: &chain_text, frame, at };
+                        let line = ChangeLine {
+                            chain: &chain_text,
+                            frame,
+                            at,
+                        };
                         line.write("live", before.live, here.live, log);
                         line.write("written", before.written, here.written, log);
                     }
@@ -476,7 +483,10 @@ impl StackLiveness {
             }
         }
         if log.is_level2() {
-            vlog!(log, "{chain_text} live stack update done in {iterations} iterations\n");
+            vlog!(
+                log,
+                "{chain_text} live stack update done in {iterations} iterations\n"
+            );
         }
         instance.changed = false;
         instance.wrote_less = false;
@@ -512,7 +522,9 @@ impl StackLiveness {
             let at = self.postorder[place as usize];
             let instance = &mut self.instances[idx];
             let start = instance.start;
-            let Some(masks) = &mut instance.frames[frame] else { continue };
+            let Some(masks) = &mut instance.frames[frame] else {
+                continue;
+            };
             let [next, jump] = self.successors[at as usize];
             if next == NONE {
                 continue;
@@ -541,12 +553,18 @@ impl StackLiveness {
     /// What the function's entry has live and written is read and written by the call.
     fn tell_caller(&mut self, idx: usize) {
         let Instance { chain, start, .. } = self.instances[idx];
-        let Some(caller_frame) = chain.curframe.checked_sub(1) else { return };
-        let Some(caller) = self.instance(chain.at_frame(caller_frame)) else { return };
+        let Some(caller_frame) = chain.curframe.checked_sub(1) else {
+            return;
+        };
+        let Some(caller) = self.instance(chain.at_frame(caller_frame)) else {
+            return;
+        };
         let callsite = chain.callsites[usize::from(caller_frame)];
         self.begin_writes(callsite);
         for frame in 0..=usize::from(caller_frame) {
-            let Some(&entry) = self.instances[idx].masks(frame, start) else { continue };
+            let Some(&entry) = self.instances[idx].masks(frame, start) else {
+                continue;
+            };
             self.write_masks[frame] |= entry.written;
             self.note_read(caller, frame, callsite, entry.live);
         }
@@ -558,7 +576,9 @@ impl StackLiveness {
 fn predecessors_of(successors: &[[u32; 2]]) -> (Vec<u32>, Vec<u32>) {
     let edges = || {
         successors.iter().enumerate().flat_map(|(from, to)| {
-            to.iter().filter(|&&to| (to as usize) < successors.len()).map(move |&to| (from as u32, to as usize))
+            to.iter()
+                .filter(|&&to| (to as usize) < successors.len())
+                .map(move |&to| (from as u32, to as usize))
         })
     };
     let mut from = vec![0u32; successors.len() + 1];
@@ -583,59 +603,6 @@ impl fmt::Debug for StackLiveness {
     }
 }
 
-/// `(CALLSITE,...,START)`
-struct ChainText<'a> {
-    chain: &'a CallChain,
-    start: u32,
-}
-
-impl fmt::Display for ChainText<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(")?;
-        for callsite in &self.chain.callsites[..usize::from(self.chain.curframe)] {
-            write!(f, "{callsite},")?;
-        }
-        write!(f, "{})", self.start)
-    }
-}
-
-struct ChangeLine<'a> {
-    chain: &'a ChainText<'a>,
-    frame: usize,
-    at: u32,
-}
-
-impl ChangeLine<'_> {
-    fn write(&self, what: &str, before: u64, after: u64, log: &mut Log) {
-        if before == after {
-            return;
-        }
-        vlog!(log, "{} frame {} insn {} ", self.chain, self.frame, self.at);
-        let (gained, lost) = (after & !before, before & !after);
-        if gained != 0 {
-            vlog!(log, "+{what} {} ", SlotsText(gained));
-        }
-        if lost != 0 {
-            vlog!(log, "-{what} {}", SlotsText(lost));
-        }
-        vlog!(log, "\n");
-    }
-}
-
-/// `-8,-16`
-struct SlotsText(u64);
-
-impl fmt::Display for SlotsText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut separator = "";
-        for spi in (0..64u32).filter(|&spi| self.0 >> spi & 1 != 0) {
-            write!(f, "{separator}{}", -8 * (spi as i32 + 1))?;
-            separator = ",";
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -648,10 +615,22 @@ mod tests {
 
     fn liveness(insns: &[RawInsn], starts: &[u32]) -> StackLiveness {
         let ends = starts[1..].iter().copied().chain([insns.len() as u32]);
-        let mut subprogs: Vec<Subprog> =
-            starts.iter().zip(ends).map(|(&start, end)| Subprog { start, end, ..Subprog::default() }).collect();
+        let mut subprogs: Vec<Subprog> = starts
+            .iter()
+            .zip(ends)
+            .map(|(&start, end)| Subprog {
+                start,
+                end,
+                ..Subprog::default()
+            })
+            .collect();
         let postorder = crate::order::compute_postorder(insns, &mut subprogs);
-        StackLiveness::of_program(insns, &subprogs, &postorder, &vec![InsnFlags::default(); insns.len()])
+        StackLiveness::of_program(
+            insns,
+            &subprogs,
+            &postorder,
+            &vec![InsnFlags::default(); insns.len()],
+        )
     }
 
     fn write(stack: &mut StackLiveness, chain: CallChain, insn_idx: u32, frame: u8, slots: u64) {
@@ -672,7 +651,12 @@ mod tests {
         log.into_string()
     }
 
-    fn is_alive(stack: &mut StackLiveness, chain: CallChain, insn_idx: u32, calls_callback: bool) -> bool {
+    fn is_alive(
+        stack: &mut StackLiveness,
+        chain: CallChain,
+        insn_idx: u32,
+        calls_callback: bool,
+    ) -> bool {
         stack.query = stack.query_at(chain, insn_idx);
         stack.is_alive(0, 0, |_| calls_callback)
     }

@@ -26,9 +26,10 @@ impl Names for ProgramNames<'_> {
     fn kfunc(&self, f: &mut fmt::Formatter<'_>, id: i32, btf_idx: i16) -> fmt::Result {
         let name = match (btf_idx, self.facts.btfs.first()) {
             (0, Some(btf)) => btf.name(TypeId(id as u32)),
-            _ => "",
+            _ => "<error>",
         };
-        f.write_str(if name.is_empty() { "unknown" } else { name })
+        // Id 0, which a loader leaves where it found no function, has an empty name.
+        f.write_str(name)
     }
 
     fn imm64(&self, f: &mut fmt::Formatter<'_>, _first: RawInsn, imm: u64) -> fmt::Result {

@@ -231,10 +231,16 @@ fn scalar_of(slot: &StackSlot, rules: Rules) -> Option<&RegState> {
     if slot.is_spilled_scalar64() {
         return Some(slot.spilled());
     }
+    if slot.types == [SlotType::Misc; SLOT_BYTES] {
+        return Some(&UNKNOWN);
+    }
+    if !rules.allow_uninit_stack {
+        return None;
+    }
     let all_misc = slot
         .types
         .iter()
-        .all(|&ty| ty == SlotType::Misc || ty == SlotType::Invalid && rules.allow_uninit_stack);
+        .all(|&ty| ty == SlotType::Misc || ty == SlotType::Invalid);
     if all_misc { Some(&UNKNOWN) } else { None }
 }
 
@@ -249,6 +255,16 @@ fn stack_covers(old: &FuncState, cur: &FuncState, rules: Rules, map: &mut IdMap)
 }
 
 fn slot_covers(o: &StackSlot, c: Option<&StackSlot>, rules: Rules, map: &mut IdMap) -> bool {
+    const SPILLED: [SlotType; SLOT_BYTES] = [SlotType::Spill; SLOT_BYTES];
+    if rules.exactness == Exactness::NotExact && o.types == [SlotType::Invalid; SLOT_BYTES] {
+        return true;
+    }
+    if let Some(c) = c
+        && o.types == SPILLED
+        && c.types == SPILLED
+    {
+        return reg_covers(o.spilled(), c.spilled(), rules, map);
+    }
     // Byte by byte, as bytes of one slot may differ in what they hold.
     for byte in 0..SLOT_BYTES {
         let old_ty = o.types[byte];

@@ -1,0 +1,159 @@
+//! Both engines on everything there is: every accepted fixture over the capture, and generated programs.
+#![cfg(feature = "engines")]
+
+use ring3::{
+    EngineKind, LoadOptions, LoadedObject, Program,
+    maps::Access,
+    net::{CaptureReader, CapturedPacket, run_frame},
+    objects::Object,
+    uapi::{Errno, MapType},
+};
+use ring3_testkit::{
+    engines::{Compared, Hits, Plant, compare},
+    fixture::{elf_fixtures, fixtures_dir},
+    generate::{Rng, program},
+};
+
+fn capture() -> Vec<CapturedPacket> {
+    let mut reader = CaptureReader::open(&fixtures_dir().join("pcap/loopback.pcap")).unwrap();
+    let mut packets = Vec::new();
+    while let Some(packet) = reader.next_packet().unwrap() {
+        packets.push(packet);
+    }
+    packets
+}
+
+/// Elements of every map, sorted, per-CPU values summed: engines may run on different CPUs.
+fn contents(loaded: &LoadedObject) -> Vec<(String, Vec<(Vec<u8>, Vec<u8>)>)> {
+    loaded
+        .maps()
+        .map(|(name, map)| {
+            let map = map.map();
+            let is_percpu = matches!(map.map_type(), MapType::PercpuArray | MapType::PercpuHash);
+            let mut elements = Vec::new();
+            let mut key: Option<Vec<u8>> = None;
+            loop {
+                let mut next = vec![0; map.key_size() as usize];
+                if map.sys_next_key(Access::ReadOnly, key.as_deref(), &mut next)
+                    == Err(Errno::ENOENT)
+                {
+                    break;
+                }
+                let mut value = vec![0; map.sys_value_bytes()];
+                if map
+                    .sys_lookup(Access::ReadOnly, &next, &mut value, 0)
+                    .is_ok()
+                {
+                    if is_percpu {
+                        let words = value
+                            .chunks_exact(8)
+                            .map(|word| u64::from_ne_bytes(word.try_into().unwrap()));
+                        value = words.sum::<u64>().to_ne_bytes().to_vec();
+                    }
+                    elements.push((next.clone(), value));
+                }
+                key = Some(next);
+            }
+            elements.sort();
+            (name.to_owned(), elements)
+        })
+        .collect()
+}
+
+fn load(object: &Object, engine: EngineKind) -> LoadedObject {
+    let options = LoadOptions {
+        engine,
+        keep_going: true,
+        ..LoadOptions::default()
+    };
+    object.load_in(&ring3::system(), &options).unwrap()
+}
+
+/// Whether what a program gives depends on the clock or on chance.
+fn is_deterministic(program: &Program) -> bool {
+    program.name() != "say"
+}
+
+#[test]
+fn fixtures_give_the_same_on_both_engines() {
+    let packets = capture();
+    let mut ran = 0;
+    for fixture in elf_fixtures().unwrap() {
+        let object = Object::open(&fixture.path).unwrap();
+        let (jit, interp) = (
+            load(&object, EngineKind::Jit),
+            load(&object, EngineKind::Interp),
+        );
+        for (name, program) in jit.programs() {
+            let other = interp.program(name).unwrap();
+            for packet in &packets {
+                let (a, b) = (
+                    run_frame(program, &packet.data).unwrap(),
+                    run_frame(other, &packet.data).unwrap(),
+                );
+                assert!(
+                    a == b || !is_deterministic(program),
+                    "{} {name}: {a:02x?} {b:02x?}",
+                    fixture.name
+                );
+                ran += 1;
+            }
+        }
+        assert_eq!(contents(&jit), contents(&interp), "{}", fixture.name);
+    }
+    assert!(ran > 3000, "{ran} runs");
+}
+
+#[test]
+fn tail_calls_stop_at_the_limit() {
+    for engine in [EngineKind::Jit, EngineKind::Interp] {
+        let object = Object::open(fixtures_dir().join("elf/tail/chain.o")).unwrap();
+        let loaded = load(&object, engine);
+        loaded.set_tail_call("table", 1, "count_hops").unwrap();
+        let (retval, _) = run_frame(loaded.program("dispatch").unwrap(), &[0; 64]).unwrap();
+        // 33 tail calls: the dispatcher's, then 32 of the target to itself; the 34th falls through.
+        assert_eq!(retval, 33, "{engine:?}");
+        let (retval, _) = run_frame(loaded.program("count_hops").unwrap(), &[0; 64]).unwrap();
+        assert_eq!(
+            retval,
+            33 + 34,
+            "{engine:?}: the first run plus 33 tail calls"
+        );
+    }
+}
+
+#[test]
+fn generated_programs_give_the_same_on_both_engines() {
+    let system = ring3::system();
+    let mut hits = Hits::default();
+    let mut equal = 0;
+    for seed in 0..300 {
+        let mut rng = Rng::new(seed);
+        let generated = program(&mut rng);
+        match compare(
+            &system,
+            &generated,
+            &[seed as u8; 64],
+            Plant::Nothing,
+            &mut hits,
+        ) {
+            Compared::Equal => equal += 1,
+            Compared::Rejected(_) => {}
+            Compared::Different(how) => panic!("seed {seed}: {how}"),
+        }
+    }
+    assert!(equal > 200, "{equal} of 300 were accepted");
+}
+
+#[test]
+fn a_planted_fault_is_found_in_either_engine() {
+    let system = ring3::system();
+    for plant in [Plant::Jit, Plant::Interp] {
+        let found = (0..50).any(|seed| {
+            let generated = program(&mut Rng::new(seed));
+            let compared = compare(&system, &generated, &[1; 64], plant, &mut Hits::default());
+            matches!(compared, Compared::Different(_))
+        });
+        assert!(found, "{plant:?}");
+    }
+}
