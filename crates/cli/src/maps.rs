@@ -36,7 +36,10 @@ pub(crate) fn print_map(name: &str, map: &MapObject) {
     }
 }
 
-fn elements(map: &MapObject) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+/// Key and value bytes.
+type Element = (Vec<u8>, Vec<u8>);
+
+fn elements(map: &MapObject) -> Result<Vec<Element>, Errno> {
     let map = map.map();
     let attr = map.attr();
     let is_array = matches!(attr.map_type, MapType::Array | MapType::PercpuArray);

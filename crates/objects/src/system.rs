@@ -9,7 +9,7 @@ use ring3_spec::Registry;
 use ring3_sync::idr::Idr;
 use ring3_uapi::ProgType;
 
-use crate::{AuditEvent, MapObject, ProgTypeOps, Program};
+use crate::{AuditEvent, LinkObject, MapObject, ProgTypeOps, Program};
 
 type Subscriber = Box<dyn Fn(&AuditEvent) + Send + Sync>;
 
@@ -18,6 +18,7 @@ pub struct System {
     registry: Registry,
     maps: Idr<Weak<MapObject>>,
     progs: Idr<Weak<Program>>,
+    links: Idr<Weak<LinkObject>>,
     prog_types: RwLock<HashMap<ProgType, Arc<dyn ProgTypeOps>>>,
     kernel_btf: RwLock<Option<Btf>>,
     subscribers: Mutex<Vec<Subscriber>>,
@@ -35,6 +36,7 @@ impl System {
             registry,
             maps: Idr::new(),
             progs: Idr::new(),
+            links: Idr::new(),
             prog_types: RwLock::default(),
             kernel_btf: RwLock::default(),
             subscribers: Mutex::default(),
@@ -128,6 +130,34 @@ impl System {
             weak
         });
         made.expect("fewer than 2^31 programs are alive")
+    }
+
+    /// The link with this id, if it is alive.
+    pub fn link_by_id(&self, id: u32) -> Option<Arc<LinkObject>> {
+        self.links.get(id)?.upgrade()
+    }
+
+    /// The lowest link id above `id`.
+    pub fn next_link_id(&self, id: u32) -> Option<u32> {
+        self.links.next_id(id)
+    }
+
+    pub(crate) fn register_link(
+        self: &Arc<Self>,
+        make: impl FnOnce(u32, Weak<System>) -> LinkObject,
+    ) -> Arc<LinkObject> {
+        let mut made = None;
+        self.links.insert_with(|id| {
+            let link = Arc::new(make(id, Arc::downgrade(self)));
+            let weak = Arc::downgrade(&link);
+            made = Some(link);
+            weak
+        });
+        made.expect("fewer than 2^31 links are alive")
+    }
+
+    pub(crate) fn forget_link(&self, id: u32) {
+        self.links.remove(id);
     }
 
     pub(crate) fn forget_map(&self, id: u32) {

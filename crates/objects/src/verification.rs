@@ -27,6 +27,9 @@ pub struct Verification {
     pub duration: Duration,
 }
 
+/// A program's name, and what came of it.
+pub type NamedVerification = (String, Result<Verification, Error>);
+
 impl Verification {
     fn run(
         program: &str,
@@ -59,7 +62,7 @@ impl Object {
         &self,
         system: &Arc<System>,
         options: &LoadOptions,
-    ) -> Result<Vec<(String, Result<Verification, Error>)>, Error> {
+    ) -> Result<Vec<NamedVerification>, Error> {
         let maps = self.create_maps(system)?;
         let is_wanted = |name: &String| {
             options

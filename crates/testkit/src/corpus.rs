@@ -47,6 +47,9 @@ pub struct Row {
     pub load_ns: u64,
 }
 
+/// Maps of a call, and which descriptors name them.
+type MapsByFd = (Vec<Arc<MapInfo>>, BTreeMap<i32, FdObject>);
+
 fn text(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or_default().to_owned()
 }
@@ -62,7 +65,7 @@ fn hex(value: &Value, key: &str) -> io::Result<Vec<u8>> {
             .to_digit(16)
             .ok_or_else(|| invalid(format!("{key}: not hex")))
     };
-    if text.len() % 2 != 0 {
+    if !text.len().is_multiple_of(2) {
         return Err(invalid(format!("{key}: odd number of hex digits")));
     }
     text.chunks_exact(2)
@@ -173,7 +176,7 @@ impl Corpus {
         Ok(request)
     }
 
-    fn maps(&self, call: &Value) -> io::Result<(Vec<Arc<MapInfo>>, BTreeMap<i32, FdObject>)> {
+    fn maps(&self, call: &Value) -> io::Result<MapsByFd> {
         let mut maps = Vec::new();
         let mut fds = BTreeMap::new();
         for (fd, map) in call["maps"].as_array().into_iter().flatten().enumerate() {
@@ -292,11 +295,7 @@ fn insns(bytes: &[u8]) -> io::Result<Vec<RawInsn>> {
 fn records(call: &Value, key: &str) -> io::Result<InfoRecords> {
     let bytes = hex(call, key)?;
     let rec_size = number(call, &format!("{key}_rec_size")) as u32;
-    let count = if rec_size == 0 {
-        0
-    } else {
-        bytes.len() as u32 / rec_size
-    };
+    let count = (bytes.len() as u32).checked_div(rec_size).unwrap_or(0);
     Ok(InfoRecords {
         rec_size,
         count,

@@ -122,8 +122,11 @@ fn planted(generated: &Generated) -> Option<Generated> {
     Some(faulty)
 }
 
+/// Key and value bytes.
+type Element = (Vec<u8>, Vec<u8>);
+
 /// Everything an element-wise comparison needs of a map: keys and values, sorted.
-fn contents(map: &MapObject) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+fn contents(map: &MapObject) -> Result<Vec<Element>, Errno> {
     let map = map.map();
     let attr = map.attr();
     if attr.map_type == MapType::ProgArray {

@@ -23,7 +23,7 @@ impl Rng {
     }
 
     /// 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -33,7 +33,7 @@ impl Rng {
 
     /// A number below `bound`, which is not 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        (self.word() % bound as u64) as usize
     }
 
     /// One of the items.
@@ -54,9 +54,9 @@ impl Rng {
             2 => -1,
             3 => i32::MIN,
             4 => i32::MAX,
-            5 => self.next() as i8 as i32,
+            5 => self.word() as i8 as i32,
             6 => 1 << self.below(31),
-            _ => self.next() as i32,
+            _ => self.word() as i32,
         }
     }
 }
@@ -244,7 +244,7 @@ impl Builder<'_> {
     fn refill(&mut self, regs: &[Reg]) {
         for &reg in regs {
             if self.rng.one_in(4) {
-                let value = self.rng.next();
+                let value = self.rng.word();
                 self.push(Insn::LoadImm64 {
                     dst: reg,
                     value: Imm64::Value(value),

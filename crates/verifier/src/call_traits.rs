@@ -11,6 +11,7 @@ use core::cell::RefCell;
 
 use ring3_btf::{Btf, Kind, TypeId};
 use ring3_isa::RawInsn;
+use ring3_spec::kfunc::{self, KfuncFlags};
 use ring3_spec::{ArgBase, Caller, FuncProto, HelperLookup, Registry, RetBase};
 use ring3_uapi::FuncId;
 
@@ -54,23 +55,12 @@ pub(crate) struct CallSummary {
 /// Answers [`CallTraits`] for a call instruction.
 pub(crate) type CallLookup<'a> = dyn Fn(RawInsn) -> CallTraits + 'a;
 
-/// Kernel functions as far as their traits matter here; what their flags say (may this program call it, does it sleep).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct KfuncTraits {
-    pub(crate) might_sleep: bool,
-    pub(crate) changes_pkt_data: bool,
-    pub(crate) iter_next: bool,
-    pub(crate) fastcall: bool,
-}
-
 /// The reference kernel's calls.
 pub(crate) struct KernelCalls<'a> {
     pub(crate) registry: &'a Registry,
     /// The program; for an extension, as its target.
     pub(crate) caller: Caller,
     pub(crate) kernel_btf: Option<&'a Btf>,
-    /// Flags of a kernel function by name, `None` if this program may not call it.
-    pub(crate) kfunc: &'a dyn Fn(&str) -> Option<KfuncTraits>,
     /// Answers given before, by the call's immediate, of helpers.
     pub(crate) known: RefCell<BTreeMap<i32, CallTraits>>,
 }
@@ -121,16 +111,18 @@ impl KernelCalls<'_> {
             return traits;
         };
         traits.calls_back = kfunc_calls_back(func.name());
-        let (Some(flags), Some(proto)) = ((self.kfunc)(func.name()), func.referent()) else {
+        let row = kfunc::find(func.name())
+            .filter(|row| row.is_for(self.caller.prog_type, self.caller.expected_attach_type));
+        let (Some(row), Some(proto)) = (row, func.referent()) else {
             return traits;
         };
-        traits.might_sleep = flags.might_sleep;
-        traits.changes_pkt_data = flags.changes_pkt_data;
-        traits.iter_next = flags.iter_next;
+        traits.might_sleep = row.flags.contains(KfuncFlags::SLEEPABLE);
+        traits.changes_pkt_data = row.name == "bpf_xdp_pull_data";
+        traits.iter_next = row.flags.contains(KfuncFlags::ITER_NEXT);
         traits.summary = Some(CallSummary {
             params: u8::try_from(proto.params().len()).unwrap_or(u8::MAX),
             is_void: proto.type_id().is_void(),
-            fastcall: flags.fastcall,
+            fastcall: row.flags.contains(KfuncFlags::FASTCALL),
         });
         traits
     }
@@ -192,7 +184,6 @@ mod tests {
             registry: &registry,
             caller,
             kernel_btf: None,
-            kfunc: &|_| None,
             known: RefCell::default(),
         };
         calls.traits(RawInsn::new(0x85, 0, 0, 0, imm))

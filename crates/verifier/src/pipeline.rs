@@ -91,6 +91,7 @@ fn run(
 ) -> Check<VerifiedProgram> {
     let permits = permits_of(req);
     check_size(req, permits)?;
+    check_load_permitted(req, registry, permits)?;
     let mut subprog_count = 0;
     let facts = match prepare(req, registry, permits, log, &mut subprog_count) {
         Ok(facts) => facts,
@@ -144,6 +145,18 @@ fn log_stats(log: &mut Log, depths: &[u32], states: &StateTable, processed: u32)
     );
 }
 
+/// What BPF_PROG_LOAD refuses before there is a log.
+fn check_load_permitted(req: &LoadRequest, registry: &Registry, permits: Permits) -> Check {
+    let row = registry.prog_type(req.prog_type);
+    if !row.unprivileged && !permits.bpf_capable || !row.need.is_met_by(req.privilege) {
+        reject!(EPERM);
+    }
+    if row.refused.is_some() {
+        reject!(EINVAL);
+    }
+    Ok(())
+}
+
 /// Everything before exploration.
 fn prepare(
     req: &LoadRequest,
@@ -152,9 +165,6 @@ fn prepare(
     log: &mut Log,
     subprog_count: &mut usize,
 ) -> Check<Facts> {
-    if registry.prog_type(req.prog_type).refused.is_some() {
-        reject!(EINVAL);
-    }
     let func_info = check_func_info_early(req)?;
     *subprog_count = functions_before_error(&req.insns);
     let prog_btf = req.btf.clone();
@@ -184,7 +194,6 @@ fn prepare(
             privilege: req.privilege,
         },
         kernel_btf: req.kernel_btf.as_ref(),
-        kfunc: &|_| None,
         known: Default::default(),
     };
     let calls = |insn: RawInsn| -> CallTraits { kernel_calls.traits(insn) };

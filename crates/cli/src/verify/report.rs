@@ -2,8 +2,11 @@
 
 use super::{Row, Verdict};
 
+/// What a column shows of a row.
+type Column = fn(&Row) -> String;
+
 /// veristat's columns: heading, value.
-const COLUMNS: &[(&str, fn(&Row) -> String)] = &[
+const COLUMNS: &[(&str, Column)] = &[
     ("File", |row| row.file.clone()),
     ("Program", |row| row.program.clone()),
     ("Verdict", |row| row.verdict.word().to_owned()),

@@ -335,7 +335,7 @@ pub(super) fn set_tstamp(skb: &mut Skb, tstamp: u64, kind: u32) -> Result<(), Er
     if net_base_len(skb.protocol()).is_none() {
         return Err(Errno::EOPNOTSUPP);
     }
-    if kind > TAI || (kind == REALTIME && tstamp != 0) {
+    if kind > TAI || (kind != REALTIME && tstamp == 0) {
         return Err(Errno::EINVAL);
     }
     skb.set_tstamp(tstamp);

@@ -54,6 +54,12 @@ impl Bucket {
         (self.tags.load(Ordering::Acquire) >> (place * 8)) as u8
     }
 
+    /// A place without an element. Under the lock.
+    pub(super) fn free_place(&self) -> Option<usize> {
+        let free = match_tags(self.tags.load(Ordering::Relaxed), 0);
+        (free != 0).then(|| free.trailing_zeros() as usize)
+    }
+
     /// Under the lock.
     pub(super) fn set_tag(&self, place: usize, tag: u8) {
         let shift = place * 8;
@@ -259,7 +265,7 @@ impl Table {
     }
 
     #[inline(always)]
-    unsafe fn find_placed<K: Key>(
+    pub(super) unsafe fn find_placed<K: Key>(
         &self,
         bucket: &Bucket,
         key: K::Loaded,

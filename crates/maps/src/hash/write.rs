@@ -235,7 +235,7 @@ impl Table {
         if self.lru {
             self.pool.reference(idx).store(0, Ordering::Relaxed);
         }
-        match (0..PLACES).find(|place| bucket.tag(*place) == 0) {
+        match bucket.free_place() {
             Some(place) => {
                 bucket.elems[place].store(idx.0, Ordering::Release);
                 point();
@@ -268,8 +268,17 @@ impl Table {
             let content;
             {
                 let _lock = bucket.lock.lock().map_err(|_| Errno::EBUSY)?;
-                idx = self.find::<K>(key, hash).ok_or(Errno::ENOENT)?;
-                let at = self.position(bucket, idx).ok_or(Errno::ENOENT)?;
+                let at;
+                match self.find_placed::<K>(bucket, key, hash) {
+                    Some((place, found)) => {
+                        idx = found;
+                        at = Position::Place(place);
+                    }
+                    None => {
+                        idx = self.find::<K>(key, hash).ok_or(Errno::ENOENT)?;
+                        at = self.position(bucket, idx).ok_or(Errno::ENOENT)?;
+                    }
+                }
                 content = self.end_life(idx)?;
                 point();
                 if let Some((out, flags)) = out {

@@ -1147,6 +1147,7 @@ pub(super) const SK_LOOKUP_REMOTE_IP6: &[Step] = &[
 ];
 pub(super) const SK_LOOKUP_REMOTE_PORT: &[Step] =
     &[load(2, Dst, Ctx, at("bpf_sk_lookup_kern", "sport", 0))];
+pub(super) const SK_LOOKUP_REMOTE_PORT_PADDING: &[Step] = &[alu_imm(W32, Mov, Dst, 0)];
 pub(super) const SK_LOOKUP_LOCAL_IP4: &[Step] =
     &[load(4, Dst, Ctx, at("bpf_sk_lookup_kern", "v4.daddr", 0))];
 pub(super) const SK_LOOKUP_LOCAL_IP6: &[Step] = &[

@@ -668,9 +668,14 @@ const SK_LOOKUP: &[CtxField] = &[
     field("remote_ip6", 20, 16, sized(1, 4))
         .loaded(SK_LOOKUP_REMOTE_IP6)
         .narrow(Narrow { unit: 4, target: 4 }),
-    field("remote_port", 36, 4, sized(1, 4))
+    field("remote_port", 36, 4, sized(4, 4)).loaded(SK_LOOKUP_REMOTE_PORT),
+    field("remote_port", 36, 2, sized(1, 2))
         .loaded(SK_LOOKUP_REMOTE_PORT)
-        .narrow(Narrow { unit: 4, target: 2 }),
+        .narrow(Narrow { unit: 2, target: 2 }),
+    // The upper half of a port is zero.
+    field("remote_port", 38, 2, sized(1, 2))
+        .loaded(SK_LOOKUP_REMOTE_PORT_PADDING)
+        .narrow(Narrow { unit: 2, target: 2 }),
     field("local_ip4", 40, 4, sized(1, 4))
         .loaded(SK_LOOKUP_LOCAL_IP4)
         .narrow(Narrow { unit: 4, target: 4 }),

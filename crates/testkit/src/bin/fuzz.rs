@@ -96,7 +96,7 @@ fn main() -> ExitCode {
 
 fn random_packet(rng: &mut Rng) -> Vec<u8> {
     let len = 40 + rng.below(200);
-    (0..len).map(|_| rng.next() as u8).collect()
+    (0..len).map(|_| rng.word() as u8).collect()
 }
 
 fn fuzz_engines(options: &Options) -> Result<(), String> {
@@ -182,7 +182,7 @@ fn mutate(rng: &mut Rng, bytes: &mut Vec<u8>) {
         }
         let at = rng.below(bytes.len());
         match rng.below(6) {
-            0 => bytes[at] = rng.next() as u8,
+            0 => bytes[at] = rng.word() as u8,
             1 => bytes[at] ^= 1 << rng.below(8),
             2 => {
                 let edge = rng.pick(&[0u64, u64::MAX, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff]);
@@ -195,7 +195,7 @@ fn mutate(rng: &mut Rng, bytes: &mut Vec<u8>) {
                 let len = rng.below(32).min(bytes.len() - at.max(from));
                 bytes.copy_within(from..from + len, at);
             }
-            _ => bytes.insert(at, rng.next() as u8),
+            _ => bytes.insert(at, rng.word() as u8),
         }
     }
 }
