@@ -6,6 +6,7 @@
 
 mod dump;
 mod maps;
+mod net;
 mod run;
 mod source;
 mod verify;
@@ -36,6 +37,8 @@ enum Verb {
     Run(run::Args),
     /// Show a program after rewrites, or its machine code
     Dump(dump::Args),
+    /// Carry packets through devices with XDP, tcx and tc filters
+    Net(net::Args),
 }
 
 /// How a verb ended, if it did not fail.
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Verb::Verify(args) => verify::run(&args),
         Verb::Run(args) => run::run(&args),
         Verb::Dump(args) => dump::run(&args),
+        Verb::Net(args) => net::run(&args),
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

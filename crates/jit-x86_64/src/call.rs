@@ -97,7 +97,7 @@ impl Emitter<'_> {
                 self.array_lookup(base, stride, max_entries);
             }
             InlineCall::ConstAddress { address, .. } => {
-                self.rule_hits[crate::fuse::Rule::ConstLookup as usize] += 1;
+                self.hit(crate::fuse::Rule::ConstLookup);
                 self.asm.mov_imm(RAX, address);
             }
             InlineCall::LoadU64 { address, .. } => {
@@ -132,7 +132,7 @@ impl Emitter<'_> {
 
     /// `dst` = CPU of the read section that the program runs in; its thread has a cell.
     fn section_cpu(&mut self, dst: X, (cell, cpu): (i32, i32)) {
-        self.rule_hits[crate::fuse::Rule::SectionCpu as usize] += 1;
+        self.hit(crate::fuse::Rule::SectionCpu);
         self.asm.load_thread(dst, cell);
         self.asm.load(MemSize::W, dst, Mem::at(dst, cpu));
     }
@@ -164,7 +164,7 @@ impl Emitter<'_> {
 
     /// r0 = *(u32 *)r2 < max_entries ? base + key * stride : 0; r1 to r5 survive.
     fn array_lookup(&mut self, base: u64, stride: u32, max_entries: u32) {
-        self.rule_hits[crate::fuse::Rule::ArrayLookup as usize] += 1;
+        self.hit(crate::fuse::Rule::ArrayLookup);
         let asm = &mut self.asm;
         asm.load(MemSize::W, RAX, Mem::at(RSI, 0));
         // max_entries may exceed i32: compared as the unsigned 32-bit number it is.

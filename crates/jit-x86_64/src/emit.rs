@@ -25,6 +25,9 @@ pub struct Options {
     pub blinding_seed: Option<u64>,
     /// Optional instructions to use.
     pub cpu: CpuFeatures,
+    /// Makes the code of the rule of this name ([`crate::Compiled::rule_hits`]) wrong on purpose: a differential test that does not notice is
+    /// worthless.
+    pub planted_fault: Option<&'static str>,
 }
 
 /// Why a program was not compiled.
@@ -141,6 +144,8 @@ pub(crate) struct Emitter<'a> {
     pub(crate) frame: Frame,
     /// Instructions may go the short way (`quick`).
     is_quick: bool,
+    /// The rule whose code is to be wrong.
+    planted_fault: Option<usize>,
     /// Index into `linked.sites` of the first site at or after the current slot.
     next_site: usize,
     /// State of the blinding generator.
@@ -178,6 +183,9 @@ impl<'a> Emitter<'a> {
             mode,
             jumps,
             frame: Frame::default(),
+            planted_fault: options
+                .planted_fault
+                .and_then(|name| crate::fuse::NAMES.iter().position(|rule| *rule == name)),
             is_quick: mode == Mode::Native && options.blinding_seed.is_none(),
             next_site: 0,
             blinding: options.blinding_seed.map(|seed| seed | 1),
@@ -277,16 +285,27 @@ impl<'a> Emitter<'a> {
     fn slot(&mut self, slot: usize) -> Result<usize, JitError> {
         self.slot_offsets[slot] = self.asm.pos() as u32;
         let raw = self.linked.program.insns[slot];
-        if let Some(count) = self.fused(slot) {
-            for inner in slot + 1..slot + count {
-                self.slot_offsets[inner] = self.asm.pos() as u32;
+        if self.is_quick {
+            if crate::fuse::may_begin(&self.linked.program.insns, slot)
+                && let Some(count) = self.fused(slot)
+            {
+                for inner in slot + 1..slot + count {
+                    self.slot_offsets[inner] = self.asm.pos() as u32;
+                }
+                return Ok(count);
             }
-            return Ok(count);
-        }
-        if self.is_quick && self.quick(slot, raw) {
-            return Ok(1);
+            if self.quick(slot, raw) {
+                return Ok(1);
+            }
         }
         if raw.is_ld_imm64() {
+            if self.plan.is_target[slot + 1] {
+                let what = "jump into an instruction".to_owned();
+                return Err(JitError::Malformed {
+                    slot: slot + 1,
+                    what,
+                });
+            }
             self.load_imm64(slot, raw)?;
             self.slot_offsets[slot + 1] = self.slot_offsets[slot];
             return Ok(2);
@@ -445,6 +464,14 @@ impl<'a> Emitter<'a> {
             InternalInsn::TailCall => self.call(slot)?,
         }
         Ok(())
+    }
+
+    /// Counts a use of a rule.
+    pub(crate) fn hit(&mut self, rule: crate::fuse::Rule) {
+        self.rule_hits[rule as usize] += 1;
+        if self.planted_fault == Some(rule as usize) {
+            self.asm.step(Width::W64, RAX, Arith::Add);
+        }
     }
 
     /// The target of the current slot. Slots are asked in ascending order.

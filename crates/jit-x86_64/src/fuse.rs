@@ -14,11 +14,10 @@
 //! | `drop-zext` | `w1 += w2; w1 = w1` | `add edi, esi` |
 //! | `flags` | `r1 &= 7; if r1 == 0 goto` | `and edi, 7; je` |
 
-use ring3_isa::{AluOp, JmpOp, MemSize, RawInsn, Reg, Width};
+use ring3_isa::{AluOp, Flow, Insn, JmpOp, MemSize, RawInsn, Reg, Width, decode_xlated};
 
 use crate::asm::{Mem, Shift};
 use crate::emit::{Emitter, Src};
-use crate::frame::Mode;
 use crate::jmp::condition;
 use crate::regs::X;
 
@@ -94,16 +93,52 @@ const JNE_IMM: u8 = 0x55;
 const JEQ32_IMM: u8 = 0x16;
 const JNE32_IMM: u8 = 0x56;
 
+/// Per operation code: 1, a run may begin with it; 2, it may be a run's second instruction.
+const PLACES: [u8; 256] = {
+    let mut places = [0; 256];
+    let begin = [
+        MOV64, MOV32, LSH64_IMM, LDX_W, LDX_H, LDX_DW, 0x04, 0x0c, 0x07, 0x0f, 0x14, 0x1c, 0x17,
+        0x1f, 0x44, 0x4c, 0x47, 0x4f, 0x54, 0x5c, 0x57, 0x5f, 0xa4, 0xac, 0xa7, 0xaf,
+    ];
+    let go_on = [
+        MOV32, ADD64_IMM, ADD64_REG, SUB64_IMM, ADD32_IMM, MUL64_IMM, MUL32_IMM, LSH64_IMM,
+        RSH64_IMM, ARSH64_IMM, LSH32_IMM, RSH32_IMM, TO_BE, BSWAP, JEQ_IMM, JNE_IMM, JEQ32_IMM,
+        JNE32_IMM,
+    ];
+    let mut at = 0;
+    while at < begin.len() {
+        places[begin[at] as usize] |= 1;
+        at += 1;
+    }
+    at = 0;
+    while at < go_on.len() {
+        places[go_on[at] as usize] |= 2;
+        at += 1;
+    }
+    places
+};
+
+/// Whether a run may begin at `slot`, by two looks into a table: nearly always it may not.
+#[inline(always)]
+pub(crate) fn may_begin(insns: &[RawInsn], slot: usize) -> bool {
+    let Some(next) = insns.get(slot + 1) else {
+        return false;
+    };
+    let (begins, goes_on) = (
+        PLACES[insns[slot].code as usize] & 1,
+        PLACES[next.code as usize] >> 1,
+    );
+    begins & goes_on != 0
+}
+
 fn x(number: u8) -> Option<X> {
     Reg::new(number).map(X::of)
 }
 
 impl Emitter<'_> {
-    /// Emits a fused run that begins at `slot`; the number of slots it covers.
+    /// Emits a fused run that begins at `slot`; the number of slots it covers. Not for checked programs, whose accesses are checked one by one,
+    /// nor for blinded ones.
     pub(crate) fn fused(&mut self, slot: usize) -> Option<usize> {
-        if self.mode == Mode::Checked || self.is_blinding() {
-            return None;
-        }
         let first = self.linked.program.insns[slot];
         match first.code {
             MOV64 | MOV32 if first.off == 0 => self.after_move(slot, first),
@@ -120,10 +155,6 @@ impl Emitter<'_> {
         }
     }
 
-    fn hit(&mut self, rule: Rule) {
-        self.rule_hits[rule as usize] += 1;
-    }
-
     /// The slot `distance` further on, if control gets there from `slot` only by falling through.
     fn follower(&self, slot: usize, distance: usize) -> Option<RawInsn> {
         for between in slot + 1..=slot + distance {
@@ -137,6 +168,9 @@ impl Emitter<'_> {
 
     fn after_move(&mut self, slot: usize, mov: RawInsn) -> Option<usize> {
         let next = self.follower(slot, 1)?;
+        if let Some(count) = self.rotate_into(slot, mov, next) {
+            return Some(count);
+        }
         if next.dst() != mov.dst() || mov.dst() == mov.src() {
             // The moved value is the temporary of a rotation, or nothing we know; a rotation continues with either register.
             return self.rotate(slot, mov, next);
@@ -204,6 +238,9 @@ impl Emitter<'_> {
 
     /// `t = x; t <<= k; x >>= w - k; x |= t` and its mirror images. The temporary ends as the shifted value, as it would.
     fn rotate(&mut self, slot: usize, mov: RawInsn, one: RawInsn) -> Option<usize> {
+        if !matches!(one.code, LSH64_IMM | RSH64_IMM | LSH32_IMM | RSH32_IMM) {
+            return None;
+        }
         let (two, or) = (self.follower(slot, 2)?, self.follower(slot, 3)?);
         let (bits, left, right, or_code, width) = match mov.code {
             MOV64 => (64, LSH64_IMM, RSH64_IMM, OR64, Width::W64),
@@ -231,49 +268,146 @@ impl Emitter<'_> {
         {
             return None;
         }
-        let (result, other) = (x(or.dst())?, x(or.src())?);
-        let source = x(value)?;
         // The register that is not the result keeps its shifted value; both shifts are of the value before.
         let (result_shift, other_shift) = if one.dst() == or.dst() {
             (one, two)
         } else {
             (two, one)
         };
-        let direction = |insn: RawInsn| {
-            if insn.code == left {
-                Shift::Shl
-            } else {
-                Shift::Shr
-            }
-        };
-        let rotation = if result_shift.code == left {
-            Shift::Rol
-        } else {
-            Shift::Ror
-        };
-        let count = result_shift.imm as u8;
-        if result == source {
-            self.asm.mov_rr(width, other, source);
-            self.asm
-                .shift_ri(direction(other_shift), width, other, other_shift.imm as u8);
-            self.asm.shift_ri(rotation, width, result, count);
-        } else {
-            if self.cpu.bmi2 {
-                let right_count = if rotation == Shift::Ror {
-                    count
+        let rotation = Rotation {
+            width,
+            result: x(or.dst())?,
+            other: x(or.src())?,
+            source: x(value)?,
+            right_count: right_count(result_shift, left, bits),
+            other_shift: (
+                if other_shift.code == left {
+                    Shift::Shl
                 } else {
-                    bits as u8 - count
-                };
-                self.asm.rorx(width, result, source, right_count);
-            } else {
-                self.asm.mov_rr(width, result, source);
-                self.asm.shift_ri(rotation, width, result, count);
-            }
-            self.asm
-                .shift_ri(direction(other_shift), width, other, other_shift.imm as u8);
+                    Shift::Shr
+                },
+                other_shift.imm as u8,
+            ),
+            other_is_dead: self.is_dead(slot + 4, or.src()),
+        };
+        self.emit_rotation(&rotation);
+        Some(4)
+    }
+
+    /// `t = x; t >>= w - k; d = x; d <<= k; d |= t` and its mirror image, x unchanged.
+    fn rotate_into(&mut self, slot: usize, first: RawInsn, one: RawInsn) -> Option<usize> {
+        if !matches!(one.code, LSH64_IMM | RSH64_IMM | LSH32_IMM | RSH32_IMM) {
+            return None;
+        }
+        let (second, two, or) = (
+            self.follower(slot, 2)?,
+            self.follower(slot, 3)?,
+            self.follower(slot, 4)?,
+        );
+        let (bits, left, right, or_code, width) = match first.code {
+            MOV64 => (64, LSH64_IMM, RSH64_IMM, OR64, Width::W64),
+            _ => (32, LSH32_IMM, RSH32_IMM, OR32, Width::W32),
+        };
+        let is_shift = |insn: RawInsn, dst: u8| {
+            (insn.code == left || insn.code == right)
+                && insn.off == 0
+                && insn.dst() == dst
+                && (1..bits).contains(&insn.imm)
+        };
+        let (value, a, b) = (first.src(), first.dst(), second.dst());
+        let is_rotation = second.code == first.code
+            && second.off == 0
+            && second.src() == value
+            && a != b
+            && a != value
+            && b != value
+            && is_shift(one, a)
+            && is_shift(two, b)
+            && one.code != two.code
+            && one.imm.checked_add(two.imm) == Some(bits)
+            && or.code == or_code
+            && or.off == 0
+            && [(a, b), (b, a)].contains(&(or.dst(), or.src()));
+        if !is_rotation {
+            return None;
+        }
+        let (result_shift, other_shift) = if or.dst() == a {
+            (one, two)
+        } else {
+            (two, one)
+        };
+        let rotation = Rotation {
+            width,
+            result: x(or.dst())?,
+            other: x(or.src())?,
+            source: x(value)?,
+            right_count: right_count(result_shift, left, bits),
+            other_shift: (
+                if other_shift.code == left {
+                    Shift::Shl
+                } else {
+                    Shift::Shr
+                },
+                other_shift.imm as u8,
+            ),
+            other_is_dead: self.is_dead(slot + 5, or.src()),
+        };
+        self.emit_rotation(&rotation);
+        Some(5)
+    }
+
+    fn emit_rotation(&mut self, rotation: &Rotation) {
+        let Rotation {
+            width,
+            result,
+            other,
+            source,
+            right_count,
+            other_shift: (shift, count),
+            other_is_dead,
+        } = *rotation;
+        let asm = &mut self.asm;
+        // The source is the last to change: it may be the result or the other register.
+        if other != source && !other_is_dead {
+            asm.mov_rr(width, other, source);
+            asm.shift_ri(shift, width, other, count);
+        }
+        if result == source {
+            asm.shift_ri(Shift::Ror, width, result, right_count);
+        } else if self.cpu.bmi2 {
+            asm.rorx(width, result, source, right_count);
+        } else {
+            asm.mov_rr(width, result, source);
+            asm.shift_ri(Shift::Ror, width, result, right_count);
+        }
+        if other == source && !other_is_dead {
+            asm.shift_ri(shift, width, other, count);
         }
         self.hit(Rule::Rotate);
-        Some(4)
+    }
+
+    /// Whether the register is written before it is read on the straight path from `slot`; false where that is not seen within a few slots.
+    fn is_dead(&self, slot: usize, register: u8) -> bool {
+        const LOOK_AHEAD: usize = 16;
+        let Some(register) = Reg::new(register) else {
+            return false;
+        };
+        let mut at = slot;
+        for _ in 0..LOOK_AHEAD {
+            let Ok((insn, count)) = decode_xlated(&self.linked.program.insns, at) else {
+                return false;
+            };
+            let uses = insn.uses();
+            if uses.reads.contains(register) || insn.flow() != Flow::Next {
+                return false;
+            }
+            // A call may be one of those that leave argument registers alone.
+            if uses.writes.contains(register) {
+                return !matches!(insn, Insn::Call(_) | Insn::Internal(_));
+            }
+            at += count;
+        }
+        false
     }
 
     /// A load whose value is byte-swapped at once.
@@ -376,6 +510,27 @@ impl Emitter<'_> {
         self.jump_to(slot + 1, target, Some(condition(cond)));
         self.hit(Rule::Flags);
         Some(2)
+    }
+}
+
+/// What a rotation leaves: `result = source` rotated, `other = source` shifted unless nobody reads it.
+#[derive(Clone, Copy)]
+struct Rotation {
+    width: Width,
+    result: X,
+    other: X,
+    source: X,
+    right_count: u8,
+    other_shift: (Shift, u8),
+    other_is_dead: bool,
+}
+
+/// The rotation to the right that the shift of the result is part of.
+fn right_count(shift: RawInsn, left: u8, bits: i32) -> u8 {
+    if shift.code == left {
+        (bits - shift.imm) as u8
+    } else {
+        shift.imm as u8
     }
 }
 

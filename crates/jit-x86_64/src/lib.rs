@@ -48,3 +48,8 @@ pub use compile::{Compiled, compile};
 pub use cpu::CpuFeatures;
 pub use emit::{JitError, Options};
 pub use listing::{Listing, ListingLine};
+
+/// The README's example, tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

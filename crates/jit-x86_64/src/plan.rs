@@ -311,17 +311,6 @@ fn look_at_function(
     function.has_may_goto = all_marks & MAY_GOTO != 0;
     function.pushes = all_marks & DIVIDES != 0;
     function.stack_bytes = function.stack_bytes.max(u32::from(lowest.unsigned_abs()));
-    // A jump into the second slot of a load lands inside an instruction; marks on first slots are what the loop above skipped to.
-    let mut at = function.start;
-    while at < function.end {
-        if slots[at].is_ld_imm64() {
-            at += 1;
-            if plan.is_target[at] {
-                return Err(malformed(at, "jump into an instruction"));
-            }
-        }
-        at += 1;
-    }
     Ok(slot)
 }
 

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use ring3_maps::{Map, MapAttr, MapType};
+use ring3_maps::{Map, MapAttr, MapType, TypedMap};
 use ring3_os::cpu::bind_to_cpu;
 use ring3_sync::rcu;
 
@@ -147,6 +147,24 @@ fn run(map_type: MapType, entries: u32) {
     std::hint::black_box(found);
 }
 
+/// Through the Rust API.
+fn run_typed(entries: u32) {
+    let map = Map::create(&MapAttr::new(MapType::Hash, 8, 8, entries)).expect("map");
+    let view = TypedMap::<u64, u64>::new(map).expect("sizes");
+    let all = keys(u64::from(entries));
+    all.iter()
+        .for_each(|key| view.insert(key, key).expect("fits"));
+    let mut sum = 0u64;
+    let read = best(&all, |key| {
+        sum = sum.wrapping_add(view.get(&key).unwrap_or(0))
+    });
+    let write = best(&all, |key| view.insert(&key, &key).expect("fits"));
+    println!(
+        "{:>16} {entries:>8}: lookup {read:6.2} update {write:6.2} ns; sum {sum}",
+        "TypedMap"
+    );
+}
+
 /// Random IPv4 routes of 8 to 32 bits, looked up by addresses.
 fn run_lpm(entries: u32) {
     let attr = MapAttr::new(MapType::LpmTrie, 8, 8, entries).with_flags(1);
@@ -198,5 +216,6 @@ fn main() {
     }
     for entries in [1_000, 10_000, 1_000_000] {
         run_lpm(entries);
+        run_typed(entries);
     }
 }

@@ -348,11 +348,6 @@ impl MapOps for ArrayMap {
         self
     }
 
-    fn inner_meta_extra_equal(&self, other: &dyn MapOps) -> bool {
-        self.flags & map_create::INNER_MAP != 0
-            || other.max_entries_of_array() == Some(self.max_entries)
-    }
-
     fn max_entries_of_array(&self) -> Option<u32> {
         Some(self.max_entries)
     }

@@ -96,7 +96,9 @@ impl CgroupStorage {
             cgroup_id,
             if self.key_bytes == 16 { attach_type } else { 0 },
         );
-        if let Some(value) = self.values.write().remove(&key) {
+        // The lock is gone before the value: freeing may wait for readers, and a reader may wait for the lock.
+        let removed = self.values.write().remove(&key);
+        if let Some(value) = removed {
             ring3_sync::rcu::drop_rcu(value);
         }
     }

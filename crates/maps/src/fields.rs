@@ -206,10 +206,32 @@ impl ValueCopy {
     #[inline]
     pub(crate) unsafe fn release_fields(&self, value: *mut u8) {
         let Some(record) = &self.record else { return };
-        let Some(hooks) = &record.hooks else { return };
         for field in record.fields() {
             // SAFETY: 1. fields lie inside the value, by the check in `new`.
-            unsafe { hooks.release(field, value.add(field.offset as usize)) };
+            let field_ptr = unsafe { value.add(field.offset as usize) };
+            match field.kind {
+                // These own nothing: locks, and links that their lists release.
+                FieldKind::SpinLock
+                | FieldKind::ResSpinLock
+                | FieldKind::ListNode
+                | FieldKind::RbNode
+                | FieldKind::Refcount => {}
+                // SAFETY: 1. as above.
+                FieldKind::KptrUnref => unsafe { mem::zero_bytes(field_ptr, field.size as usize) },
+                FieldKind::Timer
+                | FieldKind::Workqueue
+                | FieldKind::TaskWork
+                | FieldKind::KptrRef
+                | FieldKind::KptrPercpu
+                | FieldKind::Uptr
+                | FieldKind::ListHead
+                | FieldKind::RbRoot => {
+                    if let Some(hooks) = &record.hooks {
+                        // SAFETY: 1. as above; 2. the value is of this record.
+                        unsafe { hooks.release(field, field_ptr) };
+                    }
+                }
+            }
         }
     }
 

@@ -58,7 +58,7 @@ pub use cgroup_storage::CgroupStorage;
 pub use cpumap::{CpuMap, CpuTarget};
 pub use devmap::{DevMap, DevTarget};
 pub use local_storage::LocalStorage;
-pub use map::{Access, Map, Mapping, MappingAccess};
+pub use map::{Access, Map, Mapping, MappingAccess, WriteActive};
 pub use ops::{ArrayLayout, MapOps};
 pub use perf_event_array::PerfEventArray;
 pub use prog_array::{OwnerKey, ProgArray, ProgSlot};

@@ -26,6 +26,11 @@ use crate::mem;
 use crate::ops::{HelperFn, MapOps};
 use crate::queue_stack::KMALLOC_BYTES_MAX;
 
+mod find;
+mod walk;
+
+use find::{JUMP_BITS, Jump};
+
 const FLAGS: u32 = map_create::NO_PREALLOC
     | map_create::NUMA_NODE
     | map_create::RDONLY
@@ -43,16 +48,6 @@ struct Node {
     children: [AtomicPtr<Node>; 2],
     prefix_bits: u32,
     intermediate: AtomicU32,
-}
-
-/// Bits of a key that the jump table takes at once.
-const JUMP_BITS: u32 = 12;
-
-/// Where the walk of all keys with the same first bits goes on, and the longest prefix up to there.
-#[repr(C)]
-struct Jump {
-    best: AtomicPtr<Node>,
-    next: AtomicPtr<Node>,
 }
 
 const NODE_BYTES: usize = size_of::<Node>();
@@ -196,146 +191,6 @@ impl LpmTrie {
     #[inline(always)]
     fn bit(words: &[u64; 32], at: u32) -> usize {
         (words[(at / 64) as usize & 31] >> (63 - at % 64) & 1) as usize
-    }
-
-    /// The value of the longest prefix.
-    ///
-    /// # Safety
-    /// `key` is readable for the key size; the caller is in a read section.
-    #[inline(always)]
-    unsafe fn lookup_value(&self, key: *const u8) -> *mut u8 {
-        // SAFETY: 1. the caller's promise.
-        unsafe {
-            let node = match self.words {
-                1 => self.find::<1>(key),
-                2 => self.find::<2>(key),
-                _ => self.find::<32>(key),
-            };
-            if node.is_null() {
-                std::ptr::null_mut()
-            } else {
-                self.value(node)
-            }
-        }
-    }
-
-    /// The node of the longest prefix, for keys of at most `W` words.
-    #[inline(always)]
-    unsafe fn find<const W: usize>(&self, key: *const u8) -> *const Node {
-        // SAFETY: 1. the caller's promise; 2. reachable nodes are live for the caller's section.
-        unsafe {
-            let prefix_bits = key.cast::<u32>().read_unaligned();
-            if prefix_bits > self.max_prefix_bits {
-                return std::ptr::null();
-            }
-            let words = self.key_words::<W>(key);
-            let (mut found, mut node) = match self.jump(words[0]) {
-                // The first steps, taken at once.
-                Some(jump) if prefix_bits >= JUMP_BITS => (
-                    jump.best.load(Ordering::Acquire),
-                    jump.next.load(Ordering::Acquire),
-                ),
-                _ => (std::ptr::null_mut(), self.root.load(Ordering::Acquire)),
-            };
-            while !node.is_null() {
-                let length = (*node).prefix_bits;
-                let mut common = prefix_bits;
-                for (index, word) in words.iter().enumerate().take(self.words.min(W)) {
-                    let differ = self.word(node, index) ^ word;
-                    if differ != 0 {
-                        common = common.min(index as u32 * 64 + differ.leading_zeros());
-                        break;
-                    }
-                }
-                if common < length {
-                    break;
-                }
-                if (*node).intermediate.load(Ordering::Relaxed) == 0 {
-                    found = node;
-                }
-                if length == self.max_prefix_bits {
-                    break;
-                }
-                let bit = words[(length / 64) as usize % W] >> (63 - length % 64) & 1;
-                node = (&(*node).children)[bit as usize].load(Ordering::Acquire);
-            }
-            found
-        }
-    }
-
-    /// A key's data as words, most significant bit first.
-    #[inline(always)]
-    unsafe fn key_words<const W: usize>(&self, key: *const u8) -> [u64; W] {
-        let mut words = [0; W];
-        // SAFETY: 1. the caller's promise: 4 bytes and the data.
-        unsafe {
-            let data = key.add(4);
-            match self.data_bytes {
-                4 => words[0] = u64::from(u32::from_be(data.cast::<u32>().read_unaligned())) << 32,
-                16 if W >= 2 => {
-                    let pair = data.cast::<[u64; 2]>().read_unaligned();
-                    words[0] = u64::from_be(pair[0]);
-                    words[1] = u64::from_be(pair[1]);
-                }
-                _ => {
-                    let data = std::slice::from_raw_parts(data, self.data_bytes);
-                    for (index, word) in words.iter_mut().take(self.words).enumerate() {
-                        *word = word_of(data, index);
-                    }
-                }
-            }
-        }
-        words
-    }
-
-    /// The jump table's entry for keys that begin with these bits.
-    #[inline(always)]
-    fn jump(&self, first_word: u64) -> Option<&Jump> {
-        let table = self.jumps.as_ref()?;
-        // SAFETY: 1. the region holds 1 << JUMP_BITS entries; 2. zeroed memory is a valid one; 3. they are atomics.
-        Some(unsafe {
-            &*table
-                .as_ptr()
-                .cast::<Jump>()
-                .add((first_word >> (64 - JUMP_BITS)) as usize)
-        })
-    }
-
-    /// Takes the first steps again for all keys under a prefix whose nodes have changed. Under the lock.
-    unsafe fn refresh_jumps(&self, words: &[u64; 32], prefix_bits: u32) {
-        if self.jumps.is_none() {
-            return;
-        }
-        let free_bits = JUMP_BITS - prefix_bits.min(JUMP_BITS);
-        let first = words[0] >> (64 - JUMP_BITS) >> free_bits << free_bits;
-        for top in first..first + (1 << free_bits) {
-            let word = top << (64 - JUMP_BITS);
-            let Some(jump) = self.jump(word) else { return };
-            let mut best: *mut Node = std::ptr::null_mut();
-            let mut node = self.root.load(Ordering::Relaxed);
-            // SAFETY: 1. the caller holds the lock: nodes do not change.
-            unsafe {
-                while !node.is_null() && (*node).prefix_bits <= JUMP_BITS {
-                    let length = (*node).prefix_bits;
-                    if (self.word(node, 0) ^ word).leading_zeros() < length {
-                        // Nothing under this prefix.
-                        node = std::ptr::null_mut();
-                        break;
-                    }
-                    if (*node).intermediate.load(Ordering::Relaxed) == 0 {
-                        best = node;
-                    }
-                    if length == JUMP_BITS {
-                        break;
-                    }
-                    node = (&(*node).children)[(word >> (63 - length) & 1) as usize]
-                        .load(Ordering::Relaxed);
-                }
-            }
-            // A node of exactly these bits is where the walk goes on: which child it takes is the key's next bit.
-            jump.best.store(best, Ordering::Release);
-            jump.next.store(node, Ordering::Release);
-        }
     }
 
     fn new_node(
@@ -484,6 +339,21 @@ impl LpmTrie {
     /// # Safety
     /// `key` is readable for the key size.
     unsafe fn remove(&self, key: *const u8) -> Result<(), Errno> {
+        // SAFETY: 1. the caller's promise.
+        let unlinked = unsafe { self.unlink(key)? };
+        // Only now, without the lock: freeing may wait for readers, and a reader may wait for the lock.
+        unlinked
+            .into_iter()
+            .flatten()
+            .for_each(|node| self.retire(node));
+        Ok(())
+    }
+
+    /// Takes a key's node out of the trie, and its parent if that was a mere fork.
+    ///
+    /// # Safety
+    /// `key` is readable for the key size.
+    unsafe fn unlink(&self, key: *const u8) -> Result<[Option<*mut Node>; 2], Errno> {
         // SAFETY: 1. the caller's promise; 2. nodes are changed under the lock only.
         unsafe {
             let needle = self.needle(key);
@@ -519,7 +389,7 @@ impl LpmTrie {
                 // It stays as a fork; its value is gone.
                 (*node).intermediate.store(1, Ordering::Relaxed);
                 self.refresh_jumps(&needle.words, needle.prefix_bits);
-                return Ok(());
+                return Ok([None, None]);
             }
             let is_leaf = children.iter().all(|child| child.is_null());
             if let Some(parent_slot) = parent_slot
@@ -531,9 +401,7 @@ impl LpmTrie {
                 let other = (&(*parent).children)[usize::from(on_left)].load(Ordering::Relaxed);
                 parent_slot.store(other, Ordering::Release);
                 self.refresh_jumps(&needle.words, (*parent).prefix_bits);
-                self.retire(parent);
-                self.retire(node);
-                return Ok(());
+                return Ok([Some(parent), Some(node)]);
             }
             let only = if children[0].is_null() {
                 children[1]
@@ -542,87 +410,8 @@ impl LpmTrie {
             };
             slot.store(only, Ordering::Release);
             self.refresh_jumps(&needle.words, needle.prefix_bits);
-            self.retire(node);
+            Ok([Some(node), None])
         }
-        Ok(())
-    }
-
-    fn copy_key(&self, node: *const Node, out: &mut [u8]) {
-        // SAFETY: 1. callers pass live nodes.
-        unsafe {
-            out[..4].copy_from_slice(&(*node).prefix_bits.to_ne_bytes());
-            for (index, chunk) in out[4..].chunks_mut(8).enumerate() {
-                let bytes = self.word(node, index).to_be_bytes();
-                chunk.copy_from_slice(&bytes[..chunk.len()]);
-            }
-        }
-    }
-
-    /// The first node of a subtree in the order of `next_key`: the leftmost, deepest one with a value.
-    unsafe fn leftmost(&self, from: *const Node) -> *const Node {
-        let mut found = std::ptr::null();
-        let mut node = from;
-        // SAFETY: 1. reachable nodes are live for the caller's section.
-        unsafe {
-            while !node.is_null() {
-                let left = (&(*node).children)[0].load(Ordering::Acquire);
-                if (*node).intermediate.load(Ordering::Relaxed) != 0 {
-                    node = left;
-                } else {
-                    found = node;
-                    node = if left.is_null() {
-                        (&(*node).children)[1].load(Ordering::Acquire)
-                    } else {
-                        left
-                    };
-                }
-            }
-        }
-        found
-    }
-
-    /// The node after a key's: children before parents, left before right. From the start if the key is not there.
-    unsafe fn node_after(&self, key: &[u8]) -> *const Node {
-        // SAFETY: 1. the slice has the key's size; 2. reachable nodes are live for the caller's section.
-        unsafe {
-            let root = self.root.load(Ordering::Acquire);
-            let needle = self.needle(key.as_ptr());
-            let mut path: Vec<*const Node> = Vec::new();
-            let mut node: *const Node = root;
-            let mut common = 0;
-            while !node.is_null() {
-                common = self.common_bits(node, &needle);
-                path.push(node);
-                if (*node).prefix_bits != common || common == needle.prefix_bits {
-                    break;
-                }
-                node =
-                    (&(*node).children)[Self::bit(&needle.words, common)].load(Ordering::Acquire);
-            }
-            let is_it = !node.is_null()
-                && (*node).prefix_bits == needle.prefix_bits
-                && common == needle.prefix_bits;
-            if needle.prefix_bits > self.max_prefix_bits
-                || !is_it
-                || (*node).intermediate.load(Ordering::Relaxed) != 0
-            {
-                return self.leftmost(root);
-            }
-            path.pop();
-            while let Some(parent) = path.pop() {
-                if std::ptr::eq((&(*parent).children)[0].load(Ordering::Acquire), node) {
-                    let right = (&(*parent).children)[1].load(Ordering::Acquire);
-                    if !right.is_null() {
-                        return self.leftmost(right);
-                    }
-                }
-                if (*parent).intermediate.load(Ordering::Relaxed) == 0 {
-                    return parent;
-                }
-                node = parent;
-            }
-        }
-        std::ptr::null()
     }
 }
 
@@ -738,101 +527,4 @@ impl Drop for LpmTrie {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fd::NoFds;
-    use crate::{Access, MapType};
-    use std::collections::BTreeMap;
-
-    fn matches(prefix: (u32, u128), key: u128, bits: u32) -> bool {
-        prefix.0 <= bits && (prefix.0 == 0 || (prefix.1 ^ key) >> (128 - prefix.0) == 0)
-    }
-
-    fn run(data_bytes: usize, seed: u64) {
-        let attr = MapAttr::new(MapType::LpmTrie, 4 + data_bytes as u32, 8, 60)
-            .with_flags(map_create::NO_PREALLOC);
-        let map = Map::create(&attr).unwrap();
-        // The model: raw prefixes, by their significant bits.
-        let mut model: BTreeMap<(u32, u128), u64> = BTreeMap::new();
-        let mut random = seed;
-        for step in 0..20_000u64 {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            // Few distinct bits near the top, so that prefixes nest.
-            let data = u128::from(random & 0x0f0f) << 112
-                | u128::from(random >> 20 & 3) << (128 - data_bytes as u32 * 8);
-            let bits = (random >> 32) as u32 % (data_bytes as u32 * 8 + 2);
-            let mut key = bits.to_ne_bytes().to_vec();
-            key.extend(&data.to_be_bytes()[..data_bytes]);
-            let fits = bits <= data_bytes as u32 * 8;
-            let masked = if bits == 0 {
-                0
-            } else {
-                data >> (128 - bits.min(128)) << (128 - bits.min(128))
-            };
-            let id = (bits, masked);
-            match random >> 48 & 3 {
-                0 => {
-                    let flags = (random >> 50) % 3;
-                    let answer =
-                        map.sys_update(Access::ReadWrite, &key, &step.to_ne_bytes(), flags, &NoFds);
-                    let expected = match (fits, flags, model.contains_key(&id)) {
-                        (false, ..) => Err(Errno::EINVAL),
-                        (_, map_elem::NOEXIST, true) => Err(Errno::EEXIST),
-                        (_, map_elem::EXIST, false) => Err(Errno::ENOENT),
-                        (_, _, false) if model.len() == 60 => Err(Errno::ENOSPC),
-                        _ => Ok(()),
-                    };
-                    assert_eq!(answer, expected, "step {step}");
-                    if answer.is_ok() {
-                        model.insert(id, step);
-                    }
-                }
-                1 => {
-                    let answer = map.sys_delete(Access::ReadWrite, &key, &NoFds);
-                    let expected = match fits {
-                        false => Err(Errno::EINVAL),
-                        true => model.remove(&id).map(drop).ok_or(Errno::ENOENT),
-                    };
-                    assert_eq!(answer, expected, "step {step}");
-                }
-                2 => {
-                    let mut value = [0; 8];
-                    let answer = map
-                        .sys_lookup(Access::ReadWrite, &key, &mut value, 0)
-                        .ok()
-                        .map(|()| u64::from_ne_bytes(value));
-                    let expected = model
-                        .iter()
-                        .filter(|(prefix, _)| fits && matches(**prefix, data, bits))
-                        .max_by_key(|(prefix, _)| prefix.0);
-                    assert_eq!(answer, expected.map(|(_, value)| *value), "step {step}");
-                }
-                _ if step % 40 == 0 => {
-                    let mut last: Option<Vec<u8>> = None;
-                    let mut seen = 0;
-                    let mut next = vec![0; key.len()];
-                    while map
-                        .sys_next_key(Access::ReadWrite, last.as_deref(), &mut next)
-                        .is_ok()
-                    {
-                        seen += 1;
-                        assert!(seen <= model.len(), "step {step}");
-                        last = Some(next.clone());
-                    }
-                    assert_eq!(seen, model.len(), "step {step}");
-                }
-                _ => {}
-            }
-        }
-    }
-
-    #[test]
-    fn the_trie_follows_the_model() {
-        run(4, 0x1234_5678_9abc);
-        run(1, 0x7777_1234_1111);
-        run(16, 0x4242_4242_4243);
-        run(9, 0x9999_8888_7777);
-    }
-}
+mod tests;

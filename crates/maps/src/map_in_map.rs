@@ -24,11 +24,12 @@ use crate::hash::{check_hash, create_table};
 use crate::ops::MapOps;
 use crate::slots::Slots;
 
-/// What later inner maps are compared with.
+/// What later inner maps are compared with; the map that served as the template is not kept.
 #[derive(Debug)]
 struct Template {
     attr: MapAttr,
-    like: Arc<Map>,
+    /// Elements of an array: engines inline its bounds, so they must be equal.
+    array_entries: Option<u32>,
 }
 
 impl Template {
@@ -40,6 +41,8 @@ impl Template {
             .clone()
             .ok_or_else(|| outer.error(Errno::EINVAL, format_args!("no inner map")))?;
         let attr = like.attr().clone();
+        let by_size = attr.map_flags & map_create::INNER_MAP == 0;
+        let array_entries = like.ops().max_entries_of_array().filter(|_| by_size);
         let inner_type = attr.map_type;
         if matches!(inner_type, MapType::ArrayOfMaps | MapType::HashOfMaps) {
             return Err(outer.error(
@@ -53,7 +56,10 @@ impl Template {
                 format_args!("inner map of type {inner_type}"),
             ));
         }
-        Ok(Template { attr, like })
+        Ok(Template {
+            attr,
+            array_entries,
+        })
     }
 
     /// Whether programs that were verified against the template may use `map` in its place.
@@ -70,7 +76,8 @@ impl Template {
             && ours.value_size == theirs.value_size
             && ours.map_flags == theirs.map_flags
             && records(ours) == records(theirs)
-            && self.like.ops().inner_meta_extra_equal(map.ops())
+            && (self.array_entries.is_none()
+                || self.array_entries == map.ops().max_entries_of_array())
     }
 
     fn resolve(&self, value: &[u8], fds: &dyn FdTable) -> Result<Arc<Map>, Errno> {
@@ -253,7 +260,9 @@ impl MapOps for HashOfMaps {
             // SAFETY: 1. the slice has the key's size, the value is a word.
             with_key!(self.table, K => unsafe { self.table.update::<K>(key.as_ptr(), source, flags)? });
         }
-        if let Some(old) = inner.insert(key.to_vec(), map) {
+        let old = inner.insert(key.to_vec(), map);
+        drop(inner);
+        if let Some(old) = old {
             rcu::drop_rcu(old);
         }
         Ok(())
@@ -266,7 +275,9 @@ impl MapOps for HashOfMaps {
             // SAFETY: 1. the slice has the key's size.
             with_key!(self.table, K => unsafe { self.table.delete::<K>(key.as_ptr(), None)? });
         }
-        if let Some(old) = inner.remove(key) {
+        let old = inner.remove(key);
+        drop(inner);
+        if let Some(old) = old {
             rcu::drop_rcu(old);
         }
         Ok(())

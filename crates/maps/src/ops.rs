@@ -272,12 +272,6 @@ pub trait MapOps: Any + Send + Sync + fmt::Debug {
         None
     }
 
-    /// Whether an empty slot, or `None`, `other` may be put into a map of maps made for `self`.
-    fn inner_meta_extra_equal(&self, other: &dyn MapOps) -> bool {
-        let _ = other;
-        true
-    }
-
     /// The elements of a plain array, which must be equal to stand in for each other as inner maps.
     fn max_entries_of_array(&self) -> Option<u32> {
         None

@@ -55,8 +55,46 @@ impl<T: Plain, const N: usize> Plain for [T; N] {
     }
 }
 
-fn bytes_of<T: Plain>(item: &T) -> Vec<u8> {
-    let mut bytes = vec![0; T::BYTES];
+/// Bytes on the stack where they fit, so that small keys and values cost no allocation.
+enum Buffer {
+    Small([u8; SMALL_BYTES], usize),
+    Large(Vec<u8>),
+}
+
+const SMALL_BYTES: usize = 64;
+
+impl Buffer {
+    fn zeroed(len_bytes: usize) -> Buffer {
+        if len_bytes <= SMALL_BYTES {
+            Buffer::Small([0; SMALL_BYTES], len_bytes)
+        } else {
+            Buffer::Large(vec![0; len_bytes])
+        }
+    }
+}
+
+impl std::ops::Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Buffer::Small(bytes, len) => &bytes[..*len],
+            Buffer::Large(bytes) => bytes,
+        }
+    }
+}
+
+impl std::ops::DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Buffer::Small(bytes, len) => &mut bytes[..*len],
+            Buffer::Large(bytes) => bytes,
+        }
+    }
+}
+
+fn bytes_of<T: Plain>(item: &T) -> Buffer {
+    let mut bytes = Buffer::zeroed(T::BYTES);
     item.write_to(&mut bytes);
     bytes
 }
@@ -97,7 +135,7 @@ impl<K: Plain, V: Plain> TypedMap<K, V> {
 
     /// The value of a key, CPU 0's for per-CPU maps.
     pub fn get(&self, key: &K) -> Option<V> {
-        let mut value = vec![0; self.map.sys_value_bytes()];
+        let mut value = Buffer::zeroed(self.map.sys_value_bytes());
         self.map
             .sys_lookup(Access::ReadWrite, &bytes_of(key), &mut value, 0)
             .ok()?;
@@ -137,13 +175,18 @@ impl<K: Plain, V: Plain> TypedMap<K, V> {
     /// Also `EEXIST` and `ENOENT`.
     pub fn update(&self, key: &K, value: &V, flags: u64) -> Result<(), Errno> {
         let total = self.map.sys_value_bytes();
-        let mut bytes = bytes_of(value);
-        if total != bytes.len() {
-            bytes.resize(mem::round_up_8(V::BYTES), 0);
-            bytes = bytes.repeat(total / bytes.len().max(1));
+        let one = bytes_of(value);
+        let mut all = Buffer::zeroed(total);
+        let stride = if total == V::BYTES {
+            V::BYTES
+        } else {
+            mem::round_up_8(V::BYTES)
+        };
+        for chunk in all.chunks_exact_mut(stride.max(1)) {
+            chunk[..V::BYTES].copy_from_slice(&one);
         }
         self.map
-            .sys_update(Access::ReadWrite, &bytes_of(key), &bytes, flags, &NoFds)
+            .sys_update(Access::ReadWrite, &bytes_of(key), &all, flags, &NoFds)
     }
 
     /// Sets one value a CPU.
@@ -153,7 +196,7 @@ impl<K: Plain, V: Plain> TypedMap<K, V> {
     pub fn set_percpu(&self, key: &K, values: &[V]) -> Result<(), Errno> {
         let mut bytes = Vec::new();
         for value in values {
-            let mut one = bytes_of(value);
+            let mut one = bytes_of(value).to_vec();
             one.resize(mem::round_up_8(V::BYTES), 0);
             bytes.extend_from_slice(&one);
         }

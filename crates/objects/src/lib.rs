@@ -5,6 +5,7 @@
 //! [`ProgTypeOps`] per program type.
 
 mod audit;
+mod btf_obj;
 mod engine;
 mod error;
 mod link;
@@ -18,6 +19,7 @@ mod test_run;
 mod verification;
 
 pub use audit::{AuditEvent, AuditOp};
+pub use btf_obj::BtfObject;
 pub use engine::{Engine, EngineKind};
 pub use error::{Error, LoadError};
 pub use link_obj::{LinkDetail, LinkInfo, LinkObject, LinkOps};

@@ -1,12 +1,12 @@
 //! `MapObject`: a map with its id, BTF and the description that the verifier reads.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use ring3_btf::{Btf, DESTRUCTIBLE_6_18, FieldMask, KernelTypes, Record, TypeId};
 use ring3_maps::{Access, Map, MapAttr, fields::ValueRecord};
 use ring3_spec::MapInfo;
 
-use crate::{Error, System};
+use crate::{BtfObject, Error, System};
 
 /// A map of a [`System`]. The last reference frees the id.
 pub struct MapObject {
@@ -15,6 +15,7 @@ pub struct MapObject {
     btf: Option<Btf>,
     record: Option<Arc<Record>>,
     inner: Option<Arc<MapInfo>>,
+    btf_object: OnceLock<Arc<BtfObject>>,
     system: Weak<System>,
 }
 
@@ -64,6 +65,7 @@ impl MapObject {
                 btf,
                 record,
                 inner,
+                btf_object: OnceLock::new(),
                 system,
             }
         }))
@@ -87,6 +89,16 @@ impl MapObject {
     /// BTF of key and value.
     pub fn btf(&self) -> Option<&Btf> {
         self.btf.as_ref()
+    }
+
+    /// Holds the object that its BTF came from, so that its id lives as long as the map; once only.
+    pub fn hold_btf(&self, object: Arc<BtfObject>) {
+        self.btf_object.get_or_init(|| object);
+    }
+
+    /// The object that its BTF came from, if it has an id.
+    pub fn btf_object(&self) -> Option<&Arc<BtfObject>> {
+        self.btf_object.get()
     }
 
     /// What the verifier may know of the map now: the value of a frozen, program-read-only array included.

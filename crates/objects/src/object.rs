@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use ring3_btf::{check::CheckOptions, ext::write_records};
 use ring3_elf::{MapOrigin, MapSpec, ObjectSpec, ProgSpec, SlotSpec};
 use ring3_maps::{Access, Map, MapAttr, Plain, ProgSlot, TypedMap, fd::FdTable};
-use ring3_runtime::ProgObject;
 use ring3_spec::{InfoRecords, Privilege};
 use ring3_uapi::{Errno, MapType, ProgType, flags::map_create, flags::map_elem};
 
@@ -353,18 +352,12 @@ fn update_slot(map: &Arc<Map>, key: u32, fds: &OneFd) -> Result<(), Error> {
 /// # Errors
 /// EINVAL: no prog array, or it belongs to programs of another kind. E2BIG: no such slot.
 pub fn set_program(map: &MapObject, key: u32, program: &Arc<Program>) -> Result<(), Error> {
-    let slot = ProgSlot {
-        entry: program.tail_target(),
-        id: program.id(),
-        owner_key: program.array_key(),
-        keep: Arc::clone(program) as Arc<dyn std::any::Any + Send + Sync>,
-    };
     update_slot(
         map.map(),
         key,
         &OneFd {
             map: None,
-            prog: Some(slot),
+            prog: Some(program.array_slot()),
         },
     )
 }

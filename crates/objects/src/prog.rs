@@ -4,7 +4,7 @@ use std::{
     any::Any,
     collections::BTreeMap,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicU32, Ordering},
     },
     time::SystemTime,
@@ -12,14 +12,14 @@ use std::{
 
 use ring3_btf::{Btf, TypeId};
 use ring3_isa::RawInsn;
-use ring3_maps::OwnerKey;
+use ring3_maps::{OwnerKey, ProgSlot};
 use ring3_runtime::{Entry, InArray, ProgObject, Task};
 use ring3_spec::{AttachTarget, FdObject, InfoRecords, LoadRequest, Privilege, VerifiedProgram};
 use ring3_uapi::{AttachType, Errno, ProgType, flags::prog_load, limits::TAG_BYTES};
 use ring3_verifier::{Log, RejectKind, verify};
 
 use crate::{
-    AuditEvent, AuditOp, EngineKind, Error, LoadError, MapObject, System, engine::Engine,
+    AuditEvent, AuditOp, BtfObject, EngineKind, Error, LoadError, MapObject, System, engine::Engine,
     link::link, tag::compute_tag,
 };
 
@@ -42,12 +42,20 @@ pub struct ProgAttr {
     pub maps: BTreeMap<i32, Arc<MapObject>>,
     /// `fd_array`
     pub fd_array: Option<Vec<i32>>,
+    /// `fd_array_cnt` was given: all of `fd_array` is checked at once.
+    pub fd_array_is_counted: bool,
+    /// BTF by the number that `fd_array` or instructions name it with.
+    pub btf_fds: BTreeMap<i32, Btf>,
+    /// Numbers that are open files, but neither maps nor BTF.
+    pub other_fds: Vec<i32>,
     /// BTF of the program.
     pub btf: Option<Btf>,
     /// `func_info`
     pub func_info: InfoRecords,
     /// `line_info`
     pub line_info: InfoRecords,
+    /// `core_relos`
+    pub core_relos: InfoRecords,
     /// `attach_btf_id`
     pub attach_btf_id: TypeId,
     /// What `attach_btf_id` refers to.
@@ -72,9 +80,13 @@ impl ProgAttr {
             insns,
             maps: BTreeMap::new(),
             fd_array: None,
+            fd_array_is_counted: false,
+            btf_fds: BTreeMap::new(),
+            other_fds: Vec::new(),
             btf: None,
             func_info: InfoRecords::default(),
             line_info: InfoRecords::default(),
+            core_relos: InfoRecords::default(),
             attach_btf_id: TypeId(0),
             attach: AttachTarget::Kernel,
             privilege: Privilege::FULL,
@@ -102,10 +114,18 @@ impl ProgAttr {
         request.flags = self.flags;
         request.name.clone_from(&self.name);
         request.license.clone_from(&self.license);
+        for (&fd, btf) in &self.btf_fds {
+            request.fds.insert(fd, FdObject::Btf(btf.clone()));
+        }
+        for &fd in &self.other_fds {
+            request.fds.insert(fd, FdObject::Other);
+        }
         request.fd_array.clone_from(&self.fd_array);
+        request.fd_array_is_counted = self.fd_array_is_counted;
         request.btf.clone_from(&self.btf);
         request.func_info = self.func_info.clone();
         request.line_info = self.line_info.clone();
+        request.core_relos = self.core_relos.clone();
         request.kernel_btf = system.kernel_btf();
         request.attach_btf_id = self.attach_btf_id;
         request.attach = self.attach.clone();
@@ -126,6 +146,9 @@ pub struct Program {
     loaded_by: Task,
     /// Prog array slots that hold it.
     in_arrays: AtomicU32,
+    /// Maps in the order the verifier indexes them.
+    maps: Vec<Arc<MapObject>>,
+    btf_object: OnceLock<Arc<BtfObject>>,
     system: Weak<System>,
 }
 
@@ -180,9 +203,11 @@ impl Program {
             loaded_at: SystemTime::now(),
             loaded_by,
             in_arrays: AtomicU32::new(0),
+            maps,
+            btf_object: OnceLock::new(),
             system,
         });
-        if let Err(error) = program.claim_prog_arrays(&maps) {
+        if let Err(error) = program.claim_prog_arrays() {
             return Err(Box::new(LoadError {
                 program: program.name().to_owned(),
                 error,
@@ -196,13 +221,8 @@ impl Program {
     }
 
     /// The first program that uses a prog array decides who may enter it.
-    fn claim_prog_arrays(&self, maps: &[Arc<MapObject>]) -> Result<(), Error> {
-        for map in self
-            .verified
-            .used_maps
-            .iter()
-            .filter_map(|&index| maps.get(index))
-        {
+    fn claim_prog_arrays(&self) -> Result<(), Error> {
+        for map in self.used_maps() {
             if let Some(array) = map.map().downcast::<ring3_maps::ProgArray>() {
                 array.claim(&self.array_key()).map_err(|errno| {
                     Error::new(
@@ -232,6 +252,42 @@ impl Program {
             uid: self.loaded_by.uid,
             comm: comm.trim_end_matches('\0').to_owned(),
         }
+    }
+
+    /// The maps it uses, in the order in which it named them first.
+    pub fn used_maps(&self) -> impl Iterator<Item = &Arc<MapObject>> {
+        let used = self.verified.used_maps.iter();
+        used.filter_map(|&index| self.maps.get(index))
+    }
+
+    /// The map that instruction facts name with this index.
+    pub fn map_by_index(&self, index: u32) -> Option<&Arc<MapObject>> {
+        self.maps.get(index as usize)
+    }
+
+    /// The program as a prog array stores it.
+    pub fn array_slot(self: &Arc<Self>) -> ProgSlot {
+        ProgSlot {
+            entry: self.tail_target(),
+            id: self.id,
+            owner_key: self.array_key(),
+            keep: Arc::clone(self) as Arc<dyn Any + Send + Sync>,
+        }
+    }
+
+    /// Holds the object that its BTF came from, so that its id lives as long as the program; once only.
+    pub fn hold_btf(&self, object: Arc<BtfObject>) {
+        self.btf_object.get_or_init(|| object);
+    }
+
+    /// The object that its BTF came from, if it has an id.
+    pub fn btf_object(&self) -> Option<&Arc<BtfObject>> {
+        self.btf_object.get()
+    }
+
+    /// The task that loaded it.
+    pub fn loaded_by(&self) -> &Task {
+        &self.loaded_by
     }
 
     /// Name, at most 15 bytes.

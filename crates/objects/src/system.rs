@@ -9,7 +9,7 @@ use ring3_spec::Registry;
 use ring3_sync::idr::Idr;
 use ring3_uapi::ProgType;
 
-use crate::{AuditEvent, LinkObject, MapObject, ProgTypeOps, Program};
+use crate::{AuditEvent, BtfObject, LinkObject, MapObject, ProgTypeOps, Program};
 
 type Subscriber = Box<dyn Fn(&AuditEvent) + Send + Sync>;
 
@@ -19,6 +19,7 @@ pub struct System {
     maps: Idr<Weak<MapObject>>,
     progs: Idr<Weak<Program>>,
     links: Idr<Weak<LinkObject>>,
+    btfs: Idr<Weak<BtfObject>>,
     prog_types: RwLock<HashMap<ProgType, Arc<dyn ProgTypeOps>>>,
     kernel_btf: RwLock<Option<Btf>>,
     subscribers: Mutex<Vec<Subscriber>>,
@@ -37,6 +38,7 @@ impl System {
             maps: Idr::new(),
             progs: Idr::new(),
             links: Idr::new(),
+            btfs: Idr::new(),
             prog_types: RwLock::default(),
             kernel_btf: RwLock::default(),
             subscribers: Mutex::default(),
@@ -154,6 +156,34 @@ impl System {
             weak
         });
         made.expect("fewer than 2^31 links are alive")
+    }
+
+    /// The BTF with this id, if it is alive.
+    pub fn btf_by_id(&self, id: u32) -> Option<Arc<BtfObject>> {
+        self.btfs.get(id)?.upgrade()
+    }
+
+    /// The lowest BTF id above `id`.
+    pub fn next_btf_id(&self, id: u32) -> Option<u32> {
+        self.btfs.next_id(id)
+    }
+
+    pub(crate) fn register_btf(
+        self: &Arc<Self>,
+        make: impl FnOnce(u32, Weak<System>) -> BtfObject,
+    ) -> Arc<BtfObject> {
+        let mut made = None;
+        self.btfs.insert_with(|id| {
+            let btf = Arc::new(make(id, Arc::downgrade(self)));
+            let weak = Arc::downgrade(&btf);
+            made = Some(btf);
+            weak
+        });
+        made.expect("fewer than 2^31 BTF objects are alive")
+    }
+
+    pub(crate) fn forget_btf(&self, id: u32) {
+        self.btfs.remove(id);
     }
 
     pub(crate) fn forget_link(&self, id: u32) {

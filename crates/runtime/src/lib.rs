@@ -55,3 +55,8 @@ pub use prog_ref::{InArray, ProgObject, ProgRef, TailCallTable};
 pub use prog_run::{Entry, EntryCode, run, run_in_section};
 pub use region::{Access, AccessViolation, MemRegion, Permissions, Regions};
 pub use stack::{MAX_CALL_FRAMES, MAX_STACK_BYTES, MAX_TAIL_CALLS};
+
+/// The README's example, tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -238,6 +238,8 @@ pub enum Allowed {
     Always,
     /// Raw tracepoints, iterators, and functions not of socket storage itself.
     SkStorageTracing,
+    /// Iterators of TCP and unix sockets; to others the helper is unknown.
+    SocketIter,
     /// Iterators, sleepable LSM hooks, and functions of a list.
     DPath,
     /// LSM hooks on which the file or inode is at hand.
@@ -343,6 +345,11 @@ impl FuncProto {
             allowed: Allowed::SkStorageTracing,
             ..self
         }
+    }
+
+    /// Options of the socket that an iterator is at.
+    pub const fn socket_iter(self) -> FuncProto {
+        FuncProto { allowed: Allowed::SocketIter, ..self }
     }
 
     /// Where `d_path` may be called.

@@ -323,7 +323,7 @@ grants! {
             SkcToMptcpSock;
         Nothing for ANY: SkStorageGetTracing, SkStorageDeleteTracing, SockFromFile, GetSocketCookieTracing,
             XdpGetBuffLenTracing, DPath;
-        Nothing for ITER: SeqPrintf, SeqWrite, SeqPrintfBtf;
+        Nothing for ITER: SeqPrintf, SeqWrite, SeqPrintfBtf, SetsockoptIter, GetsockoptIter;
         Nothing for FENTRY: GetFuncArg, GetFuncRet, GetFuncArgCnt, GetAttachCookie;
         Nothing for RAW_TP: GetAttachCookie;
     }

@@ -193,8 +193,10 @@ helpers! {
     GetNetnsCookie(ctx: OrNull<Ctx>) -> Int;
     Setsockopt(ctx: Ctx, level: Any, optname: Any, optval: Mem, optlen: Size) -> Int;
     SetsockoptSk = Setsockopt(sk: BtfSock, level: Any, optname: Any, optval: Mem, optlen: Size) -> Int;
+    SetsockoptIter = Setsockopt(sk: BtfSock, level: Any, optname: Any, optval: Mem, optlen: Size) -> Int, socket_iter;
     Getsockopt(ctx: Ctx, level: Any, optname: Any, optval: MemOut, optlen: Size) -> Int;
     GetsockoptSk = Getsockopt(sk: BtfSock, level: Any, optname: Any, optval: MemOut, optlen: Size) -> Int;
+    GetsockoptIter = Getsockopt(sk: BtfSock, level: Any, optname: Any, optval: MemOut, optlen: Size) -> Int, socket_iter;
     Bind(ctx: Ctx, addr: Mem, addr_len: Size) -> Int;
     SockOpsCbFlagsSet(ctx: Ctx, argval: Any) -> Int;
     LoadHdrOpt(ctx: Ctx, searchby_res: MemInOut, len: Size, flags: Any) -> Int;

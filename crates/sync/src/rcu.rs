@@ -474,8 +474,8 @@ fn reclaim_one_batch(reclaimer: &Reclaimer, wait: WaitForWork) {
 
 /// Runs `call` after every section that is running now has ended.
 ///
-/// The queue is bounded for callers outside of a section: beyond 4096 waiting calls they run a batch themselves. A caller inside
-/// a section cannot wait and only queues.
+/// The queue is bounded for callers outside of a section: beyond 4096 waiting calls they run a batch themselves, so they must not hold a
+/// lock that a section may wait for. A caller inside a section cannot wait and only queues.
 pub fn call_rcu(call: impl FnOnce() + Send + 'static) {
     let reclaimer = reclaimer();
     let waiting = {

@@ -31,7 +31,7 @@ mod tests;
 
 pub use frame::{Certainty, arg_slots};
 pub use site::{NOP5, PatchError, Site};
-pub use target::{AttachError, Attachment, PROGS_PER_TARGET, ProgKind, Target};
+pub use target::{AttachError, Attachment, PROGS_PER_TARGET, ProgKind, Replacement, Target};
 
 #[doc(hidden)]
 pub use site::__align_entry;
@@ -66,3 +66,8 @@ macro_rules! traceable {
         }
     )*};
 }
+
+/// The README's example, tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

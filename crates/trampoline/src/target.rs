@@ -44,6 +44,8 @@ pub enum ProgKind {
 pub enum AttachError {
     /// The program is attached to this target already.
     AlreadyAttached,
+    /// The function is replaced, or, for a replacement, traced or replaced.
+    Occupied,
     /// [`PROGS_PER_TARGET`] programs are.
     TooMany,
     /// The site.
@@ -56,7 +58,7 @@ impl AttachError {
     /// The errno of the link that fails by this.
     pub fn errno(&self) -> Errno {
         match self {
-            AttachError::AlreadyAttached => Errno::EBUSY,
+            AttachError::AlreadyAttached | AttachError::Occupied => Errno::EBUSY,
             AttachError::TooMany => Errno::E2BIG,
             AttachError::Patch(cause) => cause.errno(),
             AttachError::Host(errno) => *errno,
@@ -70,6 +72,7 @@ impl std::fmt::Display for AttachError {
             AttachError::AlreadyAttached => {
                 f.write_str("the program is attached to this function already")
             }
+            AttachError::Occupied => f.write_str("the function is replaced or traced already"),
             AttachError::TooMany => {
                 write!(f, "the function has {PROGS_PER_TARGET} programs already")
             }
@@ -98,6 +101,8 @@ struct State {
     detached: Vec<ImageProg>,
     /// Attachments that exist.
     attached: usize,
+    /// Entry of the program that replaces the function.
+    replaced_by: Option<usize>,
 }
 
 /// A function that can be traced.
@@ -165,6 +170,9 @@ impl Target {
         cookie: u64,
     ) -> Result<Attachment, AttachError> {
         let mut state = self.state();
+        if state.replaced_by.is_some() {
+            return Err(AttachError::Occupied);
+        }
         if state.retired.len() >= RETIRED_MAX {
             free_drained(&mut state);
         }
@@ -236,6 +244,47 @@ impl Target {
             target: self.clone(),
             key,
         })
+    }
+
+    /// Replaces the function by a compiled program of the same prototype (freplace): its entry becomes a jump.
+    ///
+    /// # Errors
+    /// [`AttachError::Occupied`]: something is attached, or the function is replaced already (`EBUSY`, as in Linux).
+    pub fn replace(self: &Arc<Self>, prog: ProgRef) -> Result<Replacement, AttachError> {
+        let mut state = self.state();
+        if state.attached != 0 || state.replaced_by.is_some() {
+            return Err(AttachError::Occupied);
+        }
+        let entry = prog.entry().code as *const () as usize;
+        self.site
+            .patch(None, Some(entry))
+            .map_err(AttachError::Patch)?;
+        state.replaced_by = Some(entry);
+        // Room for what the end of the replacement leaves behind.
+        state.detached.reserve(1);
+        let row = rows().acquire(prog.id()).unwrap_or(0);
+        let prog = ImageProg {
+            prog,
+            kind: ProgKind::Fentry,
+            cookie: 0,
+            row,
+            key: 0,
+        };
+        Ok(Replacement {
+            target: self.clone(),
+            prog: Some(prog),
+        })
+    }
+
+    /// Ends a replacement. Does not fail, does not allocate.
+    fn restore(&self, prog: ImageProg) {
+        let mut state = self.state();
+        if let Some(entry) = state.replaced_by.take() {
+            // As in `detach`.
+            let _ = self.site.patch(Some(entry), None);
+        }
+        state.detached.push(prog);
+        self.is_dirty.store(true, Ordering::Release);
     }
 
     /// Takes a program out. Does not fail, does not allocate.
@@ -352,6 +401,29 @@ impl Attachment {
 impl Drop for Attachment {
     fn drop(&mut self) {
         self.target.detach(self.key);
+    }
+}
+
+/// A replaced function; dropping it brings the function back.
+pub struct Replacement {
+    target: Arc<Target>,
+    /// Taken on drop.
+    prog: Option<ImageProg>,
+}
+
+impl std::fmt::Debug for Replacement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replacement")
+            .field("target", &self.target)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        if let Some(prog) = self.prog.take() {
+            self.target.restore(prog);
+        }
     }
 }
 

@@ -410,6 +410,44 @@ fn compiled_programs_and_their_functions_are_targets() {
 }
 
 #[test]
+fn a_function_is_replaced_or_traced_but_not_both() {
+    let compile = |text: &str| {
+        let program = ring3_isa::parse_asm(text, &ring3_isa::NoNames).unwrap();
+        let linked = ring3_runtime::Linked::unverified(program.insns, &|_| None).unwrap();
+        Arc::new(ring3_jit_x86_64::compile(&linked, &ring3_jit_x86_64::Options::default()).unwrap())
+    };
+    let original = compile("r6 = 5\n call f\n r0 += r6\n exit\n f: r0 = 1\n exit");
+    let other = compile("r6 = 9\n r0 = 100\n exit");
+    // SAFETY: the programs touch no memory.
+    let run = || unsafe { ring3_runtime::run(&original.entry(), 0) };
+    let site = Site::of_program(original.clone(), 1).unwrap();
+    // SAFETY: BPF functions take up to five u64.
+    let target = unsafe { Target::new(site, &model(&[8]), Certainty::Certain) };
+    let prog: ProgRef = Arc::new(Prog {
+        id: 1,
+        entry: other.entry(),
+    });
+    let replacement = target.replace(prog.clone()).unwrap();
+    assert_eq!(run(), 105);
+    assert_eq!(
+        target.replace(prog.clone()).unwrap_err(),
+        AttachError::Occupied
+    );
+    let error = target
+        .attach(ProgKind::Fentry, prog_with(nothing, 1), 0)
+        .unwrap_err();
+    assert_eq!(error, AttachError::Occupied);
+    drop(replacement);
+    assert_eq!(run(), 6);
+    let attachment = target
+        .attach(ProgKind::Fentry, prog_with(nothing, 1), 0)
+        .unwrap();
+    assert_eq!(target.replace(prog).unwrap_err(), AttachError::Occupied);
+    drop(attachment);
+    assert_eq!(run(), 6);
+}
+
+#[test]
 fn threads_run_through_while_programs_come_and_go() {
     let target = target(busy as *const (), &[8, 8]);
     let done = AtomicBool::new(false);

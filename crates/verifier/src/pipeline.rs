@@ -1,9 +1,9 @@
 //! The passes in order. What each finds is a value; exploration gets them together as [`Facts`].
 
 use alloc::borrow::Cow;
-use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use ring3_btf::Btf;
 use ring3_isa::{Insn, RawInsn, decode};
@@ -33,7 +33,7 @@ use crate::resolve::{ResolveInput, process_fd_array, resolve_ld_imm64};
 use crate::stack_depth::{StackInput, SubprogUse, check_max_stack_depth, private_stack_of};
 use crate::state::{Extra, FuncState, MAIN_CALLSITE, MapIdx, RegState, RegType, VerifierState};
 use crate::states::StateTable;
-use crate::subprogs::{SubprogInput, check_subprogs, find_subprogs, is_pseudo_call, is_pseudo_func, name_subprogs};
+use crate::subprogs::{SubprogInput, check_subprogs, find_subprogs, name_subprogs};
 
 /// Decides whether a program is safe, as Linux 6.18 does.
 ///
@@ -165,24 +165,25 @@ fn prepare(
     log: &mut Log,
     subprog_count: &mut usize,
 ) -> Check<Facts> {
+    let (prog_type, expected_attach_type) = resolved_prog_type(req);
+    let announced = process_fd_array(req, prog_type)?;
     let func_info = check_func_info_early(req)?;
-    *subprog_count = functions_before_error(&req.insns);
     let prog_btf = req.btf.clone();
-    let mut subprogs = find_functions(req, permits, &func_info, log)?;
-    *subprog_count = subprogs.list.len();
+    let found = Cell::new(0);
+    let subprogs = find_functions(req, permits, &func_info, &found, log);
+    *subprog_count = found.get();
+    let mut subprogs = subprogs?;
     check_subprogs(&req.insns, &mut subprogs.list)?;
     check_func_info(&func_info, &subprogs.list, prog_btf.as_ref())?;
     let line_info = check_line_info(req, &req.insns, &subprogs.list, prog_btf.as_ref())?;
     let insns = apply_core_relos(req)?;
     name_subprogs(&mut subprogs.list, &func_info, prog_btf.as_ref());
 
-    let (prog_type, expected_attach_type) = resolved_prog_type(req);
     let mut btfs: Vec<Btf> = Vec::new();
     btfs.extend(req.kernel_btf.clone());
     btfs.extend(prog_btf.clone());
     let (maps, inner_map) = map_table(req);
     let input = ResolveInput { req, insns: &insns, subprogs: &subprogs.list, btfs: &btfs, prog_type };
-    let announced = process_fd_array(&input)?;
     let resolved = resolve_ld_imm64(&input, announced)?;
 
     let kernel_calls = KernelCalls {
@@ -252,27 +253,18 @@ fn find_functions(
     req: &LoadRequest,
     permits: Permits,
     func_info: &[FuncInfo],
+    found: &Cell<usize>,
     log: &mut Log,
 ) -> Check<crate::subprogs::Subprogs> {
     let mut kfuncs = KfuncCalls::new(req);
-    let input =
-        SubprogInput { insns: &req.insns, func_info, btf: req.btf.as_ref(), bpf_capable: permits.bpf_capable };
+    let input = SubprogInput {
+        insns: &req.insns,
+        func_info,
+        btf: req.btf.as_ref(),
+        bpf_capable: permits.bpf_capable,
+        found,
+    };
     find_subprogs(&input, &mut |_, insn| kfuncs.add(insn), log)
-}
-
-/// Functions that were found when the search ends early; the statistics have a depth for each.
-fn functions_before_error(insns: &[RawInsn]) -> usize {
-    let mut starts = BTreeSet::from([0i64]);
-    for (idx, &insn) in insns.iter().enumerate() {
-        if is_pseudo_func(insn) || is_pseudo_call(insn) {
-            let start = idx as i64 + i64::from(insn.imm) + 1;
-            if start < 0 || start >= insns.len() as i64 {
-                break;
-            }
-            starts.insert(start);
-        }
-    }
-    starts.len()
 }
 
 fn effects_of(subprogs: &[Subprog]) -> Effects {

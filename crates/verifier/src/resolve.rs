@@ -48,16 +48,17 @@ pub(crate) struct ResolveInput<'a> {
 ///
 /// # Errors
 /// As for maps that instructions name; EBADF or EINVAL for what is neither a map nor a BTF.
-pub(crate) fn process_fd_array(input: &ResolveInput<'_>) -> Check<Vec<MapIdx>> {
+pub(crate) fn process_fd_array(req: &LoadRequest, prog_type: ProgType) -> Check<Vec<MapIdx>> {
     let mut uses = MapUses {
-        input,
+        req,
+        prog_type,
         used: Vec::new(),
     };
-    let (Some(fds), true) = (&input.req.fd_array, input.req.fd_array_is_counted) else {
+    let (Some(fds), true) = (&req.fd_array, req.fd_array_is_counted) else {
         return Ok(uses.used);
     };
     for &fd in fds {
-        match input.req.fds.get(&fd) {
+        match req.fds.get(&fd) {
             Some(&FdObject::Map(map)) => {
                 uses.add(map)?;
             }
@@ -81,7 +82,8 @@ pub(crate) fn resolve_ld_imm64(
 ) -> Check<Resolved> {
     let insns = input.insns;
     let mut maps = MapUses {
-        input,
+        req: input.req,
+        prog_type: input.prog_type,
         used: used_maps,
     };
     let mut btfs = input.btfs.to_vec();
@@ -91,7 +93,7 @@ pub(crate) fn resolve_ld_imm64(
         let insn = insns[at];
         check_load_fields(insn)?;
         if insn.is_ld_imm64() {
-            loads[at] = Some(resolve_load(at, &mut maps, &mut btfs)?);
+            loads[at] = Some(resolve_load(at, input, &mut maps, &mut btfs)?);
             at += 2;
             continue;
         }
@@ -122,8 +124,12 @@ const PSEUDO_FUNC: u8 = 4;
 const PSEUDO_MAP_IDX: u8 = 5;
 const PSEUDO_MAP_IDX_VALUE: u8 = 6;
 
-fn resolve_load(at: usize, maps: &mut MapUses<'_>, btfs: &mut Vec<Btf>) -> Check<LdImm64> {
-    let input = maps.input;
+fn resolve_load(
+    at: usize,
+    input: &ResolveInput<'_>,
+    maps: &mut MapUses<'_>,
+    btfs: &mut Vec<Btf>,
+) -> Check<LdImm64> {
     let first = input.insns[at];
     let Some(&second) = input
         .insns
@@ -351,7 +357,7 @@ mod tests {
             btfs: &[],
             prog_type: req.prog_type,
         };
-        process_fd_array(&input)
+        process_fd_array(req, req.prog_type)
             .and_then(|used| resolve_ld_imm64(&input, used))
             .map_err(|violation| (violation.errno, violation.text))
     }

@@ -26,7 +26,7 @@ use crate::error::{Check, Violation};
 use crate::limits::{JMP_HISTORY_SOFT_MAX, STATES_MAX};
 use crate::log::insn::log_source_line;
 use crate::log::state::{Which, write_state};
-use crate::state::{Extra, HistFlags, IterState, RegState, SlotType, StateId, VerifierState};
+use crate::state::{Extra, HistFlags, IterState, RegState, SharedReg, SlotType, StateId, VerifierState};
 
 use equal::Exactness;
 
@@ -311,7 +311,7 @@ fn may_be_looping(old: &VerifierState, cur: &VerifierState) -> bool {
             && a.ref_obj_id == b.ref_obj_id
     };
     old.curframe == cur.curframe
-        && old.cur_frame().regs.iter().zip(&cur.cur_frame().regs).all(|(a, b)| same(a, b))
+        && old.cur_frame().regs.iter().zip(&cur.cur_frame().regs).all(|(a, b)| a.is_same(b) || same(a, b))
 }
 
 fn iter_depths_differ(old: &VerifierState, cur: &VerifierState) -> bool {
@@ -390,9 +390,10 @@ fn clean_state(
             continue;
         }
         let frame = st.frame_mut(frameno);
+        let unset = SharedReg::new(RegState::NOT_INIT);
         for (number, reg) in frame.regs[..10].iter_mut().enumerate() {
             if live_regs & 1 << number == 0 {
-                *reg = RegState::NOT_INIT;
+                *reg = unset.clone();
             }
         }
         for (spi, slot) in frame.stack.iter_mut().enumerate().take(64) {
@@ -437,6 +438,8 @@ pub(crate) fn widen_from_previous_entry(env: &mut Env<'_>) {
             && st.dfs_depth < env.cur.dfs_depth
     });
     if let Some(id) = previous {
-        equal::widen_imprecise_scalars(env, id);
+        let mut cur = env.cur.clone();
+        widen::widen_imprecise_scalars(env, id, &mut cur);
+        env.cur = cur;
     }
 }

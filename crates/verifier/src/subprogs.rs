@@ -7,6 +7,7 @@
 
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use ring3_btf::{Btf, FuncLinkage, Kind, TypeId};
 use ring3_isa::RawInsn;
@@ -82,6 +83,8 @@ pub(crate) struct SubprogInput<'a> {
     pub(crate) func_info: &'a [FuncInfo],
     pub(crate) btf: Option<&'a Btf>,
     pub(crate) bpf_capable: bool,
+    /// How many were found so far, also where the search ends early.
+    pub(crate) found: &'a Cell<usize>,
 }
 
 /// Collects the starts of functions; `on_kfunc` judges calls of kernel functions in program order.
@@ -94,6 +97,7 @@ pub(crate) fn find_subprogs(
     log: &mut Log,
 ) -> Check<Subprogs> {
     let mut starts = BTreeSet::from([0u32]);
+    input.found.set(1);
     for (idx, &insn) in input.insns.iter().enumerate() {
         let is_local = is_pseudo_func(insn) || is_pseudo_call(insn);
         if !is_local && !is_kfunc_call(insn) {
@@ -114,11 +118,13 @@ pub(crate) fn find_subprogs(
         } else {
             on_kfunc(idx as u32, insn)?;
         }
+        input.found.set(starts.len());
     }
     let callback = find_exception_callback(input)?;
     if let Some(start) = callback {
         add_start(&mut starts, i64::from(start), input.insns.len())?;
     }
+    input.found.set(starts.len());
     let starts: Vec<u32> = starts.into_iter().collect();
     let mut list: Vec<Subprog> = starts
         .iter()
@@ -279,6 +285,7 @@ mod tests {
             func_info: &[],
             btf: None,
             bpf_capable,
+            found: &Cell::new(0),
         };
         let mut subprogs = find_subprogs(&input, &mut |_, _| Ok(()), &mut Log::off())
             .map_err(|violation| violation.text)?;

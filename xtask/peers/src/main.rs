@@ -1,1 +1,81 @@
-fn main(){}
+//! ring3 beside its peers: `cargo xtask bench verifier|engines|maps [--json]`.
+//!
+//! Every row is one of ours beside one reference, both in nanoseconds; `ratio` is ours by the reference's, so below 1 is faster. Rows of
+//! the kernel exist where bpf(2) is permitted.
+
+mod engines;
+mod kernel;
+mod measure;
+mod native;
+mod programs;
+mod rbpf_peer;
+mod report;
+mod steps;
+mod verifier;
+
+use std::{error::Error, path::PathBuf, process::ExitCode};
+
+use report::Report;
+
+const USAGE: &str = "usage: cargo xtask bench NAME [--json]
+  verifier [CORPUS_DIR]  verification: recorded loads of the corpus, the fixtures beside the running kernel
+  engines                bench programs beside native code, rbpf and the kernel's JIT
+  maps                   map operations from programs and from Rust, beside dashmap, papaya and the kernel";
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+struct Options {
+    bench: String,
+    corpus: Option<PathBuf>,
+    as_json: bool,
+}
+
+fn parse_args(args: impl Iterator<Item = String>) -> Result<Options, String> {
+    let mut options = Options {
+        bench: String::new(),
+        corpus: None,
+        as_json: false,
+    };
+    for arg in args {
+        if arg == "--json" {
+            options.as_json = true;
+        } else if options.bench.is_empty() && !arg.starts_with('-') {
+            options.bench = arg;
+        } else if options.bench == "verifier"
+            && options.corpus.is_none()
+            && !arg.starts_with('-')
+        {
+            options.corpus = Some(arg.into());
+        } else {
+            return Err(format!("unknown argument '{arg}'\n{USAGE}"));
+        }
+    }
+    Ok(options)
+}
+
+fn run(options: &Options) -> Outcome<Report> {
+    match options.bench.as_str() {
+        "verifier" => verifier::bench(options.corpus.as_deref()),
+        "engines" => engines::bench(),
+        "maps" => Err("not yet".into()),
+        "" => Err(USAGE.into()),
+        other => Err(format!("no bench '{other}'\n{USAGE}").into()),
+    }
+}
+
+fn main() -> ExitCode {
+    let outcome = || -> Outcome<(Report, bool)> {
+        let options = parse_args(std::env::args().skip(1))?;
+        Ok((run(&options)?, options.as_json))
+    };
+    match outcome() {
+        Ok((report, as_json)) => {
+            report.print(as_json);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

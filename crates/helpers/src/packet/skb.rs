@@ -149,6 +149,11 @@ impl Skb {
         Ok(())
     }
 
+    /// Gives back bytes that [`Skb::pull`] took.
+    pub fn unpull(&mut self, bytes: usize) {
+        self.push(bytes);
+    }
+
     /// Gives bytes at the front, with the content they have; room is made as needed, and new room is zero.
     pub(super) fn push(&mut self, bytes: usize) {
         if bytes > self.data_offset {
@@ -408,6 +413,11 @@ impl Skb {
     /// `tc_index`
     pub fn tc_index(&self) -> u16 {
         self.object.u16(at::TC_INDEX)
+    }
+
+    /// Sets `tc_index`.
+    pub fn set_tc_index(&mut self, tc_index: u16) {
+        self.object.set_u16(at::TC_INDEX, tc_index);
     }
 
     /// `queue_mapping`

@@ -43,32 +43,50 @@ impl XdpBuff {
         dev: &Arc<NetDevice>,
         queue_index: u32,
     ) -> Result<Box<XdpBuff>, Errno> {
+        let mut xdp = Box::new(XdpBuff {
+            object: Object::zeroed(),
+            rxq: Object::zeroed(),
+            txq: Object::zeroed(),
+            memory: Vec::new(),
+            dev: Arc::clone(dev),
+        });
+        xdp.refill(frame, dev, queue_index)?;
+        Ok(xdp)
+    }
+
+    /// Makes this a freshly received frame, in the memory it has.
+    ///
+    /// # Errors
+    /// As [`XdpBuff::received`]; the frame is unchanged then.
+    pub fn refill(
+        &mut self,
+        frame: &[u8],
+        dev: &Arc<NetDevice>,
+        queue_index: u32,
+    ) -> Result<(), Errno> {
         if frame.len() < super::skb::ETH_HEADER_BYTES || frame.len() > 0xffff {
             return Err(Errno::EINVAL);
         }
         let frame_bytes =
             (HEADROOM_BYTES + frame.len() + SHARED_INFO_BYTES).next_multiple_of(PAGE_BYTES);
-        let mut memory = vec![0; frame_bytes];
-        memory[HEADROOM_BYTES..HEADROOM_BYTES + frame.len()].copy_from_slice(frame);
-        let mut xdp = Box::new(XdpBuff {
-            object: Object::zeroed(),
-            rxq: Object::zeroed(),
-            txq: Object::zeroed(),
-            memory,
-            dev: Arc::clone(dev),
-        });
-        let start = xdp.memory.as_mut_ptr().expose_provenance() as u64;
-        xdp.rxq.set_u64(rxq::DEV, dev.program_ptr());
-        xdp.rxq.set_u32(rxq::QUEUE_INDEX, queue_index);
-        xdp.txq.set_u64(rxq::DEV, dev.program_ptr());
-        let rxq_ptr = std::ptr::from_ref(&xdp.rxq).expose_provenance() as u64;
-        let txq_ptr = std::ptr::from_ref(&xdp.txq).expose_provenance() as u64;
-        xdp.object.set_u64(at::DATA_HARD_START, start);
-        xdp.object.set_u64(at::RXQ, rxq_ptr);
-        xdp.object.set_u64(at::TXQ, txq_ptr);
-        xdp.object.set_u32(at::FRAME_SZ, frame_bytes as u32);
-        xdp.set_bounds(HEADROOM_BYTES, HEADROOM_BYTES, HEADROOM_BYTES + frame.len());
-        Ok(xdp)
+        // What an earlier packet left around this one stays, as on a driver that uses its pages again.
+        self.memory.resize(frame_bytes, 0);
+        self.memory[HEADROOM_BYTES..HEADROOM_BYTES + frame.len()].copy_from_slice(frame);
+        if !Arc::ptr_eq(&self.dev, dev) {
+            self.dev = Arc::clone(dev);
+        }
+        let start = self.memory.as_mut_ptr().expose_provenance() as u64;
+        self.rxq.set_u64(rxq::DEV, self.dev.program_ptr());
+        self.rxq.set_u32(rxq::QUEUE_INDEX, queue_index);
+        self.txq.set_u64(rxq::DEV, self.dev.program_ptr());
+        let rxq_ptr = std::ptr::from_ref(&self.rxq).expose_provenance() as u64;
+        let txq_ptr = std::ptr::from_ref(&self.txq).expose_provenance() as u64;
+        self.object.set_u64(at::DATA_HARD_START, start);
+        self.object.set_u64(at::RXQ, rxq_ptr);
+        self.object.set_u64(at::TXQ, txq_ptr);
+        self.object.set_u32(at::FRAME_SZ, frame_bytes as u32);
+        self.set_bounds(HEADROOM_BYTES, HEADROOM_BYTES, HEADROOM_BYTES + frame.len());
+        Ok(())
     }
 
     /// The pointer that programs get as their context.

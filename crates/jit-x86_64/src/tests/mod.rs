@@ -252,24 +252,15 @@ pub(super) fn variants() -> [(&'static str, Options); 3] {
     [
         (
             "all features",
-            Options {
-                blinding_seed: None,
-                cpu: CpuFeatures::detect(),
-            },
+            Options { cpu: CpuFeatures::detect(), ..Options::default() },
         ),
         (
             "no features",
-            Options {
-                blinding_seed: None,
-                cpu: CpuFeatures::BASELINE,
-            },
+            Options { cpu: CpuFeatures::BASELINE, ..Options::default() },
         ),
         (
             "blinded",
-            Options {
-                blinding_seed: Some(0x1234_5678_9abc),
-                cpu: CpuFeatures::detect(),
-            },
+            Options { blinding_seed: Some(0x1234_5678_9abc), ..Options::default() },
         ),
     ]
 }

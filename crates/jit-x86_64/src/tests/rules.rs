@@ -14,10 +14,7 @@ fn code(text: &str, cpu: CpuFeatures) -> (String, Vec<&'static str>) {
     let program = slots(&insns);
     let compiled = compile_test(
         &link(&program),
-        &Options {
-            blinding_seed: None,
-            cpu,
-        },
+        &Options { cpu, ..Options::default() },
     );
     let mut lines = Vec::new();
     for line in compiled.listing().lines {
@@ -114,7 +111,7 @@ fn rotations_are_rotates() {
     );
     expect(
         "r2 = r1\n r1 <<= 13\n r2 >>= 51\n r1 |= r2",
-        "mov rsi,rdi; shr rsi,33h; rol rdi,0Dh",
+        "mov rsi,rdi; shr rsi,33h; ror rdi,33h",
         &["rotate"],
     );
     expect(
@@ -125,6 +122,22 @@ fn rotations_are_rotates() {
     expect(
         "w2 = w1\n w2 <<= 5\n w1 >>= 27\n w2 |= w1",
         "rorx esi,edi,1Bh; shr edi,1Bh",
+        &["rotate"],
+    );
+    expect(
+        "r3 = r1\n r3 >>= 51\n r2 = r1\n r2 <<= 13\n r2 |= r3",
+        "mov rdx,rdi; shr rdx,33h; rorx rsi,rdi,33h",
+        &["rotate"],
+    );
+    // The temporary is overwritten: nobody reads the shifted value.
+    expect(
+        "w3 = w1\n w3 >>= 27\n w2 = w1\n w2 <<= 5\n w2 |= w3\n r3 = 7",
+        "rorx esi,edi,1Bh; mov edx,7",
+        &["rotate"],
+    );
+    expect(
+        "r2 = r1\n r1 <<= 13\n r2 >>= 51\n r1 |= r2\n r2 = 7",
+        "ror rdi,33h; mov esi,7",
         &["rotate"],
     );
     // Counts that do not add up to the width.
@@ -239,6 +252,26 @@ fn constants_divide_by_multiplication() {
     assert_eq!(used, ["constant-divisor"]);
     let (text, _) = code("r1 /= 10", ALL);
     assert!(text.contains("mulx") && !text.contains("div"), "{text}");
+    let (text, _) = code("r1 %= 1000", ALL);
+    assert!(
+        text.contains("shr rdx,3; mulx") && !text.contains("div"),
+        "{text}"
+    );
+    let (text, _) = code("r1 /= 7", ALL);
+    assert!(text.contains("mulx") && !text.contains("div"), "{text}");
+    let mut rng = Rng(77);
+    for _ in 0..150 {
+        let divisor = (rng.next() >> (33 + rng.below(30))) as i32;
+        let multiple = (rng.next() / (divisor.max(1) as u64))
+            .wrapping_mul(divisor as u64)
+            .wrapping_sub(rng.below(2) as u64);
+        agrees(&format!(
+            "r1 /= {divisor}\n w2 /= {divisor}\n r3 %= {divisor}\n w4 %= {divisor}"
+        ));
+        agrees(&format!(
+            "r1 = {multiple:#x} ll\n r3 = r1\n r2 = r1\n r1 /= {divisor}\n r3 %= {divisor}\n w2 /= {divisor}"
+        ));
+    }
     let (text, _) = code("r1 %= 16", ALL);
     assert_eq!(text, "and edi,0Fh");
 }
@@ -249,10 +282,7 @@ fn frames_are_as_small_as_the_function() {
         let linked = linked_with(&asm(&format!("{body}\n exit")), &[0], Vec::new());
         let compiled = compile_test(
             &linked,
-            &Options {
-                blinding_seed: None,
-                cpu: ALL,
-            },
+            &Options { cpu: ALL, ..Options::default() },
         );
         let lines = text_of(&compiled.text().bytes(), 0);
         let insns: Vec<_> = lines

@@ -182,7 +182,8 @@ impl Pool {
             total
         };
         let region = Region::anonymous(main_bytes.next_multiple_of(page_bytes()), Prot::ReadWrite)?;
-        if region.len_bytes() >= 4 << 20 {
+        // A map that is not preallocated may stay sparse: huge pages would fill it.
+        if region.len_bytes() >= 4 << 20 && !config.deferred {
             region.advise_huge();
         }
         let base = region.as_ptr();

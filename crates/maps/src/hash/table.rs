@@ -183,7 +183,7 @@ impl Table {
             (buckets as usize).checked_mul(64).ok_or(Errno::ENOMEM)?,
             Prot::ReadWrite,
         )?;
-        if region.len_bytes() >= 4 << 20 {
+        if region.len_bytes() >= 4 << 20 && !config.deferred {
             region.advise_huge();
         }
         let pool = Pool::new(config)?;

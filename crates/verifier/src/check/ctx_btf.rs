@@ -36,30 +36,29 @@ enum IterArg {
 /// # Source
 /// First loads of the fields by iterator programs on Linux 6.18.
 const ITER_ARGS: &[(&str, u32, IterArg)] = &[
+    ("bpf_link", 8, IterArg::Untrusted),
     ("bpf_map", 8, IterArg::Object),
-    ("bpf_map_elem", 8, IterArg::Object),
     ("bpf_map_elem", 16, IterArg::RdonlyBuf),
     ("bpf_map_elem", 24, IterArg::Buf),
-    ("bpf_prog", 8, IterArg::Object),
-    ("bpf_link", 8, IterArg::Object),
+    ("bpf_prog", 8, IterArg::Untrusted),
     ("bpf_sk_storage_map", 16, IterArg::Untrusted),
     ("bpf_sk_storage_map", 24, IterArg::Buf),
+    ("cgroup", 8, IterArg::Object),
+    ("dmabuf", 8, IterArg::Untrusted),
+    ("ipv6_route", 8, IterArg::Untrusted),
+    ("kmem_cache", 8, IterArg::Object),
+    ("ksym", 8, IterArg::Untrusted),
+    ("netlink", 8, IterArg::Untrusted),
     ("sockmap", 16, IterArg::RdonlyBuf),
-    ("sockmap", 24, IterArg::Object),
+    ("sockmap", 24, IterArg::Untrusted),
+    ("task", 8, IterArg::Object),
+    ("task_file", 8, IterArg::Untrusted),
+    ("task_file", 24, IterArg::Untrusted),
+    ("task_vma", 8, IterArg::Untrusted),
+    ("task_vma", 16, IterArg::Untrusted),
     ("tcp", 8, IterArg::Object),
     ("udp", 8, IterArg::Object),
-    ("unix", 8, IterArg::Object),
-    ("netlink", 8, IterArg::Object),
-    ("ipv6_route", 8, IterArg::Untrusted),
-    ("task", 8, IterArg::Object),
-    ("task_file", 8, IterArg::Object),
-    ("task_file", 24, IterArg::Untrusted),
-    ("task_vma", 8, IterArg::Object),
-    ("task_vma", 16, IterArg::Untrusted),
-    ("cgroup", 8, IterArg::Object),
-    ("ksym", 8, IterArg::Untrusted),
-    ("kmem_cache", 8, IterArg::Object),
-    ("dmabuf", 8, IterArg::Object),
+    ("unix", 8, IterArg::Untrusted),
 ];
 
 /// What the context holds at `off`; none if the program may not access it.
@@ -177,7 +176,14 @@ pub(crate) fn find_argument(env: &mut Env<'_>, off: i32, access: MemAccess) -> C
             );
         }
     }
-    field.pointer = Some((RegType::of(RegBase::PtrToBtfId).with(flags), Extra::Btf { btf: btf_idx, id: object }));
+    // Congestion control only ever sees TCP sockets.
+    let is_tcp_ops = facts.attach.prog_type == ProgType::StructOps
+        && btf.name(env.req.attach_btf_id) == "tcp_congestion_ops";
+    let id = match btf.find_by_name_kind("tcp_sock", Kind::Struct) {
+        Some(tcp_sock) if is_tcp_ops && btf.name(object) == "sock" => tcp_sock,
+        _ => object,
+    };
+    field.pointer = Some((RegType::of(RegBase::PtrToBtfId).with(flags), Extra::Btf { btf: btf_idx, id }));
     Ok(Some(field))
 }
 

@@ -482,3 +482,96 @@ fn add_prologue(input: &CtxInput<'_>, draft: &mut Draft) -> Check {
     ]);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::Subprog;
+    use ring3_spec::CtxView;
+
+    fn converted(insn: RawInsn, aux: InsnAux, direct_write: bool) -> Vec<RawInsn> {
+        let mut draft = Draft::new(&[insn], &[Subprog::default()]);
+        let input = CtxInput {
+            aux: &[aux],
+            ctx: ring3_spec::ctx::table(CtxView::TcClsAct),
+            attach_type: 0,
+            prog_type: ProgType::SchedCls,
+            kernel_btf: None,
+            direct_write,
+        };
+        convert_ctx_accesses(&mut draft, &input).unwrap();
+        draft.encode().unwrap()
+    }
+
+    fn through(ty: RegType) -> InsnAux {
+        InsnAux {
+            ptr_type: Some(ty),
+            ..InsnAux::default()
+        }
+    }
+
+    fn offset_of(field: &str) -> i16 {
+        layout::field(None, "sk_buff", field).unwrap().offset as i16
+    }
+
+    #[test]
+    fn a_field_is_loaded_from_the_kernel_object() {
+        // r0 = *(u32 *)(r1 + 0): __sk_buff.len
+        assert_eq!(
+            converted(RawInsn::new(0x61, 0, 1, 0, 0), through(RegType::CTX), false),
+            [RawInsn::new(0x61, 0, 1, offset_of("len"), 0)]
+        );
+    }
+
+    #[test]
+    fn a_part_is_cut_out_of_the_whole() {
+        // r0 = *(u8 *)(r1 + 2): third byte of __sk_buff.len
+        assert_eq!(
+            converted(RawInsn::new(0x71, 0, 1, 2, 0), through(RegType::CTX), false),
+            [
+                RawInsn::new(0x61, 0, 1, offset_of("len"), 0),
+                alu_imm(ALU, RSH, R0, 16),
+                alu_imm(ALU, AND, R0, 0xff),
+            ]
+        );
+    }
+
+    #[test]
+    fn loads_that_may_fault_read_zero() {
+        let load = RawInsn::new(0x61, 0, 1, 8, 0);
+        let object = RegType::of(RegBase::PtrToBtfId);
+        assert_eq!(
+            converted(load, through(object), false),
+            [RawInsn { code: 0x21, ..load }]
+        );
+        let trusted = object.with(TypeFlags::PTR_TRUSTED);
+        assert_eq!(converted(load, through(trusted), false), [load]);
+    }
+
+    #[test]
+    fn barriers_stand_before_or_after() {
+        let store = RawInsn::new(0x7b, FP, 1, -8, 0);
+        let before = InsnAux {
+            nospec: true,
+            ..through(RegType::STACK)
+        };
+        assert_eq!(converted(store, before, false), [NOSPEC, store]);
+        let after = InsnAux {
+            nospec_result: true,
+            ..through(RegType::STACK)
+        };
+        assert_eq!(converted(store, after, false), [store, NOSPEC]);
+    }
+
+    #[test]
+    fn writers_of_packets_unshare_them_first() {
+        let insns = converted(EXIT, InsnAux::default(), true);
+        assert_eq!(insns.len(), 11);
+        assert_eq!(
+            insns[0],
+            RawInsn::new(0x71, R6, R1, offset_of("__cloned_offset"), 0)
+        );
+        // A packet that is not shared goes straight to the program.
+        assert_eq!(insns[2], jmp_imm(JMP, JEQ, R6, 0, 7));
+    }
+}

@@ -67,3 +67,43 @@ fn defined_half(insn: RawInsn) -> Option<u8> {
     let mut written = decoded.uses().writes_low.iter();
     written.next().map(Reg::number)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::Subprog;
+    use alloc::vec;
+
+    fn poisoned(insns: &[RawInsn], zext_dst: bool) -> usize {
+        let mut draft = Draft::new(insns, &[Subprog::default()]);
+        let aux = InsnAux {
+            zext_dst,
+            ..InsnAux::default()
+        };
+        poison_upper_halves(&mut draft, &vec![aux; insns.len()], 1).unwrap();
+        draft.encode().unwrap().len()
+    }
+
+    #[test]
+    fn halves_that_nobody_reads_are_poisoned() {
+        assert_eq!(poisoned(&[alu_imm(ALU, MOV, R1, 5)], false), 4);
+        assert_eq!(poisoned(&[alu_imm(ALU, MOV, R1, 5)], true), 1);
+        assert_eq!(poisoned(&[alu_imm(ALU64, MOV, R1, 5)], false), 1);
+    }
+
+    #[test]
+    fn compare_exchange_clears_the_upper_half() {
+        let insn = RawInsn::new(CODE_ATOMIC32, FP, R1, -4, CMPXCHG);
+        let mut draft = Draft::new(&[insn], &[Subprog::default()]);
+        let aux = InsnAux {
+            zext_dst: true,
+            ..InsnAux::default()
+        };
+        extend_cmpxchg(&mut draft, &[aux]).unwrap();
+        let extension = RawInsn {
+            imm: 1,
+            ..alu_reg(ALU, MOV, R0, R0)
+        };
+        assert_eq!(draft.encode().unwrap(), [insn, extension]);
+    }
+}

@@ -5,23 +5,24 @@
 use alloc::vec::Vec;
 
 use ring3_btf::FieldKind;
-use ring3_spec::{FdObject, MapInfo};
+use ring3_spec::{FdObject, LoadRequest, MapInfo};
 use ring3_uapi::flags::prog_load;
 use ring3_uapi::{MapType, ProgType, limits};
 
-use super::ResolveInput;
 use crate::error::{Check, Violation, reject};
 use crate::state::MapIdx;
 
 /// Maps in order of first use.
 pub(super) struct MapUses<'a> {
-    pub(super) input: &'a ResolveInput<'a>,
+    pub(super) req: &'a LoadRequest,
+    /// Of the target for an extension.
+    pub(super) prog_type: ProgType,
     pub(super) used: Vec<MapIdx>,
 }
 
 impl MapUses<'_> {
     pub(super) fn add_fd(&mut self, fd: i32) -> Check<MapIdx> {
-        match self.input.req.fds.get(&fd) {
+        match self.req.fds.get(&fd) {
             Some(&FdObject::Map(map)) => self.add(map),
             Some(FdObject::Btf(_) | FdObject::Other) => {
                 reject!(EINVAL, "fd {fd} is not pointing to valid bpf_map")
@@ -31,7 +32,7 @@ impl MapUses<'_> {
     }
 
     pub(super) fn add(&mut self, map: usize) -> Check<MapIdx> {
-        let Some(info) = self.input.req.maps.get(map) else {
+        let Some(info) = self.req.maps.get(map) else {
             return Err(Violation::bug("fd of a map that the request does not have"));
         };
         let idx = MapIdx(map as u32);
@@ -52,7 +53,7 @@ impl MapUses<'_> {
 
     /// Whether a program of this type may use this map at all.
     fn check_compatibility(&self, map: &MapInfo) -> Check {
-        let prog_type = self.input.prog_type;
+        let prog_type = self.prog_type;
         let is_tracing = is_tracing_prog_type(prog_type);
         let has = |kind| map.record.as_ref().is_some_and(|record| record.has(kind));
         if is_tracing && (has(FieldKind::ListHead) || has(FieldKind::RbRoot)) {
@@ -78,7 +79,7 @@ impl MapUses<'_> {
         if map.map_type == MapType::StructOps {
             reject!(EINVAL, "bpf_struct_ops map cannot be used in prog");
         }
-        if self.input.req.flags & prog_load::SLEEPABLE != 0 && !is_for_sleepable(map.map_type) {
+        if self.req.flags & prog_load::SLEEPABLE != 0 && !is_for_sleepable(map.map_type) {
             reject!(
                 EINVAL,
                 "Sleepable programs can only use array, hash, ringbuf and local storage maps"
@@ -91,8 +92,7 @@ impl MapUses<'_> {
     fn check_single(&self, map: &MapInfo) -> Check {
         let has_other = |is_like: &dyn Fn(&MapInfo) -> bool| {
             self.used.iter().any(|idx| {
-                self.input
-                    .req
+                self.req
                     .maps
                     .get(idx.0 as usize)
                     .is_some_and(|other| is_like(other))
@@ -109,7 +109,7 @@ impl MapUses<'_> {
                 if has_other(&same_type) {
                     reject!(EBUSY, "Only one arena per program");
                 }
-                let privilege = self.input.req.privilege;
+                let privilege = self.req.privilege;
                 if !privilege.may_bpf() || !privilege.may_perfmon() {
                     reject!(EPERM, "CAP_BPF and CAP_PERFMON are required to use arena");
                 }

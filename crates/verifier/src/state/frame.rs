@@ -1,6 +1,8 @@
 //! `FuncState`: registers and stack of one call frame.
 
+use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::ops::{Deref, DerefMut};
 
 use ring3_isa::Reg;
 
@@ -17,10 +19,42 @@ pub(crate) struct RetvalRange {
     pub(crate) max: i32,
 }
 
+/// A register that copies of a frame share until one of them changes it: states of one path differ in few registers.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedReg(Rc<RegState>);
+
+impl SharedReg {
+    pub(crate) fn new(reg: RegState) -> Self {
+        SharedReg(Rc::new(reg))
+    }
+
+    /// Whether both are one register that nobody has changed since.
+    #[inline]
+    pub(crate) fn is_same(&self, other: &SharedReg) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Deref for SharedReg {
+    type Target = RegState;
+
+    #[inline]
+    fn deref(&self) -> &RegState {
+        &self.0
+    }
+}
+
+impl DerefMut for SharedReg {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut RegState {
+        Rc::make_mut(&mut self.0)
+    }
+}
+
 /// One call frame.
 #[derive(Clone, Debug)]
 pub(crate) struct FuncState {
-    pub(crate) regs: [RegState; REGS],
+    pub(crate) regs: [SharedReg; REGS],
     /// Slots from the frame pointer down.
     pub(crate) stack: Vec<StackSlot>,
     /// Instruction that called this frame; the main frame has [`MAIN_CALLSITE`].
@@ -42,11 +76,12 @@ pub(crate) const MAIN_CALLSITE: u32 = u32::MAX;
 impl FuncState {
     /// A frame at its function's entry: no register has a value but the frame pointer.
     pub(crate) fn new(callsite: u32, frameno: u8, subprogno: u32) -> Self {
-        let mut regs = [RegState::NOT_INIT; REGS];
-        regs[Reg::FP.index()] = RegState {
+        let unset = SharedReg::new(RegState::NOT_INIT);
+        let mut regs = core::array::from_fn(|_| unset.clone());
+        regs[Reg::FP.index()] = SharedReg::new(RegState {
             frameno,
             ..RegState::pointer(super::reg::RegType::STACK, super::reg::Extra::None)
-        };
+        });
         FuncState {
             regs,
             stack: Vec::new(),

@@ -6,7 +6,7 @@ pub(crate) mod refs;
 pub(crate) mod stack;
 pub(crate) mod verifier_state;
 
-pub(crate) use frame::{FuncState, MAIN_CALLSITE, REGS, RetvalRange};
+pub(crate) use frame::{FuncState, MAIN_CALLSITE, REGS, RetvalRange, SharedReg};
 pub(crate) use reg::{
     AT_PKT_END, BEYOND_PKT_END, BPF_ADD_CONST, BPF_ADD_CONST32, BPF_ADD_CONST64, BtfIdx, DEF_NOT_SUBREG, DynptrType, Extra, IrqClass, IterState, MapIdx,
     RegBase, RegState, RegType, TypeFlags,

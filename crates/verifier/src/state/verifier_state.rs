@@ -211,7 +211,7 @@ impl VerifierState {
     pub(crate) fn change_regs(&mut self, pick: impl Fn(&RegState) -> bool, mut f: impl FnMut(&mut RegState)) {
         for frameno in 0..=self.curframe {
             let frame = self.frame(frameno);
-            let hit = frame.regs.iter().any(&pick)
+            let hit = frame.regs.iter().any(|reg| pick(reg))
                 || frame.stack.iter().any(|slot| slot.is_spilled_reg() && pick(slot.spilled()));
             if !hit {
                 continue;

@@ -138,11 +138,20 @@ fn frame_covers(old: &FuncState, cur: &FuncState, live_regs: u16, rules: Rules, 
         return false;
     }
     for (number, (o, c)) in old.regs.iter().zip(&cur.regs).enumerate() {
-        if live_regs & 1 << number != 0 && !reg_covers(o, c, rules, map) {
+        if live_regs & 1 << number == 0 || o.is_same(c) && has_no_ids(o) {
+            continue;
+        }
+        if !reg_covers(o, c, rules, map) {
             return false;
         }
     }
     stack_covers(old, cur, rules, map)
+}
+
+/// A register that is related to no other covers itself, whatever else is compared.
+#[inline]
+fn has_no_ids(reg: &RegState) -> bool {
+    reg.id == 0 && reg.ref_obj_id == 0
 }
 
 /// Type, offset, object, variable part and bounds are the same.
@@ -263,6 +272,9 @@ fn slot_covers(o: &StackSlot, c: Option<&StackSlot>, rules: Rules, map: &mut IdM
         && o.types == SPILLED
         && c.types == SPILLED
     {
+        if o.shares_spilled(c) && has_no_ids(o.spilled()) {
+            return true;
+        }
         return reg_covers(o.spilled(), c.spilled(), rules, map);
     }
     // Byte by byte, as bytes of one slot may differ in what they hold.
@@ -311,47 +323,4 @@ fn slot_covers(o: &StackSlot, c: Option<&StackSlot>, rules: Rules, map: &mut IdM
         }
     }
     true
-}
-
-/// Forgets scalars of the current state that differ from those of `id` and are precise in neither.
-pub(super) fn widen_imprecise_scalars(env: &mut Env<'_>, id: StateId) {
-    let mut map = core::mem::take(&mut env.scratch.id_map);
-    map.reset(env.id_gen);
-    let precise = !env.permits.bpf_capable;
-    let old = env.states.get(id);
-    let cur = &mut env.cur;
-    for frameno in (0..=old.curframe).rev() {
-        let old_frame = old.frame(frameno);
-        let mut changes: Vec<(bool, usize)> = Vec::new();
-        {
-            let cur_frame = cur.frame(frameno);
-            let mut differs = |o: &RegState, c: &RegState| {
-                o.ty == crate::state::RegType::SCALAR
-                    && o.ty == c.ty
-                    && !o.precise
-                    && !c.precise
-                    && !regs_exact(o, c, &mut map)
-            };
-            for (number, (o, c)) in old_frame.regs.iter().zip(&cur_frame.regs).enumerate() {
-                if differs(o, c) {
-                    changes.push((true, number));
-                }
-            }
-            for (spi, (o, c)) in old_frame.stack.iter().zip(&cur_frame.stack).enumerate() {
-                if o.is_spilled_reg() && c.is_spilled_reg() && differs(o.spilled(), c.spilled()) {
-                    changes.push((false, spi));
-                }
-            }
-        }
-        if changes.is_empty() {
-            continue;
-        }
-        let cur_frame = cur.frame_mut(frameno);
-        for (is_reg, index) in changes {
-            let reg = if is_reg { &mut cur_frame.regs[index] } else { cur_frame.stack[index].spilled_mut() };
-            reg.set_unknown();
-            reg.precise = precise;
-        }
-    }
-    env.scratch.id_map = map;
 }

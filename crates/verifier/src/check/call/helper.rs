@@ -66,8 +66,17 @@ fn find_proto<'r>(env: &Env<'_>, registry: &'r ring3_spec::Registry, imm: i32) -
         HelperLookup::NotForProgram(name) => {
             reject!(EINVAL, "program of this type cannot use helper bpf_{name}#{imm}")
         }
+        HelperLookup::Found(proto) if proto.allowed == Allowed::SocketIter && !is_socket_iter(env) => {
+            reject!(EINVAL, "program of this type cannot use helper bpf_{}#{imm}", proto.name)
+        }
         HelperLookup::Found(proto) => Ok(proto),
     }
+}
+
+/// Iterators that hold the lock of the socket they are at.
+fn is_socket_iter(env: &Env<'_>) -> bool {
+    let target = env.facts.attach.target.as_ref();
+    target.is_some_and(|target| matches!(target.name.as_str(), "bpf_iter_tcp" | "bpf_iter_unix"))
 }
 
 /// License, and rules beyond the program type.
@@ -105,7 +114,8 @@ fn is_allowed(env: &Env<'_>, allowed: Allowed) -> bool {
     let is_tracing = attach.prog_type == ProgType::Tracing;
     let is_lsm = attach.prog_type == ProgType::Lsm;
     match allowed {
-        Allowed::Always => true,
+        // Iterators of other things were told that there is no such helper.
+        Allowed::Always | Allowed::SocketIter => true,
         Allowed::SkStorageTracing => match attach_type {
             Some(AttachType::TraceIter | AttachType::TraceRawTp) => is_tracing,
             Some(AttachType::TraceFentry | AttachType::TraceFexit) => {

@@ -68,7 +68,7 @@ pub(crate) fn check_func_call(env: &mut Env<'_>, distance: i32) -> Check {
         log_violation(env, &violation);
     }
     let mut callee = new_frame(env, &env.cur, subprog, callsite)?;
-    callee.regs[1..=5].copy_from_slice(&env.cur.cur_frame().regs[1..=5]);
+    callee.regs[1..=5].clone_from_slice(&env.cur.cur_frame().regs[1..=5]);
     clear_caller_saved(env);
     env.cur.push_frame(callee);
     env.mark_all_scratched();

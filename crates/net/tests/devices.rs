@@ -1,0 +1,442 @@
+//! Packets through devices: who runs when, where chains stop, where redirects lead, what links do.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
+
+use ring3_isa::RawInsn;
+use ring3_mprog::Anchor;
+use ring3_net::{
+    Device, Direction, Exit, Net, PacketPath,
+    clsact::{FilterAction, FilterSpec, act},
+    simulate,
+};
+use ring3_objects::{ProgAttr, Program, System};
+use ring3_runtime::ProgObject;
+use ring3_uapi::{Errno, ProgType};
+
+const FRAME: [u8; 64] = {
+    let mut frame = [0; 64];
+    frame[12] = 8;
+    frame[14] = 0x45;
+    frame
+};
+
+fn load(system: &Arc<System>, prog_type: ProgType, name: &str, slots: &[[u8; 8]]) -> Arc<Program> {
+    let insns = slots
+        .iter()
+        .map(|slot| RawInsn::from_bytes(*slot))
+        .collect();
+    let mut attr = ProgAttr::new(prog_type, insns);
+    attr.name = name.to_owned();
+    Program::load(system, attr).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+const fn mov(reg: u8, imm: i32) -> [u8; 8] {
+    let [a, b, c, d] = imm.to_le_bytes();
+    [0xb7, reg, 0, 0, a, b, c, d]
+}
+
+const EXIT: [u8; 8] = [0x95, 0, 0, 0, 0, 0, 0, 0];
+
+/// A program that always returns this.
+fn returns(system: &Arc<System>, prog_type: ProgType, name: &str, value: i32) -> Arc<Program> {
+    load(system, prog_type, name, &[mov(0, value), EXIT])
+}
+
+/// A classifier that counts its runs in `mark` and returns this.
+fn marks(system: &Arc<System>, name: &str, value: i32) -> Arc<Program> {
+    let slots = [
+        [0x61, 0x12, 8, 0, 0, 0, 0, 0],
+        [0x07, 0x02, 0, 0, 1, 0, 0, 0],
+        [0x63, 0x21, 8, 0, 0, 0, 0, 0],
+        mov(0, value),
+        EXIT,
+    ];
+    load(system, ProgType::SchedCls, name, &slots)
+}
+
+/// `return bpf_redirect(ifindex, flags)`, or another redirect helper.
+fn redirects(
+    system: &Arc<System>,
+    prog_type: ProgType,
+    helper: u8,
+    ifindex: u32,
+    flags: i32,
+) -> Arc<Program> {
+    let slots = [
+        mov(1, ifindex as i32),
+        mov(2, flags),
+        [0x85, 0, 0, 0, helper, 0, 0, 0],
+        EXIT,
+    ];
+    load(system, prog_type, "redirect", &slots)
+}
+
+type Exits = Arc<Mutex<Vec<(Exit, String, usize)>>>;
+
+fn world() -> (Arc<System>, Net, PacketPath, Exits) {
+    let system = System::new();
+    ring3_net::register(&system);
+    let net = Net::new(&system);
+    let exits = Exits::default();
+    let seen = Arc::clone(&exits);
+    let path = PacketPath::new(&net).with_sink(Box::new(move |exit, device, frame| {
+        seen.lock()
+            .unwrap()
+            .push((exit, device.name().to_owned(), frame.len()));
+    }));
+    (system, net, path, exits)
+}
+
+fn filter(is_direct: bool) -> FilterSpec {
+    FilterSpec {
+        priority: None,
+        handle: None,
+        protocol: None,
+        is_direct,
+        classid: 0,
+        label: "test".to_owned(),
+        actions: Vec::new(),
+    }
+}
+
+#[test]
+fn a_chain_runs_in_order_and_stops_where_a_program_decides() {
+    let (system, net, mut path, exits) = world();
+    let eth = net.add_device("eth0").unwrap();
+    let next = marks(&system, "next", -1);
+    let pass = marks(&system, "pass", 0);
+    let late = marks(&system, "late", 2);
+    let ingress = Direction::Ingress;
+    net.attach_tcx(&eth, ingress, &late, &Anchor::none(), None)
+        .unwrap();
+    net.attach_tcx(&eth, ingress, &pass, &Anchor::first(), None)
+        .unwrap();
+    net.attach_tcx(&eth, ingress, &next, &Anchor::first(), Some(3))
+        .unwrap();
+    path.inject(&eth, &FRAME).unwrap();
+    let slots = eth.tcx(ingress).slots();
+    let did: Vec<_> = slots
+        .iter()
+        .map(|slot| (slot.prog.name(), slot.counts.runs(), slot.counts.stops()))
+        .collect();
+    assert_eq!(did, [("next", 1, 0), ("pass", 1, 1), ("late", 0, 0)]);
+    assert_eq!(
+        *exits.lock().unwrap(),
+        [(Exit::Stack, "eth0".to_owned(), 64)]
+    );
+    eth.tcx(ingress)
+        .detach(Some(&pass), None, &Anchor::none(), None)
+        .unwrap();
+    path.inject(&eth, &FRAME).unwrap();
+    assert_eq!(eth.stats().ingress_drop, 1);
+    assert_eq!(eth.stats().to_stack, 1);
+}
+
+#[test]
+fn undecided_packets_go_to_the_classifier() {
+    let (system, net, mut path, _) = world();
+    let eth = net.add_device("eth0").unwrap();
+    let next = returns(&system, ProgType::SchedCls, "next", -1);
+    net.attach_tcx(&eth, Direction::Ingress, &next, &Anchor::none(), None)
+        .unwrap();
+    let clsact = eth.clsact(Direction::Ingress);
+    let drop = returns(&system, ProgType::SchedCls, "drop", act::SHOT);
+    let no_match = returns(&system, ProgType::SchedCls, "no_match", 0);
+    assert_eq!(clsact.add(&drop, filter(true)).unwrap(), (49152, 1));
+    // A further filter without a priority comes before; 0 is no match, not a verdict.
+    assert_eq!(clsact.add(&no_match, filter(false)).unwrap(), (49151, 1));
+    path.inject(&eth, &FRAME).unwrap();
+    assert_eq!(eth.stats().ingress_drop, 1);
+    assert_eq!(clsact.filters()[0].counts.runs(), 1);
+    // A filter for another protocol is passed by.
+    clsact.remove(Some(49152), None);
+    let other = FilterSpec {
+        protocol: Some([0x86, 0xdd]),
+        ..filter(true)
+    };
+    clsact.add(&drop, other).unwrap();
+    path.inject(&eth, &FRAME).unwrap();
+    assert_eq!(eth.stats().to_stack, 1);
+}
+
+#[test]
+fn actions_decide_what_matched() {
+    let (system, net, mut path, _) = world();
+    let eth = net.add_device("eth0").unwrap();
+    let matched = returns(&system, ProgType::SchedCls, "matched", -1);
+    let with = |actions: Vec<FilterAction>| FilterSpec {
+        actions,
+        priority: Some(10),
+        ..filter(false)
+    };
+    let clsact = eth.clsact(Direction::Ingress);
+    let mut dropped_after = |actions: Vec<FilterAction>| {
+        clsact.remove(None, None);
+        clsact.add(&matched, with(actions)).unwrap();
+        let before = eth.stats().ingress_drop;
+        path.inject(&eth, &FRAME).unwrap();
+        eth.stats().ingress_drop - before
+    };
+    let program = |value| FilterAction::Bpf {
+        prog: returns(&system, ProgType::SchedAct, "action", value),
+        default: act::SHOT,
+        counts: Arc::default(),
+    };
+    assert_eq!(dropped_after(vec![]), 0);
+    assert_eq!(dropped_after(vec![FilterAction::Fixed(act::SHOT)]), 1);
+    assert_eq!(
+        dropped_after(vec![
+            FilterAction::Fixed(act::PIPE),
+            FilterAction::Fixed(act::SHOT)
+        ]),
+        1
+    );
+    assert_eq!(
+        dropped_after(vec![
+            FilterAction::Fixed(act::OK),
+            FilterAction::Fixed(act::SHOT)
+        ]),
+        0
+    );
+    assert_eq!(dropped_after(vec![program(-1)]), 1);
+    assert_eq!(dropped_after(vec![program(0)]), 0);
+    // Classified again and again: dropped in the end, not forever.
+    assert_eq!(dropped_after(vec![FilterAction::Fixed(act::RECLASSIFY)]), 1);
+    // Not a verdict of a matched filter: on to the next, and there is none.
+    assert_eq!(dropped_after(vec![FilterAction::Fixed(act::UNSPEC)]), 0);
+}
+
+#[test]
+fn xdp_comes_first_and_its_verdicts_hold() {
+    let (system, net, mut path, exits) = world();
+    let eth = net.add_device("eth0").unwrap();
+    let out = net.add_device("out").unwrap();
+    let drop = returns(&system, ProgType::SchedCls, "drop", act::SHOT);
+    net.attach_tcx(&out, Direction::Egress, &drop, &Anchor::none(), None)
+        .unwrap();
+    for (value, what) in [
+        (0, "aborted"),
+        (1, "drop"),
+        (2, "pass"),
+        (3, "tx"),
+        (77, "aborted"),
+    ] {
+        let prog = returns(&system, ProgType::Xdp, what, value);
+        net.set_xdp(&eth, Some(&prog)).unwrap();
+        path.inject(&eth, &FRAME).unwrap();
+    }
+    let stats = eth.stats();
+    assert_eq!(
+        (
+            stats.xdp_aborted,
+            stats.xdp_drop,
+            stats.xdp_tx,
+            stats.to_stack
+        ),
+        (2, 1, 1, 1)
+    );
+    // An XDP redirect leaves past the egress hooks of the target.
+    let redirect = redirects(&system, ProgType::Xdp, 23, out.ifindex(), 0);
+    net.set_xdp(&eth, Some(&redirect)).unwrap();
+    path.inject(&eth, &FRAME).unwrap();
+    assert_eq!(out.stats().tx_packets, 1);
+    assert_eq!(
+        exits.lock().unwrap().last().unwrap(),
+        &(Exit::Sent, "out".to_owned(), 64)
+    );
+    let nowhere = redirects(&system, ProgType::Xdp, 23, 99, 0);
+    net.set_xdp(&eth, Some(&nowhere)).unwrap();
+    path.inject(&eth, &FRAME).unwrap();
+    assert_eq!(eth.stats().redirect_failed, 1);
+}
+
+#[test]
+fn a_redirect_goes_on_at_the_other_device() {
+    let (system, net, mut path, exits) = world();
+    let eth = net.add_device("eth0").unwrap();
+    let (a, b) = (net.add_device("a").unwrap(), net.add_device("b").unwrap());
+    net.join(&a, &b);
+    let attach = |device: &Device, prog: &Arc<Program>| {
+        device
+            .tcx(Direction::Ingress)
+            .attach(prog, None, &Anchor::none(), None)
+            .unwrap();
+    };
+    // Out of a: its peer receives it.
+    let to_a = redirects(&system, ProgType::SchedCls, 23, a.ifindex(), 0);
+    attach(&eth, &to_a);
+    path.inject(&eth, &FRAME).unwrap();
+    assert_eq!(
+        (
+            a.stats().tx_packets,
+            b.stats().rx_packets,
+            b.stats().to_stack
+        ),
+        (1, 1, 1)
+    );
+    // Into the peer of a at once.
+    eth.tcx(Direction::Ingress)
+        .detach(None, None, &Anchor::none(), None)
+        .unwrap();
+    attach(
+        &eth,
+        &redirects(&system, ProgType::SchedCls, 155, a.ifindex(), 0),
+    );
+    path.inject(&eth, &FRAME).unwrap();
+    assert_eq!((a.stats().tx_packets, b.stats().to_stack), (1, 2));
+    // Round and round: dropped after some turns.
+    attach(
+        &b,
+        &redirects(&system, ProgType::SchedCls, 23, b.ifindex(), 1),
+    );
+    path.inject(&b, &FRAME).unwrap();
+    assert_eq!(b.stats().redirect_failed, 1);
+    let stacks = exits
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|(exit, ..)| *exit == Exit::Stack)
+        .count();
+    assert_eq!(stacks, 2);
+}
+
+#[test]
+fn the_last_reference_of_a_link_detaches() {
+    let (system, net, mut path, _) = world();
+    let eth = net.add_device("eth0").unwrap();
+    let drop_all = returns(&system, ProgType::SchedCls, "drop", act::SHOT);
+    let pass = returns(&system, ProgType::SchedCls, "pass", 0);
+    let link = net
+        .link_tcx(&eth, Direction::Ingress, &drop_all, &Anchor::none(), None)
+        .unwrap();
+    assert_eq!(
+        system.link_by_id(link.id()).unwrap().info().prog_id,
+        drop_all.id()
+    );
+    assert_eq!(link.info().detail.ifindex, eth.ifindex());
+    path.inject(&eth, &FRAME).unwrap();
+    assert_eq!(eth.stats().ingress_drop, 1);
+    assert_eq!(
+        link.update(&pass, Some(&pass)).unwrap_err().errno,
+        Errno::EPERM
+    );
+    link.update(&pass, Some(&drop_all)).unwrap();
+    path.inject(&eth, &FRAME).unwrap();
+    assert_eq!(eth.stats().to_stack, 1);
+    let by_place = eth
+        .tcx(Direction::Ingress)
+        .detach(None, None, &Anchor::none(), None);
+    assert_eq!(by_place.unwrap_err().errno, Errno::EBUSY);
+    let id = link.id();
+    drop(link);
+    assert!(eth.tcx(Direction::Ingress).slots().is_empty());
+    assert!(system.link_by_id(id).is_none());
+}
+
+#[test]
+fn links_outlive_their_device_without_a_hook() {
+    let (system, net, _, _) = world();
+    let eth = net.add_device("eth0").unwrap();
+    let pass = returns(&system, ProgType::SchedCls, "pass", 0);
+    let xdp = returns(&system, ProgType::Xdp, "xdp", 2);
+    let tcx_link = net
+        .link_tcx(&eth, Direction::Egress, &pass, &Anchor::none(), None)
+        .unwrap();
+    let xdp_link = net.link_xdp(&eth, &xdp).unwrap();
+    assert_eq!(net.set_xdp(&eth, None).unwrap_err().errno, Errno::EBUSY);
+    assert_eq!(net.link_xdp(&eth, &xdp).err().unwrap().errno, Errno::EBUSY);
+    net.remove_device(eth.ifindex()).unwrap();
+    for link in [&tcx_link, &xdp_link] {
+        assert!(!link.is_attached());
+        assert_eq!(link.info().detail.ifindex, 0);
+        assert_eq!(link.update(&pass, None).unwrap_err().errno, Errno::ENOLINK);
+    }
+    assert_eq!(
+        net.device_by_name("eth0").err().unwrap().errno,
+        Errno::ENODEV
+    );
+}
+
+#[test]
+fn a_cgroups_programs_all_run_and_each_may_refuse() {
+    let (system, net, mut path, _) = world();
+    let eth = net.add_device("eth0").unwrap();
+    let refuses = returns(&system, ProgType::CgroupSkb, "refuses", 0);
+    let allows = returns(&system, ProgType::CgroupSkb, "allows", 1);
+    let hook = net.cgroup(Direction::Ingress);
+    hook.attach(&refuses, None, &Anchor::none(), None).unwrap();
+    hook.attach(&allows, None, &Anchor::none(), None).unwrap();
+    path.inject(&eth, &FRAME).unwrap();
+    assert_eq!((eth.stats().cgroup_drop, eth.stats().to_stack), (1, 0));
+    assert_eq!(hook.slots()[1].counts.runs(), 1);
+    hook.detach(Some(&refuses), None, &Anchor::none(), None)
+        .unwrap();
+    path.inject(&eth, &FRAME).unwrap();
+    assert_eq!(eth.stats().to_stack, 1);
+}
+
+#[test]
+fn no_packet_sees_a_mixed_array_while_two_threads_edit() {
+    const PACKETS: u64 = 20_000;
+    let (system, net, mut path, _) = world();
+    let eth = net.add_device("eth0").unwrap();
+    // Behind the hook everything is dropped: a packet reaches the stack only if exactly the replaced program ran.
+    let drop_all = returns(&system, ProgType::SchedCls, "drop", act::SHOT);
+    eth.clsact(Direction::Ingress)
+        .add(&drop_all, filter(true))
+        .unwrap();
+    let passes = [0, 1].map(|_| returns(&system, ProgType::SchedCls, "pass", 0));
+    let next = returns(&system, ProgType::SchedCls, "next", -1);
+    let hook = eth.tcx(Direction::Ingress);
+    hook.attach(&passes[0], None, &Anchor::none(), None)
+        .unwrap();
+    let is_done = AtomicBool::new(false);
+    let edits = std::thread::scope(|scope| {
+        let replacer = scope.spawn(|| {
+            let mut edits = 0;
+            let mut current = 0;
+            while !is_done.load(Ordering::Relaxed) {
+                let old = ring3_mprog::Entry {
+                    prog: ring3_net::Held(Arc::clone(&passes[current])),
+                    link: None,
+                };
+                current = 1 - current;
+                hook.attach(&passes[current], None, &Anchor::replacing(old), None)
+                    .unwrap();
+                edits += 1;
+            }
+            edits
+        });
+        let toggler = scope.spawn(|| {
+            let mut edits = 0;
+            while !is_done.load(Ordering::Relaxed) {
+                hook.attach(&next, None, &Anchor::first(), None).unwrap();
+                hook.detach(Some(&next), None, &Anchor::none(), None)
+                    .unwrap();
+                edits += 2;
+            }
+            edits
+        });
+        for _ in 0..PACKETS {
+            path.inject(&eth, &FRAME).unwrap();
+        }
+        is_done.store(true, Ordering::Relaxed);
+        replacer.join().unwrap() + toggler.join().unwrap()
+    });
+    assert_eq!(eth.stats().to_stack, PACKETS);
+    assert!(edits > 10, "{edits} edits");
+}
+
+#[test]
+fn short_frames_are_refused() {
+    let (_, net, mut path, _) = world();
+    let eth = net.add_device("eth0").unwrap();
+    assert_eq!(
+        path.inject(&eth, &FRAME[..13]).unwrap_err().errno,
+        Errno::EINVAL
+    );
+    assert!(simulate("x").is_err());
+}

@@ -1,0 +1,40 @@
+//! `BtfObject`: type information with an id, as BPF_BTF_LOAD makes it. Who uses it (a map, a program, a descriptor) holds it; the last
+//! reference frees the id.
+
+use std::sync::{Arc, Weak};
+
+use ring3_btf::Btf;
+
+use crate::System;
+
+/// BTF of a [`System`].
+pub struct BtfObject {
+    id: u32,
+    btf: Btf,
+    system: Weak<System>,
+}
+
+impl BtfObject {
+    /// Gives BTF an id. It was checked before (`ring3_btf::check`).
+    pub fn create(system: &Arc<System>, btf: Btf) -> Arc<BtfObject> {
+        system.register_btf(|id, system| BtfObject { id, btf, system })
+    }
+
+    /// Id, from 1.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The types.
+    pub fn btf(&self) -> &Btf {
+        &self.btf
+    }
+}
+
+impl Drop for BtfObject {
+    fn drop(&mut self) {
+        if let Some(system) = self.system.upgrade() {
+            system.forget_btf(self.id);
+        }
+    }
+}

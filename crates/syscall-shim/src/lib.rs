@@ -1,0 +1,2 @@
+//! bpf(2) over a library.
+#![forbid(unsafe_code)]

@@ -1,0 +1,296 @@
+//! `bench engines`: the bench programs on our two engines, beside native code, rbpf and the kernel's JIT.
+//!
+//! Every engine runs the same instructions over the same packet and must return the same value, else the bench fails. A run of ours has its
+//! read section, as a hook would; a kernel run is that of BPF_PROG_TEST_RUN less the empty program's.
+
+use std::{sync::Arc, time::Instant};
+
+use ring3::{
+    EngineKind, LoadOptions, Program, interp,
+    jit_x86_64::{self as jit, Compiled},
+    objects::{LoadedObject, Object},
+    runtime::Linked,
+};
+
+use crate::{
+    Outcome,
+    kernel::{self, KernelObject, KernelProgram},
+    measure::{Contender, minima},
+    native::{Frame, Native},
+    programs::{self, EMPTY, Ours},
+    rbpf_peer::{self, Rbpf},
+    report::{Report, Row},
+    steps,
+};
+
+const ROUNDS: usize = 40;
+const NATIVE: &str = "native, clang-19 -O2";
+const RBPF: &str = "rbpf, JIT";
+const RBPF_INTERP: &str = "rbpf, interpreter";
+/// Calls of the program of that name, and hops of the tail-call chain.
+const CALLS: usize = 3000;
+const HOPS: usize = 33;
+
+/// Runs the bench.
+pub(crate) fn bench() -> Outcome<Report> {
+    let mut report = Report::default();
+    let object = programs::pure()?;
+    let jitted = load(&object, EngineKind::Jit)?;
+    let interpreted = load(&object, EngineKind::Interp)?;
+    let packet = programs::packet();
+    let in_kernel = match kernel::is_permitted() {
+        true => Some(KernelObject::create(object.spec())?),
+        false => {
+            report.note("bpf(2) is not permitted here: no row of the running kernel");
+            None
+        }
+    };
+    for (name, program) in jitted.programs() {
+        run_program(name, program, &packet, in_kernel.as_ref(), &mut report)?;
+    }
+    tail_chain(&packet, &mut report)?;
+    for (name, program) in interpreted.programs() {
+        if name != EMPTY {
+            interpret(name, program, &packet, &mut report)?;
+        }
+    }
+    compile(&jitted, &mut report)?;
+    summary(&mut report);
+    Ok(report)
+}
+
+fn load(object: &Object, engine: EngineKind) -> Outcome<LoadedObject> {
+    let options = LoadOptions {
+        engine,
+        ..LoadOptions::default()
+    };
+    object
+        .load_in(&ring3::system(), &options)
+        .map_err(|error| error.to_string().into())
+}
+
+/// The instructions after rewrites, as bytes.
+fn xlated(program: &Program) -> Vec<u8> {
+    let insns = &program.verified().insns;
+    insns.iter().flat_map(|insn| insn.to_bytes()).collect()
+}
+
+fn same(name: &str, what: &str, ours: u32, theirs: u32) -> Outcome<()> {
+    if ours == theirs {
+        return Ok(());
+    }
+    Err(format!("{name}: we return {ours:#x}, {what} {theirs:#x}").into())
+}
+
+fn run_program(
+    name: &str,
+    program: &Arc<Program>,
+    packet: &[u8],
+    in_kernel: Option<&KernelObject<'_>>,
+    report: &mut Report,
+) -> Outcome<()> {
+    let insns = xlated(program);
+    let mut ours = Ours::new(program, packet)?;
+    let mut run = ours.run()?;
+    let expected = run();
+    let mut contenders = vec![Contender::calls("ours", 1, run)];
+
+    let mut frame = Frame::new(packet);
+    let native = Native::find(name).ok_or("no native code")?;
+    same(name, NATIVE, expected, native.run(&mut frame))?;
+    contenders.push(Contender::calls(NATIVE, 1, move || native.run(&mut frame)));
+
+    let rbpf_frame = Frame::new(packet);
+    match Rbpf::new(&insns, &rbpf_frame) {
+        Ok(mut rbpf) => {
+            let theirs = rbpf.run();
+            if theirs == expected {
+                contenders.push(Contender::calls(RBPF, 1, move || rbpf.run()));
+            } else {
+                report.note(format!(
+                    "{name}: rbpf returns {theirs:#x} instead of {expected:#x}, left out"
+                ));
+            }
+        }
+        Err(error) => report.note(format!("{name}: rbpf does not compile it: {error}")),
+    }
+    let kernel = in_kernel.filter(|_| name != EMPTY);
+    if let Some(object) = kernel {
+        let (program, theirs) = KernelProgram::new(object.load(name)?, packet)?;
+        same(name, "the kernel", expected, theirs)?;
+        let (empty, _) = KernelProgram::new(object.load(EMPTY)?, packet)?;
+        contenders.push(Contender::sampled(kernel::name(), move || {
+            program.sample_ns()
+        }));
+        contenders.push(Contender::sampled("empty", move || empty.sample_ns()));
+    }
+    let mut best = minima(ROUNDS, &mut contenders);
+    if kernel.is_some() {
+        let empty_ns = best.pop().unwrap_or_default();
+        contenders.pop();
+        if let Some(kernel_ns) = best.last_mut() {
+            *kernel_ns -= empty_ns;
+        }
+    }
+    if name == "calls3000" {
+        let each: Vec<f64> = best.iter().map(|ns| ns / CALLS as f64).collect();
+        report.push("subprogram call", "call", &contenders, &each);
+    }
+    let name = if name == EMPTY { "entry and exit" } else { name };
+    report.push(name, "run", &contenders, &best);
+    Ok(())
+}
+
+/// A program that calls itself through a prog array until the limit; per hop, what the program has without one taken off.
+fn tail_chain(packet: &[u8], report: &mut Report) -> Outcome<()> {
+    const NAME: &str = "tail_chain";
+    let object = programs::maps()?;
+    let (with_hops, without) = (load(&object, EngineKind::Jit)?, load(&object, EngineKind::Jit)?);
+    with_hops.set_tail_call("progs", 0, NAME)?;
+    let mut ours = Ours::new(with_hops.program(NAME)?, packet)?;
+    let mut ours_without = Ours::new(without.program(NAME)?, packet)?;
+    // Prog arrays are emptied when their last descriptor goes.
+    let objects = match kernel::is_permitted() {
+        true => Some([
+            KernelObject::create(object.spec())?,
+            KernelObject::create(object.spec())?,
+        ]),
+        false => None,
+    };
+    let mut contenders = vec![
+        Contender::calls("ours", HOPS, ours.run()?),
+        Contender::calls("ours, no hop", HOPS, ours_without.run()?),
+    ];
+    if let Some(objects) = &objects {
+        let prog = objects[0].load(NAME)?;
+        objects[0].update_prog("progs", 0, &prog)?;
+        let (with_hops, _) = KernelProgram::new(prog, packet)?;
+        let (without, _) = KernelProgram::new(objects[1].load(NAME)?, packet)?;
+        let hops = HOPS as f64;
+        contenders.push(Contender::sampled(kernel::name(), move || {
+            with_hops.sample_ns() / hops
+        }));
+        contenders.push(Contender::sampled("no hop", move || {
+            without.sample_ns() / hops
+        }));
+    }
+    let best = minima(ROUNDS, &mut contenders);
+    match best[..] {
+        [ours, ours_without, theirs, theirs_without] => report.rows.push(Row {
+            name: "tail-call hop".to_owned(),
+            ours_ns: ours - ours_without,
+            reference: kernel::name(),
+            reference_ns: theirs - theirs_without,
+            per: "hop",
+        }),
+        [ours, ours_without] => {
+            report.note(format!("tail-call hop: {:.2} ns", ours - ours_without))
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn interpret(
+    name: &str,
+    program: &Arc<Program>,
+    packet: &[u8],
+    report: &mut Report,
+) -> Outcome<()> {
+    let insns = xlated(program);
+    let mut ours = Ours::new(program, packet)?;
+    let mut run = ours.run()?;
+    let expected = run();
+    let mut frame = Frame::new(packet);
+    let steps = steps::count(&bare(program)?, &mut frame)?;
+    let mut contenders = vec![Contender::calls("ours", steps, run)];
+    if let Ok(mut rbpf) = Rbpf::new(&insns, &frame)
+        && rbpf.interpret() == expected
+    {
+        contenders.push(Contender::calls(RBPF_INTERP, steps, move || {
+            rbpf.interpret()
+        }));
+    }
+    let best = minima(ROUNDS / 4, &mut contenders);
+    if let [ours_ns] = best[..] {
+        report.note(format!(
+            "{name}, interpreted: {ours_ns:.2} ns per instruction, no reference"
+        ));
+    }
+    report.push(&format!("{name}, interpreted"), "insn", &contenders, &best);
+    Ok(())
+}
+
+/// A program without maps and helpers as the engines take it.
+fn linked(program: &Program) -> Linked {
+    Linked {
+        program: Arc::clone(program.verified()),
+        sites: Vec::new(),
+        arena: None,
+    }
+}
+
+fn bare(program: &Program) -> Outcome<interp::Program> {
+    interp::Program::load(&linked(program)).map_err(|error| error.to_string().into())
+}
+
+/// Compilation of all pure programs: time and code per instruction.
+fn compile(loaded: &LoadedObject, report: &mut Report) -> Outcome<()> {
+    let all: Vec<(Linked, Vec<u8>)> = loaded
+        .programs()
+        .map(|(_, program)| (linked(program), xlated(program)))
+        .collect();
+    let insns: usize = all.iter().map(|(_, bytes)| bytes.len() / 8).sum();
+    let options = jit::Options::default();
+    let mut code_bytes = 0;
+    let mut ours_ns = 0.0;
+    let mut theirs_ns = 0.0;
+    for (linked, bytes) in &all {
+        let compiled: Compiled =
+            jit::compile(linked, &options).map_err(|error| error.to_string())?;
+        code_bytes += compiled.len_bytes();
+        let mut contenders = [
+            Contender::sampled("ours", || {
+                let begin = Instant::now();
+                let compiled = jit::compile(linked, &options);
+                let took = begin.elapsed().as_nanos() as f64;
+                drop(compiled);
+                took
+            }),
+            Contender::sampled(RBPF, || rbpf_peer::compile_ns(bytes)),
+        ];
+        let best = minima(5 * ROUNDS, &mut contenders);
+        // What rbpf cannot compile counts for neither.
+        if best[1].is_finite() {
+            ours_ns += best[0];
+            theirs_ns += best[1];
+        }
+    }
+    report.rows.push(Row {
+        name: "compile".to_owned(),
+        ours_ns: ours_ns / insns as f64,
+        reference: RBPF.to_owned(),
+        reference_ns: theirs_ns / insns as f64,
+        per: "insn",
+    });
+    report.note(format!(
+        "code: {:.2} bytes per instruction ({code_bytes} bytes of {} programs, {insns} instructions)",
+        code_bytes as f64 / insns as f64,
+        all.len()
+    ));
+    Ok(())
+}
+
+/// Geometric means over the programs that do work.
+fn summary(report: &mut Report) {
+    let mut lines = Vec::new();
+    for reference in [NATIVE, RBPF, &kernel::name()] {
+        let is_program = |row: &Row| row.per == "run" && row.name != "entry and exit";
+        if let Some(mean) = report.mean_ratio(reference, is_program) {
+            lines.push(format!(
+                "geometric mean of the programs, ours by {reference}: {mean:.3}"
+            ));
+        }
+    }
+    report.notes.extend(lines);
+}
