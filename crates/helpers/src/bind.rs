@@ -175,17 +175,21 @@ pub(crate) trait FromRegs {
     fn from_regs(regs: [u64; 5]) -> Self;
 }
 
+impl FromRegs for () {
+    fn from_regs(_: [u64; 5]) -> Self {}
+}
+
 macro_rules! tuples {
     ($(($($kind:ident $at:literal),*))*) => {$(
         impl<$($kind),*> FromRegs for ($(Value<$kind>,)*) {
             #[inline(always)]
-            fn from_regs(_regs: [u64; 5]) -> Self {
-                ($(Value::<$kind>::new(_regs[$at]),)*)
+            fn from_regs(regs: [u64; 5]) -> Self {
+                ($(Value::<$kind>::new(regs[$at]),)*)
             }
         }
     )*};
 }
-tuples! { () (A 0) (A 0, B 1) (A 0, B 1, C 2) (A 0, B 1, C 2, D 3) (A 0, B 1, C 2, D 3, E 4) }
+tuples! { (A 0) (A 0, B 1) (A 0, B 1, C 2) (A 0, B 1, C 2, D 3) (A 0, B 1, C 2, D 3, E 4) }
 
 /// `implement! { NAME: Row(arg: Type, ...) { body } ... }`: a table `NAME` of the bound rows. The body runs in an unsafe function: it may
 /// rely on what the prototype says of its arguments. `Row[regs](...)` gives the body the registers too, for helpers that read more than

@@ -2,7 +2,7 @@
 //! packet afterwards. `RING3_ORACLE_NET` names another folder of records, larger than the committed sample.
 
 #[path = "../../testkit/src/net_oracle/mod.rs"]
-#[expect(unreachable_pub, reason = "shared with the recorder")]
+#[expect(dead_code, unreachable_pub, reason = "shared with the recorder")]
 mod oracle;
 
 use std::{fmt::Write, fs, path::PathBuf, sync::Arc};

@@ -3,6 +3,7 @@
 //! A [`System`] is one BPF subsystem: its id tables, registry and hooks. [`Program::load`] is the pipeline of BPF_PROG_LOAD: verify, link,
 //! compile. [`Object`] loads a whole ELF file. What programs are attached to belongs to the floors above, which register a
 //! [`ProgTypeOps`] per program type.
+#![forbid(unsafe_code)]
 
 mod audit;
 mod btf_obj;

@@ -349,7 +349,10 @@ impl FuncProto {
 
     /// Options of the socket that an iterator is at.
     pub const fn socket_iter(self) -> FuncProto {
-        FuncProto { allowed: Allowed::SocketIter, ..self }
+        FuncProto {
+            allowed: Allowed::SocketIter,
+            ..self
+        }
     }
 
     /// Where `d_path` may be called.

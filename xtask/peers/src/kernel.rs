@@ -1,23 +1,21 @@
-//! The running kernel as a peer: loads without a log, as fast as bpf(2) takes them, and timed test runs. Key type: [`KernelObject`].
+//! The running kernel as a peer: a bench object's maps and programs, and timed test runs. Key types: [`KernelObject`], [`KernelProgram`].
 //!
-//! Beside `ring3_testkit::kernel`, which asks for logs: here only time counts, and programs stay loaded to be run. Nothing is attached or
-//! pinned.
+//! Beside `ring3_testkit::kernel`, which asks for logs: here programs stay loaded to be run. Nothing is attached or pinned.
+//! `kernel_request` times loads.
 
-use std::{
-    os::fd::{AsFd, AsRawFd, OwnedFd},
-    time::Instant,
-};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use ring3::{
     btf::ext::write_records,
-    uapi::{Errno, flags::map_create as map_flags},
+    uapi::Errno,
 };
-use ring3_elf::{MapOrigin, MapSpec, ObjectSpec, ProgSpec};
+use ring3_elf::{MapSpec, ObjectSpec};
 use ring3_os::bpf_load::{
-    MapCreate, ProgLoad, btf_load, map_create, map_freeze, map_update, prog_load, prog_test_run,
+    MapCreate, ProgLoad, btf_load, map_create, map_update, prog_load, prog_test_run,
 };
 use ring3_testkit::kernel::release;
 
+pub(crate) use crate::kernel_request::KernelRequest;
 pub(crate) use ring3_testkit::kernel::is_permitted;
 
 /// `kernel RELEASE`, as references are called.
@@ -32,17 +30,8 @@ pub(crate) struct KernelObject<'a> {
     maps: Vec<OwnedFd>,
 }
 
-/// A program with everything that its load needs at hand.
-pub(crate) struct Prepared<'a> {
-    object: &'a KernelObject<'a>,
-    prog: &'a ProgSpec,
-    insns: Vec<u8>,
-    func_info: Vec<u8>,
-    line_info: Vec<u8>,
-}
-
 impl<'a> KernelObject<'a> {
-    /// Creates the maps, with the first values of global data.
+    /// Creates the maps. The bench programs have no global data and no maps of maps.
     pub(crate) fn create(spec: &'a ObjectSpec) -> Result<KernelObject<'a>, Errno> {
         let btf = match &spec.btf {
             Some(btf) => match btf_load(btf.bytes()) {
@@ -58,23 +47,12 @@ impl<'a> KernelObject<'a> {
         };
         for map in &spec.maps {
             let fd = object.create_map(map)?;
-            if let Some(data) = &map.data {
-                map_update(fd.as_fd(), &0u32.to_ne_bytes(), data, 0)?;
-            }
-            let is_constant = matches!(map.origin, MapOrigin::Rodata | MapOrigin::Kconfig);
-            if is_constant && map.map_flags & map_flags::RDONLY_PROG != 0 {
-                map_freeze(fd.as_fd())?;
-            }
             object.maps.push(fd);
         }
         Ok(object)
     }
 
     fn create_map(&self, map: &MapSpec) -> Result<OwnedFd, Errno> {
-        let inner = match &map.inner {
-            Some(inner) => Some(self.create_map(inner)?),
-            None => None,
-        };
         let (key, value) = map.create_type_ids();
         let btf = self
             .btf
@@ -89,7 +67,7 @@ impl<'a> KernelObject<'a> {
             map_flags: map.map_flags,
             map_extra: map.map_extra,
             name: map.kernel_name(),
-            inner: inner.as_ref().map(|fd| fd.as_fd()),
+            inner: None,
             btf,
         })
     }
@@ -114,8 +92,10 @@ impl<'a> KernelObject<'a> {
         )
     }
 
-    /// Puts a program's load together.
-    pub(crate) fn prepare(&'a self, prog: &'a ProgSpec) -> Prepared<'a> {
+    /// Loads the program with this name, at log level 0.
+    pub(crate) fn load(&self, name: &str) -> Result<OwnedFd, Errno> {
+        let prog = self.spec.progs.iter().find(|prog| prog.name == name);
+        let prog = prog.ok_or(Errno::ENOENT)?;
         let mut insns = prog.insns.clone();
         for reference in &prog.map_refs {
             if let (Some(insn), Some(map)) = (
@@ -125,58 +105,26 @@ impl<'a> KernelObject<'a> {
                 insn.imm = map.as_raw_fd();
             }
         }
-        Prepared {
-            object: self,
-            prog,
-            insns: insns.iter().flat_map(|insn| insn.to_bytes()).collect(),
-            func_info: write_records(&prog.func_info),
-            line_info: write_records(&prog.line_info),
-        }
-    }
-
-    /// Loads the program with this name.
-    pub(crate) fn load(&self, name: &str) -> Result<OwnedFd, Errno> {
-        let prog = self.spec.progs.iter().find(|prog| prog.name == name);
-        self.prepare(prog.ok_or(Errno::ENOENT)?).load()
-    }
-}
-
-impl Prepared<'_> {
-    /// BPF_PROG_LOAD at log level 0.
-    pub(crate) fn load(&self) -> Result<OwnedFd, Errno> {
-        let has_btf = self.object.btf.is_some();
+        let insns: Vec<u8> = insns.iter().flat_map(|insn| insn.to_bytes()).collect();
+        let func_info = write_records(&prog.func_info);
         let (result, _log) = prog_load(
             &ProgLoad {
-                prog_type: self.prog.prog_type.raw(),
-                expected_attach_type: self.prog.expected_attach_type,
-                prog_flags: self.prog.prog_flags,
-                insns: &self.insns,
-                license: &self.object.spec.license,
-                name: self.prog.kernel_name(),
-                btf: self.object.btf.as_ref().map(|fd| fd.as_fd()),
-                func_info: if has_btf {
-                    (8, &self.func_info)
-                } else {
-                    (0, &[])
+                prog_type: prog.prog_type.raw(),
+                expected_attach_type: prog.expected_attach_type,
+                prog_flags: prog.prog_flags,
+                insns: &insns,
+                license: &self.spec.license,
+                name: prog.kernel_name(),
+                btf: self.btf.as_ref().map(|fd| fd.as_fd()),
+                func_info: match &self.btf {
+                    Some(_) => (8, &func_info),
+                    None => (0, &[]),
                 },
-                line_info: if has_btf {
-                    (16, &self.line_info)
-                } else {
-                    (0, &[])
-                },
-                log_level: 0,
+                ..ProgLoad::default()
             },
             0,
         );
         result
-    }
-
-    /// Nanoseconds of one load; infinity if it fails.
-    pub(crate) fn load_ns(&self) -> f64 {
-        let begin = Instant::now();
-        let loaded = self.load();
-        let took = begin.elapsed().as_nanos() as f64;
-        if loaded.is_ok() { took } else { f64::INFINITY }
     }
 }
 

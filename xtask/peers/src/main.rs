@@ -5,11 +5,14 @@
 
 mod engines;
 mod kernel;
+mod kernel_request;
+mod maps;
 mod measure;
 mod native;
 mod programs;
 mod rbpf_peer;
 mod report;
+mod rust_maps;
 mod steps;
 mod verifier;
 
@@ -57,7 +60,7 @@ fn run(options: &Options) -> Outcome<Report> {
     match options.bench.as_str() {
         "verifier" => verifier::bench(options.corpus.as_deref()),
         "engines" => engines::bench(),
-        "maps" => Err("not yet".into()),
+        "maps" => maps::bench(),
         "" => Err(USAGE.into()),
         other => Err(format!("no bench '{other}'\n{USAGE}").into()),
     }

@@ -53,3 +53,32 @@ pub(crate) fn minima(rounds: usize, contenders: &mut [Contender<'_>]) -> Vec<f64
     }
     best
 }
+
+/// Wall nanoseconds of `threads` threads that run what `body` makes for each, from the moment when all are ready.
+pub(crate) fn together<F: FnMut()>(threads: usize, body: impl Fn(usize) -> F + Sync) -> f64 {
+    let barrier = std::sync::Barrier::new(threads);
+    let (barrier, body) = (&barrier, &body);
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads)
+            .map(|thread| {
+                scope.spawn(move || {
+                    let mut work = body(thread);
+                    barrier.wait();
+                    let begin = Instant::now();
+                    work();
+                    (begin, Instant::now())
+                })
+            })
+            .collect();
+        let times: Vec<_> = running
+            .into_iter()
+            .filter_map(|thread| thread.join().ok())
+            .collect();
+        let begin = times.iter().map(|(begin, _)| *begin).min();
+        let end = times.iter().map(|(_, end)| *end).max();
+        match (begin, end) {
+            (Some(begin), Some(end)) if times.len() == threads => (end - begin).as_nanos() as f64,
+            _ => f64::INFINITY,
+        }
+    })
+}

@@ -1,51 +1,89 @@
-//! `bench verifier`: instructions processed per second, ours beside the kernel's, at log level 0 on one thread.
+//! `bench verifier`: nanoseconds per instruction processed, ours beside the kernel's, at log level 0 on one thread.
 //!
-//! Two groups. The corpus' accepted programs of one set, beside the times that were recorded with them: that kernel ran on another day, so
-//! the ratio tells the order. The fixtures' accepted programs, loaded by the running kernel in turns with ours: that ratio binds. A load is
-//! more than verification (the JIT, a descriptor), hence the second row, less the kernel's load of a program of two instructions.
+//! The accepted programs of one set of the corpus, beside the times recorded with them (another day: it tells the order) and, where bpf(2)
+//! is permitted, beside the running kernel, which loads each program in turns with ours. The same for the fixtures. A load is more than
+//! verification (the JIT, a descriptor), hence a row less the kernel's load of a program of two instructions; what both count is the
+//! instructions processed. Sums weigh long programs; the rows `per program` are geometric means, where each program counts once.
 
 use std::{collections::BTreeMap, path::Path, time::Instant};
 
-use ring3::{LoadOptions, objects::Object, spec::LoadRequest, spec::Registry, verifier};
+use ring3::{
+    LoadOptions,
+    objects::Object,
+    spec::{LoadRequest, Registry},
+    uapi::Errno,
+    verifier,
+};
 use ring3_testkit::{corpus::Corpus, fixture::elf_fixtures};
 
 use crate::{
     Outcome,
-    kernel::{self, KernelObject},
+    kernel::{self, KernelRequest},
     programs,
     report::{Report, Row},
 };
 
 const CORPUS_SET: &str = "selftests-6.18";
-/// Rounds over programs that take less than this each; longer ones are measured twice.
+const RECORDED: &str = "kernel, recorded load";
+/// Longer programs are measured fewer times.
 const SHORT_NS: f64 = 20e6;
 const ROUNDS_SHORT: usize = 7;
-const ROUNDS_LIVE: usize = 15;
+const ROUNDS_LONG: usize = 2;
 
-/// Runs the bench; without a corpus folder, the fixtures alone.
+/// Runs the bench; without a corpus folder, over the fixtures alone.
 pub(crate) fn bench(corpus: Option<&Path>) -> Outcome<Report> {
     let mut report = Report::default();
-    match corpus {
-        Some(dir) => recorded(dir, &mut report)?,
-        None => report.note("no corpus folder given: fixtures only"),
-    }
-    if kernel::is_permitted() {
-        live(&mut report)?;
+    let empty_ns = if kernel::is_permitted() {
+        Some(empty_load_ns()?)
     } else {
         report.note("bpf(2) is not permitted here: no row of the running kernel");
+        None
+    };
+    match corpus {
+        Some(dir) => selftests(dir, empty_ns, &mut report)?,
+        None => report.note("no corpus folder given: fixtures only"),
     }
-    for row in &report.rows {
-        let rate = |ns: f64| 1e3 / ns;
-        report.notes.push(format!(
-            "{}: {:.2} million insns/s, {} {:.2} million insns/s, {:.1} times as fast",
-            row.name,
-            rate(row.ours_ns),
-            row.reference,
-            rate(row.reference_ns),
-            1.0 / row.ratio()
+    if let Some(empty_ns) = empty_ns {
+        fixtures(empty_ns, &mut report)?;
+        report.note(format!(
+            "the kernel loads an empty program in {empty_ns:.0} ns"
         ));
     }
+    let rates: Vec<String> = report
+        .rows
+        .iter()
+        .map(|row| {
+            format!(
+                "{}: {:.2} million insns/s, {} {:.2}: {:.1} times as fast",
+                row.name,
+                1e3 / row.ours_ns,
+                row.reference,
+                1e3 / row.reference_ns,
+                1.0 / row.ratio()
+            )
+        })
+        .collect();
+    report.notes.extend(rates);
     Ok(report)
+}
+
+/// The least that a load costs the kernel.
+fn empty_load_ns() -> Outcome<f64> {
+    let object = programs::pure()?;
+    let options = LoadOptions {
+        programs: Some(vec![programs::EMPTY.to_owned()]),
+        ..LoadOptions::default()
+    };
+    let verified = object.verify_in(&ring3::system(), &options)?;
+    let Some((_, Ok(empty))) = verified.into_iter().next() else {
+        return Err("the bench programs have no empty one".into());
+    };
+    let request = KernelRequest::create(&empty.request)?;
+    let mut best = f64::INFINITY;
+    for _ in 0..200 {
+        best = best.min(request.load_ns()?);
+    }
+    Ok(best)
 }
 
 /// Nanoseconds and instructions processed; `None` if it is not accepted.
@@ -56,167 +94,206 @@ fn verify_ns(request: &LoadRequest, registry: &Registry) -> Option<(f64, u64)> {
     let took = begin.elapsed().as_nanos() as f64;
     verified
         .ok()
-        .map(|program| (took, program.stats.insns_processed))
+        .map(|program| (took, program.stats.insns_processed.max(1)))
 }
 
-/// Sums over a group of programs.
+/// One program, measured.
+struct Measured {
+    insns: u64,
+    ours_ns: f64,
+    /// The running kernel's load; why there is none.
+    live_ns: Result<f64, Errno>,
+}
+
+/// Minima of ours and, in turns with it, of the kernel's; `None` if we do not accept the program.
+fn measure(request: &LoadRequest, registry: &Registry, is_live: bool) -> Option<Measured> {
+    let (mut ours_ns, insns) = verify_ns(request, registry)?;
+    let in_kernel = match is_live {
+        true => KernelRequest::create(request),
+        false => Err(Errno::EPERM),
+    };
+    let mut live_ns = in_kernel.as_ref().map(|_| f64::INFINITY).map_err(|&e| e);
+    let rounds = if ours_ns < SHORT_NS {
+        ROUNDS_SHORT
+    } else {
+        ROUNDS_LONG
+    };
+    for _ in 0..rounds {
+        if let Some((took, _)) = verify_ns(request, registry) {
+            ours_ns = ours_ns.min(took);
+        }
+        if let (Ok(in_kernel), Ok(best)) = (&in_kernel, live_ns) {
+            live_ns = in_kernel.load_ns().map(|took| took.min(best));
+        }
+    }
+    Some(Measured {
+        insns,
+        ours_ns,
+        live_ns,
+    })
+}
+
+/// Sums over a group of programs, ours beside one reference.
 #[derive(Default)]
 struct Sums {
     programs: usize,
     insns: u64,
     ours_ns: f64,
     reference_ns: f64,
+    /// Sums of logarithms of nanoseconds per instruction.
+    ours_log: f64,
+    reference_log: f64,
 }
 
 impl Sums {
-    fn row(&self, name: &str, reference: &str, reference_ns: f64) -> Row {
-        Row {
-            name: name.to_owned(),
-            ours_ns: self.ours_ns / self.insns as f64,
-            reference: reference.to_owned(),
-            reference_ns: reference_ns / self.insns as f64,
-            per: "insn",
+    fn add(&mut self, insns: u64, ours_ns: f64, reference_ns: f64) {
+        self.programs += 1;
+        self.insns += insns;
+        self.ours_ns += ours_ns;
+        self.reference_ns += reference_ns;
+        self.ours_log += (ours_ns / insns as f64).ln();
+        self.reference_log += (reference_ns / insns as f64).ln();
+    }
+
+    fn push(&self, name: &str, reference: &str, report: &mut Report) {
+        if self.programs == 0 {
+            return;
+        }
+        let (insns, programs) = (self.insns as f64, self.programs as f64);
+        for (name, ours_ns, reference_ns) in [
+            (
+                format!("{name}, {} programs", self.programs),
+                self.ours_ns / insns,
+                self.reference_ns / insns,
+            ),
+            (
+                format!("{name}, per program"),
+                (self.ours_log / programs).exp(),
+                (self.reference_log / programs).exp(),
+            ),
+        ] {
+            report.rows.push(Row {
+                name,
+                ours_ns,
+                reference: reference.to_owned(),
+                reference_ns,
+                per: "insn",
+            });
         }
     }
 }
 
-fn recorded(dir: &Path, report: &mut Report) -> Outcome<()> {
+/// Ours beside the kernel's loads, whole and less an empty one.
+#[derive(Default)]
+struct LiveSums {
+    whole: Sums,
+    less_empty: Sums,
+    left_out: BTreeMap<String, usize>,
+}
+
+impl LiveSums {
+    fn add(&mut self, measured: &Measured, empty_ns: f64) {
+        match measured.live_ns {
+            Ok(live_ns) => {
+                self.whole.add(measured.insns, measured.ours_ns, live_ns);
+                let less_empty = (live_ns - empty_ns).max(1.0);
+                self.less_empty
+                    .add(measured.insns, measured.ours_ns, less_empty);
+            }
+            Err(errno) => *self.left_out.entry(errno.to_string()).or_default() += 1,
+        }
+    }
+
+    fn push(&self, name: &str, report: &mut Report) {
+        let reference = format!("{}, load", kernel::name());
+        self.whole.push(name, &reference, report);
+        let reference = format!("{reference} less an empty one");
+        self.less_empty.push(name, &reference, report);
+        if !self.left_out.is_empty() {
+            report.note(format!(
+                "{name}: left out of the live rows, by errno: {:?}",
+                self.left_out
+            ));
+        }
+    }
+}
+
+fn selftests(dir: &Path, empty_ns: Option<f64>, report: &mut Report) -> Outcome<()> {
     let corpus = Corpus::open(dir);
     let registry = Registry::linux_6_18();
-    let mut sums = Sums::default();
+    let mut recorded = Sums::default();
+    let mut live = LiveSums::default();
     let (mut rejected, mut untimed) = (0, 0);
-    let mut slowest: BTreeMap<u64, String> = BTreeMap::new();
+    let mut longest: BTreeMap<u64, String> = BTreeMap::new();
     for row in corpus.rows()? {
         if row.set != CORPUS_SET || row.errno != 0 || row.reference.is_some() {
             continue;
         }
-        if row.load_ns == 0 {
-            untimed += 1;
-            continue;
-        }
         let request = corpus.request(&row)?;
-        let Some((mut best, insns)) = verify_ns(&request, &registry) else {
+        let Some(measured) = measure(&request, &registry, empty_ns.is_some()) else {
             rejected += 1;
             continue;
         };
-        let rounds = if best < SHORT_NS { ROUNDS_SHORT } else { 1 };
-        for _ in 0..rounds {
-            if let Some((took, _)) = verify_ns(&request, &registry) {
-                best = best.min(took);
-            }
-        }
-        sums.programs += 1;
-        sums.insns += insns;
-        sums.ours_ns += best;
-        sums.reference_ns += row.load_ns as f64;
-        slowest.insert(
-            best as u64,
+        let per_insn = |ns: f64| ns / measured.insns as f64;
+        longest.insert(
+            measured.ours_ns as u64,
             format!(
-                "{}: {insns} insns, {:.0} ns/insn, kernel {:.0}",
+                "{}: {} insns, {:.0} ns/insn, kernel {:.0} recorded, {:.0} now",
                 row.path,
-                best / insns.max(1) as f64,
-                row.load_ns as f64 / insns.max(1) as f64
+                measured.insns,
+                per_insn(measured.ours_ns),
+                per_insn(row.load_ns as f64),
+                per_insn(measured.live_ns.unwrap_or(f64::NAN))
             ),
         );
-        if slowest.len() > 5 {
-            slowest.pop_first();
+        if longest.len() > 5 {
+            longest.pop_first();
+        }
+        if row.load_ns == 0 {
+            untimed += 1;
+        } else {
+            recorded.add(measured.insns, measured.ours_ns, row.load_ns as f64);
+        }
+        if let Some(empty_ns) = empty_ns {
+            live.add(&measured, empty_ns);
         }
     }
-    if sums.programs == 0 {
-        return Err(format!(
+    if recorded.programs == 0 {
+        let message = format!(
             "{}: no accepted and timed program of set {CORPUS_SET}",
             dir.display()
-        )
-        .into());
+        );
+        return Err(message.into());
     }
     report.note(format!(
-        "{CORPUS_SET}: {} accepted programs, {} insns; left out: {rejected} that we reject, {untimed} without a recorded time",
-        sums.programs, sums.insns
+        "{CORPUS_SET}: of the accepted programs {rejected} are rejected by us and left out, {untimed} have no recorded time"
     ));
-    for line in slowest.values().rev() {
-        report.note(format!("  longest: {line}"));
-    }
-    let reference_ns = sums.reference_ns;
+    let lines = longest.values().rev();
     report
-        .rows
-        .push(sums.row(CORPUS_SET, "kernel, recorded load", reference_ns));
+        .notes
+        .extend(lines.map(|line| format!("  longest: {line}")));
+    recorded.push(CORPUS_SET, RECORDED, report);
+    live.push(CORPUS_SET, report);
     Ok(())
 }
 
-fn live(report: &mut Report) -> Outcome<()> {
-    let empty = programs::pure()?;
-    let empty_object = KernelObject::create(empty.spec())?;
-    let empty_prog = empty
-        .spec()
-        .progs
-        .iter()
-        .find(|prog| prog.name == programs::EMPTY)
-        .ok_or("the bench programs have no empty one")?;
-    let empty_load = empty_object.prepare(empty_prog);
-    let mut empty_ns = f64::INFINITY;
-    let mut sums = Sums::default();
-    let mut objects: Vec<Object> = Vec::new();
+fn fixtures(empty_ns: f64, report: &mut Report) -> Outcome<()> {
+    let mut objects = vec![programs::pure()?, programs::maps()?];
     for fixture in elf_fixtures()? {
         objects.push(Object::open(&fixture.path)?);
     }
-    objects.push(programs::pure()?);
-    objects.push(programs::maps()?);
+    let mut live = LiveSums::default();
     for object in &objects {
-        measure_live(object, &mut sums, report)?;
-        for _ in 0..ROUNDS_LIVE {
-            empty_ns = empty_ns.min(empty_load.load_ns());
-        }
-    }
-    report.note(format!(
-        "fixtures and bench programs: {} accepted programs, {} insns; the kernel loads an empty program in {empty_ns:.0} ns",
-        sums.programs, sums.insns
-    ));
-    let reference = format!("{}, load", kernel::name());
-    let less_empty = sums.reference_ns - empty_ns * sums.programs as f64;
-    for (reference, reference_ns) in [
-        (reference.clone(), sums.reference_ns),
-        (format!("{reference} less an empty one"), less_empty),
-    ] {
-        report
-            .rows
-            .push(sums.row("fixtures", &reference, reference_ns));
-    }
-    Ok(())
-}
-
-fn measure_live(object: &Object, sums: &mut Sums, report: &mut Report) -> Outcome<()> {
-    let system = ring3::system();
-    let verified = object.verify_in(&system, &LoadOptions::default())?;
-    let Ok(in_kernel) = KernelObject::create(object.spec()) else {
-        report.note(format!("{}: the kernel refuses its maps", object.spec().name));
-        return Ok(());
-    };
-    for (name, verification) in verified {
-        let Ok(verification) = verification else {
-            continue;
-        };
-        let Some((mut ours, insns)) = verify_ns(&verification.request, system.registry()) else {
-            continue;
-        };
-        let Some(prog) = object.spec().progs.iter().find(|prog| prog.name == name) else {
-            continue;
-        };
-        let prepared = in_kernel.prepare(prog);
-        let mut theirs = prepared.load_ns();
-        for _ in 0..ROUNDS_LIVE {
-            if let Some((took, _)) = verify_ns(&verification.request, system.registry()) {
-                ours = ours.min(took);
+        let system = ring3::system();
+        for (_, verification) in object.verify_in(&system, &LoadOptions::default())? {
+            let Ok(verification) = verification else {
+                continue;
+            };
+            if let Some(measured) = measure(&verification.request, system.registry(), true) {
+                live.add(&measured, empty_ns);
             }
-            theirs = theirs.min(prepared.load_ns());
         }
-        if theirs.is_infinite() {
-            report.note(format!("{name}: the kernel rejects it, left out"));
-            continue;
-        }
-        sums.programs += 1;
-        sums.insns += insns;
-        sums.ours_ns += ours;
-        sums.reference_ns += theirs;
     }
+    live.push("fixtures and bench programs", report);
     Ok(())
 }

@@ -1,3 +1,5 @@
+//! Tests of CO-RE relocation: candidates, fields, enumerations, types.
+
 use super::*;
 use crate::{Builder, IntEncoding};
 

@@ -1,3 +1,5 @@
+//! Tests of special fields: which are found, where, and in which maps.
+
 use super::*;
 use crate::{Builder, IntEncoding};
 

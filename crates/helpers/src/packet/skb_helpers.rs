@@ -119,12 +119,8 @@ fn change_tail(skb: &mut Skb, len: u32, flags: u64) -> Result<(), Errno> {
 
 /// The headers that stay: to the network header, or to the transport header where it is known.
 fn len_min(skb: &Skb) -> usize {
-    [Some(skb.network_offset()), skb.transport_offset()]
-        .into_iter()
-        .flatten()
-        .filter_map(|offset| usize::try_from(offset).ok().filter(|offset| *offset > 0))
-        .last()
-        .unwrap_or(0)
+    let positive = |offset: isize| usize::try_from(offset).ok().filter(|offset| *offset > 0);
+    skb.transport_offset().and_then(positive).or_else(|| positive(skb.network_offset())).unwrap_or(0)
 }
 
 fn change_head(skb: &mut Skb, len: u32, flags: u64) -> Result<(), Errno> {
@@ -148,7 +144,7 @@ fn pull_data(skb: &mut Skb, len: u32) -> Result<(), Errno> {
 }
 
 fn csum_diff(from: &[u8], to: &[u8], seed: u32) -> Result<u64, Errno> {
-    if from.len() % 4 != 0 || to.len() % 4 != 0 {
+    if !from.len().is_multiple_of(4) || !to.len().is_multiple_of(4) {
         return Err(Errno::EINVAL);
     }
     let sum = match (from.is_empty(), to.is_empty()) {

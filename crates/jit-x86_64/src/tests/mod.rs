@@ -252,15 +252,24 @@ pub(super) fn variants() -> [(&'static str, Options); 3] {
     [
         (
             "all features",
-            Options { cpu: CpuFeatures::detect(), ..Options::default() },
+            Options {
+                cpu: CpuFeatures::detect(),
+                ..Options::default()
+            },
         ),
         (
             "no features",
-            Options { cpu: CpuFeatures::BASELINE, ..Options::default() },
+            Options {
+                cpu: CpuFeatures::BASELINE,
+                ..Options::default()
+            },
         ),
         (
             "blinded",
-            Options { blinding_seed: Some(0x1234_5678_9abc), ..Options::default() },
+            Options {
+                blinding_seed: Some(0x1234_5678_9abc),
+                ..Options::default()
+            },
         ),
     ]
 }

@@ -421,7 +421,10 @@ fn a_planted_fault_in_any_rule_is_found() {
         if rule.ends_with("-lookup") || rule == "section-cpu" {
             continue;
         }
-        let options = crate::Options { planted_fault: Some(rule), ..crate::Options::default() };
+        let options = crate::Options {
+            planted_fault: Some(rule),
+            ..crate::Options::default()
+        };
         let is_found = (0..300).any(|seed| {
             let program = program(&mut Rng(seed * 31 + 5));
             let context = [seed as u8; MEMORY_BYTES];

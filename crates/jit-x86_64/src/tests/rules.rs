@@ -14,7 +14,10 @@ fn code(text: &str, cpu: CpuFeatures) -> (String, Vec<&'static str>) {
     let program = slots(&insns);
     let compiled = compile_test(
         &link(&program),
-        &Options { cpu, ..Options::default() },
+        &Options {
+            cpu,
+            ..Options::default()
+        },
     );
     let mut lines = Vec::new();
     for line in compiled.listing().lines {
@@ -282,7 +285,10 @@ fn frames_are_as_small_as_the_function() {
         let linked = linked_with(&asm(&format!("{body}\n exit")), &[0], Vec::new());
         let compiled = compile_test(
             &linked,
-            &Options { cpu: ALL, ..Options::default() },
+            &Options {
+                cpu: ALL,
+                ..Options::default()
+            },
         );
         let lines = text_of(&compiled.text().bytes(), 0);
         let insns: Vec<_> = lines

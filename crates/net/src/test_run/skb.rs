@@ -5,7 +5,6 @@
 
 use ring3_helpers::packet::{PacketProgram, Skb};
 use ring3_objects::{Error, ProgTypeOps, Program, TestRun, TestRunResult};
-use ring3_runtime::ProgObject;
 use ring3_uapi::{Errno, ProgType};
 
 use super::{invalid, loopback, timed};

@@ -8,8 +8,11 @@ use ring3_testkit::{
     mprog_kernel, net_kernel,
 };
 
+/// Records an area; the number of answers.
+type Record = fn() -> io::Result<usize>;
+
 /// What can be recorded.
-const AREAS: &[(&str, fn() -> io::Result<usize>)] = &[
+const AREAS: &[(&str, Record)] = &[
     ("elf", record_elf),
     ("maps", record_maps),
     ("mprog", record_mprog),

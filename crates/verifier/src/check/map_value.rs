@@ -53,7 +53,11 @@ pub(crate) fn check_map_access(
         if first >= end || begin >= last {
             continue;
         }
-        let name = field.kind.name();
+        // Both plain pointers go by one name here.
+        let name = match field.kind {
+            FieldKind::KptrUnref => FieldKind::KptrRef.name(),
+            kind => kind.name(),
+        };
         match field.kind {
             FieldKind::KptrUnref | FieldKind::KptrRef | FieldKind::KptrPercpu | FieldKind::Uptr => {
                 if by != AccessBy::Insn {

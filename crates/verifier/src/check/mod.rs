@@ -9,6 +9,7 @@ pub(crate) mod ctx_btf;
 pub(crate) mod dynptr;
 pub(crate) mod encoding;
 pub(crate) mod exit;
+pub(crate) mod iter;
 pub(crate) mod jmp;
 pub(crate) mod ld_abs;
 pub(crate) mod linked;

@@ -1,0 +1,238 @@
+//! Who calls: privileges, and a table of descriptors. Key types: [`Caller`], [`OpenFile`].
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::Mutex;
+use ring3_btf::Btf;
+use ring3_maps::{Access, Map, ProgSlot, fd::FdTable};
+use ring3_objects::{BtfObject, LinkObject, MapObject, Program};
+use ring3_spec::Privilege;
+use ring3_uapi::Errno;
+
+/// Descriptors a caller may have open unless told otherwise. Source: the usual RLIMIT_NOFILE.
+const FDS_MAX: usize = 1024;
+/// The first number handed out: 0 to 2 are taken in every process.
+const FIRST_FD: i32 = 3;
+
+/// A user of bpf(2): what it may do and what it has open. Dropping it closes everything.
+pub struct Caller {
+    privilege: Privilege,
+    fds_max: usize,
+    table: Mutex<BTreeMap<i32, OpenFile>>,
+}
+
+/// What a descriptor names. Clones share it, as dup(2) does.
+#[derive(Clone)]
+pub enum OpenFile {
+    /// A map, with the access of this descriptor.
+    Map(Arc<MapFile>),
+    /// A program.
+    Prog(Arc<Program>),
+    /// BTF.
+    Btf(Arc<BtfObject>),
+    /// A link.
+    Link(Arc<LinkObject>),
+    /// A file that is no BPF object, announced by the transport.
+    Other,
+}
+
+/// A map's descriptor: one user of the map.
+pub struct MapFile {
+    object: Arc<MapObject>,
+    access: Access,
+}
+
+impl MapFile {
+    pub(crate) fn new(object: Arc<MapObject>, access: Access) -> Arc<MapFile> {
+        object.map().user_ref_get();
+        Arc::new(MapFile { object, access })
+    }
+
+    /// The map.
+    pub fn object(&self) -> &Arc<MapObject> {
+        &self.object
+    }
+
+    /// What the descriptor allows.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+}
+
+impl Drop for MapFile {
+    fn drop(&mut self) {
+        self.object.map().user_ref_put();
+    }
+}
+
+impl Default for Caller {
+    fn default() -> Self {
+        Caller::new()
+    }
+}
+
+impl Caller {
+    /// A caller with every capability and nothing open.
+    pub fn new() -> Caller {
+        Caller::with_privilege(Privilege::FULL)
+    }
+
+    /// A caller with these capabilities and nothing open.
+    pub fn with_privilege(privilege: Privilege) -> Caller {
+        Caller {
+            privilege,
+            fds_max: FDS_MAX,
+            table: Mutex::default(),
+        }
+    }
+
+    /// The same with another limit of open descriptors.
+    pub fn with_fds_max(mut self, fds_max: usize) -> Caller {
+        self.fds_max = fds_max;
+        self
+    }
+
+    /// Capabilities.
+    pub fn privilege(&self) -> Privilege {
+        self.privilege
+    }
+
+    /// Gives a file the lowest free number.
+    ///
+    /// # Errors
+    /// EMFILE: all are taken.
+    pub fn open(&self, file: OpenFile) -> Result<i32, Errno> {
+        let mut table = self.table.lock();
+        if table.len() >= self.fds_max {
+            return Err(Errno::EMFILE);
+        }
+        let mut fd = FIRST_FD;
+        for &taken in table.range(FIRST_FD..).map(|(taken, _)| taken) {
+            if taken != fd {
+                break;
+            }
+            fd = taken.checked_add(1).ok_or(Errno::EMFILE)?;
+        }
+        table.insert(fd, file);
+        Ok(fd)
+    }
+
+    /// Puts a file at a number, as dup3(2) does; what was there is closed.
+    ///
+    /// # Errors
+    /// EBADF: a negative number.
+    pub fn install(&self, fd: i32, file: OpenFile) -> Result<(), Errno> {
+        if fd < 0 {
+            return Err(Errno::EBADF);
+        }
+        let replaced = self.table.lock().insert(fd, file);
+        drop(replaced);
+        Ok(())
+    }
+
+    /// Closes a descriptor.
+    ///
+    /// # Errors
+    /// EBADF: it is not open.
+    pub fn close(&self, fd: i32) -> Result<(), Errno> {
+        let closed = self.table.lock().remove(&fd);
+        closed.map(drop).ok_or(Errno::EBADF)
+    }
+
+    /// What a descriptor names.
+    ///
+    /// # Errors
+    /// EBADF: it is not open.
+    pub fn file(&self, fd: i32) -> Result<OpenFile, Errno> {
+        self.table.lock().get(&fd).cloned().ok_or(Errno::EBADF)
+    }
+
+    /// # Errors
+    /// EBADF: not open. EINVAL: no map.
+    pub(crate) fn map(&self, fd: i32) -> Result<Arc<MapFile>, Errno> {
+        match self.file(fd)? {
+            OpenFile::Map(map) => Ok(map),
+            OpenFile::Prog(_) | OpenFile::Btf(_) | OpenFile::Link(_) | OpenFile::Other => {
+                Err(Errno::EINVAL)
+            }
+        }
+    }
+
+    /// # Errors
+    /// EBADF: not open. EINVAL: no program.
+    pub(crate) fn prog(&self, fd: i32) -> Result<Arc<Program>, Errno> {
+        match self.file(fd)? {
+            OpenFile::Prog(prog) => Ok(prog),
+            OpenFile::Map(_) | OpenFile::Btf(_) | OpenFile::Link(_) | OpenFile::Other => {
+                Err(Errno::EINVAL)
+            }
+        }
+    }
+
+    /// # Errors
+    /// EBADF: not open. EINVAL: no BTF.
+    pub(crate) fn btf(&self, fd: i32) -> Result<Arc<BtfObject>, Errno> {
+        match self.file(fd)? {
+            OpenFile::Btf(btf) => Ok(btf),
+            OpenFile::Map(_) | OpenFile::Prog(_) | OpenFile::Link(_) | OpenFile::Other => {
+                Err(Errno::EINVAL)
+            }
+        }
+    }
+
+    /// # Errors
+    /// EBADF: not open. EINVAL: no link.
+    pub(crate) fn link(&self, fd: i32) -> Result<Arc<LinkObject>, Errno> {
+        match self.file(fd)? {
+            OpenFile::Link(link) => Ok(link),
+            OpenFile::Map(_) | OpenFile::Prog(_) | OpenFile::Btf(_) | OpenFile::Other => {
+                Err(Errno::EINVAL)
+            }
+        }
+    }
+
+    /// What a program's instructions or `fd_array` may name with a number.
+    pub(crate) fn named_by_program(&self, fd: i32) -> Option<Named> {
+        match self.file(fd).ok()? {
+            OpenFile::Map(map) => Some(Named::Map(Arc::clone(map.object()))),
+            OpenFile::Btf(btf) => Some(Named::Btf(btf.btf().clone())),
+            OpenFile::Prog(_) | OpenFile::Link(_) | OpenFile::Other => Some(Named::Other),
+        }
+    }
+}
+
+/// See [`Caller::named_by_program`].
+pub(crate) enum Named {
+    Map(Arc<MapObject>),
+    Btf(Btf),
+    Other,
+}
+
+impl FdTable for Caller {
+    fn prog(&self, fd: u32) -> Result<ProgSlot, Errno> {
+        Ok(Caller::prog(self, fd as i32)?.array_slot())
+    }
+
+    fn map(&self, fd: u32) -> Result<Arc<Map>, Errno> {
+        Ok(Arc::clone(Caller::map(self, fd as i32)?.object().map()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_free_number_is_given() {
+        let caller = Caller::new().with_fds_max(3);
+        let open = || caller.open(OpenFile::Other);
+        assert_eq!((open(), open(), open()), (Ok(3), Ok(4), Ok(5)));
+        assert_eq!(open(), Err(Errno::EMFILE));
+        assert_eq!(caller.close(4), Ok(()));
+        assert_eq!(caller.close(4), Err(Errno::EBADF));
+        assert_eq!(open(), Ok(4));
+        assert_eq!(caller.map(4).err(), Some(Errno::EINVAL));
+        assert_eq!(caller.map(-1).err(), Some(Errno::EBADF));
+        assert_eq!(caller.install(i32::MAX, OpenFile::Other), Ok(()));
+    }
+}

@@ -1,0 +1,245 @@
+//! BPF_MAP_CREATE, BPF_MAP_*_ELEM, BPF_MAP_GET_NEXT_KEY, BPF_MAP_FREEZE.
+//!
+//! The order of checks is what callers see: attributes, descriptor, access, flags, key, value. `ring3_maps::Map` repeats those of its own.
+
+use std::sync::Arc;
+
+use ring3_btf::{Btf, Kind, TypeId};
+use ring3_maps::{Access, Map, MapAttr, fields::FieldKind};
+use ring3_objects::MapObject;
+use ring3_uapi::{
+    Errno, MapType,
+    flags::{map_create, map_elem},
+};
+
+use crate::{
+    OpenFile,
+    caller::MapFile,
+    memory::read_vec,
+    name::unchecked_name,
+    shim::Call,
+};
+
+/// Byte offsets in the attributes of element commands.
+const MAP_FD: usize = 0;
+const KEY: usize = 8;
+const VALUE: usize = 16;
+const FLAGS: usize = 24;
+
+/// BPF_MAP_CREATE.
+pub(crate) fn create(call: &mut Call<'_>) -> Result<i64, Errno> {
+    let attr = &call.attr;
+    let mut flags = attr.u32(16);
+    let (btf_fd, key_id, value_id, vmlinux_id) =
+        (attr.fd(48), attr.u32(52), attr.u32(56), attr.u32(60));
+    let map_type = MapType::from_raw(attr.u32(0));
+    if vmlinux_id != 0 {
+        if map_type != Some(MapType::StructOps) || key_id != 0 || value_id != 0 {
+            return Err(Errno::EINVAL);
+        }
+    } else if key_id != 0 && value_id == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let access = Access::from_flags(flags)?;
+    let map_type = map_type.ok_or(Errno::EINVAL)?;
+    if flags & map_create::TOKEN_FD != 0 {
+        // No command makes a token yet: nothing that is open is one.
+        call.caller.file(attr.fd(76))?;
+        return Err(Errno::EINVAL);
+    }
+    flags &= !map_create::TOKEN_FD;
+    if attr.u32(44) != 0 {
+        // Offload: there is no device that takes maps.
+        return Err(Errno::EINVAL);
+    }
+    if !call.caller.privilege().may_bpf() {
+        return Err(Errno::EPERM);
+    }
+    if attr.u64(80) != 0 {
+        // Maps for one program only (`excl_prog_hash`).
+        return Err(Errno::ENOTSUPP);
+    }
+    if attr.u32(88) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mut map = MapAttr::new(map_type, attr.u32(4), attr.u32(8), attr.u32(12))
+        .with_flags(flags)
+        .with_extra(attr.u64(64))
+        .with_name(&unchecked_name(attr.array(28)));
+    map.numa_node = attr.u32(24);
+    let inner = match map_type {
+        MapType::ArrayOfMaps | MapType::HashOfMaps => Some(call.caller.map(attr.fd(20))?),
+        _ => None,
+    };
+    let btf = if key_id != 0 || value_id != 0 {
+        let object = call.caller.btf(btf_fd)?;
+        if value_id != 0 {
+            check_btf(&map, object.btf(), TypeId(key_id), TypeId(value_id))?;
+        }
+        (map.btf_key_type_id, map.btf_value_type_id) = (key_id, value_id);
+        Some(object)
+    } else {
+        None
+    };
+    map.btf_vmlinux_value_type_id = vmlinux_id;
+    let created = MapObject::create(
+        call.system,
+        &map,
+        btf.as_ref().map(|object| object.btf().clone()),
+        inner.as_ref().map(|inner| &**inner.object()),
+    )
+    .map_err(|error| error.errno)?;
+    if let Some(btf) = btf {
+        created.hold_btf(btf);
+    }
+    let fd = call
+        .caller
+        .open(OpenFile::Map(MapFile::new(created, access)))?;
+    Ok(i64::from(fd))
+}
+
+/// Key and value types must have the sizes of the map; an array's key is an integer of 32 bits.
+fn check_btf(map: &MapAttr, btf: &Btf, key: TypeId, value: TypeId) -> Result<(), Errno> {
+    let is_array = matches!(map.map_type, MapType::Array | MapType::PercpuArray);
+    if key.0 == 0 {
+        let is_data = map.map_type == MapType::Array
+            && map.max_entries == 1
+            && btf.kind(value) == Some(Kind::Datasec);
+        let is_keyless = is_data || map.key_size == 0;
+        if !is_keyless {
+            return Err(Errno::EINVAL);
+        }
+    } else if btf.resolve_size(key) != Some(map.key_size) {
+        return Err(Errno::EINVAL);
+    } else if is_array && btf.kind(btf.skip_mods_and_typedefs(key)) != Some(Kind::Int) {
+        return Err(Errno::EINVAL);
+    }
+    if btf.resolve_size(value) != Some(map.value_size) {
+        return Err(Errno::EINVAL);
+    }
+    Ok(())
+}
+
+/// EPERM unless the descriptor allows look-ups.
+fn check_read(file: &MapFile) -> Result<(), Errno> {
+    if file.access() == Access::WriteOnly {
+        return Err(Errno::EPERM);
+    }
+    Ok(())
+}
+
+/// EPERM unless the descriptor allows updates and the map is not frozen.
+fn check_write(file: &MapFile) -> Result<(), Errno> {
+    if file.access() == Access::ReadOnly || file.object().map().is_frozen() {
+        return Err(Errno::EPERM);
+    }
+    Ok(())
+}
+
+/// EINVAL for `BPF_F_LOCK` on a map without a lock.
+fn check_lock(map: &Map, flags: u64) -> Result<(), Errno> {
+    let record = map.attr().record.as_ref();
+    let has_lock = record.is_some_and(|record| record.find(FieldKind::SpinLock).is_some());
+    if flags & map_elem::LOCK != 0 && !has_lock {
+        return Err(Errno::EINVAL);
+    }
+    Ok(())
+}
+
+/// The key at an address. Maps without keys want no address.
+fn read_key(call: &Call<'_>, map: &Map, address: u64) -> Result<Vec<u8>, Errno> {
+    if map.key_size() == 0 && address != 0 {
+        return Err(Errno::EINVAL);
+    }
+    read_vec(call.memory, address, map.key_size() as usize)
+}
+
+fn map_of(call: &Call<'_>) -> Result<(Arc<MapFile>, Arc<Map>), Errno> {
+    let file = call.caller.map(call.attr.fd(MAP_FD))?;
+    let map = Arc::clone(file.object().map());
+    Ok((file, map))
+}
+
+/// BPF_MAP_LOOKUP_ELEM.
+pub(crate) fn lookup(call: &mut Call<'_>) -> Result<i64, Errno> {
+    let flags = call.attr.u64(FLAGS);
+    if flags & !map_elem::LOCK != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (file, map) = map_of(call)?;
+    check_read(&file)?;
+    check_lock(&map, flags)?;
+    let key = read_key(call, &map, call.attr.u64(KEY))?;
+    let address = call.attr.u64(VALUE);
+    let mut value = if map.map_type() == MapType::BloomFilter {
+        // The value is what is looked for.
+        read_vec(call.memory, address, map.sys_value_bytes())?
+    } else {
+        vec![0; map.sys_value_bytes()]
+    };
+    map.sys_lookup_with(file.access(), &key, &mut value, flags, call.caller)?;
+    call.memory.write(address, &value)?;
+    Ok(0)
+}
+
+/// BPF_MAP_UPDATE_ELEM.
+pub(crate) fn update(call: &mut Call<'_>) -> Result<i64, Errno> {
+    let flags = call.attr.u64(FLAGS);
+    let (file, map) = map_of(call)?;
+    check_write(&file)?;
+    check_lock(&map, flags)?;
+    let key = read_key(call, &map, call.attr.u64(KEY))?;
+    let value = read_vec(call.memory, call.attr.u64(VALUE), map.sys_value_bytes())?;
+    map.sys_update(file.access(), &key, &value, flags, call.caller)?;
+    Ok(0)
+}
+
+/// BPF_MAP_DELETE_ELEM.
+pub(crate) fn delete(call: &mut Call<'_>) -> Result<i64, Errno> {
+    let (file, map) = map_of(call)?;
+    check_write(&file)?;
+    let key = read_key(call, &map, call.attr.u64(KEY))?;
+    map.sys_delete(file.access(), &key, call.caller)?;
+    Ok(0)
+}
+
+/// BPF_MAP_GET_NEXT_KEY.
+pub(crate) fn next_key(call: &mut Call<'_>) -> Result<i64, Errno> {
+    let (file, map) = map_of(call)?;
+    check_read(&file)?;
+    let key = match call.attr.u64(KEY) {
+        0 => None,
+        address => Some(read_key(call, &map, address)?),
+    };
+    let mut next = vec![0; map.key_size() as usize];
+    map.sys_next_key(file.access(), key.as_deref(), &mut next)?;
+    call.memory.write(call.attr.u64(VALUE), &next)?;
+    Ok(0)
+}
+
+/// BPF_MAP_LOOKUP_AND_DELETE_ELEM.
+pub(crate) fn lookup_and_delete(call: &mut Call<'_>) -> Result<i64, Errno> {
+    let flags = call.attr.u64(FLAGS);
+    if flags & !map_elem::LOCK != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (file, map) = map_of(call)?;
+    check_read(&file)?;
+    check_write(&file)?;
+    if flags != 0 && matches!(map.map_type(), MapType::Queue | MapType::Stack) {
+        return Err(Errno::EINVAL);
+    }
+    check_lock(&map, flags)?;
+    let key = read_key(call, &map, call.attr.u64(KEY))?;
+    let mut value = vec![0; map.sys_value_bytes()];
+    map.sys_lookup_and_delete(file.access(), &key, &mut value, flags)?;
+    call.memory.write(call.attr.u64(VALUE), &value)?;
+    Ok(0)
+}
+
+/// BPF_MAP_FREEZE.
+pub(crate) fn freeze(call: &mut Call<'_>) -> Result<i64, Errno> {
+    let (file, map) = map_of(call)?;
+    map.sys_freeze(file.access())?;
+    Ok(0)
+}

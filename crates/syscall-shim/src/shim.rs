@@ -1,0 +1,74 @@
+//! `Shim`: the entry point. Sizes are judged, the command is found in the table, its handler runs.
+
+use std::sync::Arc;
+
+use ring3_bpffs::BpfFs;
+use ring3_objects::System;
+use ring3_uapi::Errno;
+
+use crate::{Caller, GuestMemory, attr::Attr, support};
+
+/// Where pins are unless told otherwise.
+const BPFFS_PATH: &str = "/sys/fs/bpf";
+
+/// bpf(2) for one system.
+pub struct Shim {
+    system: Arc<System>,
+    bpffs: Arc<BpfFs>,
+}
+
+/// One call on its way through a handler.
+pub(crate) struct Call<'a> {
+    pub(crate) system: &'a Arc<System>,
+    pub(crate) bpffs: &'a BpfFs,
+    pub(crate) caller: &'a Caller,
+    pub(crate) attr: Attr<'a>,
+    pub(crate) memory: &'a mut dyn GuestMemory,
+}
+
+impl Shim {
+    /// A shim with an empty tree of pins of its own at `/sys/fs/bpf`.
+    pub fn new(system: Arc<System>) -> Shim {
+        Shim::with_bpffs(system, Arc::new(BpfFs::mounted_at(BPFFS_PATH)))
+    }
+
+    /// A shim that pins into a tree that others may share.
+    pub fn with_bpffs(system: Arc<System>, bpffs: Arc<BpfFs>) -> Shim {
+        Shim { system, bpffs }
+    }
+
+    /// The system it serves.
+    pub fn system(&self) -> &Arc<System> {
+        &self.system
+    }
+
+    /// Its tree of pins.
+    pub fn bpffs(&self) -> &Arc<BpfFs> {
+        &self.bpffs
+    }
+
+    /// bpf(2). `attr` is the caller's attribute block, as long as its `size` says; results come back in it and in `memory`.
+    ///
+    /// # Errors
+    /// The errno that the reference kernel leaves, the same for every client. EINVAL: unknown command. ENOTSUPP: a known command, or a part of one,
+    /// that is not served yet.
+    pub fn bpf(
+        &self,
+        caller: &Caller,
+        cmd: u32,
+        attr: &mut [u8],
+        memory: &mut dyn GuestMemory,
+    ) -> Result<i64, Errno> {
+        let attr = Attr::new(attr)?;
+        let row = support::find(cmd).ok_or(Errno::EINVAL)?;
+        attr.check_end(row.attr_bytes)?;
+        let handler = row.handler.ok_or(Errno::ENOTSUPP)?;
+        handler(&mut Call {
+            system: &self.system,
+            bpffs: &self.bpffs,
+            caller,
+            attr,
+            memory,
+        })
+    }
+}

@@ -1,0 +1,201 @@
+//! `bench maps`: nanoseconds of one map operation, from a JITed program beside the kernel's from the same program, and from Rust beside
+//! the crates dashmap and papaya (`rust_maps`).
+//!
+//! A run of a program is 1024 operations; the same loop without one is taken off. Its 1024 keys are hot; the walks from Rust visit every key.
+
+use ring3::{
+    LoadOptions,
+    maps::{Plain, TypedMap},
+    objects::LoadedObject,
+};
+
+use crate::{
+    Outcome,
+    kernel::{self, KernelObject, KernelProgram},
+    measure::{Contender, minima, together},
+    programs::{self, Ours},
+    report::{Report, Row},
+    rust_maps,
+};
+
+const ROUNDS: usize = 30;
+const OPS: f64 = 1024.0;
+/// The loop without an operation.
+const BASELINE: &str = "baseline";
+/// Program, and what its row is called.
+const OPERATIONS: &[(&str, &str)] = &[
+    ("array_lookup", "array lookup"),
+    ("array_increment", "array lookup and increment"),
+    ("hash_lookup", "hash lookup, 10,000 entries"),
+    ("hash_lookup_1m", "hash lookup, 1,000,000 entries"),
+    ("hash_update", "hash update"),
+    ("hash_update_delete", "hash insert and delete"),
+    ("lru_lookup", "LRU lookup"),
+    ("lru_update", "LRU update"),
+    ("lpm_lookup", "LPM lookup"),
+];
+/// Keys that `KEY` of the programs can give, and those of `WIDE`.
+const KEYS: u32 = 8192;
+const KEYS_MANY: u32 = 1_000_000;
+/// Maps with 32-bit keys and 64-bit values, filled with the keys below the number.
+const FILLED: &[(&str, u32)] = &[
+    ("array", KEYS),
+    ("hash", KEYS),
+    ("hash_many", KEYS_MANY),
+    ("lru", KEYS),
+];
+
+/// Runs the bench.
+pub(crate) fn bench() -> Outcome<Report> {
+    let mut report = Report::default();
+    let packet = programs::packet();
+    let object = programs::maps()?;
+    let loaded = object
+        .load_in(&ring3::system(), &LoadOptions::default())
+        .map_err(|error| error.to_string())?;
+    fill_ours(&loaded)?;
+    let in_kernel = match kernel::is_permitted() {
+        true => {
+            let in_kernel = KernelObject::create(object.spec())?;
+            fill_kernel(&in_kernel)?;
+            Some(in_kernel)
+        }
+        false => {
+            report.note("bpf(2) is not permitted here: no row of the running kernel");
+            None
+        }
+    };
+    for (program, name) in OPERATIONS {
+        operation(program, name, &loaded, in_kernel.as_ref(), &packet, &mut report)?;
+    }
+    for (program, name) in [("hash_lookup", "hash lookup"), ("hash_update", "hash update")] {
+        two_threads(program, name, &loaded, &packet, &mut report)?;
+    }
+    rust_maps::bench(&mut report)?;
+    Ok(report)
+}
+
+fn value(key: u32) -> u64 {
+    u64::from(key) * 3 + 1
+}
+
+fn prefix(address: u32) -> [u32; 2] {
+    [32, address]
+}
+
+fn fill_ours(loaded: &LoadedObject) -> Outcome<()> {
+    fn fill<K: Plain>(map: &TypedMap<K, u64>, keys: u32, key: fn(u32) -> K) -> Outcome<()> {
+        for number in 0..keys {
+            map.insert(&key(number), &value(number))?;
+        }
+        Ok(())
+    }
+    for &(name, keys) in FILLED {
+        fill(&loaded.map::<u32, u64>(name)?, keys, |number| number)?;
+    }
+    fill(&loaded.map::<[u32; 2], u64>("lpm")?, KEYS, prefix)
+}
+
+fn fill_kernel(object: &KernelObject<'_>) -> Outcome<()> {
+    for &(name, keys) in FILLED {
+        for key in 0..keys {
+            object.update(name, &key.to_ne_bytes(), &value(key).to_ne_bytes())?;
+        }
+    }
+    for key in 0..KEYS {
+        let bytes = prefix(key).map(u32::to_ne_bytes);
+        object.update("lpm", bytes.as_flattened(), &value(key).to_ne_bytes())?;
+    }
+    Ok(())
+}
+
+fn operation(
+    program: &str,
+    name: &str,
+    loaded: &LoadedObject,
+    in_kernel: Option<&KernelObject<'_>>,
+    packet: &[u8],
+    report: &mut Report,
+) -> Outcome<()> {
+    let mut ours = Ours::new(loaded.program(program)?, packet)?;
+    let mut baseline = Ours::new(loaded.program(BASELINE)?, packet)?;
+    let mut run = ours.run()?;
+    let expected = run();
+    let mut contenders = vec![
+        Contender::calls("ours", 1, run),
+        Contender::calls(BASELINE, 1, baseline.run()?),
+    ];
+    if let Some(in_kernel) = in_kernel {
+        let (program, returned) = KernelProgram::new(in_kernel.load(program)?, packet)?;
+        if returned != expected {
+            // An LRU map may have evicted what another has.
+            report.note(format!(
+                "{name}: we return {expected:#x}, the kernel {returned:#x}"
+            ));
+        }
+        let (baseline, _) = KernelProgram::new(in_kernel.load(BASELINE)?, packet)?;
+        contenders.push(Contender::sampled(kernel::name(), move || {
+            program.sample_ns()
+        }));
+        contenders.push(Contender::sampled(BASELINE, move || baseline.sample_ns()));
+    }
+    let best = minima(ROUNDS, &mut contenders);
+    let per_op = |with: f64, without: f64| (with - without) / OPS;
+    match best[..] {
+        [ours, our_loop, theirs, their_loop] => report.rows.push(Row {
+            name: name.to_owned(),
+            ours_ns: per_op(ours, our_loop),
+            reference: kernel::name(),
+            reference_ns: per_op(theirs, their_loop),
+            per: "op",
+        }),
+        [ours, our_loop] => {
+            report.note(format!("{name}: {:.2} ns", per_op(ours, our_loop)));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The same program on two threads at once, over other keys: the reference is one thread, the loop included in both.
+fn two_threads(
+    program: &str,
+    name: &str,
+    loaded: &LoadedObject,
+    packet: &[u8],
+    report: &mut Report,
+) -> Outcome<()> {
+    const RUNS: usize = 500;
+    let program = loaded.program(program)?;
+    let body = |thread: usize| {
+        let mut packet = packet.to_vec();
+        // The programs' keys begin at the packet's first word.
+        packet[..4].copy_from_slice(&(thread as u32 * 4096).to_ne_bytes());
+        let mut ours = Ours::new(program, &packet).ok();
+        move || {
+            if let Some(mut run) = ours.as_mut().and_then(|ours| ours.run().ok()) {
+                for _ in 0..RUNS {
+                    std::hint::black_box(run());
+                }
+            }
+        }
+    };
+    let per_run = (RUNS as f64) * OPS;
+    let (mut one, mut two) = (f64::INFINITY, f64::INFINITY);
+    for _ in 0..ROUNDS {
+        one = one.min(together(1, body) / per_run);
+        two = two.min(together(2, body) / per_run / 2.0);
+    }
+    report.rows.push(Row {
+        name: format!("{name} from a program, 2 threads"),
+        ours_ns: two,
+        reference: "ours, 1 thread".to_owned(),
+        reference_ns: one,
+        per: "op",
+    });
+    report.note(format!(
+        "{name} from a program: 2 threads do {:.2} times as much as one",
+        one / two
+    ));
+    Ok(())
+}
