@@ -19,9 +19,7 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let object = out.join("pure_native.o");
     let archive = out.join("libpure_native.a");
-    run(Command::new("gcc")
-        .args(["-c", SOURCE, "-o"])
-        .arg(&object));
+    run(Command::new("gcc").args(["-c", SOURCE, "-o"]).arg(&object));
     // `ar` would add to an old archive.
     let _ = std::fs::remove_file(&archive);
     run(Command::new("ar").arg("rcs").arg(&archive).arg(&object));

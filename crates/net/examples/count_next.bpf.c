@@ -9,7 +9,7 @@ struct flow {
 };
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, MAP_HASH);
 	__uint(max_entries, 65536);
 	__type(key, struct flow);
 	__type(value, __u64);
@@ -41,5 +41,3 @@ int count_next(struct __sk_buff *skb)
 	}
 	return TC_ACT_UNSPEC;
 }
-
-char LICENSE[] SEC("license") = "GPL";

@@ -12,8 +12,11 @@ use std::{
 use hashbrown::HashMap;
 use ring3_btf::{Btf, DESTRUCTIBLE_6_18, FieldMask, KernelTypes, Record, TypeId};
 use ring3_isa::RawInsn;
-use ring3_spec::{AttachTarget, FdObject, InfoRecords, LoadRequest, MapInfo, Privilege};
-use ring3_uapi::{MapType, ProgType};
+use ring3_spec::{
+    AttachTarget, FdObject, InfoRecords, LoadRequest, MapInfo, Privilege, ProgTarget, ProgTargetSubprog, Registry,
+};
+use ring3_uapi::{MapType, ProgType, flags::prog_load};
+use ring3_verifier::{Log, verify};
 use serde_json::Value;
 
 /// A folder in the corpus format, with its BTF blobs parsed at most once per thread.
@@ -138,31 +141,42 @@ impl Corpus {
     /// # Errors
     /// The row's call or a BTF blob it names cannot be read.
     pub fn request(&self, row: &Row) -> io::Result<LoadRequest> {
-        let call = self.call(row)?;
-        let raw_type = number(&call, "prog_type") as u32;
-        let prog_type = ProgType::from_raw(raw_type)
-            .ok_or_else(|| invalid(format!("{}: program type {raw_type}", row.path)))?;
-        let mut request = LoadRequest::new(prog_type, insns(&hex(&call, "insns")?)?);
-        request.expected_attach_type = number(&call, "expected_attach_type") as u32;
-        request.flags = number(&call, "prog_flags") as u32;
-        request.name = text(&call, "name");
-        request.license = text(&call, "license");
-        request.kern_version = number(&call, "kern_version") as u32;
-        request.btf = self.btf(&text(&call, "prog_btf"))?;
-        request.func_info = records(&call, "func_info")?;
-        request.line_info = records(&call, "line_info")?;
-        request.kernel_btf = self.btf(if row.set.ends_with("6.18") {
+        let mut request = self.request_of(&self.call(row)?, &row.set)?;
+        let target = text(&self.call(row)?, "attach_prog");
+        if !target.is_empty() {
+            let target = self.request_of(&self.read_call(&self.dir.join(format!("{target}.json")))?, &row.set)?;
+            request.attach = AttachTarget::Prog(Arc::new(loaded_target(&target)));
+        }
+        Ok(request)
+    }
+
+    fn request_of(&self, call: &Value, set: &str) -> io::Result<LoadRequest> {
+        let raw_type = number(call, "prog_type") as u32;
+        let prog_type =
+            ProgType::from_raw(raw_type).ok_or_else(|| invalid(format!("{set}: program type {raw_type}")))?;
+        let mut request = LoadRequest::new(prog_type, insns(&hex(call, "insns")?)?);
+        request.expected_attach_type = number(call, "expected_attach_type") as u32;
+        request.flags = number(call, "prog_flags") as u32;
+        request.name = text(call, "name");
+        request.license = text(call, "license");
+        request.kern_version = number(call, "kern_version") as u32;
+        request.btf = self.btf(&text(call, "prog_btf"))?;
+        request.func_info = records(call, "func_info")?;
+        request.line_info = records(call, "line_info")?;
+        request.kernel_btf = self.btf(if set.ends_with("6.18") {
             "vmlinux-6.18.btf"
         } else {
             "vmlinux-6.12.btf"
         })?;
-        request.attach_btf_id = TypeId(number(&call, "attach_btf_id") as u32);
-        if let Some(module) = self.btf(&text(&call, "attach_btf"))? {
+        request.attach_btf_id = TypeId(number(call, "attach_btf_id") as u32);
+        if let Some(module) = self.btf(&text(call, "attach_btf"))? {
             request.attach = AttachTarget::Btf(module);
         }
-        request.privilege = if row.set.starts_with("unprivileged") {
+        // 6.12 was built with KALLSYMS_ALL.
+        request.kernel_variables = set.ends_with("6.12");
+        request.privilege = if set.starts_with("unprivileged") {
             Privilege::NONE
-        } else if row.set.starts_with("noperfmon") {
+        } else if set.starts_with("noperfmon") {
             // Recorded without CAP_PERFMON and CAP_SYS_ADMIN.
             Privilege {
                 perfmon: false,
@@ -172,7 +186,7 @@ impl Corpus {
         } else {
             Privilege::FULL
         };
-        (request.maps, request.fds) = self.maps(&call)?;
+        (request.maps, request.fds) = self.maps(call)?;
         Ok(request)
     }
 
@@ -268,16 +282,43 @@ impl Corpus {
     }
 
     fn call(&self, row: &Row) -> io::Result<Value> {
-        let file = self.file(row, "json");
-        let all = fs::read(&file).map_err(|error| {
-            io::Error::new(error.kind(), format!("{}: {error}", file.display()))
-        })?;
-        serde_json::from_slice(&all)
-            .map_err(|error| invalid(format!("{}: {error}", file.display())))
+        self.read_call(&self.file(row, "json"))
+    }
+
+    fn read_call(&self, file: &Path) -> io::Result<Value> {
+        let all =
+            fs::read(file).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))?;
+        serde_json::from_slice(&all).map_err(|error| invalid(format!("{}: {error}", file.display())))
     }
 
     fn file(&self, row: &Row, extension: &str) -> PathBuf {
         self.dir.join(format!("{}.{extension}", row.path))
+    }
+}
+
+/// What a program says of itself once it is loaded; a target that we cannot judge yet has no functions.
+fn loaded_target(request: &LoadRequest) -> ProgTarget {
+    let verified = verify(request, &Registry::linux_6_18(), &mut Log::off());
+    let subprogs = verified.map_or_else(|_| Vec::new(), |program| program.subprogs);
+    ProgTarget {
+        prog_type: request.prog_type,
+        expected_attach_type: request.expected_attach_type,
+        btf: request.btf.clone(),
+        sleepable: request.flags & prog_load::SLEEPABLE != 0,
+        jited: true,
+        attaches_to_prog: matches!(request.attach, AttachTarget::Prog(_)),
+        subprogs: subprogs
+            .iter()
+            .map(|subprog| ProgTargetSubprog {
+                type_id: TypeId(subprog.type_id),
+                is_global: subprog.is_global,
+                is_exception_cb: false,
+                unreliable: subprog.unreliable,
+                changes_pkt_data: subprog.changes_pkt_data,
+                might_sleep: subprog.might_sleep,
+            })
+            .collect(),
+        dev_bound: false,
     }
 }
 

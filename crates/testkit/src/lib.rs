@@ -17,4 +17,5 @@ pub mod mprog_oracle;
 pub mod net_kernel;
 pub mod net_oracle;
 pub mod parity;
+pub mod shim_oracle;
 pub mod vectors;

@@ -136,7 +136,11 @@ fn run_program(
         let each: Vec<f64> = best.iter().map(|ns| ns / CALLS as f64).collect();
         report.push("subprogram call", "call", &contenders, &each);
     }
-    let name = if name == EMPTY { "entry and exit" } else { name };
+    let name = if name == EMPTY {
+        "entry and exit"
+    } else {
+        name
+    };
     report.push(name, "run", &contenders, &best);
     Ok(())
 }
@@ -145,7 +149,10 @@ fn run_program(
 fn tail_chain(packet: &[u8], report: &mut Report) -> Outcome<()> {
     const NAME: &str = "tail_chain";
     let object = programs::maps()?;
-    let (with_hops, without) = (load(&object, EngineKind::Jit)?, load(&object, EngineKind::Jit)?);
+    let (with_hops, without) = (
+        load(&object, EngineKind::Jit)?,
+        load(&object, EngineKind::Jit)?,
+    );
     with_hops.set_tail_call("progs", 0, NAME)?;
     let mut ours = Ours::new(with_hops.program(NAME)?, packet)?;
     let mut ours_without = Ours::new(without.program(NAME)?, packet)?;

@@ -5,10 +5,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use ring3::{
-    btf::ext::write_records,
-    uapi::Errno,
-};
+use ring3::{btf::ext::write_records, uapi::Errno};
 use ring3_elf::{MapSpec, ObjectSpec};
 use ring3_os::bpf_load::{
     MapCreate, ProgLoad, btf_load, map_create, map_update, prog_load, prog_test_run,

@@ -44,10 +44,7 @@ fn parse_args(args: impl Iterator<Item = String>) -> Result<Options, String> {
             options.as_json = true;
         } else if options.bench.is_empty() && !arg.starts_with('-') {
             options.bench = arg;
-        } else if options.bench == "verifier"
-            && options.corpus.is_none()
-            && !arg.starts_with('-')
-        {
+        } else if options.bench == "verifier" && options.corpus.is_none() && !arg.starts_with('-') {
             options.corpus = Some(arg.into());
         } else {
             return Err(format!("unknown argument '{arg}'\n{USAGE}"));

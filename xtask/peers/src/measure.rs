@@ -3,7 +3,11 @@
 //! criterion measures one function after the other and keeps its figures to itself; a row here is a ratio of two, one of which may be
 //! measured by the kernel. The minimum over rounds is what the code costs when nothing disturbs it.
 
-use std::{hint::black_box, time::Instant};
+use std::{
+    hint::black_box,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
+};
 
 /// One thing that is measured: a sample is nanoseconds per operation.
 pub(crate) struct Contender<'a> {
@@ -56,14 +60,18 @@ pub(crate) fn minima(rounds: usize, contenders: &mut [Contender<'_>]) -> Vec<f64
 
 /// Wall nanoseconds of `threads` threads that run what `body` makes for each, from the moment when all are ready.
 pub(crate) fn together<F: FnMut()>(threads: usize, body: impl Fn(usize) -> F + Sync) -> f64 {
-    let barrier = std::sync::Barrier::new(threads);
-    let (barrier, body) = (&barrier, &body);
+    let waiting = AtomicUsize::new(threads);
+    let (waiting, body) = (&waiting, &body);
     std::thread::scope(|scope| {
         let running: Vec<_> = (0..threads)
             .map(|thread| {
                 scope.spawn(move || {
                     let mut work = body(thread);
-                    barrier.wait();
+                    // Spinning, not sleeping: waking a thread takes as long as a sample.
+                    waiting.fetch_sub(1, Ordering::AcqRel);
+                    while waiting.load(Ordering::Acquire) != 0 {
+                        std::hint::spin_loop();
+                    }
                     let begin = Instant::now();
                     work();
                     (begin, Instant::now())

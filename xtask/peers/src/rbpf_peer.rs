@@ -52,5 +52,9 @@ pub(crate) fn compile_ns(insns: &[u8]) -> f64 {
     let begin = Instant::now();
     let compiled = vm.jit_compile();
     let took = begin.elapsed().as_nanos() as f64;
-    if compiled.is_ok() { took } else { f64::INFINITY }
+    if compiled.is_ok() {
+        took
+    } else {
+        f64::INFINITY
+    }
 }

@@ -120,7 +120,10 @@ fn change_tail(skb: &mut Skb, len: u32, flags: u64) -> Result<(), Errno> {
 /// The headers that stay: to the network header, or to the transport header where it is known.
 fn len_min(skb: &Skb) -> usize {
     let positive = |offset: isize| usize::try_from(offset).ok().filter(|offset| *offset > 0);
-    skb.transport_offset().and_then(positive).or_else(|| positive(skb.network_offset())).unwrap_or(0)
+    skb.transport_offset()
+        .and_then(positive)
+        .or_else(|| positive(skb.network_offset()))
+        .unwrap_or(0)
 }
 
 fn change_head(skb: &mut Skb, len: u32, flags: u64) -> Result<(), Errno> {

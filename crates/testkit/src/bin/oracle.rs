@@ -17,6 +17,7 @@ const AREAS: &[(&str, Record)] = &[
     ("maps", record_maps),
     ("mprog", record_mprog),
     ("net", record_net),
+    ("syscall", record_syscall),
 ];
 
 fn main() -> ExitCode {
@@ -87,6 +88,11 @@ fn record_maps() -> io::Result<usize> {
 /// Random histories of attach requests at a tcx hook.
 fn record_mprog() -> io::Result<usize> {
     mprog_kernel::record(&ring3_testkit::fixture::fixtures_dir().join("oracle/mprog"))
+}
+
+/// Raw bpf(2) calls: errnos, layouts and limits.
+fn record_syscall() -> io::Result<usize> {
+    ring3_testkit::shim_oracle::record(&ring3_testkit::fixture::fixtures_dir().join("oracle/syscall"))
 }
 
 /// Random test runs of every packet helper; `RING3_ORACLE_NET` names another folder for a larger record of `RING3_ORACLE_CASES`.

@@ -35,7 +35,7 @@ pub(crate) fn check_exit(env: &mut Env<'_>, kind: ExitKind) -> Check<Next> {
         leave_function(env)?;
         return Ok(Next::ContinueInCaller);
     }
-    check_return_code(env)?;
+    check_return_code(env, Reg::R0)?;
     Ok(Next::PathEnd)
 }
 
@@ -74,7 +74,9 @@ pub(crate) fn invalid_scalar(
 }
 
 /// What r0 must hold at the end of a program, a global function or an asynchronous callback: `check_return_code`.
-fn check_return_code(env: &mut Env<'_>) -> Check {
+/// `reg` is r1 for the cookie of an exception that nobody handles: it becomes the return value.
+pub(crate) fn check_return_code(env: &mut Env<'_>, reg: Reg) -> Check {
+    let number = reg.number();
     let frame = env.cur.frame(0);
     let is_subprog = frame.subprogno != 0;
     let (in_async, in_exception) = (frame.in_async_callback_fn, frame.in_exception_callback_fn);
@@ -83,17 +85,17 @@ fn check_return_code(env: &mut Env<'_>) -> Check {
     if (!is_subprog || in_exception) && returns_void(env) {
         return Ok(());
     }
-    check_reg_arg(env, Reg::R0, RegArg::Src)?;
-    if env.is_pointer_value(env.cur.reg(Reg::R0)) {
-        reject!(EACCES, "R0 leaks addr as return value");
+    check_reg_arg(env, reg, RegArg::Src)?;
+    if env.is_pointer_value(env.cur.reg(reg)) {
+        reject!(EACCES, "R{number} leaks addr as return value");
     }
     if in_async {
-        return enforce(env, callback_range, "At async callback return", false);
+        return enforce(env, reg, callback_range, "At async callback return", false);
     }
     if is_subprog && !in_exception {
-        let ty = env.cur.reg(Reg::R0).ty;
+        let ty = env.cur.reg(reg).ty;
         if ty != RegType::SCALAR {
-            reject!(EINVAL, "At subprogram exit the register R0 is not a scalar value ({})", TypeName(ty));
+            reject!(EINVAL, "At subprogram exit the register R{number} is not a scalar value ({})", TypeName(ty));
         }
         return Ok(());
     }
@@ -107,12 +109,12 @@ fn check_return_code(env: &mut Env<'_>) -> Check {
             if prog_type == ProgType::RawTracepoint && env.req.attach_btf_id.0 == 0 {
                 return Ok(());
             }
-            enforce(env, RetvalRange { min, max }, "At program exit", false)
+            enforce(env, reg, RetvalRange { min, max }, "At program exit", false)
         }
         Some(RetRange::InEnforcing { range: (min, max), enforcing }) => {
-            enforce(env, RetvalRange { min, max }, "At program exit", false)?;
+            enforce(env, reg, RetvalRange { min, max }, "At program exit", false)?;
             let bits = crate::domain::Tnum::range(enforcing.0 as u64, enforcing.1 as u64);
-            if bits.contains(env.cur.reg(Reg::R0).scalar.var_off) {
+            if bits.contains(env.cur.reg(reg).scalar.var_off) {
                 env.enforce_expected_attach_type = true;
             }
             Ok(())
@@ -122,10 +124,10 @@ fn check_return_code(env: &mut Env<'_>) -> Check {
             HookRet::Any => Ok(()),
             HookRet::In(min, max) => {
                 let width32 = prog_type == ProgType::Lsm && attach != AttachType::LsmCgroup.raw();
-                enforce(env, RetvalRange { min, max }, "At program exit", width32)
+                enforce(env, reg, RetvalRange { min, max }, "At program exit", width32)
             }
             HookRet::VoidHookOfCgroup => {
-                enforce(env, RetvalRange { min: 1, max: 1 }, "At program exit", false).map_err(|v| {
+                enforce(env, reg, RetvalRange { min: 1, max: 1 }, "At program exit", false).map_err(|v| {
                     v.and_line(
                         "Note, BPF_LSM_CGROUP that attach to void LSM hooks can't modify return value!",
                     )
@@ -136,15 +138,16 @@ fn check_return_code(env: &mut Env<'_>) -> Check {
     }
 }
 
-fn enforce(env: &mut Env<'_>, range: RetvalRange, place: &str, width32: bool) -> Check {
-    let ty = env.cur.reg(Reg::R0).ty;
+fn enforce(env: &mut Env<'_>, base: Reg, range: RetvalRange, place: &str, width32: bool) -> Check {
+    let ty = env.cur.reg(base).ty;
+    let number = base.number();
     if ty != RegType::SCALAR {
-        reject!(EINVAL, "{place} the register R0 is not a known value ({})", TypeName(ty));
+        reject!(EINVAL, "{place} the register R{number} is not a known value ({})", TypeName(ty));
     }
-    mark_chain_precision(env, Reg::R0)?;
-    let reg = env.cur.reg(Reg::R0);
+    mark_chain_precision(env, base)?;
+    let reg = env.cur.reg(base);
     if !is_within(range, reg, width32) {
-        return Err(invalid_scalar(reg, range, place, "R0"));
+        return Err(invalid_scalar(reg, range, place, if base == Reg::R1 { "R1" } else { "R0" }));
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use ring3_uapi::flags::map_create;
 use super::mem::{Access, MemAccess, ZeroSize, check_mem_region};
 use super::regs::mark_reg_unknown;
 use crate::env::Env;
-use crate::error::{Check, Violation, reject, unjudged};
+use crate::error::{Check, Violation, reject};
 use crate::state::{RegState, RegType};
 
 /// Who touches the value.
@@ -85,8 +85,8 @@ pub(crate) fn check_direct_access(env: &mut Env<'_>, reg: &RegState, base: Reg, 
     let size = access.size.bytes() as i32;
     check_access_type(env, reg, off, size, access.access)?;
     check_map_access(env, reg, base, off, size, ZeroSize::Refused, AccessBy::Insn)?;
-    let Some(map) = reg.map() else { return Err(Violation::bug("map value without map")) };
-    let map = env.map(map);
+    let Some(map_idx) = reg.map() else { return Err(Violation::bug("map value without map")) };
+    let map = env.map(map_idx);
     let at = reg.scalar.const_value().map(|value| i64::from(off).wrapping_add(value as i64));
     if let (Some(at), Some(record)) = (at, &map.record)
         && let Some(field) = u32::try_from(at).ok().and_then(|at| record.at(at))
@@ -95,7 +95,7 @@ pub(crate) fn check_direct_access(env: &mut Env<'_>, reg: &RegState, base: Reg, 
             FieldKind::KptrUnref | FieldKind::KptrRef | FieldKind::KptrPercpu | FieldKind::Uptr
         )
     {
-        unjudged!("a kptr in a map value");
+        return super::map_field::check_kptr_access(env, map_idx, field, access);
     }
     let (Access::Read, Some(dst)) = (access.access, access.value) else { return Ok(()) };
     let is_constant = map.map_flags & map_create::RDONLY_PROG != 0 && map.frozen;

@@ -9,6 +9,7 @@ use ring3_btf::{Btf, Kind, Param, Type, TypeId};
 use ring3_isa::Reg;
 use ring3_spec::kfunc::{KfuncFlags, KfuncRow, find};
 
+use crate::check::exit::{ExitKind, check_exit, check_return_code};
 use crate::check::iter;
 use crate::check::mem::{FixedOffset, check_ptr_off_reg_with};
 use crate::check::nullness::is_trusted;
@@ -49,7 +50,6 @@ const SPECIAL: &[&str] = &[
     "bpf_sk_",
     "bpf_str",
     "bpf_task_work_",
-    "bpf_throw",
     "bpf_wq_",
     "bpf_xdp_",
 ];
@@ -107,12 +107,22 @@ pub(crate) fn check_kfunc_call(env: &mut Env<'_>, id: i32, btf_idx: i16) -> Chec
         release_reference(env, id)
             .map_err(|v| v.and_line(format_args!("kfunc {name}#{} reference has not been acquired before", func.id().0)))?;
     }
+    let throws = name == "bpf_throw";
+    if throws {
+        env.seen_exception = true;
+        if env.facts.exception_cb.is_none() {
+            check_return_code(env, Reg::R1)?;
+        }
+    }
     clear_caller_saved(env);
     set_result(env, &call, &checked)?;
     if let Some(place) = checked.iter
         && call.has(KfuncFlags::ITER_NEXT)
     {
         iter::step(env, place)?;
+    }
+    if throws {
+        return check_exit(env, ExitKind::Exception).map(Some);
     }
     Ok(None)
 }

@@ -1,0 +1,83 @@
+//! BPF_PROG_TEST_RUN.
+
+use ring3_objects::TestRun;
+use ring3_uapi::Errno;
+
+use crate::{memory::read_vec, shim::Call};
+
+/// Byte offsets in the attributes.
+const PROG_FD: usize = 0;
+const RETVAL: usize = 4;
+const DATA_SIZE_IN: usize = 8;
+const DATA_SIZE_OUT: usize = 12;
+const DATA_IN: usize = 16;
+const DATA_OUT: usize = 24;
+const REPEAT: usize = 32;
+const DURATION: usize = 36;
+const CTX_SIZE_IN: usize = 40;
+const CTX_SIZE_OUT: usize = 44;
+const CTX_IN: usize = 48;
+const CTX_OUT: usize = 56;
+const FLAGS: usize = 64;
+const CPU: usize = 68;
+const BATCH_SIZE: usize = 72;
+
+/// More bytes than a packet with fragments has.
+const DATA_BYTES_MAX: u32 = 1 << 20;
+/// More bytes than a context may have. Source: one page.
+const CTX_BYTES_MAX: u32 = 4096;
+
+/// BPF_PROG_TEST_RUN.
+pub(crate) fn test_run(call: &mut Call<'_>) -> Result<i64, Errno> {
+    let attr = &call.attr;
+    let (ctx_size, ctx_in) = (attr.u32(CTX_SIZE_IN), attr.u64(CTX_IN));
+    let (ctx_room, ctx_out) = (attr.u32(CTX_SIZE_OUT), attr.u64(CTX_OUT));
+    if (ctx_size != 0) != (ctx_in != 0) || (ctx_room != 0) != (ctx_out != 0) {
+        return Err(Errno::EINVAL);
+    }
+    let prog = call.caller.prog(attr.fd(PROG_FD))?;
+    if !call.system.has_test_run(prog.attr().prog_type) {
+        return Err(Errno::ENOTSUPP);
+    }
+    let data_size = attr.u32(DATA_SIZE_IN);
+    if data_size > DATA_BYTES_MAX {
+        return Err(Errno::EINVAL);
+    }
+    if ctx_size > CTX_BYTES_MAX {
+        return Err(Errno::E2BIG);
+    }
+    let run = TestRun {
+        data_in: read_vec(call.memory, attr.u64(DATA_IN), data_size as usize)?,
+        ctx_in: read_vec(call.memory, ctx_in, ctx_size as usize)?,
+        repeat: attr.u32(REPEAT),
+        flags: attr.u32(FLAGS),
+        cpu: attr.u32(CPU),
+        batch_size: attr.u32(BATCH_SIZE),
+    };
+    let result = prog.test_run_with(&run).map_err(|error| error.errno)?;
+    let data_room = attr.u32(DATA_SIZE_OUT);
+    let data_out = attr.u64(DATA_OUT);
+    let mut outcome = Ok(0);
+    // Without a stated size everything is written.
+    let mut data = result.data_out.as_slice();
+    if data_room != 0 && data.len() > data_room as usize {
+        data = &data[..data_room as usize];
+        outcome = Err(Errno::ENOSPC);
+    }
+    if data_out != 0 {
+        call.memory.write(data_out, data)?;
+    }
+    call.attr.put_u32(DATA_SIZE_OUT, result.data_out.len() as u32);
+    call.attr.put_u32(RETVAL, result.retval);
+    call.attr.put_u32(DURATION, result.duration_ns);
+    if ctx_out != 0 {
+        let mut ctx = result.ctx_out.as_slice();
+        if ctx.len() > ctx_room as usize {
+            ctx = &ctx[..ctx_room as usize];
+            outcome = Err(Errno::ENOSPC);
+        }
+        call.memory.write(ctx_out, ctx)?;
+        call.attr.put_u32(CTX_SIZE_OUT, result.ctx_out.len() as u32);
+    }
+    outcome
+}
