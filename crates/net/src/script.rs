@@ -20,10 +20,8 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     fs::File,
     io::{BufWriter, Write},
-    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     time::Duration,
@@ -31,13 +29,19 @@ use std::{
 
 use ring3_mprog::{Anchor, Entry};
 use ring3_objects::{Error, LinkObject, LoadOptions, LoadedObject, Object, Program, System};
-use ring3_runtime::ProgObject;
 use ring3_uapi::Errno;
 
 use crate::{
     CaptureReader, CaptureWriter, CapturedPacket, Device, Direction, Exit, Held, Net, PacketPath,
     Route, RouteKind,
     clsact::{FilterAction, FilterSpec, act},
+};
+
+mod parse;
+mod show;
+
+use parse::{
+    Words, bad, parse_address, parse_classid, parse_hex, parse_mac, parse_protocol, unknown,
 };
 
 type Result<T> = std::result::Result<T, Error>;
@@ -54,46 +58,6 @@ pub struct Script<'a> {
     capture: Option<CaptureWriter<BufWriter<File>>>,
     captured: u64,
     out: &'a mut dyn Write,
-}
-
-struct Words<'a>(std::str::SplitWhitespace<'a>);
-
-impl<'a> Words<'a> {
-    fn next(&mut self) -> Option<&'a str> {
-        self.0.next()
-    }
-
-    fn value(&mut self, of: &str) -> Result<&'a str> {
-        self.next()
-            .ok_or_else(|| bad(format!("'{of}': its value is missing")))
-    }
-
-    fn number(&mut self, of: &str) -> Result<u32> {
-        let text = self.value(of)?;
-        let parsed = match text.strip_prefix("0x") {
-            Some(digits) => u32::from_str_radix(digits, 16),
-            None => text.parse(),
-        };
-        parsed.map_err(|_| bad(format!("'{of} {text}': no number")))
-    }
-
-    fn expect(&mut self, word: &str) -> Result<()> {
-        match self.next() {
-            Some(found) if found == word => Ok(()),
-            found => Err(bad(format!(
-                "expected '{word}', found '{}'",
-                found.unwrap_or("the end")
-            ))),
-        }
-    }
-}
-
-fn bad(message: impl Into<String>) -> Error {
-    Error::new(Errno::EINVAL, message)
-}
-
-fn unknown(word: &str) -> Error {
-    bad(format!("unknown word '{word}'"))
 }
 
 impl<'a> Script<'a> {
@@ -424,51 +388,7 @@ impl<'a> Script<'a> {
     }
 
     fn filter_show(&mut self, device: &Device, direction: Direction) -> Result<()> {
-        let mut text = String::new();
-        let mut shown = None;
-        for filter in device.clsact(direction).filters().iter() {
-            let protocol = filter.protocol.map_or("all", protocol_name);
-            let head = format!(
-                "filter protocol {protocol} pref {} bpf chain 0",
-                filter.priority
-            );
-            if shown != Some(filter.priority) {
-                let _ = writeln!(text, "{head} ");
-                shown = Some(filter.priority);
-            }
-            let tag: String = filter
-                .prog
-                .tag()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
-            let _ = write!(text, "{head} handle {:#x}", filter.handle);
-            if filter.classid != 0 {
-                let _ = write!(
-                    text,
-                    " flowid {:x}:{:x}",
-                    filter.classid >> 16,
-                    filter.classid & 0xffff
-                );
-            }
-            let _ = write!(text, " {}", filter.label);
-            if filter.is_direct {
-                text.push_str(" direct-action");
-            }
-            let _ = writeln!(
-                text,
-                " not_in_hw id {} name {} tag {tag}",
-                filter.prog.id(),
-                filter.prog.name()
-            );
-            let _ = writeln!(
-                text,
-                "\truns {} matched {}",
-                filter.counts.runs(),
-                filter.counts.stops()
-            );
-        }
-        self.print(&text)
+        self.print(&show::filters(device, direction))
     }
 
     fn tcx(&mut self, words: &mut Words<'_>) -> Result<()> {
@@ -574,88 +494,12 @@ impl<'a> Script<'a> {
             None => self.net.devices(),
         };
         let text = match verb {
-            "show" => show(&devices),
-            "stats" => stats(&devices),
+            "show" => show::hooks(&devices),
+            "stats" => show::stats(&devices),
             other => return Err(unknown(other)),
         };
         self.print(&text)
     }
-}
-
-/// Who runs when, in bpftool's words, with what each did.
-fn show(devices: &[Arc<Device>]) -> String {
-    let mut text = String::from("xdp:\n");
-    for device in devices {
-        if let Some(slot) = device.xdp() {
-            let link = slot
-                .link
-                .map_or_else(String::new, |link| format!(" link_id {link}"));
-            let _ = writeln!(
-                text,
-                "{}({}) driver {} id {}{link}  runs {} stops {}",
-                device.name(),
-                device.ifindex(),
-                slot.prog.name(),
-                slot.prog.id(),
-                slot.counts.runs(),
-                slot.counts.stops()
-            );
-        }
-    }
-    text.push_str("\ntc:\n");
-    for device in devices {
-        let head = format!("{}({})", device.name(), device.ifindex());
-        for direction in [Direction::Ingress, Direction::Egress] {
-            let hook = device.tcx(direction);
-            let slots = hook.slots();
-            for slot in slots.iter() {
-                let link = slot
-                    .link
-                    .map_or_else(String::new, |link| format!(" link_id {link}"));
-                let _ = writeln!(
-                    text,
-                    "{head} tcx/{} {} prog_id {}{link}  runs {} stops {}",
-                    direction.name(),
-                    slot.prog.name(),
-                    slot.prog.id(),
-                    slot.counts.runs(),
-                    slot.counts.stops()
-                );
-            }
-            if !slots.is_empty() {
-                let _ = writeln!(
-                    text,
-                    "{head} tcx/{} revision {}",
-                    direction.name(),
-                    hook.revision()
-                );
-            }
-            for filter in device.clsact(direction).filters().iter() {
-                let _ = writeln!(
-                    text,
-                    "{head} clsact/{} {} id {}  runs {} stops {}",
-                    direction.name(),
-                    filter.label,
-                    filter.prog.id(),
-                    filter.counts.runs(),
-                    filter.counts.stops()
-                );
-            }
-        }
-    }
-    text
-}
-
-fn stats(devices: &[Arc<Device>]) -> String {
-    let mut text = String::new();
-    for device in devices {
-        let _ = write!(text, "{}({}):", device.name(), device.ifindex());
-        for (name, value) in device.stats().named().filter(|(_, value)| *value != 0) {
-            let _ = write!(text, " {name} {value}");
-        }
-        text.push('\n');
-    }
-    text
 }
 
 fn direction(words: &mut Words<'_>) -> Result<Direction> {
@@ -698,76 +542,4 @@ fn find(device: &Device, direction: Direction, name: &str) -> Result<Entry<Held,
         prog: Held(Arc::clone(&slot.prog)),
         link: slot.link,
     })
-}
-
-fn parse_address(text: &str) -> Result<(bool, [u8; 16])> {
-    let mut bytes = [0; 16];
-    match text.parse::<IpAddr>() {
-        Ok(IpAddr::V4(address)) => {
-            bytes[..4].copy_from_slice(&address.octets());
-            Ok((false, bytes))
-        }
-        Ok(IpAddr::V6(address)) => Ok((true, address.octets())),
-        Err(_) => Err(bad(format!("'{text}': no address"))),
-    }
-}
-
-fn parse_mac(text: &str) -> Result<[u8; 6]> {
-    let mut mac = [0; 6];
-    let mut parts = text.split(':');
-    for byte in &mut mac {
-        let part = parts
-            .next()
-            .and_then(|part| u8::from_str_radix(part, 16).ok());
-        *byte = part.ok_or_else(|| bad(format!("'{text}': no link address")))?;
-    }
-    Ok(mac)
-}
-
-fn parse_classid(text: &str) -> Result<u32> {
-    let (major, minor) = text.split_once(':').unwrap_or((text, ""));
-    let part = |text: &str| match text {
-        "" => Some(0),
-        digits => u16::from_str_radix(digits, 16).ok(),
-    };
-    match (part(major), part(minor)) {
-        (Some(major), Some(minor)) => Ok(u32::from(major) << 16 | u32::from(minor)),
-        _ => Err(bad(format!("class '{text}'"))),
-    }
-}
-
-fn parse_protocol(text: &str) -> Result<Option<[u8; 2]>> {
-    Ok(Some(match text {
-        "all" => return Ok(None),
-        "ip" => [0x08, 0],
-        "ipv6" => [0x86, 0xdd],
-        "arp" => [0x08, 0x06],
-        "802.1Q" | "802.1q" => [0x81, 0],
-        "802.1ad" => [0x88, 0xa8],
-        other => return Err(bad(format!("protocol '{other}'"))),
-    }))
-}
-
-fn protocol_name(protocol: [u8; 2]) -> &'static str {
-    match protocol {
-        [0x08, 0] => "ip",
-        [0x86, 0xdd] => "ipv6",
-        [0x08, 0x06] => "arp",
-        [0x81, 0] => "802.1Q",
-        [0x88, 0xa8] => "802.1ad",
-        _ => "unknown",
-    }
-}
-
-fn parse_hex(text: &str) -> Result<Vec<u8>> {
-    if text.len() % 2 != 0 || !text.is_ascii() {
-        return Err(bad("hex digits come in pairs"));
-    }
-    (0..text.len())
-        .step_by(2)
-        .map(|at| {
-            u8::from_str_radix(&text[at..at + 2], 16)
-                .map_err(|_| bad(format!("'{}': no hex digits", &text[at..at + 2])))
-        })
-        .collect()
 }

@@ -71,11 +71,15 @@ pub(crate) struct Cloned {
 /// Copies that may wait; more are dropped.
 const CLONES_MAX: usize = 1024;
 
+/// Device and address.
+type NextHop = (u32, [u8; 16]);
+
 /// The state behind a [`Net`].
 pub(crate) struct World {
     pub(crate) devices: RwLock<BTreeMap<u32, Arc<Device>>>,
     routes: RwLock<Vec<Route>>,
-    neighbours: RwLock<BTreeMap<(u32, [u8; 16]), [u8; 6]>>,
+    /// Link address by device and next hop.
+    neighbours: RwLock<BTreeMap<NextHop, [u8; 6]>>,
     clones: Mutex<Vec<Cloned>>,
     pub(crate) has_clones: AtomicBool,
     next_ifindex: AtomicU32,

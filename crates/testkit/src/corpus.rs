@@ -298,8 +298,9 @@ impl Corpus {
 
 /// What a program says of itself once it is loaded; a target that we cannot judge yet has no functions.
 fn loaded_target(request: &LoadRequest) -> ProgTarget {
-    let verified = verify(request, &Registry::linux_6_18(), &mut Log::off());
-    let subprogs = verified.map_or_else(|_| Vec::new(), |program| program.subprogs);
+    let program = verify(request, &Registry::linux_6_18(), &mut Log::off()).ok();
+    let exception_cb = program.as_ref().and_then(|program| program.exception_cb);
+    let subprogs = program.map_or_else(Vec::new, |program| program.subprogs);
     ProgTarget {
         prog_type: request.prog_type,
         expected_attach_type: request.expected_attach_type,
@@ -309,10 +310,11 @@ fn loaded_target(request: &LoadRequest) -> ProgTarget {
         attaches_to_prog: matches!(request.attach, AttachTarget::Prog(_)),
         subprogs: subprogs
             .iter()
-            .map(|subprog| ProgTargetSubprog {
+            .zip(0..)
+            .map(|(subprog, index)| ProgTargetSubprog {
                 type_id: TypeId(subprog.type_id),
                 is_global: subprog.is_global,
-                is_exception_cb: false,
+                is_exception_cb: exception_cb == Some(index),
                 unreliable: subprog.unreliable,
                 changes_pkt_data: subprog.changes_pkt_data,
                 might_sleep: subprog.might_sleep,

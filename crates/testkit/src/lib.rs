@@ -7,6 +7,7 @@
 pub mod corpus;
 #[cfg(feature = "engines")]
 pub mod engines;
+pub mod filetest;
 pub mod fixture;
 pub mod generate;
 pub mod kernel;

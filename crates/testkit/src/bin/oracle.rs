@@ -3,6 +3,7 @@
 use std::{fs, io, process::ExitCode};
 
 use ring3_testkit::{
+    filetest::{self, Loader},
     fixture::elf_fixtures,
     kernel::{self, KernelObject},
     mprog_kernel, net_kernel,
@@ -13,6 +14,7 @@ type Record = fn() -> io::Result<usize>;
 
 /// What can be recorded.
 const AREAS: &[(&str, Record)] = &[
+    ("asm", filetest::run::record),
     ("elf", record_elf),
     ("maps", record_maps),
     ("mprog", record_mprog),
@@ -27,6 +29,15 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(errno) => {
                 eprintln!("inside the network namespace: {errno}");
+                ExitCode::from(1)
+            }
+        };
+    }
+    if wanted.as_deref() == Some(filetest::run::INSIDE) {
+        return match filetest::run::record_for(Loader::NoPerfmon) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("without CAP_PERFMON: {error}");
                 ExitCode::from(1)
             }
         };

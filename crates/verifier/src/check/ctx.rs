@@ -30,7 +30,11 @@ pub(crate) struct CtxField {
 
 impl CtxField {
     /// A number.
-    pub(crate) const SCALAR: CtxField = CtxField { pointer: None, ref_obj_id: 0, range: None };
+    pub(crate) const SCALAR: CtxField = CtxField {
+        pointer: None,
+        ref_obj_id: 0,
+        range: None,
+    };
 }
 
 const fn kind_of(access: Access) -> AccessKind {
@@ -51,7 +55,9 @@ pub(crate) fn check_ctx_access(env: &mut Env<'_>, off: i32, access: MemAccess) -
         CtxView::BtfArgs => ctx_btf::find_argument(env, off, access)?,
         CtxView::None | CtxView::Extended => unjudged!("context of program type {}", row.prog_type),
         view => {
-            let Some(ctx) = table(view) else { unjudged!("context of program type {}", row.prog_type) };
+            let Some(ctx) = table(view) else {
+                unjudged!("context of program type {}", row.prog_type)
+            };
             let attach = row.effective_attach_type(env.facts.attach.expected_attach_type);
             let field = u32::try_from(off)
                 .ok()
@@ -66,7 +72,10 @@ pub(crate) fn check_ctx_access(env: &mut Env<'_>, off: i32, access: MemAccess) -
                         let field_size = field.narrow.map_or(0, |narrow| narrow.unit);
                         env.aux[env.insn_idx as usize].ctx_field_size = field_size;
                     }
-                    Some(CtxField { pointer, ..CtxField::SCALAR })
+                    Some(CtxField {
+                        pointer,
+                        ..CtxField::SCALAR
+                    })
                 }
                 None => None,
             }
@@ -74,12 +83,19 @@ pub(crate) fn check_ctx_access(env: &mut Env<'_>, off: i32, access: MemAccess) -
     };
     // DIVERGES: the reference kernel takes aligned loads at negative offsets from the record of a tracepoint (its lower
     // bound is compared without sign), which read memory before the record; they are rejected here.
-    let Some(field) = found else { reject!(EACCES, "invalid bpf_context access off={off} size={bytes}") };
+    let Some(field) = found else {
+        reject!(EACCES, "invalid bpf_context access off={off} size={bytes}")
+    };
     if field.ref_obj_id != 0 && env.cur.refs.find(field.ref_obj_id).is_none() {
-        reject!(EACCES, "invalid bpf_context access off={off}. Reference may already be released");
+        reject!(
+            EACCES,
+            "invalid bpf_context access off={off}. Reference may already be released"
+        );
     }
     // Rows have no negative offsets.
-    env.max_ctx_offset = env.max_ctx_offset.max((off as u32).saturating_add(u32::from(bytes)));
+    env.max_ctx_offset = env
+        .max_ctx_offset
+        .max((off as u32).saturating_add(u32::from(bytes)));
     Ok(field)
 }
 
@@ -125,11 +141,20 @@ fn loaded_pointer(env: &Env<'_>, reg: CtxReg) -> Check<Option<(RegType, Extra)>>
         CtxReg::FlowKeys => pointer(RegBase::PtrToFlowKeys, Extra::None),
         CtxReg::Sock => pointer(RegBase::PtrToSocket, Extra::None),
         CtxReg::SockOrNull => Some((RegType::of(RegBase::PtrToSocket).with(null), Extra::None)),
-        CtxReg::SockCommonOrNull => Some((RegType::of(RegBase::PtrToSockCommon).with(null), Extra::None)),
+        CtxReg::SockCommonOrNull => Some((
+            RegType::of(RegBase::PtrToSockCommon).with(null),
+            Extra::None,
+        )),
         CtxReg::TpBuffer => pointer(RegBase::PtrToTpBuffer, Extra::None),
         CtxReg::Trusted(name) => {
-            let id = env.req.kernel_btf.as_ref().and_then(|btf| btf.find_by_name_kind(name, Kind::Struct));
-            let Some(id) = id else { unjudged!("struct {name} of the kernel: no kernel BTF was given") };
+            let id = env
+                .req
+                .kernel_btf
+                .as_ref()
+                .and_then(|btf| btf.find_by_name_kind(name, Kind::Struct));
+            let Some(id) = id else {
+                unjudged!("struct {name} of the kernel: no kernel BTF was given")
+            };
             let ty = RegType::of(RegBase::PtrToBtfId).with(TypeFlags::PTR_TRUSTED);
             Some((ty, Extra::Btf { btf: BtfIdx(0), id }))
         }
@@ -138,7 +163,12 @@ fn loaded_pointer(env: &Env<'_>, reg: CtxReg) -> Check<Option<(RegType, Extra)>>
 
 /// Bytes of the field (0 unless parts of it may be loaded) that a load through a socket pointer may read; none: no such
 /// load is valid.
-pub(crate) fn check_sock_field(env: &Env<'_>, base: RegBase, off: i32, access: MemAccess) -> Option<u8> {
+pub(crate) fn check_sock_field(
+    env: &Env<'_>,
+    base: RegBase,
+    off: i32,
+    access: MemAccess,
+) -> Option<u8> {
     let _ = env;
     let view = match base {
         RegBase::PtrToSockCommon => SocketView::SockCommon,
@@ -148,7 +178,9 @@ pub(crate) fn check_sock_field(env: &Env<'_>, base: RegBase, off: i32, access: M
         _ => return None,
     };
     let off = u32::try_from(off).ok()?;
-    let field = view.table().find(0, kind_of(access.access), off, access.size.bytes() as u8)?;
+    let field = view
+        .table()
+        .find(0, kind_of(access.access), off, access.size.bytes() as u8)?;
     Some(field.narrow.map_or(0, |narrow| narrow.unit))
 }
 
@@ -157,7 +189,8 @@ pub(crate) fn is_plain_memory(env: &Env<'_>) -> bool {
     match env.registry.prog_type(env.facts.attach.prog_type).ctx {
         CtxView::BtfArgs => true,
         CtxView::None | CtxView::Extended => false,
-        view => table(view).is_some_and(|ctx| ctx.kernel_struct.is_empty() || view == CtxView::Netfilter),
+        view => table(view)
+            .is_some_and(|ctx| ctx.kernel_struct.is_empty() || view == CtxView::Netfilter),
     }
 }
 

@@ -62,14 +62,22 @@ const ITER_ARGS: &[(&str, u32, IterArg)] = &[
 ];
 
 /// What the context holds at `off`; none if the program may not access it.
-pub(crate) fn find_argument(env: &mut Env<'_>, off: i32, access: MemAccess) -> Check<Option<CtxField>> {
+pub(crate) fn find_argument(
+    env: &mut Env<'_>,
+    off: i32,
+    access: MemAccess,
+) -> Check<Option<CtxField>> {
     let bytes = access.size.bytes() as u32;
-    let Some(off) = u32::try_from(off).ok().filter(|off| *off < ARGS_MAX * 8) else { return Ok(None) };
+    let Some(off) = u32::try_from(off).ok().filter(|off| *off < ARGS_MAX * 8) else {
+        return Ok(None);
+    };
     if access.access == Access::Write || !off.is_multiple_of(bytes) {
         return Ok(None);
     }
     let facts = env.facts;
-    let Some(target) = &facts.attach.target else { unjudged!("context of a program without target") };
+    let Some(target) = &facts.attach.target else {
+        unjudged!("context of a program without target")
+    };
     let btf = &target.btf;
     let name = target.name.as_str();
     if !off.is_multiple_of(8) {
@@ -83,17 +91,29 @@ pub(crate) fn find_argument(env: &mut Env<'_>, off: i32, access: MemAccess) -> C
     let index = argument_index(btf, params.clone(), off);
     let attach_type = AttachType::from_raw(facts.attach.expected_attach_type);
     if index > count {
-        vlog!(env.log, "func '{name}' doesn't have {}-th argument\n", index + 1);
+        vlog!(
+            env.log,
+            "func '{name}' doesn't have {}-th argument\n",
+            index + 1
+        );
         return Ok(None);
     }
     let is_result = index == count;
     let mut field = CtxField::SCALAR;
     let mut ty = if is_result {
         match attach_type {
-            Some(AttachType::LsmMac | AttachType::LsmCgroup | AttachType::TraceFexit | AttachType::ModifyReturn)
-                if facts.attach.prog_type != ProgType::StructOps => {}
+            Some(
+                AttachType::LsmMac
+                | AttachType::LsmCgroup
+                | AttachType::TraceFexit
+                | AttachType::ModifyReturn,
+            ) if facts.attach.prog_type != ProgType::StructOps => {}
             _ => {
-                vlog!(env.log, "func '{name}' doesn't have {}-th argument\n", index + 1);
+                vlog!(
+                    env.log,
+                    "func '{name}' doesn't have {}-th argument\n",
+                    index + 1
+                );
                 return Ok(None);
             }
         }
@@ -128,11 +148,19 @@ pub(crate) fn find_argument(env: &mut Env<'_>, off: i32, access: MemAccess) -> C
         return Ok(None);
     }
     let btf_idx = facts.btfs.iter().position(|other| other.is_same(btf));
-    let Some(btf_idx) = btf_idx else { unjudged!("typed context in a BTF that the program does not use") };
+    let Some(btf_idx) = btf_idx else {
+        unjudged!("typed context in a BTF that the program does not use")
+    };
     let btf_idx = BtfIdx(btf_idx as u16);
-    let iter_arg = name.strip_prefix("bpf_iter_").filter(|_| attach_type == Some(AttachType::TraceIter)).and_then(
-        |iter| ITER_ARGS.iter().find(|(other, at, _)| *other == iter && *at == off).map(|(_, _, arg)| *arg),
-    );
+    let iter_arg = name
+        .strip_prefix("bpf_iter_")
+        .filter(|_| attach_type == Some(AttachType::TraceIter))
+        .and_then(|iter| {
+            ITER_ARGS
+                .iter()
+                .find(|(other, at, _)| *other == iter && *at == off)
+                .map(|(_, _, arg)| *arg)
+        });
     let null = TypeFlags::PTR_MAYBE_NULL;
     match iter_arg {
         Some(IterArg::Buf) => {
@@ -160,7 +188,10 @@ pub(crate) fn find_argument(env: &mut Env<'_>, off: i32, access: MemAccess) -> C
             if arguments_are_trusted(facts.attach.prog_type, attach_type, name) {
                 flags = flags.with(TypeFlags::PTR_TRUSTED);
             }
-            if let Some(tag) = btf.type_by_id(pointee).filter(|ty| ty.kind() == Kind::TypeTag && !ty.kind_flag()) {
+            if let Some(tag) = btf
+                .type_by_id(pointee)
+                .filter(|ty| ty.kind() == Kind::TypeTag && !ty.kind_flag())
+            {
                 match tag.name() {
                     "user" => flags = flags.with(TypeFlags::MEM_USER),
                     "percpu" => flags = flags.with(TypeFlags::MEM_PERCPU),
@@ -183,7 +214,10 @@ pub(crate) fn find_argument(env: &mut Env<'_>, off: i32, access: MemAccess) -> C
         Some(tcp_sock) if is_tcp_ops && btf.name(object) == "sock" => tcp_sock,
         _ => object,
     };
-    field.pointer = Some((RegType::of(RegBase::PtrToBtfId).with(flags), Extra::Btf { btf: btf_idx, id }));
+    field.pointer = Some((
+        RegType::of(RegBase::PtrToBtfId).with(flags),
+        Extra::Btf { btf: btf_idx, id },
+    ));
     Ok(Some(field))
 }
 
@@ -193,7 +227,9 @@ fn argument_index<'t>(
     params: Option<impl Iterator<Item = ring3_btf::Param<'t>>>,
     off: u32,
 ) -> usize {
-    let Some(params) = params else { return (off / 8) as usize };
+    let Some(params) = params else {
+        return (off / 8) as usize;
+    };
     let mut end = 0u32;
     let mut count = 0;
     for param in params {
@@ -205,12 +241,18 @@ fn argument_index<'t>(
         count += 1;
     }
     // The result has 8 bytes of its own.
-    if off < end.saturating_add(8) { count } else { count + 1 }
+    if off < end.saturating_add(8) {
+        count
+    } else {
+        count + 1
+    }
 }
 
 /// Integers of up to 8 bytes, enumerations, and structs passed by value.
 fn is_number(btf: &Btf, id: TypeId) -> bool {
-    let Some(ty) = btf.stripped(id) else { return false };
+    let Some(ty) = btf.stripped(id) else {
+        return false;
+    };
     match ty.kind() {
         Kind::Int => ty.size() <= 8,
         kind => kind.is_any_enum() || kind == Kind::Struct,
@@ -224,7 +266,13 @@ fn result_range(proto: Option<Type<'_>>, btf: &Btf, name: &str) -> Option<(i32, 
         return None;
     }
     match name.strip_prefix("bpf_lsm_") {
-        Some("inode_need_killpriv" | "getprocattr" | "setprocattr" | "ismaclabel" | "audit_rule_match") => None,
+        Some(
+            "inode_need_killpriv"
+            | "getprocattr"
+            | "setprocattr"
+            | "ismaclabel"
+            | "audit_rule_match",
+        ) => None,
         _ => Some((-4095, 0)),
     }
 }
@@ -232,7 +280,10 @@ fn result_range(proto: Option<Type<'_>>, btf: &Btf, name: &str) -> Option<(i32, 
 /// Objects among the arguments are alive for the program's run, and may be handed to kernel functions.
 fn arguments_are_trusted(prog_type: ProgType, attach_type: Option<AttachType>, name: &str) -> bool {
     match prog_type {
-        ProgType::Tracing => matches!(attach_type, Some(AttachType::TraceRawTp | AttachType::TraceIter)),
+        ProgType::Tracing => matches!(
+            attach_type,
+            Some(AttachType::TraceRawTp | AttachType::TraceIter)
+        ),
         ProgType::Lsm => !UNTRUSTED_HOOKS.contains(&name),
         ProgType::StructOps => true,
         _ => false,

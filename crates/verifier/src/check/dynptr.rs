@@ -14,7 +14,9 @@ use super::mem::{Access, MemAccess, check_mem_access};
 use super::refs::{acquire_reference, invalidate, release_reference};
 use crate::env::Env;
 use crate::error::{Check, Violation, reject};
-use crate::state::{DynptrType, Extra, RegBase, RegState, RegType, SLOT_BYTES, SlotType, StackSlot, TypeFlags};
+use crate::state::{
+    DynptrType, Extra, RegBase, RegState, RegType, SLOT_BYTES, SlotType, StackSlot, TypeFlags,
+};
 
 /// Slots of a dynptr.
 const SLOTS: usize = 2;
@@ -27,12 +29,17 @@ const BYTES: i32 = 16;
 /// # Errors
 /// EINVAL: the place cannot hold one. ERANGE, without words: the stack has not grown that far.
 pub(crate) fn object_spi(env: &Env<'_>, reg: &RegState, what: &str, slots: usize) -> Check<usize> {
-    let Some(off) = reg.const_offset() else { reject!(EINVAL, "{what} has to be at a constant offset") };
+    let Some(off) = reg.const_offset() else {
+        reject!(EINVAL, "{what} has to be at a constant offset")
+    };
     if off % SLOT_BYTES as i64 != 0 {
         reject!(EINVAL, "cannot pass in {what} at an offset={off}");
     }
     let spi = (-off - 1) / SLOT_BYTES as i64;
-    let Some(spi) = usize::try_from(spi).ok().filter(|spi| spi + 1 >= slots && off < 0) else {
+    let Some(spi) = usize::try_from(spi)
+        .ok()
+        .filter(|spi| spi + 1 >= slots && off < 0)
+    else {
         reject!(EINVAL, "cannot pass in {what} at an offset={off}");
     };
     if spi >= env.frame_of(reg).stack.len() {
@@ -77,13 +84,24 @@ fn kind_of_arg(arg: &Arg) -> Option<DynptrType> {
 }
 
 /// An argument that is a dynptr, or becomes one.
-pub(crate) fn process_dynptr_arg(env: &mut Env<'_>, regno: Reg, arg: &Arg, meta: &mut CallMeta) -> Check {
+pub(crate) fn process_dynptr_arg(
+    env: &mut Env<'_>,
+    regno: Reg,
+    arg: &Arg,
+    meta: &mut CallMeta,
+) -> Check {
     let _ = &meta;
     if arg.has(ArgFlags::UNINIT) {
-        let Some(kind) = kind_of_arg(arg) else { reject!(EINVAL) };
+        let Some(kind) = kind_of_arg(arg) else {
+            reject!(EINVAL)
+        };
         return make_dynptr(env, regno, kind, 0);
     }
-    let mutability = if arg.has(ArgFlags::RDONLY) { Mutability::Read } else { Mutability::Mutated };
+    let mutability = if arg.has(ArgFlags::RDONLY) {
+        Mutability::Read
+    } else {
+        Mutability::Mutated
+    };
     use_dynptr(env, regno, mutability, kind_of_arg(arg))
 }
 
@@ -96,7 +114,12 @@ pub(crate) enum Mutability {
 
 /// The argument must be a place where a dynptr can be made; it is one of `kind` afterwards, holding the reference
 /// `cloned_ref` (if not 0) or, for kinds that need it, a new one.
-pub(crate) fn make_dynptr(env: &mut Env<'_>, regno: Reg, kind: DynptrType, cloned_ref: u32) -> Check {
+pub(crate) fn make_dynptr(
+    env: &mut Env<'_>,
+    regno: Reg,
+    kind: DynptrType,
+    cloned_ref: u32,
+) -> Check {
     let reg = *env.cur.reg(regno);
     check_dynptr_reg(&reg, regno)?;
     let fits = if reg.ty.is(RegBase::ConstPtrToDynptr) {
@@ -108,7 +131,9 @@ pub(crate) fn make_dynptr(env: &mut Env<'_>, regno: Reg, kind: DynptrType, clone
     if let Err(violation) = fits
         && violation.errno != Errno::ERANGE
     {
-        return Err(violation.and_line("Dynptr has to be an uninitialized dynptr").with_errno(Errno::EINVAL));
+        return Err(violation
+            .and_line("Dynptr has to be an uninitialized dynptr")
+            .with_errno(Errno::EINVAL));
     }
     for off in (0..BYTES).step_by(SLOT_BYTES) {
         let access = MemAccess {
@@ -138,7 +163,13 @@ fn mark_slots(env: &mut Env<'_>, reg: &RegState, kind: DynptrType, cloned_ref: u
         let state = RegState {
             id,
             ref_obj_id,
-            ..RegState::pointer(RegType::of(RegBase::ConstPtrToDynptr), Extra::Dynptr { ty: kind, first_slot })
+            ..RegState::pointer(
+                RegType::of(RegBase::ConstPtrToDynptr),
+                Extra::Dynptr {
+                    ty: kind,
+                    first_slot,
+                },
+            )
         };
         let slot = &mut env.cur.frame_mut(frameno).stack[at];
         slot.types = [SlotType::Dynptr; SLOT_BYTES];
@@ -149,7 +180,8 @@ fn mark_slots(env: &mut Env<'_>, reg: &RegState, kind: DynptrType, cloned_ref: u
 }
 
 fn note_write(env: &mut Env<'_>, frameno: u8, spi: usize) {
-    env.stack_liveness.mark_write(frameno, 1 << spi | 1 << (spi - 1));
+    env.stack_liveness
+        .mark_write(frameno, 1 << spi | 1 << (spi - 1));
 }
 
 fn check_dynptr_reg(reg: &RegState, regno: Reg) -> Check {
@@ -175,9 +207,16 @@ pub(crate) fn use_dynptr(
     check_dynptr_reg(&reg, regno)?;
     let is_const = reg.ty.is(RegBase::ConstPtrToDynptr);
     if is_const && mutability == Mutability::Mutated {
-        reject!(EINVAL, "cannot pass pointer to const bpf_dynptr, the helper mutates it");
+        reject!(
+            EINVAL,
+            "cannot pass pointer to const bpf_dynptr, the helper mutates it"
+        );
     }
-    let place = if is_const { Ok(None) } else { dynptr_spi(env, &reg).map(Some) };
+    let place = if is_const {
+        Ok(None)
+    } else {
+        dynptr_spi(env, &reg).map(Some)
+    };
     let spi = match place {
         Ok(Some(spi)) if !is_whole(env.frame_of(&reg).stack.as_slice(), spi) => {
             reject!(EINVAL, "Expected an initialized dynptr as arg #{index}")
@@ -185,7 +224,9 @@ pub(crate) fn use_dynptr(
         Ok(spi) => spi,
         Err(violation) => {
             let violation = violation.with_errno(Errno::EINVAL);
-            return Err(violation.and_line(format_args!("Expected an initialized dynptr as arg #{index}")));
+            return Err(violation.and_line(format_args!(
+                "Expected an initialized dynptr as arg #{index}"
+            )));
         }
     };
     if let Some(kind) = kind
@@ -199,13 +240,20 @@ pub(crate) fn use_dynptr(
     }
     if let Some(spi) = spi {
         let slots = 1 << spi | 1 << (spi - 1);
-        env.stack_liveness.mark_read(env.facts, &env.cur, reg.frameno, env.insn_idx, slots);
+        env.stack_liveness
+            .mark_read(env.facts, &env.cur, reg.frameno, env.insn_idx, slots);
     }
     Ok(())
 }
 
 fn is_whole(stack: &[StackSlot], spi: usize) -> bool {
-    let is_first = matches!(stack[spi].spilled().extra, Extra::Dynptr { first_slot: true, .. });
+    let is_first = matches!(
+        stack[spi].spilled().extra,
+        Extra::Dynptr {
+            first_slot: true,
+            ..
+        }
+    );
     let is_dynptr = |slot: &StackSlot| slot.types.iter().all(|ty| *ty == SlotType::Dynptr);
     is_first && is_dynptr(&stack[spi]) && is_dynptr(&stack[spi - 1])
 }
@@ -238,7 +286,13 @@ pub(crate) fn unmark_stack_slots(env: &mut Env<'_>, regno: Reg) -> Check {
         let slot = &env.frame_of(&reg).stack[at];
         let is_clone = slot.types[0] == SlotType::Dynptr
             && slot.spilled().ref_obj_id == state.ref_obj_id
-            && matches!(slot.spilled().extra, Extra::Dynptr { first_slot: true, .. });
+            && matches!(
+                slot.spilled().extra,
+                Extra::Dynptr {
+                    first_slot: true,
+                    ..
+                }
+            );
         if is_clone {
             invalidate_slots(env, reg.frameno, at);
         }
@@ -260,11 +314,19 @@ fn invalidate_slots(env: &mut Env<'_>, frameno: u8, spi: usize) {
 /// # Errors
 /// EINVAL: it holds a reference.
 pub(crate) fn destroy_if_dynptr(env: &mut Env<'_>, frameno: u8, spi: usize) -> Check {
-    let Some(slot) = env.cur.frame(frameno).stack.get(spi) else { return Ok(()) };
+    let Some(slot) = env.cur.frame(frameno).stack.get(spi) else {
+        return Ok(());
+    };
     if slot.types[0] != SlotType::Dynptr {
         return Ok(());
     }
-    let is_first = matches!(slot.spilled().extra, Extra::Dynptr { first_slot: true, .. });
+    let is_first = matches!(
+        slot.spilled().extra,
+        Extra::Dynptr {
+            first_slot: true,
+            ..
+        }
+    );
     let spi = if is_first { spi } else { spi + 1 };
     let state = *env.cur.frame(frameno).stack[spi].spilled();
     if is_refcounted(kind_of(&state)) {
@@ -281,7 +343,8 @@ pub(crate) fn destroy_if_dynptr(env: &mut Env<'_>, frameno: u8, spi: usize) -> C
         reg.ty.without(null).is(RegBase::PtrToMem)
             && matches!(reg.extra, Extra::Mem { dynptr_id, .. } if dynptr_id == state.id)
     };
-    env.cur.change_regs(is_slice, |reg| invalidate(reg, leaks, precise));
+    env.cur
+        .change_regs(is_slice, |reg| invalidate(reg, leaks, precise));
     Ok(())
 }
 

@@ -99,9 +99,9 @@ pub(crate) fn check_return_code(env: &mut Env<'_>, reg: Reg) -> Check {
         }
         return Ok(());
     }
-    let attach = env.req.expected_attach_type;
-    // The program's own type: an extension may return what it likes.
-    let row = env.registry.prog_type(env.req.prog_type);
+    // An extension returns what the program it extends may return.
+    let attach = env.facts.attach.expected_attach_type;
+    let row = env.registry.prog_type(env.facts.attach.prog_type);
     let rule = row.ret.iter().find(|rule| rule.attach.contains(attach));
     match rule.map(|rule| rule.range) {
         None | Some(RetRange::Any) => Ok(()),

@@ -22,19 +22,38 @@ pub(crate) fn process_spin_lock(env: &mut Env<'_>, regno: Reg, is_lock: bool) ->
     if !reg.ty.is(RegBase::PtrToMapValue) {
         unjudged!("spin lock in an allocated object");
     }
-    let Some(map) = reg.map() else { return Err(Violation::bug("map value without map")) };
+    let Some(map) = reg.map() else {
+        return Err(Violation::bug("map value without map"));
+    };
     let info = env.map(map);
     if info.btf.is_none() {
-        reject!(EINVAL, "map '{}' has to have BTF in order to use bpf_spin_lock", info.name);
+        reject!(
+            EINVAL,
+            "map '{}' has to have BTF in order to use bpf_spin_lock",
+            info.name
+        );
     }
-    let field = info.record.as_ref().and_then(|record| record.first(FieldKind::SpinLock));
-    let Some(field) = field else { reject!(EINVAL, "map '{}' has no valid bpf_spin_lock", info.name) };
+    let field = info
+        .record
+        .as_ref()
+        .and_then(|record| record.first(FieldKind::SpinLock));
+    let Some(field) = field else {
+        reject!(EINVAL, "map '{}' has no valid bpf_spin_lock", info.name)
+    };
     let off = (var_off as i64).wrapping_add(i64::from(reg.off));
     if off != i64::from(field.offset) {
-        reject!(EINVAL, "off {off} doesn't point to 'struct bpf_spin_lock' that is at {}", field.offset);
+        reject!(
+            EINVAL,
+            "off {off} doesn't point to 'struct bpf_spin_lock' that is at {}",
+            field.offset
+        );
     }
     let owner = LockOwner::Map(map);
-    if is_lock { take(env, reg.id, owner) } else { give_back(env, reg.id, owner) }
+    if is_lock {
+        take(env, reg.id, owner)
+    } else {
+        give_back(env, reg.id, owner)
+    }
 }
 
 fn take(env: &mut Env<'_>, id: u32, owner: LockOwner) -> Check {
@@ -43,7 +62,12 @@ fn take(env: &mut Env<'_>, id: u32, owner: LockOwner) -> Check {
     if refs.active_locks != 0 && refs.list.iter().any(|held| held.kind == RefKind::LOCK) {
         reject!(EINVAL, "Locking two bpf_spin_locks are not allowed");
     }
-    refs.list.push(RefState { kind: RefKind::LOCK, id, insn_idx, owner });
+    refs.list.push(RefState {
+        kind: RefKind::LOCK,
+        id,
+        insn_idx,
+        owner,
+    });
     refs.active_locks += 1;
     refs.active_lock_id = id;
     refs.active_lock_owner = Some(owner);
@@ -55,7 +79,8 @@ fn give_back(env: &mut Env<'_>, id: u32, owner: LockOwner) -> Check {
     if refs.active_locks == 0 {
         reject!(EINVAL, "bpf_spin_unlock without taking a lock");
     }
-    let is_this = |held: &RefState| held.kind == RefKind::LOCK && held.id == id && held.owner == owner;
+    let is_this =
+        |held: &RefState| held.kind == RefKind::LOCK && held.id == id && held.owner == owner;
     let Some(index) = refs.list.iter().position(is_this) else {
         reject!(EINVAL, "bpf_spin_unlock of different lock");
     };
@@ -64,7 +89,12 @@ fn give_back(env: &mut Env<'_>, id: u32, owner: LockOwner) -> Check {
     }
     refs.remove(index);
     refs.active_locks -= 1;
-    let before = refs.list.iter().rev().find(|held| held.kind.has(RefKind::LOCK_MASK)).copied();
+    let before = refs
+        .list
+        .iter()
+        .rev()
+        .find(|held| held.kind.has(RefKind::LOCK_MASK))
+        .copied();
     refs.active_lock_id = before.map_or(0, |held| held.id);
     refs.active_lock_owner = before.map(|held| held.owner);
     super::refs::invalidate_non_owning_refs(env);

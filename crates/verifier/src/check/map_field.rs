@@ -44,17 +44,27 @@ fn check_field(env: &Env<'_>, regno: Reg, reg: &RegState, kind: FieldKind) -> Ch
             regno.number()
         );
     };
-    let Some(map) = reg.map() else { return Err(Violation::bug("map value without map")) };
+    let Some(map) = reg.map() else {
+        return Err(Violation::bug("map value without map"));
+    };
     let info = env.map(map);
     if info.btf.is_none() {
-        reject!(EINVAL, "map '{}' has to have BTF in order to use {name}", info.name);
+        reject!(
+            EINVAL,
+            "map '{}' has to have BTF in order to use {name}",
+            info.name
+        );
     }
     let Some(field) = info.record.as_ref().and_then(|record| record.first(kind)) else {
         reject!(EINVAL, "map '{}' has no valid {name}", info.name);
     };
     let off = (var_off as i64).wrapping_add(i64::from(reg.off));
     if off != i64::from(field.offset) {
-        reject!(EINVAL, "off {off} doesn't point to 'struct {name}' that is at {}", field.offset);
+        reject!(
+            EINVAL,
+            "off {off} doesn't point to 'struct {name}' that is at {}",
+            field.offset
+        );
     }
     Ok(())
 }
@@ -72,36 +82,67 @@ fn kptr_field(env: &Env<'_>, info: &MapInfo, field: &Field) -> Check<KptrField> 
         FieldTarget::Kernel(id) => (Some(BtfIdx(0)).filter(|_| env.req.kernel_btf.is_some()), id),
         FieldTarget::Local(id) => {
             let of_map = info.btf.as_ref();
-            let idx = of_map.and_then(|btf| env.facts.btfs.iter().position(|other| other.is_same(btf)));
+            let idx =
+                of_map.and_then(|btf| env.facts.btfs.iter().position(|other| other.is_same(btf)));
             (idx.map(|idx| BtfIdx(idx as u16)), id)
         }
         FieldTarget::None | FieldTarget::Graph { .. } => {
             return Err(Violation::bug("pointer field without target"));
         }
     };
-    let Some(btf) = btf else { unjudged!("a kernel pointer of a BTF that the program does not use") };
-    Ok(KptrField { kind: field.kind, btf, id })
+    let Some(btf) = btf else {
+        unjudged!("a kernel pointer of a BTF that the program does not use")
+    };
+    Ok(KptrField {
+        kind: field.kind,
+        btf,
+        id,
+    })
 }
 
 /// The place of a kernel pointer, to be exchanged.
 pub(crate) fn process_kptr(env: &mut Env<'_>, regno: Reg, meta: &mut CallMeta) -> Check {
     let reg = *env.cur.reg(regno);
     let number = regno.number();
-    let Some(map) = reg.map() else { unjudged!("kernel pointer in an allocated object") };
+    let Some(map) = reg.map() else {
+        unjudged!("kernel pointer in an allocated object")
+    };
     let info = env.map(map);
     if info.btf.is_none() {
-        reject!(EINVAL, "map '{}' has to have BTF in order to use bpf_kptr_xchg", info.name);
+        reject!(
+            EINVAL,
+            "map '{}' has to have BTF in order to use bpf_kptr_xchg",
+            info.name
+        );
     }
     meta.map = Some((map, reg.map_uid()));
     let Some(var_off) = reg.scalar.const_value() else {
-        reject!(EINVAL, "R{number} doesn't have constant offset. kptr has to be at the constant offset");
+        reject!(
+            EINVAL,
+            "R{number} doesn't have constant offset. kptr has to be at the constant offset"
+        );
     };
-    let is_kptr = |kind| matches!(kind, FieldKind::KptrUnref | FieldKind::KptrRef | FieldKind::KptrPercpu);
-    let record = info.record.as_ref().filter(|record| record.fields.iter().any(|field| is_kptr(field.kind)));
-    let Some(record) = record else { reject!(EINVAL, "R{number} has no valid kptr") };
+    let is_kptr = |kind| {
+        matches!(
+            kind,
+            FieldKind::KptrUnref | FieldKind::KptrRef | FieldKind::KptrPercpu
+        )
+    };
+    let record = info
+        .record
+        .as_ref()
+        .filter(|record| record.fields.iter().any(|field| is_kptr(field.kind)));
+    let Some(record) = record else {
+        reject!(EINVAL, "R{number} has no valid kptr")
+    };
     let off = (var_off as i64).wrapping_add(i64::from(reg.off));
-    let field = u32::try_from(off).ok().and_then(|off| record.at(off)).filter(|field| is_kptr(field.kind));
-    let Some(field) = field else { reject!(EACCES, "off={off} doesn't point to kptr") };
+    let field = u32::try_from(off)
+        .ok()
+        .and_then(|off| record.at(off))
+        .filter(|field| is_kptr(field.kind));
+    let Some(field) = field else {
+        reject!(EACCES, "off={off} doesn't point to kptr")
+    };
     if field.kind == FieldKind::KptrUnref {
         reject!(EACCES, "off={off} kptr isn't referenced kptr");
     }
@@ -110,8 +151,15 @@ pub(crate) fn process_kptr(env: &mut Env<'_>, regno: Reg, meta: &mut CallMeta) -
 }
 
 /// The object exchanged for what the field holds must be of the field's type.
-pub(crate) fn check_kptr_match(env: &Env<'_>, reg: &RegState, regno: Reg, meta: &CallMeta) -> Check {
-    let Some(field) = meta.kptr else { return Err(Violation::bug("exchange without a field")) };
+pub(crate) fn check_kptr_match(
+    env: &Env<'_>,
+    reg: &RegState,
+    regno: Reg,
+    meta: &CallMeta,
+) -> Check {
+    let Some(field) = meta.kptr else {
+        return Err(Violation::bug("exchange without a field"));
+    };
     check_match(env, field, reg, regno).map_err(|violation| violation.with_errno(Errno::EACCES))
 }
 
@@ -121,7 +169,9 @@ fn check_match(env: &Env<'_>, field: KptrField, reg: &RegState, regno: Reg) -> C
     let mut permitted = TypeFlags::PTR_MAYBE_NULL;
     let object = reg.btf().filter(|_| reg.ty.base == RegBase::PtrToBtfId);
     if object.is_none_or(|(btf, _)| is_kernel(btf)) {
-        permitted = permitted.with(TypeFlags::PTR_TRUSTED).with(TypeFlags::MEM_RCU);
+        permitted = permitted
+            .with(TypeFlags::PTR_TRUSTED)
+            .with(TypeFlags::MEM_RCU);
         if field.kind == FieldKind::KptrUnref {
             permitted = permitted.with(TypeFlags::PTR_UNTRUSTED);
         }
@@ -136,7 +186,8 @@ fn check_match(env: &Env<'_>, field: KptrField, reg: &RegState, regno: Reg) -> C
         name = env.facts.btf(btf).name(id);
         check_ptr_off_reg_with(reg, regno, FixedOffset::Allowed)?;
         let is_strict = field.kind != FieldKind::KptrUnref;
-        if btf == field.btf && struct_matches(env.facts.btf(btf), id, reg.off, field.id, is_strict) {
+        if btf == field.btf && struct_matches(env.facts.btf(btf), id, reg.off, field.id, is_strict)
+        {
             return Ok(());
         }
     }
@@ -151,20 +202,41 @@ fn check_match(env: &Env<'_>, field: KptrField, reg: &RegState, regno: Reg) -> C
             TypeName(reg.ty)
         );
     }
-    reject!(EINVAL, "invalid kptr access, R{number} type={}{name} expected={plain}{wanted}", TypeName(reg.ty))
+    reject!(
+        EINVAL,
+        "invalid kptr access, R{number} type={}{name} expected={plain}{wanted}",
+        TypeName(reg.ty)
+    )
 }
 
 /// A load or store of a field that holds a pointer: `check_map_kptr_access`. Its bounds, size and constant offset are
 /// checked before.
-pub(crate) fn check_kptr_access(env: &mut Env<'_>, map: MapIdx, field: &Field, access: MemAccess) -> Check {
+pub(crate) fn check_kptr_access(
+    env: &mut Env<'_>,
+    map: MapIdx,
+    field: &Field,
+    access: MemAccess,
+) -> Check {
     let facts = env.facts;
     let (value, is_plain) = match &facts.slots[env.insn_idx as usize] {
-        Slot::Insn(Insn::Store { src: Operand::Imm(imm), .. }) => (Some(*imm), true),
-        Slot::Insn(Insn::Load { mode: LoadMode::ZeroExtend, .. } | Insn::Store { .. }) => (None, true),
+        Slot::Insn(Insn::Store {
+            src: Operand::Imm(imm),
+            ..
+        }) => (Some(*imm), true),
+        Slot::Insn(
+            Insn::Load {
+                mode: LoadMode::ZeroExtend,
+                ..
+            }
+            | Insn::Store { .. },
+        ) => (None, true),
         _ => (None, false),
     };
     if !is_plain {
-        reject!(EACCES, "kptr in map can only be accessed using BPF_MEM instruction mode");
+        reject!(
+            EACCES,
+            "kptr in map can only be accessed using BPF_MEM instruction mode"
+        );
     }
     let is_load = access.access == Access::Read;
     if !is_load && matches!(field.kind, FieldKind::KptrRef | FieldKind::KptrPercpu) {
@@ -179,13 +251,23 @@ pub(crate) fn check_kptr_access(env: &mut Env<'_>, map: MapIdx, field: &Field, a
     let offset = field.offset;
     let field = kptr_field(env, env.map(map), field)?;
     if is_load {
-        let Some(dst) = access.value else { return Ok(()) };
+        let Some(dst) = access.value else {
+            return Ok(());
+        };
         let ty = RegType::of(RegBase::PtrToBtfId).with(loaded_flags(env, field));
         let id = env.new_id();
         let state = env.cur.reg_mut(dst);
         let (subreg_def, precise) = (state.subreg_def, state.precise);
-        let extra = Extra::Btf { btf: field.btf, id: field.id };
-        *state = RegState { id, subreg_def, precise, ..RegState::pointer(ty, extra) };
+        let extra = Extra::Btf {
+            btf: field.btf,
+            id: field.id,
+        };
+        *state = RegState {
+            id,
+            subreg_def,
+            precise,
+            ..RegState::pointer(ty, extra)
+        };
         return Ok(());
     }
     match (access.value, value) {
@@ -194,10 +276,14 @@ pub(crate) fn check_kptr_access(env: &mut Env<'_>, map: MapIdx, field: &Field, a
             if reg.is_null() {
                 return Ok(());
             }
-            check_match(env, field, &reg, src).map_err(|violation| violation.with_errno(Errno::EACCES))
+            check_match(env, field, &reg, src)
+                .map_err(|violation| violation.with_errno(Errno::EACCES))
         }
         (None, Some(0)) => Ok(()),
-        (None, _) => reject!(EACCES, "BPF_ST imm must be 0 when storing to kptr at off={offset}"),
+        (None, _) => reject!(
+            EACCES,
+            "BPF_ST imm must be 0 when storing to kptr at off={offset}"
+        ),
     }
 }
 
@@ -225,26 +311,43 @@ fn loaded_flags(env: &Env<'_>, field: KptrField) -> TypeFlags {
 }
 
 /// Kernel objects that are freed only after a grace period.
-const RCU_PROTECTED: &[&str] = &["prog_test_ref_kfunc", "cgroup", "bpf_cpumask", "task_struct", "bpf_crypto_ctx"];
+const RCU_PROTECTED: &[&str] = &[
+    "prog_test_ref_kfunc",
+    "cgroup",
+    "bpf_cpumask",
+    "task_struct",
+    "bpf_crypto_ctx",
+];
 
 /// The exchanged object now belongs to the map; under a read lock a per-CPU object stays usable.
 pub(crate) fn release_exchanged(env: &mut Env<'_>, meta: &CallMeta) -> Check {
     let id = meta.ref_obj_id;
     if in_rcu_section(env) {
         let stays = |reg: &RegState| {
-            reg.ref_obj_id == id && reg.ty.has(TypeFlags::MEM_ALLOC) && reg.ty.has(TypeFlags::MEM_PERCPU)
+            reg.ref_obj_id == id
+                && reg.ty.has(TypeFlags::MEM_ALLOC)
+                && reg.ty.has(TypeFlags::MEM_PERCPU)
         };
         env.cur.change_regs(stays, |reg| {
             reg.ref_obj_id = 0;
-            reg.ty = reg.ty.without(TypeFlags::MEM_ALLOC).with(TypeFlags::MEM_RCU);
+            reg.ty = reg
+                .ty
+                .without(TypeFlags::MEM_ALLOC)
+                .with(TypeFlags::MEM_RCU);
         });
     }
     super::refs::release_reference(env, id)
 }
 
 /// What the exchange gives back: what the field held.
-pub(crate) fn exchanged_result(env: &Env<'_>, meta: &CallMeta, flags: TypeFlags) -> Check<(RegType, Extra)> {
-    let Some(field) = meta.kptr else { return Err(Violation::bug("exchange without a field")) };
+pub(crate) fn exchanged_result(
+    env: &Env<'_>,
+    meta: &CallMeta,
+    flags: TypeFlags,
+) -> Check<(RegType, Extra)> {
+    let Some(field) = meta.kptr else {
+        return Err(Violation::bug("exchange without a field"));
+    };
     let mut ty = RegType::of(RegBase::PtrToBtfId).with(flags);
     if field.btf != BtfIdx(0) || env.req.kernel_btf.is_none() {
         ty = ty.with(TypeFlags::MEM_ALLOC);
@@ -252,7 +355,13 @@ pub(crate) fn exchanged_result(env: &Env<'_>, meta: &CallMeta, flags: TypeFlags)
             ty = ty.with(TypeFlags::MEM_PERCPU);
         }
     }
-    Ok((ty, Extra::Btf { btf: field.btf, id: field.id }))
+    Ok((
+        ty,
+        Extra::Btf {
+            btf: field.btf,
+            id: field.id,
+        },
+    ))
 }
 
 /// A per-CPU variable's address in some CPU.
@@ -264,18 +373,34 @@ pub(crate) fn check_percpu_arg(env: &Env<'_>) -> Check {
 }
 
 /// What `bpf_per_cpu_ptr` and `bpf_this_cpu_ptr` return: memory of a scalar's size, or a typed object.
-pub(crate) fn percpu_result(env: &Env<'_>, meta: &CallMeta, flags: TypeFlags) -> Check<(RegType, Extra)> {
-    let Some((btf_idx, id)) = meta.ret_btf else { return Err(Violation::bug("per-CPU result without type")) };
+pub(crate) fn percpu_result(
+    env: &Env<'_>,
+    meta: &CallMeta,
+    flags: TypeFlags,
+) -> Check<(RegType, Extra)> {
+    let Some((btf_idx, id)) = meta.ret_btf else {
+        return Err(Violation::bug("per-CPU result without type"));
+    };
     let btf = env.facts.btf(btf_idx);
     let id = btf.skip_mods_and_typedefs(id);
     let is_struct = btf.kind(id) == Some(ring3_btf::Kind::Struct);
     if is_struct {
         // Typed objects are read through their type, never written: the read-only flag is for memory.
         let flags = flags.without(TypeFlags::MEM_RDONLY);
-        return Ok((RegType::of(RegBase::PtrToBtfId).with(flags), Extra::Btf { btf: btf_idx, id }));
+        return Ok((
+            RegType::of(RegBase::PtrToBtfId).with(flags),
+            Extra::Btf { btf: btf_idx, id },
+        ));
     }
     let Some(size) = btf.resolve_size(id) else {
-        reject!(EINVAL, "unable to resolve the size of type '{}'", btf.name(id));
+        reject!(
+            EINVAL,
+            "unable to resolve the size of type '{}'",
+            btf.name(id)
+        );
     };
-    Ok((RegType::of(RegBase::PtrToMem).with(flags), Extra::Mem { size, dynptr_id: 0 }))
+    Ok((
+        RegType::of(RegBase::PtrToMem).with(flags),
+        Extra::Mem { size, dynptr_id: 0 },
+    ))
 }

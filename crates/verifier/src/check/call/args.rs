@@ -120,7 +120,9 @@ type_lists! {
 pub(crate) const fn compatible_types(base: ArgBase) -> &'static [RegType] {
     match base {
         ArgBase::PtrToMapKey | ArgBase::PtrToMapValue | ArgBase::PtrToMem => MEM_TYPES,
-        ArgBase::ConstSize | ArgBase::ConstSizeOrZero | ArgBase::ConstAllocSizeOrZero => SCALAR_TYPES,
+        ArgBase::ConstSize | ArgBase::ConstSizeOrZero | ArgBase::ConstAllocSizeOrZero => {
+            SCALAR_TYPES
+        }
         ArgBase::ConstMapPtr => MAP_PTR_TYPES,
         ArgBase::PtrToCtx => CTX_TYPES,
         ArgBase::PtrToSockCommon => SOCK_TYPES,
@@ -140,9 +142,16 @@ pub(crate) const fn compatible_types(base: ArgBase) -> &'static [RegType] {
 }
 
 /// Checks argument `index` (0 to 4) of a call of `proto`.
-pub(crate) fn check_func_arg(env: &mut Env<'_>, proto: &FuncProto, index: usize, meta: &mut CallMeta) -> Check {
+pub(crate) fn check_func_arg(
+    env: &mut Env<'_>,
+    proto: &FuncProto,
+    index: usize,
+    meta: &mut CallMeta,
+) -> Check {
     let mut arg = proto.args[index];
-    let Some(regno) = Reg::new(index as u8 + 1) else { return Err(Violation::bug("argument register")) };
+    let Some(regno) = Reg::new(index as u8 + 1) else {
+        return Err(Violation::bug("argument register"));
+    };
     if arg.base == ArgBase::DontCare {
         return Ok(());
     }
@@ -150,7 +159,11 @@ pub(crate) fn check_func_arg(env: &mut Env<'_>, proto: &FuncProto, index: usize,
     let reg = *env.cur.reg(regno);
     if arg.base == ArgBase::Anything {
         if env.is_pointer_value(&reg) {
-            reject!(EACCES, "R{} leaks addr into helper function", regno.number());
+            reject!(
+                EACCES,
+                "R{} leaks addr into helper function",
+                regno.number()
+            );
         }
         return Ok(());
     }
@@ -196,7 +209,11 @@ fn check_by_kind(
     arg: &Arg,
     meta: &mut CallMeta,
 ) -> Check {
-    let access = if arg.has(ArgFlags::WRITE) { Access::Write } else { Access::Read };
+    let access = if arg.has(ArgFlags::WRITE) {
+        Access::Write
+    } else {
+        Access::Read
+    };
     match arg.base {
         ArgBase::ConstMapPtr => note_map(reg, meta),
         ArgBase::PtrToMapKey => check_map_key(env, regno, reg, meta),
@@ -204,10 +221,19 @@ fn check_by_kind(
             if arg.has(ArgFlags::MAYBE_NULL) && reg.is_null() {
                 return Ok(());
             }
-            let Some((map, _)) = meta.map else { return Err(Violation::bug("invalid map_ptr to access map->value")) };
+            let Some((map, _)) = meta.map else {
+                return Err(Violation::bug("invalid map_ptr to access map->value"));
+            };
             let value_size = env.map(map).value_size;
             meta.raw.raw_mode = arg.has(ArgFlags::UNINIT);
-            check_helper_mem_access(env, regno, value_size as i32, access, ZeroSize::Refused, Some(&mut meta.raw))
+            check_helper_mem_access(
+                env,
+                regno,
+                value_size as i32,
+                access,
+                ZeroSize::Refused,
+                Some(&mut meta.raw),
+            )
         }
         ArgBase::PtrToPercpuBtfId => {
             let Some((btf, id)) = reg.btf().filter(|(_, id)| !id.is_void()) else {
@@ -216,7 +242,9 @@ fn check_by_kind(
             meta.ret_btf = Some((btf, id));
             Ok(())
         }
-        ArgBase::PtrToSpinLock => lock::process_spin_lock(env, regno, meta.func == Some(FuncId::SpinLock)),
+        ArgBase::PtrToSpinLock => {
+            lock::process_spin_lock(env, regno, meta.func == Some(FuncId::SpinLock))
+        }
         ArgBase::PtrToTimer => map_field::process_timer(env, regno, meta),
         ArgBase::PtrToFunc => {
             let crate::state::Extra::Subprog(subprog) = reg.extra else {
@@ -229,9 +257,20 @@ fn check_by_kind(
             meta.raw.raw_mode = arg.has(ArgFlags::UNINIT);
             if arg.has(ArgFlags::FIXED_SIZE) {
                 let bytes = arg.mem_bytes as i32;
-                check_helper_mem_access(env, regno, bytes, access, ZeroSize::Refused, Some(&mut meta.raw))?;
+                check_helper_mem_access(
+                    env,
+                    regno,
+                    bytes,
+                    access,
+                    ZeroSize::Refused,
+                    Some(&mut meta.raw),
+                )?;
                 if arg.has(ArgFlags::ALIGNED) {
-                    let size = if arg.mem_bytes == 4 { MemSize::W } else { MemSize::Dw };
+                    let size = if arg.mem_bytes == 4 {
+                        MemSize::W
+                    } else {
+                        MemSize::Dw
+                    };
                     mem::check_alignment(env, reg, 0, size, true)?;
                 }
             }
@@ -240,8 +279,16 @@ fn check_by_kind(
         ArgBase::ConstSize | ArgBase::ConstSizeOrZero => {
             // Sizes follow the memory they are of.
             let of_written = index > 0 && proto.args[index - 1].has(ArgFlags::WRITE);
-            let access = if of_written { Access::Write } else { Access::Read };
-            let zero = if arg.base == ArgBase::ConstSizeOrZero { ZeroSize::Allowed } else { ZeroSize::Refused };
+            let access = if of_written {
+                Access::Write
+            } else {
+                Access::Read
+            };
+            let zero = if arg.base == ArgBase::ConstSizeOrZero {
+                ZeroSize::Allowed
+            } else {
+                ZeroSize::Refused
+            };
             meta.msize_max = reg.scalar.umax;
             check_mem_size_reg(env, regno, access, zero, Some(&mut meta.raw))
         }
@@ -271,12 +318,15 @@ fn check_by_kind(
 /// Whether a packet pointer may be handed to this helper.
 fn may_pass_packet(env: &Env<'_>, meta: &CallMeta) -> bool {
     // The "packet" of a socket option program is the option's value, for every helper.
-    ctx::may_read_packet(env) && (meta.pkt_access || env.facts.attach.prog_type == ProgType::CgroupSockopt)
+    ctx::may_read_packet(env)
+        && (meta.pkt_access || env.facts.attach.prog_type == ProgType::CgroupSockopt)
 }
 
 /// Values of some maps are no memory: `resolve_map_arg_type`.
 fn resolve_map_arg_type(env: &Env<'_>, arg: Arg, meta: &CallMeta) -> Check<Arg> {
-    let Some((map, _)) = meta.map else { return Err(Violation::bug("invalid map_ptr to access map->type")) };
+    let Some((map, _)) = meta.map else {
+        return Err(Violation::bug("invalid map_ptr to access map->type"));
+    };
     match env.map(map).map_type {
         MapType::Sockmap | MapType::Sockhash => {
             if arg.flags != ArgFlags::NONE {
@@ -285,13 +335,17 @@ fn resolve_map_arg_type(env: &Env<'_>, arg: Arg, meta: &CallMeta) -> Check<Arg> 
             Ok(Arg::of(ArgBase::PtrToBtfIdSockCommon))
         }
         // A look-up in a bloom filter reads the value it looks for.
-        MapType::BloomFilter if meta.func == Some(FuncId::MapPeekElem) => Ok(Arg::of(ArgBase::PtrToMapValue)),
+        MapType::BloomFilter if meta.func == Some(FuncId::MapPeekElem) => {
+            Ok(Arg::of(ArgBase::PtrToMapValue))
+        }
         _ => Ok(arg),
     }
 }
 
 fn note_map(reg: &RegState, meta: &mut CallMeta) -> Check {
-    let Some(map) = reg.map() else { return Err(Violation::bug("map pointer without map")) };
+    let Some(map) = reg.map() else {
+        return Err(Violation::bug("map pointer without map"));
+    };
     let uid = reg.map_uid();
     if let Some((other, other_uid)) = meta.map
         && (other != map || other_uid != uid)
@@ -306,9 +360,18 @@ fn note_map(reg: &RegState, meta: &mut CallMeta) -> Check {
 }
 
 fn check_map_key(env: &mut Env<'_>, regno: Reg, reg: &RegState, meta: &mut CallMeta) -> Check {
-    let Some((map, _)) = meta.map else { return Err(Violation::bug("invalid map_ptr to access map->key")) };
+    let Some((map, _)) = meta.map else {
+        return Err(Violation::bug("invalid map_ptr to access map->key"));
+    };
     let (map_type, key_size) = (env.map(map).map_type, env.map(map).key_size);
-    check_helper_mem_access(env, regno, key_size as i32, Access::Read, ZeroSize::Refused, None)?;
+    check_helper_mem_access(
+        env,
+        regno,
+        key_size as i32,
+        Access::Read,
+        ZeroSize::Refused,
+        None,
+    )?;
     if can_elide_value_nullness(map_type) {
         meta.const_map_key = constant_map_key(env, reg, key_size)?;
     }
@@ -325,20 +388,39 @@ fn constant_map_key(env: &mut Env<'_>, key: &RegState, key_size: u32) -> Check<O
     if !env.permits.bpf_capable || !key.ty.is(RegBase::PtrToStack) {
         return Ok(None);
     }
-    let Some(off) = key.const_offset() else { return Ok(None) };
+    let Some(off) = key.const_offset() else {
+        return Ok(None);
+    };
     let slot = (-off - 1) as usize;
     let (spi, first) = (slot / SLOT_BYTES, slot % SLOT_BYTES);
-    let Some(stack_slot) = env.frame_of(key).stack.get(spi) else { return Ok(None) };
-    let run_of = |ty: SlotType| (0..=first).rev().take_while(|&byte| stack_slot.types[byte] == ty).count() as u32;
+    let Some(stack_slot) = env.frame_of(key).stack.get(spi) else {
+        return Ok(None);
+    };
+    let run_of = |ty: SlotType| {
+        (0..=first)
+            .rev()
+            .take_while(|&byte| stack_slot.types[byte] == ty)
+            .count() as u32
+    };
     if run_of(SlotType::Zero) >= key_size {
         return Ok(Some(0));
     }
     if !stack_slot.is_spilled_scalar() || run_of(SlotType::Spill) != key_size {
         return Ok(None);
     }
-    let Some(value) = stack_slot.spilled().scalar.const_value() else { return Ok(None) };
-    env.scratch.backtrack.set_frame_slot(key.frameno, spi as u32);
-    mark_chain_precision_batch(env.facts, env.log, &mut env.states, &mut env.scratch.backtrack, &env.cur)?;
+    let Some(value) = stack_slot.spilled().scalar.const_value() else {
+        return Ok(None);
+    };
+    env.scratch
+        .backtrack
+        .set_frame_slot(key.frameno, spi as u32);
+    mark_chain_precision_batch(
+        env.facts,
+        env.log,
+        &mut env.states,
+        &mut env.scratch.backtrack,
+        &env.cur,
+    )?;
     Ok(Some(value))
 }
 
@@ -357,14 +439,26 @@ fn check_reg_type(env: &Env<'_>, regno: Reg, reg: &RegState, arg: &Arg, meta: &C
     }
     let is_xchg = meta.func == Some(FuncId::KptrXchg);
     if is_xchg && ty.has(TypeFlags::MEM_ALLOC) && regno == Reg::R2 {
-        ty = ty.without(TypeFlags::MEM_ALLOC).without(TypeFlags::MEM_PERCPU);
+        ty = ty
+            .without(TypeFlags::MEM_ALLOC)
+            .without(TypeFlags::MEM_PERCPU);
     }
     if !compatible.contains(&ty) {
         let mut text = String::new();
         // Writing to a String cannot fail.
-        let _ = write!(text, "R{} type={} expected=", regno.number(), TypeName(reg.ty));
+        let _ = write!(
+            text,
+            "R{} type={} expected=",
+            regno.number(),
+            TypeName(reg.ty)
+        );
         for (i, expected) in compatible.iter().enumerate() {
-            let _ = write!(text, "{}{}", if i == 0 { "" } else { ", " }, TypeName(*expected));
+            let _ = write!(
+                text,
+                "{}{}",
+                if i == 0 { "" } else { ", " },
+                TypeName(*expected)
+            );
         }
         return Err(Violation::new(ring3_uapi::Errno::EACCES, text));
     }
@@ -414,9 +508,18 @@ impl core::fmt::Display for FuncName {
 }
 
 /// A typed object must be of the type that the argument names.
-fn check_object_type(env: &Env<'_>, regno: Reg, reg: &RegState, arg: &Arg, meta: &CallMeta) -> Check {
+fn check_object_type(
+    env: &Env<'_>,
+    regno: Reg,
+    reg: &RegState,
+    arg: &Arg,
+    meta: &CallMeta,
+) -> Check {
     if reg.ty.has(TypeFlags::MEM_ALLOC) {
-        let permitted = matches!(meta.func, Some(FuncId::SpinLock | FuncId::SpinUnlock | FuncId::KptrXchg));
+        let permitted = matches!(
+            meta.func,
+            Some(FuncId::SpinLock | FuncId::SpinUnlock | FuncId::KptrXchg)
+        );
         if !permitted {
             return Err(Violation::bug("unimplemented handling of MEM_ALLOC"));
         }
@@ -430,7 +533,11 @@ fn check_object_type(env: &Env<'_>, regno: Reg, reg: &RegState, arg: &Arg, meta:
         return Ok(());
     }
     if reg.ty.may_be_null() && (!arg.has(ArgFlags::MAYBE_NULL) || arg.has(ArgFlags::RELEASE)) {
-        reject!(EACCES, "Possibly NULL pointer passed to helper arg{}", regno.number());
+        reject!(
+            EACCES,
+            "Possibly NULL pointer passed to helper arg{}",
+            regno.number()
+        );
     }
     if meta.func == Some(FuncId::KptrXchg) {
         return map_field::check_kptr_match(env, reg, regno, meta);
@@ -443,7 +550,9 @@ fn check_object_type(env: &Env<'_>, regno: Reg, reg: &RegState, arg: &Arg, meta:
     let (Some(wanted), Some((btf_idx, id))) = (wanted, reg.btf()) else {
         return Err(Violation::bug("typed argument without type"));
     };
-    let Some(kernel) = &env.req.kernel_btf else { unjudged!("struct {wanted}: no kernel BTF was given") };
+    let Some(kernel) = &env.req.kernel_btf else {
+        unjudged!("struct {wanted}: no kernel BTF was given")
+    };
     let Some(wanted_id) = kernel.find_by_name_kind(wanted, Kind::Struct) else {
         unjudged!("struct {wanted} is not in the kernel BTF");
     };
@@ -451,15 +560,28 @@ fn check_object_type(env: &Env<'_>, regno: Reg, reg: &RegState, arg: &Arg, meta:
     let btf = env.facts.btf(btf_idx);
     let matches = btf_idx == BtfIdx(0) && struct_matches(btf, id, reg.off, wanted_id, is_strict);
     if !matches {
-        reject!(EACCES, "R{} is of type {} but {wanted} is expected", regno.number(), btf.name(id));
+        reject!(
+            EACCES,
+            "R{} is of type {} but {wanted} is expected",
+            regno.number(),
+            btf.name(id)
+        );
     }
     Ok(())
 }
 
 /// Whether a `wanted` is found at `off` in struct `id`: itself, or (unless strict) a struct embedded there
 /// (`btf_struct_ids_match`).
-pub(crate) fn struct_matches(btf: &ring3_btf::Btf, id: TypeId, off: i32, wanted: TypeId, is_strict: bool) -> bool {
-    let Ok(mut off) = u32::try_from(off) else { return false };
+pub(crate) fn struct_matches(
+    btf: &ring3_btf::Btf,
+    id: TypeId,
+    off: i32,
+    wanted: TypeId,
+    is_strict: bool,
+) -> bool {
+    let Ok(mut off) = u32::try_from(off) else {
+        return false;
+    };
     let mut id = id;
     // Each step goes into a smaller type; the bound only guards against BTF that is not one.
     for _ in 0..64 {
@@ -469,16 +591,22 @@ pub(crate) fn struct_matches(btf: &ring3_btf::Btf, id: TypeId, off: i32, wanted:
         if is_strict {
             return false;
         }
-        let Some(ty) = btf.type_by_id(id) else { return false };
+        let Some(ty) = btf.type_by_id(id) else {
+            return false;
+        };
         let member = ty.members().find_map(|member| {
             let start = member.byte_offset();
             let inner = btf.skip_mods_and_typedefs(member.ty);
             let size = btf.resolve_size(inner)?;
             (off >= start && off - start < size).then_some((inner, off - start))
         });
-        let Some((mut inner, mut rest)) = member else { return false };
+        let Some((mut inner, mut rest)) = member else {
+            return false;
+        };
         while let Some(array) = btf.type_by_id(inner).and_then(|ty| ty.array()) {
-            let Some(size) = btf.resolve_size(array.elem).filter(|size| *size != 0) else { return false };
+            let Some(size) = btf.resolve_size(array.elem).filter(|size| *size != 0) else {
+                return false;
+            };
             rest %= size;
             inner = btf.skip_mods_and_typedefs(array.elem);
         }
@@ -533,7 +661,11 @@ fn check_released_arg(env: &Env<'_>, regno: Reg, reg: &RegState, arg: &Arg) -> C
         return dynptr::check_released(env, regno, reg);
     }
     if reg.ref_obj_id == 0 && !reg.is_null() {
-        reject!(EINVAL, "R{} must be referenced when passed to release function", regno.number());
+        reject!(
+            EINVAL,
+            "R{} must be referenced when passed to release function",
+            regno.number()
+        );
     }
     Ok(())
 }
@@ -548,19 +680,34 @@ pub(crate) fn check_mem_size_reg(
 ) -> Check {
     let reg = *env.cur.reg(regno);
     let number = regno.number();
-    let Scalar { smin, umin, umax, .. } = reg.scalar;
+    let Scalar {
+        smin, umin, umax, ..
+    } = reg.scalar;
     // A helper may fill only a part of memory of unknown size, which must then hold something before.
     let raw = raw.filter(|_| reg.scalar.is_const());
     if smin < 0 {
-        reject!(EACCES, "R{number} min value is negative, either use unsigned or 'var &= const'");
+        reject!(
+            EACCES,
+            "R{number} min value is negative, either use unsigned or 'var &= const'"
+        );
     }
     if umin == 0 && zero == ZeroSize::Refused {
-        reject!(EACCES, "R{number} invalid zero-sized read: u64=[{},{}]", umin as i64, umax as i64);
+        reject!(
+            EACCES,
+            "R{number} invalid zero-sized read: u64=[{},{}]",
+            umin as i64,
+            umax as i64
+        );
     }
     if umax >= VAR_SIZE_MAX {
-        reject!(EACCES, "R{number} unbounded memory access, use 'var &= const' or 'if (var < const)'");
+        reject!(
+            EACCES,
+            "R{number} unbounded memory access, use 'var &= const' or 'if (var < const)'"
+        );
     }
-    let Some(base) = Reg::new(number - 1) else { return Err(Violation::bug("size without memory")) };
+    let Some(base) = Reg::new(number - 1) else {
+        return Err(Violation::bug("size without memory"));
+    };
     check_helper_mem_access(env, base, umax as i32, access, zero, raw)?;
     mark_chain_precision(env, regno)
 }
@@ -568,7 +715,9 @@ pub(crate) fn check_mem_size_reg(
 /// A string that ends, in memory that never changes: `check_reg_const_str`.
 pub(crate) fn check_const_str(env: &mut Env<'_>, regno: Reg, reg: &RegState) -> Check {
     let number = regno.number();
-    let Some(map) = reg.map().filter(|_| reg.ty.is(RegBase::PtrToMapValue)) else { reject!(EINVAL) };
+    let Some(map) = reg.map().filter(|_| reg.ty.is(RegBase::PtrToMapValue)) else {
+        reject!(EINVAL)
+    };
     let info = env.map(map);
     if info.map_flags & map_create::RDONLY_PROG == 0 || !info.frozen {
         reject!(EACCES, "R{number} does not point to a readonly map'");
@@ -580,7 +729,15 @@ pub(crate) fn check_const_str(env: &mut Env<'_>, regno: Reg, reg: &RegState) -> 
         reject!(EACCES, "no direct value access support for this map type");
     }
     let size = (info.value_size as i32).wrapping_sub(reg.off);
-    map_value::check_map_access(env, reg, regno, reg.off, size, ZeroSize::Refused, map_value::AccessBy::Helper)?;
+    map_value::check_map_access(
+        env,
+        reg,
+        regno,
+        reg.off,
+        size,
+        ZeroSize::Refused,
+        map_value::AccessBy::Helper,
+    )?;
     let Some(text) = const_bytes(env, map, i64::from(reg.off).wrapping_add(var_off as i64)) else {
         reject!(EINVAL, "direct value access on string failed");
     };

@@ -42,12 +42,16 @@ fn is_space(byte: u8) -> bool {
 
 /// Whether a conversion that takes what follows for modifiers ends here.
 fn ends_word(rest: &[u8]) -> bool {
-    rest.first().is_none_or(|&byte| is_space(byte) || byte.is_ascii_punctuation())
+    rest.first()
+        .is_none_or(|&byte| is_space(byte) || byte.is_ascii_punctuation())
 }
 
 /// `[0 +-]*` and a number that does not start with 0.
 fn skip_width(rest: &[u8]) -> &[u8] {
-    let flags = rest.iter().take_while(|byte| matches!(byte, b'0' | b'+' | b'-' | b' ')).count();
+    let flags = rest
+        .iter()
+        .take_while(|byte| matches!(byte, b'0' | b'+' | b'-' | b' '))
+        .count();
     let rest = &rest[flags..];
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     // A leading 0 was a flag.
@@ -80,12 +84,26 @@ mod tests {
     fn conversions_take_one_value_each() {
         assert_eq!(check_format(b"%d %u %x %li %llx %%", 5), Ok(()));
         assert_eq!(check_format(b"%d %u %x %li %llx %%", 4), Err(Errno::EINVAL));
-        assert_eq!(check_format(b"%-10s|%+5d %p %pK %pS %pi4 %pI6 %pB %pks", 9), Ok(()));
+        assert_eq!(
+            check_format(b"%-10s|%+5d %p %pK %pS %pi4 %pI6 %pB %pks", 9),
+            Ok(())
+        );
     }
 
     #[test]
     fn unsupported_ones_are_refused() {
-        for format in [b"%f".as_slice(), b"%pX", b"%h", b"%", b"%lll", b"%sa", b"%pi5", b"\x80", b"%zu", b"%10"] {
+        for format in [
+            b"%f".as_slice(),
+            b"%pX",
+            b"%h",
+            b"%",
+            b"%lll",
+            b"%sa",
+            b"%pi5",
+            b"\x80",
+            b"%zu",
+            b"%10",
+        ] {
             assert_eq!(check_format(format, 9), Err(Errno::EINVAL), "{format:?}");
         }
     }

@@ -31,7 +31,11 @@ pub(crate) fn check_helper_call(env: &mut Env<'_>, imm: i32) -> Check {
     check_permitted(env, proto)?;
     check_context(env, proto)?;
     let func = proto.func_id();
-    let mut meta = CallMeta { func, pkt_access: proto.pkt_access, ..CallMeta::default() };
+    let mut meta = CallMeta {
+        func,
+        pkt_access: proto.pkt_access,
+        ..CallMeta::default()
+    };
     for index in 0..proto.args.len() {
         check_func_arg(env, proto, index, &mut meta)?;
     }
@@ -53,7 +57,11 @@ pub(crate) fn check_helper_call(env: &mut Env<'_>, imm: i32) -> Check {
     Ok(())
 }
 
-fn find_proto<'r>(env: &Env<'_>, registry: &'r ring3_spec::Registry, imm: i32) -> Check<&'r FuncProto> {
+fn find_proto<'r>(
+    env: &Env<'_>,
+    registry: &'r ring3_spec::Registry,
+    imm: i32,
+) -> Check<&'r FuncProto> {
     let attach = &env.facts.attach;
     let caller = Caller {
         prog_type: attach.prog_type,
@@ -64,10 +72,19 @@ fn find_proto<'r>(env: &Env<'_>, registry: &'r ring3_spec::Registry, imm: i32) -
     match registry.helper(caller, imm) {
         HelperLookup::Unknown => reject!(EINVAL, "invalid func unknown#{imm}"),
         HelperLookup::NotForProgram(name) => {
-            reject!(EINVAL, "program of this type cannot use helper bpf_{name}#{imm}")
+            reject!(
+                EINVAL,
+                "program of this type cannot use helper bpf_{name}#{imm}"
+            )
         }
-        HelperLookup::Found(proto) if proto.allowed == Allowed::SocketIter && !is_socket_iter(env) => {
-            reject!(EINVAL, "program of this type cannot use helper bpf_{}#{imm}", proto.name)
+        HelperLookup::Found(proto)
+            if proto.allowed == Allowed::SocketIter && !is_socket_iter(env) =>
+        {
+            reject!(
+                EINVAL,
+                "program of this type cannot use helper bpf_{}#{imm}",
+                proto.name
+            )
         }
         HelperLookup::Found(proto) => Ok(proto),
     }
@@ -82,7 +99,10 @@ fn is_socket_iter(env: &Env<'_>) -> bool {
 /// License, and rules beyond the program type.
 fn check_permitted(env: &Env<'_>, proto: &FuncProto) -> Check {
     if proto.gpl_only && !env.facts.gpl_compatible {
-        reject!(EINVAL, "cannot call GPL-restricted function from non-GPL compatible program");
+        reject!(
+            EINVAL,
+            "cannot call GPL-restricted function from non-GPL compatible program"
+        );
     }
     if !is_allowed(env, proto.allowed) {
         reject!(EINVAL, "helper call is not allowed in probe");
@@ -139,13 +159,23 @@ fn is_allowed(env: &Env<'_>, allowed: Allowed) -> bool {
 /// Read-side sections, preemption and interrupts: a helper that may sleep is out of place there.
 fn check_context(env: &mut Env<'_>, proto: &FuncProto) -> Check {
     let refs = &env.cur.refs;
-    let (rcu, preempt, irq) = (refs.active_rcu_locks, refs.active_preempt_locks, refs.active_irq_id);
+    let (rcu, preempt, irq) = (
+        refs.active_rcu_locks,
+        refs.active_preempt_locks,
+        refs.active_irq_id,
+    );
     let imm = proto.id.raw();
-    for (is_inside, place) in
-        [(rcu != 0, "rcu_read_lock region"), (preempt != 0, "non-preemptible region"), (irq != 0, "IRQ-disabled region")]
-    {
+    for (is_inside, place) in [
+        (rcu != 0, "rcu_read_lock region"),
+        (preempt != 0, "non-preemptible region"),
+        (irq != 0, "IRQ-disabled region"),
+    ] {
         if is_inside && proto.might_sleep {
-            reject!(EINVAL, "sleepable helper bpf_{}#{imm} in {place}", proto.name);
+            reject!(
+                EINVAL,
+                "sleepable helper bpf_{}#{imm} in {place}",
+                proto.name
+            );
         }
     }
     let is_atomic = rcu != 0 || env.in_sleepable() && (preempt != 0 || irq != 0);
@@ -158,7 +188,10 @@ fn check_context(env: &mut Env<'_>, proto: &FuncProto) -> Check {
 const fn is_storage_get(func: FuncId) -> bool {
     matches!(
         func,
-        FuncId::SkStorageGet | FuncId::InodeStorageGet | FuncId::TaskStorageGet | FuncId::CgrpStorageGet
+        FuncId::SkStorageGet
+            | FuncId::InodeStorageGet
+            | FuncId::TaskStorageGet
+            | FuncId::CgrpStorageGet
     )
 }
 
@@ -180,7 +213,9 @@ fn record_map(env: &mut Env<'_>, meta: &CallMeta) -> Check {
     ) {
         return Ok(());
     }
-    let Some((map, _)) = meta.map else { return Err(Violation::bug("expected map for helper call")) };
+    let Some((map, _)) = meta.map else {
+        return Err(Violation::bug("expected map for helper call"));
+    };
     let writes = matches!(
         func,
         FuncId::MapDeleteElem | FuncId::MapUpdateElem | FuncId::MapPushElem | FuncId::MapPopElem
@@ -191,9 +226,14 @@ fn record_map(env: &mut Env<'_>, meta: &CallMeta) -> Check {
     let is_unpriv = !env.permits.bypass_spec_v1;
     let arg = &mut env.aux[env.insn_idx as usize].map_arg;
     *arg = match *arg {
-        MapArg::Unseen => MapArg::One { map, unpriv: is_unpriv },
+        MapArg::Unseen => MapArg::One {
+            map,
+            unpriv: is_unpriv,
+        },
         MapArg::One { map: other, unpriv } if other == map => MapArg::One { map, unpriv },
-        MapArg::One { unpriv, .. } | MapArg::Poison { unpriv } => MapArg::Poison { unpriv: unpriv || is_unpriv },
+        MapArg::One { unpriv, .. } | MapArg::Poison { unpriv } => MapArg::Poison {
+            unpriv: unpriv || is_unpriv,
+        },
     };
     Ok(())
 }
@@ -211,7 +251,11 @@ fn record_key(env: &mut Env<'_>, meta: &CallMeta) -> Check {
     };
     let max = u64::from(map.max_entries);
     let key = env.cur.reg(Reg::R3);
-    let known = if key.ty.is_scalar() { key.scalar.const_value().filter(|value| *value < max) } else { None };
+    let known = if key.ty.is_scalar() {
+        key.scalar.const_value().filter(|value| *value < max)
+    } else {
+        None
+    };
     if known.is_some() {
         mark_chain_precision(env, Reg::R3)?;
     }
@@ -226,7 +270,9 @@ fn record_key(env: &mut Env<'_>, meta: &CallMeta) -> Check {
 
 /// The stack that the helper fills holds some numbers afterwards.
 fn write_raw_memory(env: &mut Env<'_>, meta: &CallMeta) -> Check {
-    let Some(base) = meta.raw.reg else { return Ok(()) };
+    let Some(base) = meta.raw.reg else {
+        return Ok(());
+    };
     for off in 0..meta.raw.access_size {
         let access = MemAccess {
             access: Access::Write,
@@ -242,7 +288,9 @@ fn write_raw_memory(env: &mut Env<'_>, meta: &CallMeta) -> Check {
 
 /// Gives back what the call releases.
 fn release(env: &mut Env<'_>, proto: &FuncProto, meta: &CallMeta) -> Check {
-    let Some(regno) = meta.release_reg else { return Ok(()) };
+    let Some(regno) = meta.release_reg else {
+        return Ok(());
+    };
     let is_dynptr = proto.args[regno.index() - 1].base == ring3_spec::ArgBase::PtrToDynptr;
     let released = if is_dynptr {
         dynptr::unmark_stack_slots(env, regno)
@@ -282,13 +330,19 @@ fn check_special(env: &mut Env<'_>, meta: &mut CallMeta) -> Check {
         FuncId::ForEachMapElem => push_callback_call(env, meta.subprog, CallbackKind::MapElem),
         FuncId::TimerSetCallback => push_callback_call(env, meta.subprog, CallbackKind::Timer),
         FuncId::FindVma => push_callback_call(env, meta.subprog, CallbackKind::FindVma),
-        FuncId::UserRingbufDrain => push_callback_call(env, meta.subprog, CallbackKind::UserRingbuf),
+        FuncId::UserRingbufDrain => {
+            push_callback_call(env, meta.subprog, CallbackKind::UserRingbuf)
+        }
         FuncId::Snprintf => check_snprintf(env),
         FuncId::Loop => check_loop(env, meta),
         FuncId::DynptrFromMem => {
             let ty = env.cur.reg(Reg::R1).ty;
             if !ty.is(RegBase::PtrToMapValue) {
-                reject!(EACCES, "Unsupported reg type {} for bpf_dynptr_from_mem data", TypeName(ty));
+                reject!(
+                    EACCES,
+                    "Unsupported reg type {} for bpf_dynptr_from_mem data",
+                    TypeName(ty)
+                );
             }
             Ok(())
         }
@@ -313,7 +367,11 @@ fn check_loop(env: &mut Env<'_>, meta: &mut CallMeta) -> Check {
     }
     env.cur.cur_frame_mut().callback_depth = 0;
     if env.log.is_level2() {
-        vlog!(env.log, "frame{} bpf_loop iteration limit reached\n", env.cur.curframe);
+        vlog!(
+            env.log,
+            "frame{} bpf_loop iteration limit reached\n",
+            env.cur.curframe
+        );
     }
     Ok(())
 }
@@ -349,7 +407,10 @@ fn check_set_retval(env: &Env<'_>) -> Check {
         proto.is_some_and(|proto| proto.type_id().is_void())
     });
     if is_lsm_cgroup && returns_void {
-        reject!(EINVAL, "BPF_LSM_CGROUP that attach to void LSM hooks can't modify return value!");
+        reject!(
+            EINVAL,
+            "BPF_LSM_CGROUP that attach to void LSM hooks can't modify return value!"
+        );
     }
     Ok(())
 }
@@ -365,15 +426,22 @@ fn check_snprintf(env: &Env<'_>) -> Check {
         .map()
         .zip(fmt.const_offset())
         .and_then(|(map, off)| args::const_bytes(env, map, off));
-    let Some(text) = text else { return Err(Violation::bug("failed to retrieve map value address")) };
-    let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+    let Some(text) = text else {
+        return Err(Violation::bug("failed to retrieve map value address"));
+    };
+    let end = text
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(text.len());
     super::format::check_format(&text[..end], bytes / 8)
         .map_err(|errno| Violation::new(errno, "Invalid format string".into()))
 }
 
 /// `cannot pass map_type N into func F#M` (`check_map_func_compatibility`).
 fn check_map_compatibility(env: &mut Env<'_>, meta: &CallMeta) -> Check {
-    let (Some((map, _)), Some(func)) = (meta.map, meta.func) else { return Ok(()) };
+    let (Some((map, _)), Some(func)) = (meta.map, meta.func) else {
+        return Ok(());
+    };
     let map_type = env.map(map).map_type;
     let is_socket_map = matches!(map_type, MapType::Sockmap | MapType::Sockhash);
     let mut fits = map_func::map_takes(map_type, func);

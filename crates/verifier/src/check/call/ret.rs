@@ -42,27 +42,41 @@ pub(crate) fn set_result(env: &mut Env<'_>, proto: &FuncProto, meta: &CallMeta) 
 
 fn set_pointer(env: &mut Env<'_>, ty: RegType, extra: Extra) {
     let precise = env.cur.reg(Reg::R0).precise;
-    *env.cur.reg_mut(Reg::R0) = RegState { precise, ..RegState::pointer(ty, extra) };
+    *env.cur.reg_mut(Reg::R0) = RegState {
+        precise,
+        ..RegState::pointer(ty, extra)
+    };
 }
 
 /// A value with a lock is told from others by its id even when it cannot be NULL.
 fn needs_lock_id(env: &Env<'_>) -> bool {
     let reg = env.cur.reg(Reg::R0);
-    reg.ty.is(RegBase::PtrToMapValue) && reg.map().is_some_and(|map| map_field::has_lock(env.map(map)))
+    reg.ty.is(RegBase::PtrToMapValue)
+        && reg
+            .map()
+            .is_some_and(|map| map_field::has_lock(env.map(map)))
 }
 
 /// The pointer that the helper returns; none for numbers and nothing.
-fn result_reg(env: &mut Env<'_>, proto: &FuncProto, meta: &CallMeta) -> Check<Option<(RegType, Extra)>> {
+fn result_reg(
+    env: &mut Env<'_>,
+    proto: &FuncProto,
+    meta: &CallMeta,
+) -> Check<Option<(RegType, Extra)>> {
     let mut flags = flags_of(proto.ret.flags);
     let of = |base: RegBase, flags: TypeFlags| RegType::of(base).with(flags);
     let result = match proto.ret.base {
         RetBase::Integer | RetBase::Void => return Ok(None),
         RetBase::PtrToMapValue => {
-            let Some((map, uid)) = meta.map else { return Err(Violation::bug("unexpected null map_ptr")) };
+            let Some((map, uid)) = meta.map else {
+                return Err(Violation::bug("unexpected null map_ptr"));
+            };
             let info = env.map(map);
             let is_found = meta.func == Some(FuncId::MapLookupElem)
                 && can_elide_value_nullness(info.map_type)
-                && meta.const_map_key.is_some_and(|key| key < u64::from(info.max_entries));
+                && meta
+                    .const_map_key
+                    .is_some_and(|key| key < u64::from(info.max_entries));
             if is_found {
                 flags = flags.without(TypeFlags::PTR_MAYBE_NULL);
             }
@@ -71,16 +85,28 @@ fn result_reg(env: &mut Env<'_>, proto: &FuncProto, meta: &CallMeta) -> Check<Op
         RetBase::PtrToSocket => (of(RegBase::PtrToSocket, flags), Extra::None),
         RetBase::PtrToTcpSock => (of(RegBase::PtrToTcpSock, flags), Extra::None),
         RetBase::PtrToSockCommon => (of(RegBase::PtrToSockCommon, flags), Extra::None),
-        RetBase::PtrToMem | RetBase::PtrToDynptrMem => (of(RegBase::PtrToMem, flags), mem_extra(meta)),
-        RetBase::PtrToRingbufMem => {
-            (of(RegBase::PtrToMem, flags.with(TypeFlags::MEM_RINGBUF)), mem_extra(meta))
+        RetBase::PtrToMem | RetBase::PtrToDynptrMem => {
+            (of(RegBase::PtrToMem, flags), mem_extra(meta))
         }
+        RetBase::PtrToRingbufMem => (
+            of(RegBase::PtrToMem, flags.with(TypeFlags::MEM_RINGBUF)),
+            mem_extra(meta),
+        ),
         RetBase::PtrToMemOrBtfId => return map_field::percpu_result(env, meta, flags).map(Some),
         RetBase::PtrToBtfId => match proto.ret.btf_type {
             Some(name) => {
-                let id = env.req.kernel_btf.as_ref().and_then(|btf| btf.find_by_name_kind(name, Kind::Struct));
-                let Some(id) = id else { unjudged!("struct {name} of the kernel: no kernel BTF was given") };
-                (of(RegBase::PtrToBtfId, flags), Extra::Btf { btf: BtfIdx(0), id })
+                let id = env
+                    .req
+                    .kernel_btf
+                    .as_ref()
+                    .and_then(|btf| btf.find_by_name_kind(name, Kind::Struct));
+                let Some(id) = id else {
+                    unjudged!("struct {name} of the kernel: no kernel BTF was given")
+                };
+                (
+                    of(RegBase::PtrToBtfId, flags),
+                    Extra::Btf { btf: BtfIdx(0), id },
+                )
             }
             None => return map_field::exchanged_result(env, meta, flags).map(Some),
         },
@@ -89,7 +115,10 @@ fn result_reg(env: &mut Env<'_>, proto: &FuncProto, meta: &CallMeta) -> Check<Op
 }
 
 fn mem_extra(meta: &CallMeta) -> Extra {
-    Extra::Mem { size: meta.mem_size as u32, dynptr_id: meta.dynptr_id }
+    Extra::Mem {
+        size: meta.mem_size as u32,
+        dynptr_id: meta.dynptr_id,
+    }
 }
 
 fn flags_of(flags: RetFlags) -> TypeFlags {
@@ -121,7 +150,9 @@ const fn is_cast(func: FuncId) -> bool {
 
 fn is_acquire(env: &Env<'_>, meta: &CallMeta, func: FuncId) -> bool {
     let is_socket_map = || {
-        meta.map.is_some_and(|(map, _)| matches!(env.map(map).map_type, MapType::Sockmap | MapType::Sockhash))
+        meta.map.is_some_and(|(map, _)| {
+            matches!(env.map(map).map_type, MapType::Sockmap | MapType::Sockhash)
+        })
     };
     match func {
         FuncId::SkLookupTcp
