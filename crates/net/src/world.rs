@@ -10,6 +10,7 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 use ring3_helpers::packet::{NetDevice, PacketWorld, RouteAnswer, RouteHop, RouteQuery};
+use ring3_maps::fd::FdTable;
 use ring3_mprog::Anchor;
 use ring3_objects::{Error, LinkDetail, LinkObject, LinkOps, Program, System};
 use ring3_uapi::{AttachType, Errno, LinkType, ProgType};
@@ -396,6 +397,16 @@ impl Net {
         })?;
         device.links.lock().push(Arc::downgrade(&link));
         Ok(link)
+    }
+}
+
+/// Devices for the device maps of programs.
+impl FdTable for Net {
+    fn net_device(&self, ifindex: u32) -> Result<ring3_maps::fd::Object, Errno> {
+        match self.device(ifindex) {
+            Some(device) => Ok(device),
+            None => Err(Errno::EINVAL),
+        }
     }
 }
 

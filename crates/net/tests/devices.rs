@@ -430,6 +430,181 @@ fn no_packet_sees_a_mixed_array_while_two_threads_edit() {
     assert!(edits > 10, "{edits} edits");
 }
 
+/// `*(u32 *)(fp + off) = imm`
+const fn store32(off: i16, imm: i32) -> [u8; 8] {
+    let ([a, b, c, d], [low, high]) = (imm.to_le_bytes(), off.to_le_bytes());
+    [0x62, 10, low, high, a, b, c, d]
+}
+
+const fn call(helper: u8) -> [u8; 8] {
+    [0x85, 0, 0, 0, helper, 0, 0, 0]
+}
+
+/// `r = fp + off`
+const fn stack_address(reg: u8, off: i32) -> [[u8; 8]; 2] {
+    let [a, b, c, d] = off.to_le_bytes();
+    [
+        [0xbf, 0xa0 | reg, 0, 0, 0, 0, 0, 0],
+        [0x07, reg, 0, 0, a, b, c, d],
+    ]
+}
+
+#[test]
+fn routes_answer_fib_lookups() {
+    let (system, net, mut path, _) = world();
+    let eth = net.add_device("eth0").unwrap();
+    let out = net.add_device("out").unwrap();
+    let address = |bytes: [u8; 4]| {
+        let mut address = [0; 16];
+        address[..4].copy_from_slice(&bytes);
+        address
+    };
+    let route = |prefix, prefix_bits, kind| ring3_net::Route {
+        is_ipv6: false,
+        prefix: address(prefix),
+        prefix_bits,
+        kind,
+        ifindex: out.ifindex(),
+        gateway: None,
+        metric: 0,
+    };
+    use ring3_net::RouteKind::{Blackhole, Unicast};
+    net.add_route(route([10, 0, 0, 0], 8, Unicast)).unwrap();
+    net.add_route(route([10, 1, 0, 0], 16, Blackhole)).unwrap();
+    net.add_neighbour(out.ifindex(), address([10, 0, 0, 1]), [2, 0, 0, 0, 0, 1]);
+    // A filter that is not direct: its program's result matches unless it is 0, and what matches is dropped.
+    let mut lookup = |destination: [u8; 4]| {
+        let params = |at: i16| -64 + at;
+        let mut slots = vec![[0xbf, 0x16, 0, 0, 0, 0, 0, 0]];
+        slots.extend((0..16).map(|word| store32(params(word * 4), 0)));
+        slots.push(store32(params(0), 2));
+        slots.push(store32(params(8), eth.ifindex() as i32));
+        slots.push(store32(params(32), i32::from_le_bytes(destination)));
+        slots.push([0xbf, 0x61, 0, 0, 0, 0, 0, 0]);
+        slots.extend(stack_address(2, -64));
+        slots.extend([mov(3, 64), mov(4, 0), call(69)]);
+        slots.push(EXIT);
+        let prog = load(&system, ProgType::SchedCls, "fib", &slots);
+        let hook = eth.clsact(Direction::Ingress);
+        hook.remove(None, None);
+        let matched = FilterSpec {
+            actions: vec![FilterAction::Fixed(act::SHOT)],
+            ..filter(false)
+        };
+        hook.add(&prog, matched).unwrap();
+        let before = eth.stats().ingress_drop;
+        path.inject(&eth, &FRAME).unwrap();
+        eth.stats().ingress_drop != before
+    };
+    assert!(!lookup([10, 0, 0, 1]), "found, with a neighbour: 0");
+    assert!(lookup([10, 0, 0, 2]), "no neighbour: 7");
+    assert!(lookup([10, 1, 0, 1]), "blackhole: 1");
+    assert!(lookup([11, 0, 0, 1]), "no route: 4");
+}
+
+#[test]
+fn neighbours_and_clones_leave_through_the_egress_hooks() {
+    let (system, net, mut path, exits) = world();
+    let eth = net.add_device("eth0").unwrap();
+    let out = net.add_device("out").unwrap();
+    let ingress = eth.tcx(Direction::Ingress);
+    // bpf_redirect_neigh(out, NULL, 0, 0) to 0.0.0.0 of the frame, first without a neighbour.
+    let slots = [
+        mov(1, out.ifindex() as i32),
+        mov(2, 0),
+        mov(3, 0),
+        mov(4, 0),
+        call(152),
+        EXIT,
+    ];
+    let neigh = load(&system, ProgType::SchedCls, "neigh", &slots);
+    ingress.attach(&neigh, None, &Anchor::none(), None).unwrap();
+    path.inject(&eth, &FRAME).unwrap();
+    assert_eq!(eth.stats().redirect_failed, 1);
+    net.add_route(ring3_net::Route {
+        is_ipv6: false,
+        prefix: [0; 16],
+        prefix_bits: 0,
+        kind: ring3_net::RouteKind::Unicast,
+        ifindex: out.ifindex(),
+        gateway: None,
+        metric: 0,
+    })
+    .unwrap();
+    net.add_neighbour(out.ifindex(), [0; 16], [2, 0, 0, 0, 0, 9]);
+    path.inject(&eth, &FRAME).unwrap();
+    assert_eq!(out.stats().tx_packets, 1);
+    // bpf_clone_redirect(skb, out, 0): the copy leaves, the packet goes on.
+    ingress.detach(None, None, &Anchor::none(), None).unwrap();
+    let slots = [mov(2, out.ifindex() as i32), mov(3, 0), call(13), EXIT];
+    let clone = load(&system, ProgType::SchedCls, "clone", &slots);
+    ingress.attach(&clone, None, &Anchor::none(), None).unwrap();
+    path.inject(&eth, &FRAME).unwrap();
+    assert_eq!((out.stats().tx_packets, eth.stats().to_stack), (2, 1));
+    let left: Vec<_> = exits
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(exit, name, _)| (*exit, name.clone()))
+        .collect();
+    assert_eq!(
+        left[1..],
+        [
+            (Exit::Stack, "eth0".to_owned()),
+            (Exit::Sent, "out".to_owned())
+        ]
+    );
+}
+
+#[test]
+fn device_maps_send_to_one_or_to_all() {
+    let (system, net, mut path, _) = world();
+    let eth = net.add_device("eth0").unwrap();
+    let outs = ["a", "b"].map(|name| net.add_device(name).unwrap());
+    let attr = ring3_maps::MapAttr::new(ring3_uapi::MapType::Devmap, 4, 4, 4);
+    let map = ring3_objects::MapObject::create(&system, &attr, None, None).unwrap();
+    let access = ring3_maps::Access::ReadWrite;
+    for (key, out) in (1u32..).zip(&outs) {
+        let value = out.ifindex().to_ne_bytes();
+        map.map()
+            .sys_update(access, &key.to_ne_bytes(), &value, 0, &net)
+            .unwrap();
+    }
+    let missing = map
+        .map()
+        .sys_update(access, &0u32.to_ne_bytes(), &77u32.to_ne_bytes(), 0, &net);
+    assert_eq!(missing, Err(Errno::EINVAL));
+    let redirect = |key: i32, flags: i32| {
+        let slots = [
+            [0x18, 0x11, 0, 0, 5, 0, 0, 0],
+            [0; 8],
+            mov(2, key),
+            mov(3, flags),
+            call(51),
+            EXIT,
+        ];
+        let insns = slots
+            .iter()
+            .map(|slot| RawInsn::from_bytes(*slot))
+            .collect();
+        let mut attr = ProgAttr::new(ProgType::Xdp, insns);
+        attr.maps.insert(5, Arc::clone(&map));
+        Program::load(&system, attr).unwrap_or_else(|error| panic!("{error}"))
+    };
+    let mut run = |key, flags| {
+        net.set_xdp(&eth, Some(&redirect(key, flags))).unwrap();
+        path.inject(&eth, &FRAME).unwrap();
+        [&outs[0], &outs[1], &eth]
+            .map(|device| (device.stats().tx_packets, device.stats().to_stack))
+    };
+    assert_eq!(run(2, 0), [(0, 0), (1, 0), (0, 0)]);
+    assert_eq!(run(0, 8), [(1, 0), (2, 0), (0, 0)], "BPF_F_BROADCAST");
+    // An empty slot: what the low bits of the flags say, XDP_PASS.
+    assert_eq!(run(3, 2), [(1, 0), (2, 0), (0, 1)]);
+    assert_eq!(run(1, 64), [(1, 0), (2, 0), (0, 1)], "unknown flags abort");
+    assert_eq!(eth.stats().xdp_aborted, 1);
+}
+
 #[test]
 fn short_frames_are_refused() {
     let (_, net, mut path, _) = world();

@@ -83,7 +83,7 @@ fn read_batch(call: &mut Call<'_>, cmd: BatchCmd) -> Result<i64, Errno> {
 fn write_batch(call: &mut Call<'_>, cmd: BatchCmd) -> Result<i64, Errno> {
     let file = call.caller.map(call.attr.fd(MAP_FD))?;
     let map = file.object().map();
-    let mut args = BatchArgs {
+    let args = BatchArgs {
         in_batch: None,
         keys: &[],
         values: &[],
@@ -108,12 +108,15 @@ fn write_batch(call: &mut Call<'_>, cmd: BatchCmd) -> Result<i64, Errno> {
         let elem = read_vec(call.memory, keys, key_bytes)
             .and_then(|key| Ok((key, read_vec(call.memory, values, value_bytes)?)));
         let one = elem.and_then(|(key, value)| {
-            args.keys = &key;
-            args.values = &value;
-            args.count = 1;
-            let one = map.sys_batch(file.access(), cmd, &args, call.caller).1;
-            (args.keys, args.values) = (&[], &[]);
-            one
+            let one = BatchArgs {
+                in_batch: None,
+                keys: &key,
+                values: &value,
+                count: 1,
+                elem_flags: args.elem_flags,
+                flags: args.flags,
+            };
+            map.sys_batch(file.access(), cmd, &one, call.caller).1
         });
         if let Err(errno) = one {
             outcome = Err(errno);

@@ -176,8 +176,8 @@ fn two_threads(
     report: &mut Report,
 ) -> Outcome<()> {
     // Short samples and many: both processors must be ours for the length of one.
-    const RUNS: usize = 60;
-    const ROUNDS: usize = 300;
+    const RUNS: usize = 20;
+    const ROUNDS: usize = 600;
     let program = loaded.program(program)?;
     let body = |thread: usize| {
         let mut packet = packet.to_vec();

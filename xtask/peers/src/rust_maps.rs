@@ -16,8 +16,8 @@ use crate::{
 };
 
 /// Rounds, and operations of a thread in a sample: short samples and many, because both processors must be ours for the length of one.
-const ROUNDS: usize = 100;
-const OPS: u32 = 10_000;
+const ROUNDS: usize = 500;
+const OPS: u32 = 2_000;
 const SIZES: [(u32, &str); 2] = [(10_000, "10,000"), (1_000_000, "1,000,000")];
 
 /// Multiplies and folds, for 32-bit keys.
@@ -170,9 +170,11 @@ impl Walk {
     /// Nanoseconds per operation, of all threads together.
     fn sample<M: Shared>(self, map: &M, threads: usize) -> f64 {
         let wall = together(threads, |thread| {
+            let own = self.size / threads as u32;
+            let first = own * thread as u32;
+            // What a thread does once, before its first operation on a map.
+            std::hint::black_box(map.get(first));
             move || {
-                let own = self.size / threads as u32;
-                let first = own * thread as u32;
                 let mut sum = 0u64;
                 for i in 0..OPS {
                     // In an order that no prefetcher sees through.

@@ -8,7 +8,8 @@ use ring3_spec::MapInfo;
 use ring3_uapi::Errno;
 
 use super::btf_ptr::in_rcu_section;
-use super::call::args::{CallMeta, struct_matches};
+use super::call::arg_type::struct_matches;
+use super::call::args::CallMeta;
 use super::mem::{Access, FixedOffset, MemAccess, check_ptr_off_reg_with};
 use crate::env::{Env, Slot};
 use crate::error::{Check, Violation, reject, unjudged};

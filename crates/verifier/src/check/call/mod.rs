@@ -1,4 +1,5 @@
 //! Calls: helpers, kfuncs, subprograms, callbacks.
+pub(crate) mod arg_type;
 pub(crate) mod args;
 pub(crate) mod helper;
 pub(crate) mod ret;
