@@ -3,11 +3,7 @@
 //! Nodes lie in a table by number, directories name their children by number: no reference cycles, no recursion. Names are sorted, so that
 //! listings are the same every time.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use parking_lot::Mutex;
 use ring3_objects::{LinkObject, MapObject, Program};
@@ -282,7 +278,13 @@ impl BpfFs {
     pub fn rename(&self, from: &str, to: &str) -> Result<(), Errno> {
         let replaced = {
             let mut nodes = self.nodes.lock();
-            let outside = |errno| if errno == Errno::EPERM { Errno::EXDEV } else { errno };
+            let outside = |errno| {
+                if errno == Errno::EPERM {
+                    Errno::EXDEV
+                } else {
+                    errno
+                }
+            };
             let (from_dir, from_name, node) = self.existing(&nodes, from).map_err(outside)?;
             let (to_dir, to_name) = self.parent_of(&nodes, to).map_err(outside)?;
             if nodes.is_below(to_dir, node) {
@@ -351,7 +353,12 @@ impl BpfFs {
     /// The directory of a path's last component. EEXIST for the mount point and `..`, which exist in any case; EPERM outside of the tree.
     fn parent_of(&self, nodes: &Nodes, path: &str) -> Result<(u64, String), Errno> {
         let walk = Walk::parse(path)?;
-        if walk.steps.iter().map(|step| (*step).to_owned()).eq(self.mount.iter().cloned()) {
+        if walk
+            .steps
+            .iter()
+            .map(|step| (*step).to_owned())
+            .eq(self.mount.iter().cloned())
+        {
             return Err(Errno::EEXIST);
         }
         let (above, name) = walk.split_last().ok_or(Errno::EEXIST)?;
@@ -557,7 +564,10 @@ mod tests {
             kind,
         };
         let listed = fs.readdir("/b/d").unwrap();
-        assert_eq!(listed, [entry("e", EntryKind::Dir), entry("m", EntryKind::Map)]);
+        assert_eq!(
+            listed,
+            [entry("e", EntryKind::Dir), entry("m", EntryKind::Map)]
+        );
         assert_eq!(fs.rmdir("/b/d"), Err(Errno::ENOTEMPTY));
         assert_eq!(fs.unlink("/b/d/e"), Err(Errno::EISDIR));
         assert_eq!(fs.rmdir("/b/d/m"), Err(Errno::ENOTDIR));

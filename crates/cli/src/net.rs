@@ -62,8 +62,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
         }
         Verb::Simulate { plan } => {
             let text = read(plan)?;
-            let result =
-                simulate(&text).map_err(|error| format!("{}: {error}", plan.display()))?;
+            let result = simulate(&text).map_err(|error| format!("{}: {error}", plan.display()))?;
             print!("{result}");
         }
     }

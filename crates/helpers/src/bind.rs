@@ -7,10 +7,13 @@
 use ring3_maps::Map;
 use ring3_runtime::CallbackRef;
 use ring3_spec::kinds::{
-    Any, Btf, Ctx, FixedMemInOut, Func, Int, Key, MapVal, MapValOut, MapValue, Mem, MemInOut,
-    MemOut, OrNull, Released, RingbufMem, RingbufRecord, Size, SizeOrZero, StackPtr, Value, Void,
+    AllocSize, Any, Btf, ConstStr, Ctx, Dynptr, DynptrLocalOut, DynptrMem, DynptrRingbufOut,
+    DynptrRingbufRelease, FixedMemInOut, FixedMemOut, Func, Int, Key, MapVal, MapValOut, MapValue,
+    Mem, MemInOut, MemOut, OrNull, Released, RingbufMem, RingbufRecord, Size, SizeOrZero,
+    SpinLockPtr, StackPtr, Trusted, Value, Void,
 };
 
+use crate::dynptr::DynptrKern;
 use crate::packet::{Skb, XdpBuff};
 
 /// A parameter that a body can take for an argument of kind `K`.
@@ -48,7 +51,7 @@ macro_rules! sizes {
         }
     )*};
 }
-sizes!(Size, SizeOrZero);
+sizes!(Size, SizeOrZero, AllocSize);
 
 macro_rules! pointers {
     ($($kind:ty => $ty:ty),*) => {$(
@@ -68,6 +71,9 @@ pointers! {
     MemInOut => *mut u8,
     OrNull<Mem> => *const u8,
     OrNull<MapVal> => *const u8,
+    OrNull<MemInOut> => *mut u8,
+    ConstStr => *const u8,
+    SpinLockPtr => *mut u32,
     Released<RingbufMem> => *mut u8
 }
 
@@ -75,6 +81,31 @@ impl<const BYTES: u32> FromValue<FixedMemInOut<BYTES>> for *mut u8 {
     unsafe fn from_value(value: Value<FixedMemInOut<BYTES>>) -> Self {
         std::ptr::with_exposed_provenance_mut::<u8>(value.raw as usize)
     }
+}
+
+impl<const BYTES: u32> FromValue<FixedMemOut<BYTES>> for *mut u64 {
+    unsafe fn from_value(value: Value<FixedMemOut<BYTES>>) -> Self {
+        const { assert!(BYTES == 8) };
+        std::ptr::with_exposed_provenance_mut(value.raw as usize)
+    }
+}
+
+macro_rules! dynptrs {
+    ($($kind:ty => $ty:ty),*) => {$(
+        impl FromValue<$kind> for $ty {
+            unsafe fn from_value(value: Value<$kind>) -> Self {
+                // SAFETY: 1. the verifier checked a dynptr of 16 bytes, 8-aligned, which lies on a program's stack or in a helper's frame
+                // below us; 2. any bytes are a `DynptrKern`; 3. the program is suspended in the call, so nothing else touches it.
+                unsafe { &mut *std::ptr::with_exposed_provenance_mut(value.raw as usize) }
+            }
+        }
+    )*};
+}
+dynptrs! {
+    Dynptr => &DynptrKern,
+    DynptrLocalOut => &mut DynptrKern,
+    DynptrRingbufOut => &mut DynptrKern,
+    DynptrRingbufRelease => &mut DynptrKern
 }
 
 impl FromValue<OrNull<StackPtr>> for u64 {
@@ -126,6 +157,18 @@ impl<S> FromValue<Btf<S>> for u64 {
     }
 }
 
+impl<S> FromValue<OrNull<Btf<S>>> for u64 {
+    unsafe fn from_value(value: Value<OrNull<Btf<S>>>) -> Self {
+        value.raw
+    }
+}
+
+impl<S> IntoValue<Trusted<S>> for u64 {
+    fn into_value(self) -> Value<Trusted<S>> {
+        Value::new(self)
+    }
+}
+
 impl IntoValue<Int> for u64 {
     fn into_value(self) -> Value<Int> {
         Value::new(self)
@@ -167,7 +210,12 @@ macro_rules! pointer_results {
         }
     )*};
 }
-pointer_results!(OrNull<MapValue>, MapValue, OrNull<RingbufRecord>);
+pointer_results!(
+    OrNull<MapValue>,
+    MapValue,
+    OrNull<RingbufRecord>,
+    OrNull<DynptrMem>
+);
 
 /// An argument tuple taken from the registers.
 pub(crate) trait FromRegs {

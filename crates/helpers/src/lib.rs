@@ -13,19 +13,31 @@
 //! ```
 
 mod bind;
+mod dynptr;
+mod format;
+mod lock;
 mod looping;
 mod map;
+mod memory;
 pub mod packet;
+mod perf;
 mod random;
+mod ringbuf;
+mod storage;
+mod syscall;
 mod task;
+mod task_object;
+mod text;
 mod time;
 mod trace;
+mod traced;
 
 pub use packet::skb_helpers::load_packet;
+pub use perf::{PerfRecord, PerfSink};
 pub use trace::{TraceLine, set_trace_sink};
 
 use ring3_runtime::HelperFn;
-use ring3_uapi::FuncId;
+use ring3_uapi::{AttachType, FuncId, ProgType};
 
 /// One implemented helper.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +57,16 @@ const TABLES: &[&[Row]] = &[
     task::ROWS,
     time::ROWS,
     trace::ROWS,
+    traced::ROWS,
+    text::ROWS,
+    memory::ROWS,
+    lock::ROWS,
+    dynptr::ROWS,
+    ringbuf::MAP_ROWS,
+    ringbuf::ROWS,
+    storage::ROWS,
+    syscall::ROWS,
+    perf::ROWS,
     packet::skb_helpers::ROWS,
     packet::xdp_helpers::ROWS,
 ];
@@ -69,6 +91,35 @@ pub fn find_for_xdp(id: FuncId) -> Option<HelperFn> {
         .find(|row| row.id == id)
         .map(|row| row.code)
         .or_else(|| find(id))
+}
+
+/// The implementation of a helper for programs of a type, which may get another than [`find`]'s where the context decides.
+pub fn find_for(
+    prog_type: ProgType,
+    attach_type: Option<AttachType>,
+    id: FuncId,
+) -> Option<HelperFn> {
+    let is_traced = matches!(
+        (prog_type, attach_type),
+        (
+            ProgType::Tracing,
+            Some(AttachType::TraceFentry | AttachType::TraceFexit | AttachType::ModifyReturn)
+        ) | (ProgType::Lsm, Some(AttachType::LsmMac))
+    );
+    let variants = if is_traced {
+        traced::VARIANTS
+    } else if prog_type == ProgType::Xdp {
+        perf::XDP_VARIANTS
+    } else if packet::SKB_PROG_TYPES.contains(&prog_type) {
+        perf::SKB_VARIANTS
+    } else {
+        &[]
+    };
+    let variant = variants.iter().find(|row| row.id == id);
+    variant.map(|row| row.code).or_else(|| match prog_type {
+        ProgType::Xdp => find_for_xdp(id),
+        _ => find(id),
+    })
 }
 
 /// Every implemented helper, in table order.

@@ -1,14 +1,14 @@
-//! `bpf_trace_printk`: formats a line and gives it to the trace sink.
+//! `bpf_trace_printk` and `bpf_trace_vprintk`: format a line ([`crate::format`]) and give it to the trace sink.
 //!
-//! The format language is the kernel's: `%d %i %u %x %X %p %c %s %%` with `l`, `ll` and widths. Key types: [`TraceLine`], [`set_trace_sink`].
+//! Key types: [`TraceLine`], [`set_trace_sink`].
 
-use std::{fmt::Write, sync::RwLock};
+use std::sync::RwLock;
 
-use ring3_isa::MemSize;
-use ring3_runtime::{Task, current_task, extable};
+use ring3_runtime::{Task, current_task};
 use ring3_uapi::Errno;
 
 use crate::bind::{bytes, implement};
+use crate::format::{ArgWords, Formatted, format};
 
 /// One line of the trace pipe.
 #[derive(Clone, Debug)]
@@ -52,82 +52,15 @@ pub fn set_trace_sink(sink: Option<Sink>) {
         .unwrap_or_else(|poisoned| poisoned.into_inner()) = sink;
 }
 
-/// Longest string that `%s` copies, in bytes.
-const STRING_BYTES_MAX: u64 = 512;
+/// Bytes of one line, its NUL included. Source: `BPF_TRACE_PRINTK_SIZE`.
+const LINE_BYTES: usize = 1024;
 
-/// A byte string up to its NUL; memory that is not mapped reads as its end.
-fn string_at(address: u64) -> String {
-    let bytes: Vec<u8> = (0..STRING_BYTES_MAX)
-        .map(|offset| extable::probe_load(address.wrapping_add(offset), MemSize::B) as u8)
-        .take_while(|&byte| byte != 0)
-        .collect();
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// Formats with at most three arguments.
-///
-/// # Errors
-/// EINVAL: no terminating NUL, a character outside of ASCII, an unknown conversion, or more than three of them.
-fn format(fmt: &[u8], args: [u64; 3]) -> Result<String, Errno> {
-    let end = fmt
-        .iter()
-        .position(|&byte| byte == 0)
-        .ok_or(Errno::EINVAL)?;
-    let mut out = String::new();
-    let mut chars = fmt[..end].iter().copied().peekable();
-    let mut args = args.into_iter();
-    while let Some(byte) = chars.next() {
-        if !byte.is_ascii() || (byte.is_ascii_control() && !byte.is_ascii_whitespace()) {
-            return Err(Errno::EINVAL);
-        }
-        if byte != b'%' {
-            out.push(byte as char);
-            continue;
-        }
-        if chars.next_if_eq(&b'%').is_some() {
-            out.push('%');
-            continue;
-        }
-        let zero_padded = chars.next_if_eq(&b'0').is_some();
-        let mut width = 0usize;
-        while let Some(digit) = chars.next_if(u8::is_ascii_digit) {
-            width = (width * 10 + usize::from(digit - b'0')).min(256);
-        }
-        let mut longs = 0;
-        while longs < 2 && chars.next_if_eq(&b'l').is_some() {
-            longs += 1;
-        }
-        let conversion = chars.next().ok_or(Errno::EINVAL)?;
-        let value = args.next().ok_or(Errno::EINVAL)?;
-        let (unsigned, signed) = if longs > 0 {
-            (value, value as i64)
-        } else {
-            (u64::from(value as u32), i64::from(value as i32))
-        };
-        let text = match conversion {
-            b'd' | b'i' => signed.to_string(),
-            b'u' => unsigned.to_string(),
-            b'x' => format!("{unsigned:x}"),
-            b'X' => format!("{unsigned:X}"),
-            b'p' => format!("{value:016x}"),
-            b'c' => char::from(value as u8).to_string(),
-            b's' => string_at(value),
-            _ => return Err(Errno::EINVAL),
-        };
-        // Writing to a String cannot fail.
-        let _ = if zero_padded {
-            write!(out, "{text:0>width$}")
-        } else {
-            write!(out, "{text:>width$}")
-        };
-    }
-    Ok(out)
-}
-
-fn print(text: String) -> u64 {
-    let len = text.len() as u64;
+/// Prints a line; its length before it was cut.
+fn print(fmt: &[u8], args: &[u64]) -> Result<u64, Errno> {
+    let Formatted { kept, len } = format(fmt, args, LINE_BYTES - 1)?;
     let sink = SINK.read().unwrap_or_else(|poisoned| poisoned.into_inner());
     if let Some(sink) = sink.as_ref() {
+        let text = String::from_utf8_lossy(&kept);
         sink(&TraceLine {
             task: current_task(),
             cpu: ring3_sync::rcu::thread().section_cpu(),
@@ -135,14 +68,19 @@ fn print(text: String) -> u64 {
             text: text.trim_end_matches('\n').to_owned(),
         });
     }
-    len
+    Ok(len as u64)
 }
 
 implement! { ROWS:
     /// The prototype names two arguments; r3 to r5 are the values.
     TracePrintk[regs](fmt: *const u8, fmt_size: u32) {
         // SAFETY: 1. ARG_PTR_TO_MEM with its size.
-        format(unsafe { bytes(fmt, fmt_size) }, [regs[2], regs[3], regs[4]]).map(print)
+        print(unsafe { bytes(fmt, fmt_size) }, &[regs[2], regs[3], regs[4]])
+    }
+    TraceVprintk(fmt: *const u8, fmt_size: u32, data: *const u8, data_len: u32) {
+        // SAFETY: 1. ARG_PTR_TO_MEM with its size, twice.
+        let (fmt, data) = unsafe { (bytes(fmt, fmt_size), bytes(data, data_len)) };
+        ArgWords::new(data, data_len).and_then(|args| print(fmt, args.words()))
     }
 }
 
@@ -151,18 +89,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn conversions_are_the_kernels() {
-        assert_eq!(
-            format(b"len %d cpu %u\0", [-3i64 as u64, 7, 0]).unwrap(),
-            "len -3 cpu 7"
-        );
-        assert_eq!(
-            format(b"%llx %08x %%\0", [u64::MAX, 0xbeef, 0]).unwrap(),
-            "ffffffffffffffff 0000beef %"
-        );
-        assert_eq!(format(b"%d %d %d %d\0", [0; 3]), Err(Errno::EINVAL));
-        assert_eq!(format(b"%z\0", [0; 3]), Err(Errno::EINVAL));
-        assert_eq!(format(b"no end", [0; 3]), Err(Errno::EINVAL));
+    fn lines_reach_the_sink_cut_and_return_their_whole_length() {
+        use std::sync::{Arc, Mutex};
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let seen = lines.clone();
+        set_trace_sink(Some(Box::new(move |line| {
+            seen.lock().unwrap().push(line.text.clone());
+        })));
+        let vprintk = crate::find(ring3_uapi::FuncId::TraceVprintk).unwrap();
+        let call = |fmt: &[u8], data: &[u64], data_len: u64| {
+            let fmt_ptr = fmt.as_ptr().expose_provenance() as u64;
+            let data_ptr = data.as_ptr().expose_provenance() as u64;
+            // SAFETY: memory and sizes fit; sizes that do not are refused before they are used or are within the array.
+            unsafe { vprintk(fmt_ptr, fmt.len() as u64, data_ptr, data_len, 0) as i64 }
+        };
+        assert_eq!(call(b"%d+%d+%d=%d\n\0", &[1, 2, 3, 6], 32), 8);
+        assert_eq!(call(b"%2000d\0", &[7], 8), 2000);
+        assert_eq!(call(b"%d\0", &[7], 7), Errno::EINVAL.negated());
+        assert_eq!(call(b"%d\0", &[7; 13], 13 * 8), Errno::EINVAL.negated());
+        set_trace_sink(None);
+        let lines = lines.lock().unwrap();
+        assert!(lines.contains(&"1+2+3=6".to_owned()));
+        assert!(lines.contains(&" ".repeat(LINE_BYTES - 1)));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod link_obj;
 mod map;
 mod object;
 mod prog;
+mod sha256;
 mod system;
 mod tag;
 mod test_run;

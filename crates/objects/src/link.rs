@@ -8,7 +8,7 @@ use ring3_runtime::{
     CallKind, CallTarget, Clobbers, InlineCall, Linked, Site, TailCallSite, TailCallTable, Target,
 };
 use ring3_spec::{CallFact, VerifiedProgram};
-use ring3_uapi::{Errno, FuncId, MapType, ProgType};
+use ring3_uapi::{AttachType, Errno, FuncId, MapType};
 
 use crate::{Error, MapObject, ProgAttr};
 
@@ -119,10 +119,8 @@ fn call_target(
         })?;
         return tail_call(map, const_key).map(Some);
     }
-    let found = match attr.prog_type {
-        ProgType::Xdp => helpers::find_for_xdp(id),
-        _ => helpers::find(id),
-    };
+    let attach_type = AttachType::from_raw(attr.expected_attach_type);
+    let found = helpers::find_for(attr.prog_type, attach_type, id);
     let code = match (id, map) {
         (FuncId::MapLookupElem, Some(map)) => map.monomorphic_lookup(),
         (FuncId::MapUpdateElem, Some(map)) => map.monomorphic_update(),

@@ -19,8 +19,8 @@ use ring3_uapi::{AttachType, Errno, ProgType, flags::prog_load, limits::TAG_BYTE
 use ring3_verifier::{Log, RejectKind, verify};
 
 use crate::{
-    AuditEvent, AuditOp, BtfObject, EngineKind, Error, LoadError, MapObject, System, engine::Engine,
-    link::link, tag::compute_tag,
+    AuditEvent, AuditOp, BtfObject, EngineKind, Error, LoadError, MapObject, System,
+    engine::Engine, link::link, tag::compute_tag,
 };
 
 /// What BPF_PROG_LOAD gets, with fds resolved.

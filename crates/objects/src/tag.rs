@@ -1,8 +1,9 @@
-//! The tag of a program: the first 8 bytes of the SHA-1 of its instructions, map operands cleared.
+//! The tag of a program: the first 8 bytes of the SHA-256 of its instructions, map operands cleared.
 
 use ring3_isa::RawInsn;
 use ring3_uapi::limits::TAG_BYTES;
-use sha1::{Digest, Sha1};
+
+use crate::sha256::sha256;
 
 /// Source-register values of a two-slot load that name a map by fd or fd_array index.
 const MAP_SOURCES: [u8; 4] = [1, 2, 5, 6];
@@ -10,9 +11,9 @@ const MAP_SOURCES: [u8; 4] = [1, 2, 5, 6];
 /// The tag of a program as loaded.
 ///
 /// # Source
-/// The running kernel: tags of programs that differ in map fds only are equal, and the recorded corpus.
+/// Linux 6.18, recorded in fixtures/oracle/syscall/objects.txt (kernels before 6.18 used SHA-1): tags of programs that differ in map fds only are equal, and the recorded corpus.
 pub(crate) fn compute_tag(insns: &[RawInsn]) -> [u8; TAG_BYTES] {
-    let mut hash = Sha1::new();
+    let mut bytes = Vec::with_capacity(insns.len() * 8);
     let mut is_second_slot = false;
     for insn in insns {
         let mut cleared = *insn;
@@ -23,9 +24,9 @@ pub(crate) fn compute_tag(insns: &[RawInsn]) -> [u8; TAG_BYTES] {
             cleared.imm = 0;
             is_second_slot = true;
         }
-        hash.update(cleared.to_bytes());
+        bytes.extend_from_slice(&cleared.to_bytes());
     }
-    let digest = hash.finalize();
+    let digest = sha256(&bytes);
     std::array::from_fn(|i| digest[i])
 }
 
@@ -44,14 +45,14 @@ mod tests {
             ]
         };
         assert_eq!(compute_tag(&program(3)), compute_tag(&program(9)));
-        // `r0 = 0; exit`: the tag every kernel gives it.
+        // `r0 = 0; exit`: the tag that Linux 6.18 gives it.
         let empty = [
             RawInsn::new(0xb7, 0, 0, 0, 0),
             RawInsn::new(0x95, 0, 0, 0, 0),
         ];
         assert_eq!(
             compute_tag(&empty),
-            [0xa0, 0x4f, 0x5e, 0xef, 0x06, 0xa7, 0xf5, 0x55]
+            [0x59, 0xf4, 0xa9, 0x31, 0x74, 0x4d, 0xcd, 0xc6]
         );
     }
 }

@@ -102,7 +102,11 @@ pub fn rseq_cpu_id_offset() -> Option<i32> {
     if offset == RSEQ_UNKNOWN {
         offset = find_rseq();
     }
-    if offset == RSEQ_ABSENT { None } else { i32::try_from(offset + RSEQ_CPU_ID).ok() }
+    if offset == RSEQ_ABSENT {
+        None
+    } else {
+        i32::try_from(offset + RSEQ_CPU_ID).ok()
+    }
 }
 
 #[cold]

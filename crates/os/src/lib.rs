@@ -16,6 +16,7 @@ pub mod eventfd;
 pub mod map;
 pub mod membarrier;
 pub mod memfd;
+pub mod packet_socket;
 pub mod patch;
 pub mod signal;
 pub mod time;

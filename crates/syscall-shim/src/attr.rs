@@ -80,7 +80,10 @@ mod tests {
         assert_eq!(attr.check_end(5), Ok(()));
         assert_eq!(attr.check_end(4), Err(Errno::EINVAL));
         assert!(Attr::new(&mut [0; SIZE_BYTES_MAX]).is_ok());
-        assert_eq!(Attr::new(&mut [0; SIZE_BYTES_MAX + 1]).err(), Some(Errno::E2BIG));
+        assert_eq!(
+            Attr::new(&mut [0; SIZE_BYTES_MAX + 1]).err(),
+            Some(Errno::E2BIG)
+        );
         let mut dirty = [0; ATTR_BYTES + 1];
         dirty[ATTR_BYTES] = 1;
         assert_eq!(Attr::new(&mut dirty).err(), Some(Errno::E2BIG));

@@ -69,8 +69,16 @@ fn read_batch(call: &mut Call<'_>, cmd: BatchCmd) -> Result<i64, Errno> {
     };
     args.in_batch = in_batch.as_deref();
     let (result, outcome) = map.sys_batch(file.access(), cmd, &args, call.caller);
-    call.memory.write(call.attr.u64(KEYS), &result.keys)?;
-    call.memory.write(call.attr.u64(VALUES), &result.values)?;
+    // Element by element, as memory that ends early shows.
+    let (mut key_at, mut value_at) = (call.attr.u64(KEYS), call.attr.u64(VALUES));
+    let keys = result.keys.chunks_exact((map.key_size() as usize).max(1));
+    let values = result.values.chunks_exact(map.sys_value_bytes().max(1));
+    for (key, value) in keys.zip(values) {
+        call.memory.write(key_at, key)?;
+        call.memory.write(value_at, value)?;
+        key_at = key_at.wrapping_add(key.len() as u64);
+        value_at = value_at.wrapping_add(value.len() as u64);
+    }
     if let Some(count) = result.count {
         call.attr.put_u32(COUNT, count);
     }

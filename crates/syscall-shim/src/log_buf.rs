@@ -47,9 +47,9 @@ impl LogBuf {
         self.level != 0
     }
 
-    /// The verifier's level bits.
+    /// The level for the verifier; with `BPF_LOG_FIXED` alone it says what it says at every level.
     pub(crate) fn verifier_level(&self) -> u32 {
-        self.level & !FIXED
+        self.level
     }
 
     /// Writes the text; the true size, and how that went.
@@ -95,10 +95,7 @@ mod tests {
             let mut memory = VecMemory::new();
             let address = memory.add(&[9; 4]);
             let log = LogBuf::new(level, 4, address).unwrap();
-            assert_eq!(
-                log.finish("abcdefgh", &mut memory),
-                (9, Err(Errno::ENOSPC))
-            );
+            assert_eq!(log.finish("abcdefgh", &mut memory), (9, Err(Errno::ENOSPC)));
             assert_eq!(memory.bytes_at(address), Some(&kept[..]));
         }
         assert!(LogBuf::new(1, 0, 0).is_ok());

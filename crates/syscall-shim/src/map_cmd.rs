@@ -12,13 +12,7 @@ use ring3_uapi::{
     flags::{map_create, map_elem},
 };
 
-use crate::{
-    OpenFile,
-    caller::MapFile,
-    memory::read_vec,
-    name::unchecked_name,
-    shim::Call,
-};
+use crate::{OpenFile, caller::MapFile, memory::read_vec, name::unchecked_name, shim::Call};
 
 /// Byte offsets in the attributes of element commands.
 const MAP_FD: usize = 0;
@@ -50,7 +44,7 @@ pub(crate) fn create(call: &mut Call<'_>) -> Result<i64, Errno> {
     flags &= !map_create::TOKEN_FD;
     if attr.u32(44) != 0 {
         // Offload: there is no device that takes maps.
-        return Err(Errno::EINVAL);
+        return Err(Errno::EOPNOTSUPP);
     }
     if !call.caller.privilege().may_bpf() {
         return Err(Errno::EPERM);
@@ -68,7 +62,14 @@ pub(crate) fn create(call: &mut Call<'_>) -> Result<i64, Errno> {
         .with_name(&unchecked_name(attr.array(28)));
     map.numa_node = attr.u32(24);
     let inner = match map_type {
-        MapType::ArrayOfMaps | MapType::HashOfMaps => Some(call.caller.map(attr.fd(20))?),
+        MapType::ArrayOfMaps | MapType::HashOfMaps => {
+            // The shape is judged before the descriptor.
+            let is_array = map_type == MapType::ArrayOfMaps;
+            if map.value_size != 4 || (is_array && map.key_size != 4) {
+                return Err(Errno::EINVAL);
+            }
+            Some(call.caller.map(attr.fd(20))?)
+        }
         _ => None,
     };
     let btf = if key_id != 0 || value_id != 0 {
@@ -109,10 +110,11 @@ fn check_btf(map: &MapAttr, btf: &Btf, key: TypeId, value: TypeId) -> Result<(),
         if !is_keyless {
             return Err(Errno::EINVAL);
         }
-    } else if btf.resolve_size(key) != Some(map.key_size) {
-        return Err(Errno::EINVAL);
-    } else if is_array && btf.kind(btf.skip_mods_and_typedefs(key)) != Some(Kind::Int) {
-        return Err(Errno::EINVAL);
+    } else {
+        let is_int = btf.kind(btf.skip_mods_and_typedefs(key)) == Some(Kind::Int);
+        if btf.resolve_size(key) != Some(map.key_size) || (is_array && !is_int) {
+            return Err(Errno::EINVAL);
+        }
     }
     if btf.resolve_size(value) != Some(map.value_size) {
         return Err(Errno::EINVAL);

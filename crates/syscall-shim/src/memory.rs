@@ -12,7 +12,7 @@ pub trait GuestMemory {
     /// EFAULT: some byte is not readable.
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Errno>;
 
-    /// Copies into the caller's memory.
+    /// Copies into the caller's memory, up to the first byte that is not writable.
     ///
     /// # Errors
     /// EFAULT: some byte is not writable.
@@ -49,7 +49,9 @@ pub(crate) fn read_str(
     let mut text = Vec::new();
     while text.len() < max {
         let mut byte = [0];
-        let at = address.checked_add(text.len() as u64).ok_or(Errno::EFAULT)?;
+        let at = address
+            .checked_add(text.len() as u64)
+            .ok_or(Errno::EFAULT)?;
         memory.read(at, &mut byte)?;
         if byte == [0] {
             return Ok((text, true));
@@ -124,9 +126,13 @@ impl GuestMemory for VecMemory {
         if bytes.is_empty() {
             return Ok(());
         }
-        let (start, offset) = self.find(address, bytes.len())?;
+        let (start, offset) = self.find(address, 1)?;
         let buffer = self.buffers.get_mut(&start).ok_or(Errno::EFAULT)?;
-        buffer[offset..offset + bytes.len()].copy_from_slice(bytes);
+        let room = bytes.len().min(buffer.len() - offset);
+        buffer[offset..offset + room].copy_from_slice(&bytes[..room]);
+        if room < bytes.len() {
+            return Err(Errno::EFAULT);
+        }
         Ok(())
     }
 }

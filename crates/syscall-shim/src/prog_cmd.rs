@@ -78,6 +78,13 @@ pub(crate) fn load(call: &mut Call<'_>) -> Result<i64, Errno> {
     let attach = attach_target(call)?;
     let prog_type = ProgType::from_raw(attr.u32(0));
     let attach_type = attr.u32(68);
+    let attaches_by_btf = matches!(
+        prog_type,
+        Some(ProgType::Tracing | ProgType::Lsm | ProgType::StructOps | ProgType::Ext)
+    );
+    if attr.u32(108) != 0 && !attaches_by_btf {
+        return Err(Errno::EINVAL);
+    }
     check_attach_type(prog_type, attach_type)?;
     if attr.u64(152) != 0 {
         // Signed programs.
@@ -110,12 +117,11 @@ pub(crate) fn load(call: &mut Call<'_>) -> Result<i64, Errno> {
     prog.func_info = records(call, 76, 80, 88);
     prog.line_info = records(call, 92, 96, 104);
     prog.core_relos = records(call, 136, 128, 116);
-    let has_records = [&prog.func_info, &prog.line_info, &prog.core_relos]
-        .iter()
-        .any(|records| records.count != 0);
-    let btf_object = if prog_btf != 0 || has_records {
+    // Without records of functions or lines neither BTF nor relocations are looked at.
+    let btf_object = if prog.func_info.count != 0 || prog.line_info.count != 0 {
         Some(call.caller.btf(prog_btf)?)
     } else {
+        prog.core_relos = InfoRecords::default();
         None
     };
     prog.btf = btf_object.as_ref().map(|object| object.btf().clone());
@@ -166,6 +172,25 @@ fn check_attach_type(prog_type: Option<ProgType>, raw: u32) -> Result<(), Errno>
             A::CgroupInet4PostBind,
             A::CgroupInet6PostBind,
         ],
+        Some(ProgType::CgroupSockAddr) => &[
+            A::CgroupInet4Bind,
+            A::CgroupInet6Bind,
+            A::CgroupInet4Connect,
+            A::CgroupInet6Connect,
+            A::CgroupUnixConnect,
+            A::CgroupUdp4Sendmsg,
+            A::CgroupUdp6Sendmsg,
+            A::CgroupUnixSendmsg,
+            A::CgroupUdp4Recvmsg,
+            A::CgroupUdp6Recvmsg,
+            A::CgroupUnixRecvmsg,
+            A::CgroupInet4Getpeername,
+            A::CgroupInet6Getpeername,
+            A::CgroupUnixGetpeername,
+            A::CgroupInet4Getsockname,
+            A::CgroupInet6Getsockname,
+            A::CgroupUnixGetsockname,
+        ],
         Some(ProgType::CgroupSkb) => &[A::CgroupInetIngress, A::CgroupInetEgress],
         Some(ProgType::CgroupSockopt) => &[A::CgroupSetsockopt, A::CgroupGetsockopt],
         Some(ProgType::SkLookup) => &[A::SkLookup],
@@ -202,7 +227,7 @@ fn records(call: &Call<'_>, rec_size: usize, address: usize, count: usize) -> In
 /// Reads as much of `fd_array` as the program names, all of it if its length is given.
 fn read_fd_array(call: &Call<'_>, prog: &mut ProgAttr) -> Result<(), Errno> {
     let (address, count) = (call.attr.u64(120), call.attr.u32(148));
-    if address == 0 {
+    if address == 0 && count == 0 {
         return Ok(());
     }
     let named = prog.insns.iter().filter_map(|insn| {

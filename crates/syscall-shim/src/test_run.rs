@@ -1,7 +1,7 @@
 //! BPF_PROG_TEST_RUN.
 
 use ring3_objects::TestRun;
-use ring3_uapi::Errno;
+use ring3_uapi::{Errno, ProgType};
 
 use crate::{memory::read_vec, shim::Call};
 
@@ -26,6 +26,10 @@ const BATCH_SIZE: usize = 72;
 const DATA_BYTES_MAX: u32 = 1 << 20;
 /// More bytes than a context may have. Source: one page.
 const CTX_BYTES_MAX: u32 = 4096;
+
+/// Bytes of contexts: what lies behind must be zero. Source: linux/bpf.h.
+const XDP_MD_BYTES: usize = 24;
+const SK_BUFF_BYTES: usize = 192;
 
 /// BPF_PROG_TEST_RUN.
 pub(crate) fn test_run(call: &mut Call<'_>) -> Result<i64, Errno> {
@@ -54,6 +58,14 @@ pub(crate) fn test_run(call: &mut Call<'_>) -> Result<i64, Errno> {
         cpu: attr.u32(CPU),
         batch_size: attr.u32(BATCH_SIZE),
     };
+    let known = if prog.attr().prog_type == ProgType::Xdp {
+        XDP_MD_BYTES
+    } else {
+        SK_BUFF_BYTES
+    };
+    if run.ctx_in.iter().skip(known).any(|&byte| byte != 0) {
+        return Err(Errno::E2BIG);
+    }
     let result = prog.test_run_with(&run).map_err(|error| error.errno)?;
     let data_room = attr.u32(DATA_SIZE_OUT);
     let data_out = attr.u64(DATA_OUT);
@@ -67,7 +79,8 @@ pub(crate) fn test_run(call: &mut Call<'_>) -> Result<i64, Errno> {
     if data_out != 0 {
         call.memory.write(data_out, data)?;
     }
-    call.attr.put_u32(DATA_SIZE_OUT, result.data_out.len() as u32);
+    call.attr
+        .put_u32(DATA_SIZE_OUT, result.data_out.len() as u32);
     call.attr.put_u32(RETVAL, result.retval);
     call.attr.put_u32(DURATION, result.duration_ns);
     if ctx_out != 0 {

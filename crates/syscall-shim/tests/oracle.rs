@@ -2,7 +2,7 @@
 
 use ring3_objects::System;
 use ring3_os::bpf::Buffer;
-use ring3_syscall_shim::{Caller, Shim, VecMemory};
+use ring3_syscall_shim::{Caller, OpenFile, Shim, VecMemory};
 use ring3_testkit::{
     fixture::fixtures_dir,
     shim_oracle::{Subject, run, scripts},
@@ -18,9 +18,15 @@ impl Ours {
     fn new() -> Ours {
         let system = System::new();
         ring3_net::register(&system);
+        let caller = Caller::new();
+        for standard_stream in 0..3 {
+            caller
+                .install(standard_stream, OpenFile::Other)
+                .expect("not negative");
+        }
         Ours {
             shim: Shim::new(system),
-            caller: Caller::new(),
+            caller,
         }
     }
 }
@@ -31,7 +37,8 @@ impl Subject for Ours {
         let mut addresses = Vec::new();
         for buffer in buffers.iter() {
             let address = memory.add(buffer.bytes);
-            attr[buffer.attr_offset..buffer.attr_offset + 8].copy_from_slice(&address.to_ne_bytes());
+            attr[buffer.attr_offset..buffer.attr_offset + 8]
+                .copy_from_slice(&address.to_ne_bytes());
             addresses.push(address);
         }
         let result = self.shim.bpf(&self.caller, cmd, attr, &mut memory);
@@ -62,7 +69,12 @@ fn every_recorded_call_is_answered_as_the_kernel_did() {
         assert_eq!(recorded.lines().count(), answered.lines().count());
     }
     assert!(rows >= 100, "only {rows} recorded rows");
-    assert!(differences.is_empty(), "{} of {rows} rows differ:\n{}", differences.len(), differences.join("\n"));
+    assert!(
+        differences.is_empty(),
+        "{} of {rows} rows differ:\n{}",
+        differences.len(),
+        differences.join("\n")
+    );
 }
 
 #[test]

@@ -13,7 +13,8 @@ use hashbrown::HashMap;
 use ring3_btf::{Btf, DESTRUCTIBLE_6_18, FieldMask, KernelTypes, Record, TypeId};
 use ring3_isa::RawInsn;
 use ring3_spec::{
-    AttachTarget, FdObject, InfoRecords, LoadRequest, MapInfo, Privilege, ProgTarget, ProgTargetSubprog, Registry,
+    AttachTarget, FdObject, InfoRecords, LoadRequest, MapInfo, Privilege, ProgTarget,
+    ProgTargetSubprog, Registry,
 };
 use ring3_uapi::{MapType, ProgType, flags::prog_load};
 use ring3_verifier::{Log, verify};
@@ -144,7 +145,10 @@ impl Corpus {
         let mut request = self.request_of(&self.call(row)?, &row.set)?;
         let target = text(&self.call(row)?, "attach_prog");
         if !target.is_empty() {
-            let target = self.request_of(&self.read_call(&self.dir.join(format!("{target}.json")))?, &row.set)?;
+            let target = self.request_of(
+                &self.read_call(&self.dir.join(format!("{target}.json")))?,
+                &row.set,
+            )?;
             request.attach = AttachTarget::Prog(Arc::new(loaded_target(&target)));
         }
         Ok(request)
@@ -152,8 +156,8 @@ impl Corpus {
 
     fn request_of(&self, call: &Value, set: &str) -> io::Result<LoadRequest> {
         let raw_type = number(call, "prog_type") as u32;
-        let prog_type =
-            ProgType::from_raw(raw_type).ok_or_else(|| invalid(format!("{set}: program type {raw_type}")))?;
+        let prog_type = ProgType::from_raw(raw_type)
+            .ok_or_else(|| invalid(format!("{set}: program type {raw_type}")))?;
         let mut request = LoadRequest::new(prog_type, insns(&hex(call, "insns")?)?);
         request.expected_attach_type = number(call, "expected_attach_type") as u32;
         request.flags = number(call, "prog_flags") as u32;
@@ -286,9 +290,11 @@ impl Corpus {
     }
 
     fn read_call(&self, file: &Path) -> io::Result<Value> {
-        let all =
-            fs::read(file).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))?;
-        serde_json::from_slice(&all).map_err(|error| invalid(format!("{}: {error}", file.display())))
+        let all = fs::read(file).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", file.display()))
+        })?;
+        serde_json::from_slice(&all)
+            .map_err(|error| invalid(format!("{}: {error}", file.display())))
     }
 
     fn file(&self, row: &Row, extension: &str) -> PathBuf {

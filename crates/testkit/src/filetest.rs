@@ -129,7 +129,7 @@ impl AsmResolve for Names {
     }
 }
 
-/// Every filetest of the verifier: name and path, sorted by name.
+/// The files of every filetest of the verifier, sorted by name.
 ///
 /// # Errors
 /// The folder cannot be read.
@@ -346,10 +346,9 @@ fn verdict(text: &str) -> Result<Option<Errno>, String> {
 /// `NUMBER TYPE KEY VALUE ENTRIES [flags N] [inner NUMBER]`
 fn test_map(text: &str) -> Result<TestMap, String> {
     let words: Vec<&str> = text.split_whitespace().collect();
-    let (&[at, kind, key, value, entries], options) =
-        words.split_first_chunk().ok_or_else(|| {
-            "map: number, type, bytes of a key, bytes of a value, entries".to_owned()
-        })?;
+    let (&[at, kind, key, value, entries], options) = words
+        .split_first_chunk()
+        .ok_or_else(|| "map: number, type, bytes of a key, bytes of a value, entries".to_owned())?;
     let small = |text: &str| {
         i32::try_from(number(text)?).map_err(|_| format!("'{text}' is too large for a map"))
     };
@@ -372,7 +371,7 @@ fn test_map(text: &str) -> Result<TestMap, String> {
     Ok(map)
 }
 
-/// Which of its slots are second halves does not matter: those have no source register.
+/// A map that an instruction names must be declared. Second halves of two-slot loads have opcode 0 and name none.
 fn check_maps(assembly: &Assembly, maps: &[TestMap]) -> Result<(), (u32, String)> {
     for (insn, line) in assembly.insns.iter().zip(&assembly.lines) {
         if run::names_map(*insn) && !maps.iter().any(|map| map.number == insn.imm) {
@@ -395,8 +394,12 @@ fn expectations(text: &str, assembly: &Assembly) -> Result<Vec<Expectation>, (u3
             return Err((line, "'; !' without a message".to_owned()));
         }
         let slot = assembly.lines.iter().position(|&from| from == line);
-        let slot =
-            slot.ok_or_else(|| (line, "'; !' behind a line without an instruction".to_owned()))?;
+        let slot = slot.ok_or_else(|| {
+            (
+                line,
+                "'; !' behind a line without an instruction".to_owned(),
+            )
+        })?;
         all.push(Expectation {
             line,
             slot,

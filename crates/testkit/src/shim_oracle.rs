@@ -46,6 +46,9 @@ const MAKES_FD: &[Cmd] = &[
     Cmd::LinkGetFdById,
 ];
 
+/// First line of a recorded script: which kernel answered.
+const RELEASE: &str = "# Linux ";
+
 /// Descriptors of a script: number, and id of the object where it has one.
 type Labels = BTreeMap<String, (i64, u32)>;
 
@@ -89,8 +92,15 @@ pub fn record(folder: &Path) -> io::Result<usize> {
     let mut count = 0;
     for path in scripts(folder)? {
         let script = fs::read_to_string(&path)?;
+        let mut lines = script.lines().peekable();
+        lines.next_if(|line| line.starts_with(RELEASE));
+        let rows = lines.collect::<Vec<_>>().join("\n");
+        let script = format!("{RELEASE}{}\n{rows}\n", crate::kernel::release()?);
         let answered = run(&script, &mut Kernel).map_err(io::Error::other)?;
-        count += answered.lines().filter(|line| line.contains(" => ")).count();
+        count += answered
+            .lines()
+            .filter(|line| line.contains(" => "))
+            .count();
         fs::write(&path, answered)?;
     }
     Ok(count)
@@ -114,6 +124,7 @@ pub fn scripts(folder: &Path) -> io::Result<Vec<std::path::PathBuf>> {
 
 fn ask(mut request: Request, subject: &mut dyn Subject, labels: &mut Labels) -> String {
     let mut attr = request.attr.clone();
+    let before = request.buffers.clone();
     let result = {
         let buffers = request.buffers.iter_mut();
         let mut buffers: Vec<_> = buffers
@@ -132,17 +143,31 @@ fn ask(mut request: Request, subject: &mut dyn Subject, labels: &mut Labels) -> 
         Err(errno) => errno.to_string(),
     };
     if let (Ok(fd), Some(label)) = (result, &request.label) {
-        let id = if makes_fd { object_id(request.cmd, fd, subject) } else { 0 };
+        let id = if makes_fd {
+            object_id(request.cmd, fd, subject)
+        } else {
+            0
+        };
         labels.insert(label.clone(), (fd, id));
     }
-    describe(&request, &attr, &mut answer);
+    describe(&request, &before, &attr, &mut answer);
     answer
 }
 
 /// What the call changed.
-fn describe(request: &Request, attr: &[u8], answer: &mut String) {
-    let is_pointer = |at: usize| request.buffers.iter().any(|(start, _)| (*start..start + 8).contains(&at));
-    let is_masked = |at: usize| request.attr_masks.iter().any(|(start, len)| (*start..start + len).contains(&at));
+fn describe(request: &Request, before: &[(usize, Vec<u8>)], attr: &[u8], answer: &mut String) {
+    let is_pointer = |at: usize| {
+        request
+            .buffers
+            .iter()
+            .any(|(start, _)| (*start..start + 8).contains(&at))
+    };
+    let is_masked = |at: usize| {
+        request
+            .attr_masks
+            .iter()
+            .any(|(start, len)| (*start..start + len).contains(&at))
+    };
     for at in (0..attr.len() / 4 * 4).step_by(4) {
         let (before, after) = (&request.attr[at..at + 4], &attr[at..at + 4]);
         if before != after && !is_pointer(at) && !is_masked(at) {
@@ -150,8 +175,14 @@ fn describe(request: &Request, attr: &[u8], answer: &mut String) {
             let _ = write!(answer, " @{at}={value}");
         }
     }
-    for (at, bytes) in &request.buffers {
-        let masks = request.buffer_masks.iter().filter(|(buffer, ..)| buffer == at);
+    for ((at, bytes), (_, unchanged)) in request.buffers.iter().zip(before) {
+        if bytes == unchanged {
+            continue;
+        }
+        let masks = request
+            .buffer_masks
+            .iter()
+            .filter(|(buffer, ..)| buffer == at);
         let mut masked = vec![false; bytes.len()];
         for (_, start, len) in masks {
             for mask in masked.iter_mut().skip(*start).take(*len) {
@@ -192,7 +223,10 @@ fn object_id(cmd: u32, fd: i64, subject: &mut dyn Subject) -> u32 {
         attr_offset: 8,
         bytes: &mut info,
     }];
-    if subject.bpf(Cmd::ObjGetInfoByFd.raw(), &mut attr, &mut buffers).is_err() {
+    if subject
+        .bpf(Cmd::ObjGetInfoByFd.raw(), &mut attr, &mut buffers)
+        .is_err()
+    {
         return 0;
     }
     let at = if is_btf { 12 } else { 4 };
@@ -251,7 +285,10 @@ fn item(word: &str, request: &mut Request, labels: &Labels) -> Result<(), String
     } else {
         number(value)?
     };
-    let field = request.attr.get_mut(at..at + width).ok_or("outside of the attributes")?;
+    let field = request
+        .attr
+        .get_mut(at..at + width)
+        .ok_or("outside of the attributes")?;
     field.copy_from_slice(value.to_ne_bytes().get(..width).ok_or("too wide")?);
     Ok(())
 }
@@ -262,12 +299,18 @@ fn buffer_bytes(text: &str, labels: &Labels) -> Result<Vec<u8>, String> {
         "str" => Ok([rest.as_bytes(), b"\0"].concat()),
         "zero" => Ok(vec![0; number(rest)? as usize]),
         "ff" => Ok(vec![0xff; number(rest)? as usize]),
-        "fd" => Ok((labels.get(rest).ok_or("no such label")?.0 as u32).to_ne_bytes().to_vec()),
+        "fd" => Ok((labels.get(rest).ok_or("no such label")?.0 as u32)
+            .to_ne_bytes()
+            .to_vec()),
         // Instructions in hex, one with the descriptor of a map: `insns:LABEL:HEX`, where `MMMMMMMM` stands for it.
         "insns" => {
             let (label, hex) = rest.split_once(':').ok_or("no instructions")?;
             let fd = labels.get(label).ok_or("no such label")?.0 as u32;
-            let fd: String = fd.to_le_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+            let fd: String = fd
+                .to_le_bytes()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
             hex_bytes(&hex.replace("MMMMMMMM", &fd))
         }
         "hex" => hex_bytes(rest),
@@ -281,7 +324,10 @@ fn hex_bytes(hex: &str) -> Result<Vec<u8>, String> {
         .filter(|c| *c != '_')
         .map(|c| c.to_digit(16).ok_or("no hex digit"))
         .collect::<Result<_, _>>()?;
-    Ok(digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | *digit as u8)).collect())
+    Ok(digits
+        .chunks(2)
+        .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | *digit as u8))
+        .collect())
 }
 
 fn number(text: &str) -> Result<i64, String> {

@@ -1,8 +1,6 @@
 //! `InsnAux`: what exploration learns about one instruction over all paths. The rewrites read it after acceptance.
 
-use ring3_btf::TypeId;
-
-use crate::state::{BtfIdx, MapIdx, RegType};
+use crate::state::{MapIdx, RegType};
 
 /// The map (or its absence) that a helper call always gets as its map argument.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,9 +30,6 @@ pub(crate) struct InsnAux {
     pub(crate) seen: u32,
     /// Type of the pointer a load or store goes through; all paths must agree on kinds that are rewritten.
     pub(crate) ptr_type: Option<RegType>,
-    /// Object of a typed access, or of a `ld_imm64` of a kernel variable.
-    pub(crate) btf: Option<(BtfIdx, TypeId)>,
-    pub(crate) mem_size: u32,
     pub(crate) map_arg: MapArg,
     pub(crate) map_key: MapKey,
     /// Sanitation of pointer arithmetic, bits of `alu_state`, and its limit.
@@ -51,15 +46,8 @@ pub(crate) struct InsnAux {
     pub(crate) nospec_result: bool,
     /// `storage_get` allocates atomically.
     pub(crate) storage_get_atomic: bool,
-    pub(crate) call_with_percpu_alloc_ptr: bool,
     /// Loop callback (`bpf_loop` flags argument zero, subprogram) for inlining: `Some(subprog)` while fit.
     pub(crate) loop_inline: LoopInline,
-    /// Object size for `bpf_obj_new` and its struct.
-    pub(crate) obj_new_size: u64,
-    pub(crate) insert_off: u64,
-    /// Non-sleepable context of a call.
-    pub(crate) non_sleepable: bool,
-    pub(crate) arg_prog: bool,
 }
 
 /// Whether a call of `bpf_loop` can be inlined.

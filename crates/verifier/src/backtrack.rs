@@ -38,7 +38,8 @@ pub(crate) struct BacktrackState {
 impl BacktrackState {
     fn is_empty(&self) -> bool {
         // Folded without branches: asked at every step.
-        self.regs.iter().fold(0, |any, &m| any | m) == 0 && self.slots.iter().fold(0, |any, &m| any | m) == 0
+        self.regs.iter().fold(0, |any, &m| any | m) == 0
+            && self.slots.iter().fold(0, |any, &m| any | m) == 0
     }
 
     #[inline]
@@ -126,19 +127,13 @@ impl LinkedRegs {
         &self.list[..self.len as usize]
     }
 
-    pub(crate) fn as_mut_slice(&mut self) -> &mut [LinkedReg] {
-        &mut self.list[..self.len as usize]
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.len = 0;
-    }
-
     /// Ten bits an entry over four bits of length, for the history.
     pub(crate) fn pack(&self) -> u64 {
         let mut packed = 0;
         for reg in self.as_slice() {
-            let bits = u64::from(reg.frame & 7) | u64::from(reg.index & 63) << 3 | u64::from(reg.is_reg) << 9;
+            let bits = u64::from(reg.frame & 7)
+                | u64::from(reg.index & 63) << 3
+                | u64::from(reg.is_reg) << 9;
             packed = packed << 10 | bits;
         }
         packed << 4 | u64::from(self.len)
@@ -146,10 +141,17 @@ impl LinkedRegs {
 
     /// The reverse of [`Self::pack`].
     pub(crate) fn unpack(packed: u64) -> Self {
-        let mut regs = LinkedRegs { len: (packed & 15).min(Self::MAX as u64) as u8, ..Self::default() };
+        let mut regs = LinkedRegs {
+            len: (packed & 15).min(Self::MAX as u64) as u8,
+            ..Self::default()
+        };
         let mut bits = packed >> 4;
         for reg in regs.list[..regs.len as usize].iter_mut().rev() {
-            *reg = LinkedReg { frame: (bits & 7) as u8, index: (bits >> 3 & 63) as u8, is_reg: bits >> 9 & 1 != 0 };
+            *reg = LinkedReg {
+                frame: (bits & 7) as u8,
+                index: (bits >> 3 & 63) as u8,
+                is_reg: bits >> 9 & 1 != 0,
+            };
             bits >>= 10;
         }
         regs
@@ -189,7 +191,14 @@ pub(crate) fn mark_chain_precision(env: &mut Env<'_>, reg: Reg) -> Check {
     let bt = &mut env.scratch.backtrack;
     bt.frame = env.cur.curframe;
     bt.set(reg);
-    walk(env.facts, env.log, &mut env.states, &mut env.scratch.backtrack, &env.cur).map(|_| ())
+    walk(
+        env.facts,
+        env.log,
+        &mut env.states,
+        &mut env.scratch.backtrack,
+        &env.cur,
+    )
+    .map(|_| ())
 }
 
 /// As [`mark_chain_precision`] for what the caller set in `bt` (`env.scratch.backtrack`), from `start`.
@@ -221,7 +230,10 @@ fn walk(
 ) -> Check<bool> {
     let result = walk_inner(facts, log, states, bt, start);
     let frame = bt.frame;
-    *bt = BacktrackState { frame, ..BacktrackState::default() };
+    *bt = BacktrackState {
+        frame,
+        ..BacktrackState::default()
+    };
     result
 }
 
@@ -303,7 +315,9 @@ fn walk_inner(
                     return Ok(changed);
                 }
                 subseq_idx = i64::from(i);
-                if i == st.first_insn_idx && (history == 0 || history == 1 && st.history[0].idx == i) {
+                if i == st.first_insn_idx
+                    && (history == 0 || history == 1 && st.history[0].idx == i)
+                {
                     break;
                 }
                 match history.checked_sub(1).map(|last| &st.history[last]) {
@@ -314,7 +328,10 @@ fn walk_inner(
                     _ => i = i.wrapping_sub(1),
                 }
                 if i as usize >= facts.raw.len() {
-                    return Err(Violation::bug(format_args!("backtracking idx {}", i as i32)));
+                    return Err(Violation::bug(format_args!(
+                        "backtracking idx {}",
+                        i as i32
+                    )));
                 }
             }
             st.parent
@@ -347,14 +364,19 @@ fn mark_parent(
     for frameno in (0..=bt.frame).rev() {
         let f = frameno as usize;
         let Some(frame) = st.get_frame(frameno) else {
-            return Err(Violation::bug(format_args!("backtracking frame {frameno} of a shorter state")));
+            return Err(Violation::bug(format_args!(
+                "backtracking frame {frameno} of a shorter state"
+            )));
         };
         let (mut new_regs, mut new_slots) = (0u32, 0u64);
         let mut mask = bt.regs[f];
         while mask != 0 {
             let number = mask.trailing_zeros();
             mask &= mask - 1;
-            let wants = frame.regs.get(number as usize).is_some_and(|r| r.ty.is_scalar() && !r.precise);
+            let wants = frame
+                .regs
+                .get(number as usize)
+                .is_some_and(|r| r.ty.is_scalar() && !r.precise);
             if wants {
                 new_regs |= 1 << number;
             }
@@ -365,7 +387,10 @@ fn mark_parent(
             let spi = mask.trailing_zeros();
             mask &= mask - 1;
             let Some(slot) = frame.stack.get(spi as usize) else {
-                return Err(Violation::bug(format_args!("stack slot {spi}, total slots {}", frame.stack.len())));
+                return Err(Violation::bug(format_args!(
+                    "stack slot {spi}, total slots {}",
+                    frame.stack.len()
+                )));
             };
             if slot.is_spilled_scalar() && !slot.spilled().precise {
                 new_slots |= 1 << spi;
@@ -404,15 +429,24 @@ fn mark_parent(
 /// All scalars of all checkpoints of a path become precise.
 pub(crate) fn mark_all_precise(log: &mut Log, states: &mut StateTable, start: &VerifierState) {
     if log.is_level2() {
-        vlog!(log, "mark_precise: frame{}: falling back to forcing all scalars precise\n", start.curframe);
+        vlog!(
+            log,
+            "mark_precise: frame{}: falling back to forcing all scalars precise\n",
+            start.curframe
+        );
     }
     let mut at = start.parent;
     while let Some(id) = at {
         let st = states.get_mut(id);
         for frameno in 0..=st.curframe {
             let frame = st.frame(frameno);
-            let misses = frame.regs[..10].iter().any(|r| r.ty.is_scalar() && !r.precise)
-                || frame.stack.iter().any(|s| s.is_spilled_scalar() && !s.spilled().precise);
+            let misses = frame.regs[..10]
+                .iter()
+                .any(|r| r.ty.is_scalar() && !r.precise)
+                || frame
+                    .stack
+                    .iter()
+                    .any(|s| s.is_spilled_scalar() && !s.spilled().precise);
             if !misses {
                 continue;
             }
@@ -421,7 +455,10 @@ pub(crate) fn mark_all_precise(log: &mut Log, states: &mut StateTable, start: &V
                 if reg.ty.is_scalar() && !reg.precise {
                     reg.precise = true;
                     if log.is_level2() {
-                        vlog!(log, "force_precise: frame{frameno}: forcing r{number} to be precise\n");
+                        vlog!(
+                            log,
+                            "force_precise: frame{frameno}: forcing r{number} to be precise\n"
+                        );
                     }
                 }
             }
@@ -430,7 +467,10 @@ pub(crate) fn mark_all_precise(log: &mut Log, states: &mut StateTable, start: &V
                     slot.spilled_mut().precise = true;
                     if log.is_level2() {
                         let off = -(8 * (spi as i64 + 1));
-                        vlog!(log, "force_precise: frame{frameno}: forcing fp{off} to be precise\n");
+                        vlog!(
+                            log,
+                            "force_precise: frame{frameno}: forcing fp{off} to be precise\n"
+                        );
                     }
                 }
             }
@@ -443,8 +483,13 @@ pub(crate) fn mark_all_precise(log: &mut Log, states: &mut StateTable, start: &V
 pub(crate) fn mark_all_imprecise(st: &mut VerifierState) {
     for frameno in 0..=st.curframe {
         let frame = st.frame(frameno);
-        let any = frame.regs[..10].iter().any(|r| r.ty.is_scalar() && r.precise)
-            || frame.stack.iter().any(|s| s.is_spilled_scalar() && s.spilled().precise);
+        let any = frame.regs[..10]
+            .iter()
+            .any(|r| r.ty.is_scalar() && r.precise)
+            || frame
+                .stack
+                .iter()
+                .any(|s| s.is_spilled_scalar() && s.spilled().precise);
         if !any {
             continue;
         }
@@ -503,7 +548,11 @@ fn sync_linked(bt: &mut BacktrackState, hist: Option<&JmpHistoryEntry>) {
     let linked = LinkedRegs::unpack(hist.linked_regs);
     let wanted = linked.as_slice().iter().any(|r| {
         let f = r.frame as usize;
-        if r.is_reg { bt.regs[f] & 1 << r.index != 0 } else { bt.slots[f] & 1 << r.index != 0 }
+        if r.is_reg {
+            bt.regs[f] & 1 << r.index != 0
+        } else {
+            bt.slots[f] & 1 << r.index != 0
+        }
     });
     if !wanted {
         return;
@@ -550,7 +599,9 @@ fn backtrack_insn(
         }
         Slot::SecondHalf | Slot::Bad(_) => return Ok(Step::Done),
     };
-    let stack_access = hist.filter(|h| h.flags.has(HistFlags::STACK_ACCESS)).map(|h| h.flags);
+    let stack_access = hist
+        .filter(|h| h.flags.has(HistFlags::STACK_ACCESS))
+        .map(|h| h.flags);
     match insn {
         Insn::Alu { op, dst, src, .. } => {
             if !bt.has(*dst) {
@@ -580,26 +631,39 @@ fn backtrack_insn(
             }
             return Ok(Step::Done);
         }
-        Insn::Load { dst, .. } | Insn::Atomic { op: AtomicOp::LoadAcquire, dst, .. } => {
+        Insn::Load { dst, .. }
+        | Insn::Atomic {
+            op: AtomicOp::LoadAcquire,
+            dst,
+            ..
+        } => {
             if !bt.has(*dst) {
                 return Ok(Step::Done);
             }
             bt.clear(*dst);
-            let Some(flags) = stack_access else { return Ok(Step::Done) };
+            let Some(flags) = stack_access else {
+                return Ok(Step::Done);
+            };
             bt.set_frame_slot(flags.frame(), flags.spi());
         }
         Insn::Store { dst, .. } | Insn::Atomic { dst, .. } => {
             if bt.has(*dst) {
                 return Ok(Step::GiveUp);
             }
-            let Some(flags) = stack_access else { return Ok(Step::Done) };
+            let Some(flags) = stack_access else {
+                return Ok(Step::Done);
+            };
             let (frame, bit) = (flags.frame() as usize, 1u64 << flags.spi());
             if bt.slots[frame] & bit == 0 {
                 return Ok(Step::Done);
             }
             bt.slots[frame] &= !bit;
             match insn {
-                Insn::Store { src: Operand::Reg(src), .. } | Insn::Atomic { src, .. } => bt.set(*src),
+                Insn::Store {
+                    src: Operand::Reg(src),
+                    ..
+                }
+                | Insn::Atomic { src, .. } => bt.set(*src),
                 _ => {}
             }
         }
@@ -610,16 +674,25 @@ fn backtrack_insn(
             };
             if facts.subprogs[subprog as usize].linkage == Linkage::Global {
                 if bt.reg_mask() & ARGS != 0 {
-                    return Err(Violation::bug(format_args!("global subprog unexpected regs {:x}", bt.reg_mask())));
+                    return Err(Violation::bug(format_args!(
+                        "global subprog unexpected regs {:x}",
+                        bt.reg_mask()
+                    )));
                 }
                 bt.clear(Reg::R0);
                 return Ok(Step::Done);
             }
             if bt.reg_mask() & !ARGS != 0 {
-                return Err(Violation::bug(format_args!("static subprog unexpected regs {:x}", bt.reg_mask())));
+                return Err(Violation::bug(format_args!(
+                    "static subprog unexpected regs {:x}",
+                    bt.reg_mask()
+                )));
             }
             if bt.slot_mask() != 0 {
-                return Err(Violation::bug(format_args!("static subprog leftover stack slots {:x}", bt.slot_mask())));
+                return Err(Violation::bug(format_args!(
+                    "static subprog leftover stack slots {:x}",
+                    bt.slot_mask()
+                )));
             }
             let args = bt.reg_mask();
             bt.regs[bt.frame as usize] = 0;
@@ -630,10 +703,16 @@ fn backtrack_insn(
         Insn::Call(target) => {
             if facts.has_flag(idx, InsnFlags::CALLS_CALLBACK) && i64::from(idx) != subseq_idx - 1 {
                 if bt.reg_mask() & !ARGS != 0 {
-                    return Err(Violation::bug(format_args!("callback unexpected regs {:x}", bt.reg_mask())));
+                    return Err(Violation::bug(format_args!(
+                        "callback unexpected regs {:x}",
+                        bt.reg_mask()
+                    )));
                 }
                 if bt.slot_mask() != 0 {
-                    return Err(Violation::bug(format_args!("callback leftover stack slots {:x}", bt.slot_mask())));
+                    return Err(Violation::bug(format_args!(
+                        "callback leftover stack slots {:x}",
+                        bt.slot_mask()
+                    )));
                 }
                 bt.regs[bt.frame as usize] = 0;
                 bt.leave()?;
@@ -644,7 +723,10 @@ fn backtrack_insn(
             }
             bt.clear(Reg::R0);
             if bt.reg_mask() & ARGS != 0 {
-                return Err(Violation::bug(format_args!("backtracking call unexpected regs {:x}", bt.reg_mask())));
+                return Err(Violation::bug(format_args!(
+                    "backtracking call unexpected regs {:x}",
+                    bt.reg_mask()
+                )));
             }
             if let CallTarget::Helper(id) = target
                 && *id == FuncId::TailCall.raw() as i32
@@ -659,11 +741,19 @@ fn backtrack_insn(
                 bt.regs[bt.frame as usize] &= !ARGS;
             }
             if bt.reg_mask() & ARGS != 0 {
-                return Err(Violation::bug(format_args!("backtracking exit unexpected regs {:x}", bt.reg_mask())));
+                return Err(Violation::bug(format_args!(
+                    "backtracking exit unexpected regs {:x}",
+                    bt.reg_mask()
+                )));
             }
-            let from_subprog = subseq.and_then(|next| next.checked_sub(1)).is_some_and(|call| {
-                matches!(facts.slots[call as usize], Slot::Insn(Insn::Call(CallTarget::Subprog(_))))
-            });
+            let from_subprog = subseq
+                .and_then(|next| next.checked_sub(1))
+                .is_some_and(|call| {
+                    matches!(
+                        facts.slots[call as usize],
+                        Slot::Insn(Insn::Call(CallTarget::Subprog(_)))
+                    )
+                });
             let r0_precise = from_subprog && bt.has(Reg::R0);
             bt.clear(Reg::R0);
             bt.enter()?;
@@ -672,7 +762,11 @@ fn backtrack_insn(
             }
             return Ok(Step::Done);
         }
-        Insn::Jmp { dst, src: Operand::Reg(src), .. } => {
+        Insn::Jmp {
+            dst,
+            src: Operand::Reg(src),
+            ..
+        } => {
             if !bt.has(*dst) && !bt.has(*src) {
                 return Ok(Step::Done);
             }
@@ -684,7 +778,13 @@ fn backtrack_insn(
                 bt.set(*dst);
             }
         }
-        Insn::Jmp { src: Operand::Imm(_), .. } | Insn::Ja { .. } | Insn::Jal { .. } | Insn::MayGoto { .. } => {}
+        Insn::Jmp {
+            src: Operand::Imm(_),
+            ..
+        }
+        | Insn::Ja { .. }
+        | Insn::Jal { .. }
+        | Insn::MayGoto { .. } => {}
         Insn::LoadImm64 { dst, .. } => bt.clear(*dst),
         Insn::LoadAbs { .. } | Insn::LoadInd { .. } => {
             if !bt.has(Reg::R0) {

@@ -20,11 +20,14 @@ use crate::states::StateTable;
 pub(crate) enum Slot {
     Insn(Insn),
     /// A two-slot load with its operand resolved.
-    LoadImm64 { dst: Reg, value: LdImm64 },
+    LoadImm64 {
+        dst: Reg,
+        value: LdImm64,
+    },
     /// The second slot of a two-slot load.
     SecondHalf,
     /// An encoding the decoder refuses; rejected when (and only when) a path reaches it.
-    Bad(DecodeError),
+    Bad(#[expect(dead_code, reason = "shown by Debug only")] DecodeError),
 }
 
 /// What a two-slot load loads.
@@ -32,12 +35,23 @@ pub(crate) enum Slot {
 pub(crate) enum LdImm64 {
     Value(u64),
     Map(MapIdx),
-    MapValue { map: MapIdx, off: u32 },
+    MapValue {
+        map: MapIdx,
+        off: u32,
+    },
     /// A kernel variable of a BTF type, or (`mem_size`) memory.
-    BtfVar { btf: BtfIdx, id: TypeId, percpu: bool },
-    KernelMem { size: u32 },
+    BtfVar {
+        btf: BtfIdx,
+        id: TypeId,
+        percpu: bool,
+    },
+    KernelMem {
+        size: u32,
+    },
     /// Address of a subprogram.
-    Func { subprog: u32 },
+    Func {
+        subprog: u32,
+    },
 }
 
 /// Properties of an instruction found before exploration.
@@ -85,8 +99,6 @@ pub(crate) struct Subprog {
     pub(crate) might_sleep: bool,
     /// Handler of exceptions.
     pub(crate) is_exception_cb: bool,
-    /// Bytes of stack at the bottom that fastcall spills alone use; see `fastcall`.
-    pub(crate) fastcall_stack_off: i16,
     /// First index of the function in `Facts::postorder`.
     pub(crate) postorder_start: u32,
 }
@@ -159,16 +171,13 @@ impl Facts {
         &self.btfs[idx.0 as usize]
     }
 
-    /// The function that contains a slot.
-    #[inline]
-    pub(crate) fn subprog_of(&self, insn_idx: u32) -> u32 {
-        (self.subprogs.partition_point(|s| s.start <= insn_idx) as u32).saturating_sub(1)
-    }
-
     /// The function that starts at a slot.
     #[inline]
     pub(crate) fn subprog_at(&self, insn_idx: u32) -> Option<u32> {
-        self.subprogs.binary_search_by_key(&insn_idx, |s| s.start).ok().map(|i| i as u32)
+        self.subprogs
+            .binary_search_by_key(&insn_idx, |s| s.start)
+            .ok()
+            .map(|i| i as u32)
     }
 
     #[inline]
@@ -182,8 +191,6 @@ impl Facts {
 pub(crate) struct Permits {
     /// CAP_BPF.
     pub(crate) bpf_capable: bool,
-    /// CAP_PERFMON.
-    pub(crate) perfmon: bool,
     pub(crate) allow_ptr_leaks: bool,
     pub(crate) allow_uninit_stack: bool,
     pub(crate) bypass_spec_v1: bool,
@@ -261,10 +268,8 @@ pub(crate) struct Env<'a> {
     pub(crate) max_ctx_offset: u32,
     pub(crate) max_pkt_offset: u32,
     pub(crate) max_tp_access: u32,
-    pub(crate) changes_pkt_data: bool,
     pub(crate) seen_direct_write: bool,
     pub(crate) seen_exception: bool,
-    pub(crate) has_tail_call: bool,
     /// Clamps of pointer arithmetic depend on exact numbers: pruning must not take ranges for one another.
     pub(crate) explore_alu_limits: bool,
     /// The attach type binds links of the program.
@@ -336,4 +341,3 @@ impl<'a> Env<'a> {
         !self.permits.allow_ptr_leaks && reg.ty.base != RegBase::Scalar
     }
 }
-

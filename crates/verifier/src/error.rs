@@ -39,7 +39,12 @@ impl Violation {
     /// A rule with its text.
     #[cold]
     pub(crate) fn new(errno: Errno, text: String) -> Box<Self> {
-        Box::new(Violation { errno, text, kind: RejectKind::Rule, unterminated: false })
+        Box::new(Violation {
+            errno,
+            text,
+            kind: RejectKind::Rule,
+            unterminated: false,
+        })
     }
 
     /// A rule whose text the kernel does not end with a newline.

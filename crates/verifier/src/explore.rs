@@ -52,9 +52,18 @@ pub(crate) fn push_path<'e>(
     let mut state = env.cur.clone();
     state.speculative |= speculation == Speculation::Yes;
     let log_position = env.log.position();
-    env.worklist.push(Pending { state, insn_idx, prev_insn_idx, log_position });
+    env.worklist.push(Pending {
+        state,
+        insn_idx,
+        prev_insn_idx,
+        log_position,
+    });
     if env.worklist.len() as u32 > JMP_SEQ_MAX {
-        reject!(EFAULT, "The sequence of {} jumps is too complex.", env.worklist.len());
+        reject!(
+            EFAULT,
+            "The sequence of {} jumps is too complex.",
+            env.worklist.len()
+        );
     }
     if let Some(parent) = env.cur.parent {
         env.states.get_mut(parent).branches += 1;
@@ -67,7 +76,9 @@ pub(crate) fn push_path<'e>(
 
 /// Makes the newest waiting path the current one; `false` if none waits.
 fn pop_path(env: &mut Env<'_>) -> bool {
-    let Some(pending) = env.worklist.pop() else { return false };
+    let Some(pending) = env.worklist.pop() else {
+        return false;
+    };
     env.cur = pending.state;
     if !env.log.is_level2() {
         env.log.reset_to(pending.log_position);
@@ -87,11 +98,19 @@ pub(crate) fn explore(env: &mut Env<'_>) -> Check {
         env.cur_hist = None;
         let insn_idx = env.insn_idx;
         if insn_idx as usize >= insn_count {
-            reject!(EFAULT, "invalid insn idx {} insn_cnt {insn_count}", insn_idx as i32);
+            reject!(
+                EFAULT,
+                "invalid insn idx {} insn_cnt {insn_count}",
+                insn_idx as i32
+            );
         }
         env.insn_processed += 1;
         if env.insn_processed > PROCESSED_INSNS_MAX {
-            reject!(E2BIG, "BPF program is too large. Processed {} insn", env.insn_processed);
+            reject!(
+                E2BIG,
+                "BPF program is too large. Processed {} insn",
+                env.insn_processed
+            );
         }
         env.cur.last_insn_idx = env.prev_insn_idx;
         env.cur.insn_idx = insn_idx;
@@ -146,7 +165,9 @@ pub(crate) fn explore(env: &mut Env<'_>) -> Check {
                 Next::PathEnd
             }
         };
-        let stopped = env.cur.speculative && env.aux[insn_idx as usize].nospec_result && next != Next::PathEnd;
+        let stopped = env.cur.speculative
+            && env.aux[insn_idx as usize].nospec_result
+            && next != Next::PathEnd;
         if next == Next::PathEnd || stopped {
             if !end_path(env)? {
                 return Ok(());
@@ -161,7 +182,10 @@ pub(crate) fn explore(env: &mut Env<'_>) -> Check {
 /// Instructions that may write the stack, or lead into another frame.
 #[inline]
 fn may_write_stack(slot: &Slot) -> bool {
-    matches!(slot, Slot::Insn(Insn::Store { .. } | Insn::Atomic { .. } | Insn::Call(_) | Insn::Exit))
+    matches!(
+        slot,
+        Slot::Insn(Insn::Store { .. } | Insn::Atomic { .. } | Insn::Call(_) | Insn::Exit)
+    )
 }
 
 fn log_pruned(env: &mut Env<'_>, print_state: bool) {
@@ -205,7 +229,11 @@ fn log_before(env: &mut Env<'_>, print_state: &mut bool) {
 }
 
 fn speculative_words(speculative: bool) -> &'static str {
-    if speculative { " (speculative execution)" } else { "" }
+    if speculative {
+        " (speculative execution)"
+    } else {
+        ""
+    }
 }
 
 /// Prints what a violation says.
@@ -219,7 +247,9 @@ pub(crate) fn log_violation(env: &mut Env<'_>, violation: &Violation) {
 /// Whether a barrier before the instruction would make a speculative path end there.
 fn is_recoverable(violation: &Violation) -> bool {
     violation.kind == RejectKind::Rule
-        && (violation.errno == Errno::EPERM || violation.errno == Errno::EACCES || violation.errno == Errno::EINVAL)
+        && (violation.errno == Errno::EPERM
+            || violation.errno == Errno::EACCES
+            || violation.errno == Errno::EINVAL)
 }
 
 /// Instructions that only speculation reaches are not "seen": they are removed as dead code if nothing else comes here.
@@ -250,7 +280,12 @@ fn check_insn(env: &mut Env<'_>) -> Check<Next> {
         }
         Slot::Insn(insn) => return check_decoded(env, insn),
         Slot::SecondHalf => reject!(EINVAL, "invalid BPF_LD mode"),
-        Slot::Bad(_) => return Err(check::encoding::bad_encoding(env, facts.raw[insn_idx as usize])),
+        Slot::Bad(_) => {
+            return Err(check::encoding::bad_encoding(
+                env,
+                facts.raw[insn_idx as usize],
+            ));
+        }
     }
     env.insn_idx = env.insn_idx.wrapping_add(1);
     Ok(Next::Continue)
@@ -264,7 +299,10 @@ fn check_decoded(env: &mut Env<'_>, insn: &Insn) -> Check<Next> {
         | Insn::Endian { .. }
         | Insn::AddrSpaceCast { .. } => check::alu::check_alu_op(env, insn)?,
         Insn::Load { .. } => check::mem::check_load(env, insn)?,
-        Insn::Store { src: Operand::Reg(_), .. } => check::mem::check_store_reg(env, insn)?,
+        Insn::Store {
+            src: Operand::Reg(_),
+            ..
+        } => check::mem::check_store_reg(env, insn)?,
         Insn::Store { .. } => check::mem::check_store_imm(env, insn)?,
         Insn::Atomic { .. } => check::atomic::check_atomic(env, insn)?,
         Insn::LoadAbs { .. } | Insn::LoadInd { .. } => check::ld_abs::check_ld_abs(env, insn)?,
@@ -291,7 +329,11 @@ fn check_decoded(env: &mut Env<'_>, insn: &Insn) -> Check<Next> {
             return check::exit::check_exit(env, check::exit::ExitKind::Insn);
         }
         Insn::LoadImm64 { .. } | Insn::Internal(_) => {
-            reject!(EINVAL, "unknown opcode {:02x}", env.facts.raw[env.insn_idx as usize].code)
+            reject!(
+                EINVAL,
+                "unknown opcode {:02x}",
+                env.facts.raw[env.insn_idx as usize].code
+            )
         }
     }
     env.insn_idx = env.insn_idx.wrapping_add(1);
@@ -308,7 +350,10 @@ fn check_call(env: &mut Env<'_>, target: CallTarget) -> Check<Next> {
             }
         };
         if !allowed {
-            reject!(EINVAL, "function calls are not allowed while holding a lock");
+            reject!(
+                EINVAL,
+                "function calls are not allowed while holding a lock"
+            );
         }
     }
     match target {
@@ -344,28 +389,46 @@ fn check_ld_imm64(env: &mut Env<'_>, dst: Reg, value: &LdImm64) -> Check {
         LdImm64::Map(map) => {
             let info = facts.map(map);
             if info.map_type == ring3_uapi::MapType::Arena {
-                RegState { ty: RegType::of(RegBase::PtrToArena), ..RegState::UNKNOWN_SCALAR }
+                RegState {
+                    ty: RegType::of(RegBase::PtrToArena),
+                    ..RegState::UNKNOWN_SCALAR
+                }
             } else {
-                RegState::pointer(RegType::of(RegBase::ConstPtrToMap), Extra::Map { map, uid: 0 })
+                RegState::pointer(
+                    RegType::of(RegBase::ConstPtrToMap),
+                    Extra::Map { map, uid: 0 },
+                )
             }
         }
         LdImm64::MapValue { map, off } => {
             let info = facts.map(map);
             if info.map_type == ring3_uapi::MapType::Arena {
-                RegState { ty: RegType::of(RegBase::PtrToArena), ..RegState::UNKNOWN_SCALAR }
+                RegState {
+                    ty: RegType::of(RegBase::PtrToArena),
+                    ..RegState::UNKNOWN_SCALAR
+                }
             } else {
                 let mut reg = RegState::pointer(RegType::MAP_VALUE, Extra::Map { map, uid: 0 });
                 reg.off = off as i32;
                 if info.max_entries != 1 {
-                    return Err(Violation::bug("ldimm64 of a map value with more than one entry"));
+                    return Err(Violation::bug(
+                        "ldimm64 of a map value with more than one entry",
+                    ));
                 }
                 // `id` stays 0: a spin lock in a global variable has no id of its own.
                 reg
             }
         }
         LdImm64::BtfVar { btf, id, percpu } => {
-            let flags = if percpu { TypeFlags::MEM_PERCPU } else { TypeFlags::NONE };
-            RegState::pointer(RegType::of(RegBase::PtrToBtfId).with(flags), Extra::Btf { btf, id })
+            let flags = if percpu {
+                TypeFlags::MEM_PERCPU
+            } else {
+                TypeFlags::NONE
+            };
+            RegState::pointer(
+                RegType::of(RegBase::PtrToBtfId).with(flags),
+                Extra::Btf { btf, id },
+            )
         }
         LdImm64::KernelMem { size } => RegState::pointer(
             RegType::of(RegBase::PtrToMem).with(TypeFlags::MEM_RDONLY),

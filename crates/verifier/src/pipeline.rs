@@ -1,6 +1,5 @@
 //! The passes in order. What each finds is a value; exploration gets them together as [`Facts`].
 
-use alloc::borrow::Cow;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::Cell;
@@ -15,11 +14,15 @@ use ring3_uapi::limits::{PROG_INSNS_MAX, PROG_INSNS_MAX_UNPRIVILEGED};
 use crate::attach::{Effects, check_attach, resolved_prog_type};
 use crate::call_traits::{CallTraits, KernelCalls};
 use crate::cfg::{CfgInput, CfgNote, check_cfg};
-use crate::check::encoding::without_ignored_fields;
 use crate::check::call::subprog::{FuncArg, prepare_func_args, set_global_args};
-use crate::check_btf::{FuncInfo, apply_core_relos, check_func_info, check_func_info_early, check_line_info};
-use crate::env::{Env, Facts, LdImm64, Linkage, Modes, Permits, Scratch, Slot, Subprog, SubprogAux};
-use crate::error::{Check, RejectKind, VerifierError, Violation, reject, unjudged};
+use crate::check::encoding::without_ignored_fields;
+use crate::check_btf::{
+    FuncInfo, apply_core_relos, check_func_info, check_func_info_early, check_line_info,
+};
+use crate::env::{
+    Env, Facts, LdImm64, Linkage, Modes, Permits, Scratch, Slot, Subprog, SubprogAux,
+};
+use crate::error::{Check, RejectKind, VerifierError, Violation, reject};
 use crate::explore::{explore, log_violation};
 use crate::fastcall::{mark_fastcall_patterns, remove_fastcall_spills_fills};
 use crate::fixups::{FixupInput, Outcome, fixup};
@@ -39,7 +42,11 @@ use crate::subprogs::{SubprogInput, check_subprogs, find_subprogs, name_subprogs
 ///
 /// # Errors
 /// The rule that the program breaks; [`RejectKind::Unjudged`] where this verifier cannot tell.
-pub fn verify(req: &LoadRequest, registry: &Registry, log: &mut Log) -> Result<VerifiedProgram, VerifierError> {
+pub fn verify(
+    req: &LoadRequest,
+    registry: &Registry,
+    log: &mut Log,
+) -> Result<VerifiedProgram, VerifierError> {
     let mut at = None;
     match run(req, registry, log, &mut at) {
         Ok(program) => Ok(program),
@@ -56,7 +63,6 @@ fn permits_of(req: &LoadRequest) -> Permits {
     let perfmon = req.privilege.may_perfmon();
     Permits {
         bpf_capable: req.privilege.may_bpf(),
-        perfmon,
         allow_ptr_leaks: perfmon,
         allow_uninit_stack: perfmon,
         bypass_spec_v1: perfmon,
@@ -76,7 +82,11 @@ fn modes_of(req: &LoadRequest, permits: Permits) -> Modes {
 
 /// The size that BPF_PROG_LOAD accepts, before anything is said.
 fn check_size(req: &LoadRequest, permits: Permits) -> Check {
-    let most = if permits.bpf_capable { PROG_INSNS_MAX } else { PROG_INSNS_MAX_UNPRIVILEGED };
+    let most = if permits.bpf_capable {
+        PROG_INSNS_MAX
+    } else {
+        PROG_INSNS_MAX_UNPRIVILEGED
+    };
     if req.insns.is_empty() || req.insns.len() > most {
         return Err(Violation::silent(Errno::E2BIG));
     }
@@ -118,8 +128,16 @@ fn run(
     }
     // Rewrites remove functions and use stack of their own.
     let depths: Vec<u32> = match &result {
-        Ok(program) => program.subprogs.iter().map(|subprog| subprog.stack_bytes).collect(),
-        Err(_) => env.subprog_aux.iter().map(|aux| u32::from(aux.stack_depth)).collect(),
+        Ok(program) => program
+            .subprogs
+            .iter()
+            .map(|subprog| subprog.stack_bytes)
+            .collect(),
+        Err(_) => env
+            .subprog_aux
+            .iter()
+            .map(|aux| u32::from(aux.stack_depth))
+            .collect(),
     };
     log_stats(env.log, &depths, &env.states, env.insn_processed);
     result
@@ -183,7 +201,13 @@ fn prepare(
     btfs.extend(req.kernel_btf.clone());
     btfs.extend(prog_btf.clone());
     let (maps, inner_map) = map_table(req);
-    let input = ResolveInput { req, insns: &insns, subprogs: &subprogs.list, btfs: &btfs, prog_type };
+    let input = ResolveInput {
+        req,
+        insns: &insns,
+        subprogs: &subprogs.list,
+        btfs: &btfs,
+        prog_type,
+    };
     let resolved = resolve_ld_imm64(&input, announced)?;
 
     let kernel_calls = KernelCalls {
@@ -225,7 +249,11 @@ fn prepare(
         gpl_compatible: req.is_gpl_compatible(),
         hides_pointers: !permits.allow_ptr_leaks,
         exception_cb: subprogs.exception_cb,
-        attach: crate::attach::AttachFacts { prog_type, expected_attach_type, target: None },
+        attach: crate::attach::AttachFacts {
+            prog_type,
+            expected_attach_type,
+            target: None,
+        },
     };
     if let (Err(_), Some(CfgNote::BackEdge { from, to })) = (&flags, note) {
         let mut prev = None;
@@ -240,10 +268,16 @@ fn prepare(
     if log.is_level2() {
         let facts = &facts;
         // Writing to the sink cannot fail.
-        let _ = write_live_regs(log, &facts.raw, &facts.live_regs, &facts.scc, &mut |log, idx| {
-            log_insn(log, facts, idx);
-            Ok(())
-        });
+        let _ = write_live_regs(
+            log,
+            &facts.raw,
+            &facts.live_regs,
+            &facts.scc,
+            &mut |log, idx| {
+                log_insn(log, facts, idx);
+                Ok(())
+            },
+        );
     }
     facts.fastcall = mark_fastcall_patterns(&facts.raw, &facts.subprogs, &calls);
     Ok(facts)
@@ -289,7 +323,10 @@ fn map_table(req: &LoadRequest) -> (Vec<Arc<MapInfo>>, Vec<Option<MapIdx>>) {
 }
 
 fn decode_slots(insns: &[RawInsn], loads: &[Option<LdImm64>]) -> Vec<Slot> {
-    let insns: Vec<RawInsn> = insns.iter().map(|&insn| without_ignored_fields(insn)).collect();
+    let insns: Vec<RawInsn> = insns
+        .iter()
+        .map(|&insn| without_ignored_fields(insn))
+        .collect();
     let insns = insns.as_slice();
     let mut slots = Vec::with_capacity(insns.len());
     while slots.len() < insns.len() {
@@ -303,7 +340,9 @@ fn decode_slots(insns: &[RawInsn], loads: &[Option<LdImm64>]) -> Vec<Slot> {
             Ok((insn, _)) => slots.push(Slot::Insn(insn)),
             Err(error) => {
                 // The kernel does not look at the second immediate of a function's address.
-                let resolved = loads[at].filter(|_| insns[at].off == 0).zip(ring3_isa::Reg::new(insns[at].dst()));
+                let resolved = loads[at]
+                    .filter(|_| insns[at].off == 0)
+                    .zip(ring3_isa::Reg::new(insns[at].dst()));
                 slots.push(match resolved {
                     Some((value, dst)) => Slot::LoadImm64 { dst, value },
                     None => Slot::Bad(error),
@@ -355,10 +394,8 @@ fn new_env<'a>(
         max_ctx_offset: 0,
         max_pkt_offset: 0,
         max_tp_access: 0,
-        changes_pkt_data: false,
         seen_direct_write: false,
         seen_exception: false,
-        has_tail_call: false,
         explore_alu_limits: false,
         enforce_expected_attach_type: false,
         scratch: Scratch::default(),
@@ -387,7 +424,10 @@ fn explore_all(env: &mut Env<'_>) -> Check {
             explore_function(env, index as u32)?;
             if env.log.is_level() {
                 let name = &facts.subprogs[index].name;
-                vlog!(env.log, "Func#{index} ('{name}') is safe for any args that match its prototype\n");
+                vlog!(
+                    env.log,
+                    "Func#{index} ('{name}') is safe for any args that match its prototype\n"
+                );
             }
             env.subprog_aux[index].verified = true;
             found = true;

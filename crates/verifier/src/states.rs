@@ -26,7 +26,9 @@ use crate::error::{Check, Violation};
 use crate::limits::{JMP_HISTORY_SOFT_MAX, STATES_MAX};
 use crate::log::insn::log_source_line;
 use crate::log::state::{Which, write_state};
-use crate::state::{Extra, HistFlags, IterState, RegState, SharedReg, SlotType, StateId, VerifierState};
+use crate::state::{
+    Extra, HistFlags, IterState, RegState, SharedReg, SlotType, StateId, VerifierState,
+};
 
 use equal::Exactness;
 
@@ -56,7 +58,10 @@ pub(crate) struct StateTable {
 
 impl StateTable {
     pub(crate) fn new(insn_count: usize) -> Self {
-        StateTable { buckets: alloc::vec![Vec::new(); insn_count.max(1)], ..StateTable::default() }
+        StateTable {
+            buckets: alloc::vec![Vec::new(); insn_count.max(1)],
+            ..StateTable::default()
+        }
     }
 
     /// The checkpoint; ids come from this table and name live ones while a path refers to them.
@@ -82,7 +87,12 @@ impl StateTable {
     }
 
     fn insert(&mut self, bucket: usize, state: VerifierState) -> StateId {
-        let stored = Some(Box::new(Stored { state, misses: 0, hits: 0, evicted: false }));
+        let stored = Some(Box::new(Stored {
+            state,
+            misses: 0,
+            hits: 0,
+            evicted: false,
+        }));
         let id = match self.free.pop() {
             Some(index) => {
                 self.arena[index as usize] = stored;
@@ -103,13 +113,16 @@ impl StateTable {
     }
 
     fn update_peak(&mut self) {
-        self.peak = self.peak.max(self.stored + self.evicted + self.scc.backedges);
+        self.peak = self
+            .peak
+            .max(self.stored + self.evicted + self.scc.backedges);
     }
 
     fn free_if_done(&mut self, facts: &Facts, id: StateId) {
         let stored = self.stored_mut(id);
         // Back-edges may still refer to it.
-        if stored.evicted && stored.state.branches == 0 && !scc::has_open_backedges(facts, self, id) {
+        if stored.evicted && stored.state.branches == 0 && !scc::has_open_backedges(facts, self, id)
+        {
             self.arena[id.0 as usize] = None;
             self.free.push(id.0);
             self.evicted -= 1;
@@ -144,7 +157,9 @@ pub(crate) fn check_state_visited(env: &mut Env<'_>) -> Check<Visit> {
     let insn_idx = env.insn_idx;
     let facts = env.facts;
     let force_checkpoint = facts.has_flag(insn_idx, InsnFlags::FORCE_CHECKPOINT);
-    let force_new = env.modes.test_state_freq || force_checkpoint || env.cur.history.len() > JMP_HISTORY_SOFT_MAX;
+    let force_new = env.modes.test_state_freq
+        || force_checkpoint
+        || env.cur.history.len() > JMP_HISTORY_SOFT_MAX;
     let jmps = env.jmps_processed - env.prev_jmps_processed;
     let insns = env.insn_processed - env.prev_insn_processed;
     let mut add_new = force_new || jmps >= 2 && insns >= 8;
@@ -178,7 +193,11 @@ pub(crate) fn check_state_visited(env: &mut Env<'_>) -> Check<Visit> {
         if add_new {
             stored.misses += 1;
         }
-        let patience = if force_checkpoint && stored.state.branches > 0 { 64 } else { 3 };
+        let patience = if force_checkpoint && stored.state.branches > 0 {
+            64
+        } else {
+            3
+        };
         if stored.misses > stored.hits * patience + patience {
             stored.evicted = true;
             env.states.buckets[bucket].remove(index);
@@ -235,8 +254,16 @@ fn compare(env: &mut Env<'_>, id: StateId, insn_idx: u32, in_loop: &mut bool) ->
     let old = env.states.get(id);
     if old.branches == 0 {
         *in_loop = scc::has_open_backedges(env.facts, &env.states, id);
-        let exactness = if *in_loop { Exactness::RangeWithin } else { Exactness::NotExact };
-        return Ok(if equal::states_equal(env, id, exactness) { Found::Covers } else { Found::Differs });
+        let exactness = if *in_loop {
+            Exactness::RangeWithin
+        } else {
+            Exactness::NotExact
+        };
+        return Ok(if equal::states_equal(env, id, exactness) {
+            Found::Covers
+        } else {
+            Found::Differs
+        });
     }
     let frame = old.cur_frame();
     if frame.in_async_callback_fn && frame.async_entry_cnt != env.cur.cur_frame().async_entry_cnt {
@@ -282,7 +309,13 @@ fn infinite_loop(env: &mut Env<'_>, id: StateId, insn_idx: u32) -> Box<Violation
     // Writing to a String cannot fail.
     let _ = write_state(&mut text, env.facts, &env.cur, env.cur.curframe, Which::All);
     let _ = write!(text, "old state:");
-    let _ = write_state(&mut text, env.facts, env.states.get(id), env.cur.curframe, Which::All);
+    let _ = write_state(
+        &mut text,
+        env.facts,
+        env.states.get(id),
+        env.cur.curframe,
+        Which::All,
+    );
     let trimmed = text.trim_end_matches('\n').len();
     text.truncate(trimmed);
     Violation::new(ring3_uapi::Errno::EINVAL, text)
@@ -291,12 +324,21 @@ fn infinite_loop(env: &mut Env<'_>, id: StateId, insn_idx: u32) -> Box<Violation
 /// The iterator that r1 of an `iter_next` call points to.
 fn current_iter_is_active(env: &Env<'_>) -> bool {
     let reg = env.cur.reg(ring3_isa::Reg::R1);
-    let Some(off) = reg.const_offset() else { return false };
-    let Ok(spi) = usize::try_from((-off - 1) / 8) else { return false };
-    let Some(frame) = env.cur.get_frame(reg.frameno) else { return false };
+    let Some(off) = reg.const_offset() else {
+        return false;
+    };
+    let Ok(spi) = usize::try_from((-off - 1) / 8) else {
+        return false;
+    };
+    let Some(frame) = env.cur.get_frame(reg.frameno) else {
+        return false;
+    };
     matches!(
         frame.stack.get(spi).map(|slot| slot.spilled().extra),
-        Some(Extra::Iter { state: IterState::Active, .. })
+        Some(Extra::Iter {
+            state: IterState::Active,
+            ..
+        })
     )
 }
 
@@ -311,21 +353,42 @@ fn may_be_looping(old: &VerifierState, cur: &VerifierState) -> bool {
             && a.ref_obj_id == b.ref_obj_id
     };
     old.curframe == cur.curframe
-        && old.cur_frame().regs.iter().zip(&cur.cur_frame().regs).all(|(a, b)| a.is_same(b) || same(a, b))
+        && old
+            .cur_frame()
+            .regs
+            .iter()
+            .zip(&cur.cur_frame().regs)
+            .all(|(a, b)| a.is_same(b) || same(a, b))
 }
 
 fn iter_depths_differ(old: &VerifierState, cur: &VerifierState) -> bool {
     (0..=old.curframe).rev().any(|frameno| {
-        old.frame(frameno).stack.iter().enumerate().any(|(spi, slot)| {
-            if slot.types[0] != SlotType::Iter {
-                return false;
-            }
-            let Extra::Iter { state: IterState::Active, depth, .. } = slot.spilled().extra else { return false };
-            match cur.frame(frameno).stack.get(spi).map(|slot| slot.spilled().extra) {
-                Some(Extra::Iter { depth: other, .. }) => other != depth,
-                _ => true,
-            }
-        })
+        old.frame(frameno)
+            .stack
+            .iter()
+            .enumerate()
+            .any(|(spi, slot)| {
+                if slot.types[0] != SlotType::Iter {
+                    return false;
+                }
+                let Extra::Iter {
+                    state: IterState::Active,
+                    depth,
+                    ..
+                } = slot.spilled().extra
+                else {
+                    return false;
+                };
+                match cur
+                    .frame(frameno)
+                    .stack
+                    .get(spi)
+                    .map(|slot| slot.spilled().extra)
+                {
+                    Some(Extra::Iter { depth: other, .. }) => other != depth,
+                    _ => true,
+                }
+            })
     })
 }
 
@@ -335,7 +398,14 @@ fn hit(env: &mut Env<'_>, id: StateId, insn_idx: u32, in_loop: bool) -> Check {
     if env.facts.has_flag(insn_idx, InsnFlags::JMP_POINT) {
         push_jmp_history(env, HistFlags::NONE, 0);
     }
-    scc::propagate_precision(env.facts, env.log, &mut env.states, &mut env.scratch.backtrack, id, &env.cur)?;
+    scc::propagate_precision(
+        env.facts,
+        env.log,
+        &mut env.states,
+        &mut env.scratch.backtrack,
+        id,
+        &env.cur,
+    )?;
     if in_loop {
         let mut state = env.cur.clone();
         state.equal_state = Some(id);
@@ -350,7 +420,11 @@ fn clean_live_states(env: &mut Env<'_>, bucket: usize, insn_idx: u32) {
     for index in (0..env.states.buckets[bucket].len()).rev() {
         let id = env.states.buckets[bucket][index];
         let st = env.states.get(id);
-        if st.branches != 0 || st.insn_idx != insn_idx || st.cleaned || !same_callsites(st, &env.cur) {
+        if st.branches != 0
+            || st.insn_idx != insn_idx
+            || st.cleaned
+            || !same_callsites(st, &env.cur)
+        {
             continue;
         }
         if scc::has_open_backedges(env.facts, &env.states, id) {
@@ -365,7 +439,10 @@ fn clean_live_states(env: &mut Env<'_>, bucket: usize, insn_idx: u32) {
 }
 
 fn same_callsites(a: &VerifierState, b: &VerifierState) -> bool {
-    a.curframe == b.curframe && (0..=a.curframe).rev().all(|f| a.frame(f).callsite == b.frame(f).callsite)
+    a.curframe == b.curframe
+        && (0..=a.curframe)
+            .rev()
+            .all(|f| a.frame(f).callsite == b.frame(f).callsite)
 }
 
 fn clean_state(
@@ -380,12 +457,16 @@ fn clean_state(
         let frame = st.frame(frameno);
         let mut dead_slots = 0u64;
         for (spi, slot) in frame.stack.iter().enumerate().take(64) {
-            if slot.types != [SlotType::Invalid; 8] && !liveness.is_slot_alive(facts, frameno, spi as u32) {
+            if slot.types != [SlotType::Invalid; 8]
+                && !liveness.is_slot_alive(facts, frameno, spi as u32)
+            {
                 dead_slots |= 1 << spi;
             }
         }
-        let any_dead_reg =
-            frame.regs[..10].iter().enumerate().any(|(n, reg)| reg.ty.is_init() && live_regs & 1 << n == 0);
+        let any_dead_reg = frame.regs[..10]
+            .iter()
+            .enumerate()
+            .any(|(n, reg)| reg.ty.is_init() && live_regs & 1 << n == 0);
         if dead_slots == 0 && !any_dead_reg {
             continue;
         }
@@ -430,13 +511,17 @@ pub(crate) fn update_branch_counts(env: &mut Env<'_>) -> Check {
 pub(crate) fn widen_from_previous_entry(env: &mut Env<'_>) {
     let insn_idx = env.insn_idx;
     let bucket = bucket_of(env, insn_idx);
-    let previous = env.states.buckets[bucket].iter().rev().copied().find(|&id| {
-        let st = env.states.get(id);
-        st.insn_idx == insn_idx
-            && st.branches != 0
-            && same_callsites(st, &env.cur)
-            && st.dfs_depth < env.cur.dfs_depth
-    });
+    let previous = env.states.buckets[bucket]
+        .iter()
+        .rev()
+        .copied()
+        .find(|&id| {
+            let st = env.states.get(id);
+            st.insn_idx == insn_idx
+                && st.branches != 0
+                && same_callsites(st, &env.cur)
+                && st.dfs_depth < env.cur.dfs_depth
+        });
     if let Some(id) = previous {
         let mut cur = env.cur.clone();
         widen::widen_imprecise_scalars(env, id, &mut cur);

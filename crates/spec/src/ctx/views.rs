@@ -6,7 +6,7 @@
 use ring3_uapi::AttachType as A;
 
 use super::steps::*;
-use super::{CtxField, CtxReg::*, CtxTable, Narrow, at_start, field, sized};
+use super::{CtxField, CtxReg::*, CtxTable, NO, Narrow, at_start, field, sized};
 use crate::CtxView;
 
 const SOCKET_FILTER: &[CtxField] = &[
@@ -218,9 +218,9 @@ const CGROUP_SKB: &[CtxField] = &[
     field("local_port", 136, 4, sized(1, 4))
         .loaded(SKB_LOCAL_PORT)
         .narrow(Narrow { unit: 4, target: 2 }),
-    field("tstamp", 152, 8, sized(8, 8))
+    field("tstamp", 152, 8, sized(8, 8)).loaded(SKB_TSTAMP),
+    field("tstamp", 152, 8, NO)
         .stored(sized(8, 8), SKB_TSTAMP_STORE)
-        .loaded(SKB_TSTAMP)
         .bpf(),
     field("gso_segs", 164, 4, sized(1, 4))
         .loaded(SKB_GSO_SEGS)

@@ -30,13 +30,12 @@ pub(crate) fn info(call: &mut Call<'_>) -> Result<i64, Errno> {
     match file.map_err(|_| Errno::EBADFD)? {
         OpenFile::Prog(prog) => {
             let mut info = Info::read(call, prog::PROG_INFO_BYTES)?;
-            let outcome = prog::fill(call, &prog, &mut info);
-            outcome?;
+            prog::fill(call, &prog, &mut info)?;
             info.write(call)
         }
         OpenFile::Map(map) => {
+            // What is not filled in keeps the caller's bytes.
             let mut info = Info::read(call, MAP_INFO_BYTES)?;
-            info.clear();
             map_info(map.object(), &mut info);
             info.write(call)
         }
@@ -142,7 +141,8 @@ fn btf_info(call: &mut Call<'_>, object: &Arc<BtfObject>, info: &mut Info) -> Re
     let (address, room) = (info.u64(0), info.u32(8) as usize);
     let (name, name_room) = (info.u64(16), info.u32(24));
     let bytes = object.btf().bytes();
-    call.memory.write(address, &bytes[..bytes.len().min(room)])?;
+    call.memory
+        .write(address, &bytes[..bytes.len().min(room)])?;
     info.put_u32(8, bytes.len() as u32);
     info.put_u32(12, object.id());
     info.put_u32(28, 0);

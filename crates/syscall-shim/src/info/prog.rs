@@ -24,15 +24,42 @@ struct List {
     address_at: usize,
 }
 
-const JITED: List = List { len_at: 16, address_at: 24 };
-const XLATED: List = List { len_at: 20, address_at: 32 };
-const MAP_IDS: List = List { len_at: 52, address_at: 56 };
-const KSYMS: List = List { len_at: 104, address_at: 112 };
-const FUNC_LENS: List = List { len_at: 108, address_at: 120 };
-const FUNC_INFO: List = List { len_at: 144, address_at: 136 };
-const LINE_INFO: List = List { len_at: 148, address_at: 152 };
-const JITED_LINES: List = List { len_at: 168, address_at: 160 };
-const TAGS: List = List { len_at: 180, address_at: 184 };
+const JITED: List = List {
+    len_at: 16,
+    address_at: 24,
+};
+const XLATED: List = List {
+    len_at: 20,
+    address_at: 32,
+};
+const MAP_IDS: List = List {
+    len_at: 52,
+    address_at: 56,
+};
+const KSYMS: List = List {
+    len_at: 104,
+    address_at: 112,
+};
+const FUNC_LENS: List = List {
+    len_at: 108,
+    address_at: 120,
+};
+const FUNC_INFO: List = List {
+    len_at: 144,
+    address_at: 136,
+};
+const LINE_INFO: List = List {
+    len_at: 148,
+    address_at: 152,
+};
+const JITED_LINES: List = List {
+    len_at: 168,
+    address_at: 160,
+};
+const TAGS: List = List {
+    len_at: 180,
+    address_at: 184,
+};
 
 /// Fills the structure and copies the lists that it has room for.
 pub(super) fn fill(call: &mut Call<'_>, prog: &Arc<Program>, info: &mut Info) -> Result<(), Errno> {
@@ -43,16 +70,30 @@ pub(super) fn fill(call: &mut Call<'_>, prog: &Arc<Program>, info: &mut Info) ->
     info.put_u32(48, prog.loaded_by().uid);
     info.put_name(64, prog.name());
     info.put_u32(84, u32::from(is_gpl_compatible(prog)));
-    let map_ids: Vec<u8> = prog.used_maps().flat_map(|map| map.id().to_ne_bytes()).collect();
+    let map_ids: Vec<u8> = prog
+        .used_maps()
+        .flat_map(|map| map.id().to_ne_bytes())
+        .collect();
     MAP_IDS.copy(call, info, &map_ids, 4)?;
     check_record_sizes(info)?;
-    info.put_u32(216, u32::try_from(prog.verified().stats.insns_processed).unwrap_or(u32::MAX));
+    info.put_u32(
+        216,
+        u32::try_from(prog.verified().stats.insns_processed).unwrap_or(u32::MAX),
+    );
     if let Some(btf) = prog.btf_object() {
         info.put_u32(128, btf.id());
     }
     info.put_u32(224, prog.attr().attach_btf_id.0);
     if !call.caller.privilege().may_bpf() {
-        for list in [&JITED, &XLATED, &KSYMS, &FUNC_LENS, &FUNC_INFO, &LINE_INFO, &JITED_LINES] {
+        for list in [
+            &JITED,
+            &XLATED,
+            &KSYMS,
+            &FUNC_LENS,
+            &FUNC_INFO,
+            &LINE_INFO,
+            &JITED_LINES,
+        ] {
             info.put_u32(list.len_at, 0);
         }
         return Ok(());
@@ -73,13 +114,20 @@ pub(super) fn fill(call: &mut Call<'_>, prog: &Arc<Program>, info: &mut Info) ->
 
 impl List {
     /// Copies whole elements as far as there is room, and states how many there are.
-    fn copy(&self, call: &mut Call<'_>, info: &mut Info, bytes: &[u8], elem_bytes: usize) -> Result<(), Errno> {
+    fn copy(
+        &self,
+        call: &mut Call<'_>,
+        info: &mut Info,
+        bytes: &[u8],
+        elem_bytes: usize,
+    ) -> Result<(), Errno> {
         let room = info.u32(self.len_at) as usize;
         let count = bytes.len() / elem_bytes;
         info.put_u32(self.len_at, count as u32);
         let copied = room.min(count) * elem_bytes;
         if copied > 0 {
-            call.memory.write(info.u64(self.address_at), &bytes[..copied])?;
+            call.memory
+                .write(info.u64(self.address_at), &bytes[..copied])?;
         }
         Ok(())
     }
@@ -109,7 +157,9 @@ fn is_gpl_compatible(prog: &Program) -> bool {
 
 /// When it was loaded, in nanoseconds since the start of the machine.
 fn loaded_ns(prog: &Program) -> u64 {
-    let age = SystemTime::now().duration_since(prog.loaded_at()).unwrap_or_default();
+    let age = SystemTime::now()
+        .duration_since(prog.loaded_at())
+        .unwrap_or_default();
     ring3_os::time::boot_ns().saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX))
 }
 
@@ -125,7 +175,9 @@ fn xlated(prog: &Program) -> Vec<u8> {
             let source = if fact.is_map_value { 2 } else { 1 };
             let offset = insn.imm;
             *insn = RawInsn::new(insn.code, insn.dst(), source, insn.off, map.id() as i32);
-            if fact.is_map_value && let Some(second) = insns.get_mut(slot + 1) {
+            if fact.is_map_value
+                && let Some(second) = insns.get_mut(slot + 1)
+            {
                 second.imm = offset;
             }
         }
@@ -138,7 +190,9 @@ fn func_info(prog: &Program) -> Vec<u8> {
         return Vec::new();
     }
     let records = prog.verified().subprogs.iter();
-    records.flat_map(|subprog| [subprog.start.to_ne_bytes(), subprog.type_id.to_ne_bytes()].concat()).collect()
+    records
+        .flat_map(|subprog| [subprog.start.to_ne_bytes(), subprog.type_id.to_ne_bytes()].concat())
+        .collect()
 }
 
 /// Line records moved to where their instructions went; those of removed instructions are left out.
@@ -157,7 +211,10 @@ fn line_info(prog: &Program) -> Vec<u8> {
         while facts.get(slot).is_some_and(|fact| fact.orig_idx < original) {
             slot += 1;
         }
-        if facts.get(slot).is_some_and(|fact| fact.orig_idx == original) {
+        if facts
+            .get(slot)
+            .is_some_and(|fact| fact.orig_idx == original)
+        {
             lines.extend_from_slice(&(slot as u32).to_ne_bytes());
             lines.extend_from_slice(&record[4..LINE_INFO_BYTES as usize]);
         }
@@ -185,7 +242,11 @@ impl Code {
                 slots: Vec::new(),
             };
         };
-        let bytes: Vec<u8> = listing.lines.iter().flat_map(|line| line.bytes.iter().copied()).collect();
+        let bytes: Vec<u8> = listing
+            .lines
+            .iter()
+            .flat_map(|line| line.bytes.iter().copied())
+            .collect();
         let mut slots: Vec<(u32, u64)> = Vec::new();
         for line in &listing.lines {
             if let Some(slot) = line.slot {
@@ -194,14 +255,26 @@ impl Code {
         }
         slots.sort_unstable();
         slots.dedup_by_key(|(slot, _)| *slot);
-        let mut code = Code { bytes, func_addresses: Vec::new(), func_lens: Vec::new(), slots };
+        let mut code = Code {
+            bytes,
+            func_addresses: Vec::new(),
+            func_lens: Vec::new(),
+            slots,
+        };
         let end = listing.address + code.bytes.len() as u64;
-        let mut starts: Vec<u64> = prog.verified().subprogs.iter().skip(1).map(|subprog| code.address_of(subprog.start)).collect();
+        let mut starts: Vec<u64> = prog
+            .verified()
+            .subprogs
+            .iter()
+            .skip(1)
+            .map(|subprog| code.address_of(subprog.start))
+            .collect();
         starts.insert(0, listing.address);
         for (i, &start) in starts.iter().enumerate() {
             let next = starts.get(i + 1).copied().unwrap_or(end);
             code.func_addresses.extend_from_slice(&start.to_ne_bytes());
-            code.func_lens.extend_from_slice(&(next.saturating_sub(start) as u32).to_ne_bytes());
+            code.func_lens
+                .extend_from_slice(&(next.saturating_sub(start) as u32).to_ne_bytes());
         }
         code
     }
@@ -209,7 +282,10 @@ impl Code {
     /// The address of a slot's code, or of the next one that has any.
     fn address_of(&self, slot: u32) -> u64 {
         let at = self.slots.partition_point(|(known, _)| *known < slot);
-        self.slots.get(at).or(self.slots.last()).map_or(0, |(_, address)| *address)
+        self.slots
+            .get(at)
+            .or(self.slots.last())
+            .map_or(0, |(_, address)| *address)
     }
 
     fn line_addresses(&self, lines: &[u8]) -> Vec<u8> {

@@ -103,7 +103,9 @@ fn record_mprog() -> io::Result<usize> {
 
 /// Raw bpf(2) calls: errnos, layouts and limits.
 fn record_syscall() -> io::Result<usize> {
-    ring3_testkit::shim_oracle::record(&ring3_testkit::fixture::fixtures_dir().join("oracle/syscall"))
+    ring3_testkit::shim_oracle::record(
+        &ring3_testkit::fixture::fixtures_dir().join("oracle/syscall"),
+    )
 }
 
 /// Random test runs of every packet helper; `RING3_ORACLE_NET` names another folder for a larger record of `RING3_ORACLE_CASES`.

@@ -2,7 +2,10 @@
 
 use ring3_isa::{AtomicOp, Insn, LoadMode, MemSize, Reg};
 
-use super::mem::{Access, MemAccess, TrustMix, check_load_through, check_mem_access, check_store_through, save_ptr_type};
+use super::mem::{
+    Access, MemAccess, TrustMix, check_load_through, check_mem_access, check_store_through,
+    save_ptr_type,
+};
 use super::regs::{RegArg, check_reg_arg};
 use crate::env::Env;
 use crate::error::{Check, Violation, reject};
@@ -11,7 +14,14 @@ use crate::state::{RegBase, RegType};
 
 /// Checks an atomic instruction: `check_atomic`.
 pub(crate) fn check_atomic(env: &mut Env<'_>, insn: &Insn) -> Check {
-    let Insn::Atomic { op, size, dst, src, off } = *insn else {
+    let Insn::Atomic {
+        op,
+        size,
+        dst,
+        src,
+        off,
+    } = *insn
+    else {
         return Err(Violation::bug("check_atomic"));
     };
     let off = i32::from(off);
@@ -20,7 +30,12 @@ pub(crate) fn check_atomic(env: &mut Env<'_>, insn: &Insn) -> Check {
             check_load_through(env, size, LoadMode::ZeroExtend, dst, src, off, true)?;
             if !is_allowed(env, src) {
                 let ty = env.cur.reg(src).ty;
-                reject!(EACCES, "BPF_ATOMIC loads from R{} {} is not allowed", src.number(), TypeName(ty));
+                reject!(
+                    EACCES,
+                    "BPF_ATOMIC loads from R{} {} is not allowed",
+                    src.number(),
+                    TypeName(ty)
+                );
             }
             Ok(())
         }
@@ -31,9 +46,17 @@ pub(crate) fn check_atomic(env: &mut Env<'_>, insn: &Insn) -> Check {
             }
             Ok(())
         }
-        AtomicOp::Add { fetch } | AtomicOp::Or { fetch } | AtomicOp::And { fetch } | AtomicOp::Xor { fetch } => {
-            check_modify(env, size, dst, src, off, if fetch { Some(src) } else { None })
-        }
+        AtomicOp::Add { fetch }
+        | AtomicOp::Or { fetch }
+        | AtomicOp::And { fetch }
+        | AtomicOp::Xor { fetch } => check_modify(
+            env,
+            size,
+            dst,
+            src,
+            off,
+            if fetch { Some(src) } else { None },
+        ),
         AtomicOp::Xchg => check_modify(env, size, dst, src, off, Some(src)),
         AtomicOp::Cmpxchg => check_modify(env, size, dst, src, off, Some(Reg::R0)),
     }
@@ -44,12 +67,23 @@ fn refused_store(env: &Env<'_>, base: Reg) -> alloc::boxed::Box<Violation> {
     let ty = env.cur.reg(base).ty;
     Violation::new(
         ring3_uapi::Errno::EACCES,
-        alloc::format!("BPF_ATOMIC stores into R{} {} is not allowed", base.number(), TypeName(ty)),
+        alloc::format!(
+            "BPF_ATOMIC stores into R{} {} is not allowed",
+            base.number(),
+            TypeName(ty)
+        ),
     )
 }
 
 /// `fetched`: the register that gets the old value.
-fn check_modify(env: &mut Env<'_>, size: MemSize, dst: Reg, src: Reg, off: i32, fetched: Option<Reg>) -> Check {
+fn check_modify(
+    env: &mut Env<'_>,
+    size: MemSize,
+    dst: Reg,
+    src: Reg,
+    off: i32,
+    fetched: Option<Reg>,
+) -> Check {
     if !matches!(size, MemSize::W | MemSize::Dw) {
         reject!(EINVAL, "invalid atomic operand size");
     }
@@ -80,19 +114,38 @@ fn check_modify(env: &mut Env<'_>, size: MemSize, dst: Reg, src: Reg, off: i32, 
     let dst_type = env.cur.reg(dst).ty;
     check_mem_access(env, dst, off, access)?;
     if fetched.is_some() {
-        check_mem_access(env, dst, off, MemAccess { value: fetched, ..access })?;
+        check_mem_access(
+            env,
+            dst,
+            off,
+            MemAccess {
+                value: fetched,
+                ..access
+            },
+        )?;
     }
     if env.cur.reg(dst).ty.is(RegBase::PtrToArena) {
         save_ptr_type(env, RegType::of(RegBase::PtrToArena), TrustMix::Refused)?;
     }
-    check_mem_access(env, dst, off, MemAccess { access: Access::Write, ..access })?;
+    check_mem_access(
+        env,
+        dst,
+        off,
+        MemAccess {
+            access: Access::Write,
+            ..access
+        },
+    )?;
     save_ptr_type(env, dst_type, TrustMix::Refused)
 }
 
 fn is_cmpxchg(env: &Env<'_>) -> bool {
     matches!(
         env.facts.slots[env.insn_idx as usize],
-        crate::env::Slot::Insn(Insn::Atomic { op: AtomicOp::Cmpxchg, .. })
+        crate::env::Slot::Insn(Insn::Atomic {
+            op: AtomicOp::Cmpxchg,
+            ..
+        })
     )
 }
 

@@ -16,11 +16,14 @@ use super::nullness::is_trusted;
 use super::regs::mark_reg_unknown;
 use crate::env::Env;
 use crate::error::{Check, Violation, reject, unjudged};
-use crate::state::{BtfIdx, Extra, RegState, RegType, RegBase, TypeFlags};
+use crate::state::{BtfIdx, Extra, RegBase, RegState, RegType, TypeFlags};
 
 /// Flags of pointers the program may rely on. Source: `BPF_REG_TRUSTED_MODIFIERS` and `MEM_RCU`.
 const TRUSTED_FLAGS: TypeFlags = TypeFlags(
-    TypeFlags::MEM_ALLOC.0 | TypeFlags::PTR_TRUSTED.0 | TypeFlags::NON_OWN_REF.0 | TypeFlags::MEM_RCU.0,
+    TypeFlags::MEM_ALLOC.0
+        | TypeFlags::PTR_TRUSTED.0
+        | TypeFlags::NON_OWN_REF.0
+        | TypeFlags::MEM_RCU.0,
 );
 
 /// What is at an offset of a type.
@@ -28,7 +31,11 @@ const TRUSTED_FLAGS: TypeFlags = TypeFlags(
 pub(crate) enum Found<'a> {
     Number,
     /// A pointer to a struct: its type, flags by tags and unions, and the member's name.
-    Pointer { id: TypeId, flags: TypeFlags, field: &'a str },
+    Pointer {
+        id: TypeId,
+        flags: TypeFlags,
+        field: &'a str,
+    },
     /// A pointer to something else.
     OtherPointer,
 }
@@ -44,7 +51,9 @@ pub(crate) fn walk(btf: &Btf, id: TypeId, off: u32, size: u32) -> Check<Found<'_
     let mut flags = TypeFlags::NONE;
     // Each round goes into a smaller type, or into an element of a flexible array.
     'again: for _ in 0..64 {
-        let Some(ty) = btf.stripped(id) else { reject!(EINVAL) };
+        let Some(ty) = btf.stripped(id) else {
+            reject!(EINVAL)
+        };
         let name = shown(ty.name());
         if !ty.kind().is_composite() {
             reject!(EINVAL, "Type '{name}' is not a struct");
@@ -55,9 +64,11 @@ pub(crate) fn walk(btf: &Btf, id: TypeId, off: u32, size: u32) -> Check<Found<'_
         if off + size > u64::from(ty.size()) {
             let flexible = ty.members().next_back().and_then(|member| {
                 let array = btf.stripped(member.ty)?.array()?;
-                (array.nelems == 0 && off >= u64::from(member.byte_offset())).then_some((member, array))
+                (array.nelems == 0 && off >= u64::from(member.byte_offset()))
+                    .then_some((member, array))
             });
-            let element = flexible.and_then(|(member, array)| Some((member, btf.stripped(array.elem)?)));
+            let element =
+                flexible.and_then(|(member, array)| Some((member, btf.stripped(array.elem)?)));
             match element {
                 Some((_, elem)) if elem.kind() == Kind::Int => return Ok(Found::Number),
                 Some((member, elem)) if elem.kind().is_composite() && elem.size() != 0 => {
@@ -65,7 +76,10 @@ pub(crate) fn walk(btf: &Btf, id: TypeId, off: u32, size: u32) -> Check<Found<'_
                     id = elem.id();
                     continue 'again;
                 }
-                _ => reject!(EACCES, "access beyond struct {name} at off {off} size {size}"),
+                _ => reject!(
+                    EACCES,
+                    "access beyond struct {name} at off {off} size {size}"
+                ),
             }
         }
         for member in ty.members() {
@@ -74,7 +88,8 @@ pub(crate) fn walk(btf: &Btf, id: TypeId, off: u32, size: u32) -> Check<Found<'_
                 break;
             }
             if member.bitfield_bits != 0 {
-                let end = (u64::from(member.bit_offset) + u64::from(member.bitfield_bits)).div_ceil(8);
+                let end =
+                    (u64::from(member.bit_offset) + u64::from(member.bitfield_bits)).div_ceil(8);
                 if off <= moff && end <= off + size {
                     return Ok(Found::Number);
                 }
@@ -101,7 +116,9 @@ pub(crate) fn walk(btf: &Btf, id: TypeId, off: u32, size: u32) -> Check<Found<'_
                 }
                 moff += (off - moff) / element_size * element_size;
             }
-            let Some(mtype) = btf.type_by_id(element) else { reject!(EINVAL) };
+            let Some(mtype) = btf.type_by_id(element) else {
+                reject!(EINVAL)
+            };
             if mtype.kind().is_composite() {
                 off -= moff;
                 id = element;
@@ -116,7 +133,9 @@ pub(crate) fn walk(btf: &Btf, id: TypeId, off: u32, size: u32) -> Check<Found<'_
                     );
                 }
                 let target = mtype.type_id();
-                let tag = btf.type_by_id(target).filter(|ty| ty.kind() == Kind::TypeTag && !ty.kind_flag());
+                let tag = btf
+                    .type_by_id(target)
+                    .filter(|ty| ty.kind() == Kind::TypeTag && !ty.kind_flag());
                 let tag_flags = match tag.map(|tag| tag.name()) {
                     Some("user") => TypeFlags::MEM_USER,
                     Some("percpu") => TypeFlags::MEM_PERCPU,
@@ -125,7 +144,11 @@ pub(crate) fn walk(btf: &Btf, id: TypeId, off: u32, size: u32) -> Check<Found<'_
                 };
                 let struct_id = btf.skip_mods_and_typedefs(target);
                 if btf.kind(struct_id).is_some_and(Kind::is_composite) {
-                    return Ok(Found::Pointer { id: struct_id, flags: flags.with(tag_flags), field: member.name() });
+                    return Ok(Found::Pointer {
+                        id: struct_id,
+                        flags: flags.with(tag_flags),
+                        field: member.name(),
+                    });
                 }
                 return Ok(Found::OtherPointer);
             }
@@ -138,9 +161,43 @@ pub(crate) fn walk(btf: &Btf, id: TypeId, off: u32, size: u32) -> Check<Found<'_
             }
             return Ok(Found::Number);
         }
-        reject!(EINVAL, "struct {name} doesn't have field at offset {}", off as i32);
+        reject!(
+            EINVAL,
+            "struct {name} doesn't have field at offset {}",
+            off as i32
+        );
     }
     Err(Violation::unjudged("a type nested deeper than 64 levels"))
+}
+
+/// Whether an object of type `needed` lies at `off` in one of type `id`: the object itself, or a struct member at that place
+/// (`btf_struct_ids_match` without strictness).
+pub(crate) fn has_struct_at(btf: &Btf, id: TypeId, off: u32, needed: TypeId) -> bool {
+    let (mut id, mut off) = (btf.skip_mods_and_typedefs(id), off);
+    for _ in 0..64 {
+        if off == 0 && id == needed {
+            return true;
+        }
+        let Some(ty) = btf.type_by_id(id).filter(|ty| ty.kind() == Kind::Struct) else {
+            return false;
+        };
+        let inner = ty.members().find_map(|member| {
+            let at = member.byte_offset();
+            let nested = btf.skip_mods_and_typedefs(member.ty);
+            let nested_type = btf
+                .type_by_id(nested)
+                .filter(|ty| ty.kind() == Kind::Struct)?;
+            let covers = member.bitfield_bits == 0
+                && at <= off
+                && u64::from(off) < u64::from(at) + u64::from(nested_type.size());
+            covers.then_some((nested, off - at))
+        });
+        match inner {
+            Some(next) => (id, off) = next,
+            None => return false,
+        }
+    }
+    false
 }
 
 /// Names as the kernel prints them.
@@ -176,18 +233,34 @@ pub(crate) fn check_btf_access(
 ) -> Check {
     let facts = env.facts;
     let number = base.number();
-    let Some((btf_idx, id)) = reg.btf() else { return Err(Violation::bug("typed pointer without type")) };
+    let Some((btf_idx, id)) = reg.btf() else {
+        return Err(Violation::bug("typed pointer without type"));
+    };
     let btf = facts.btf(btf_idx);
     let name = btf.name(id);
-    let is_kernel = env.req.kernel_btf.as_ref().is_some_and(|kernel| kernel.is_same(btf)) || btf.base().is_some();
+    let is_kernel = env
+        .req
+        .kernel_btf
+        .as_ref()
+        .is_some_and(|kernel| kernel.is_same(btf))
+        || btf.base().is_some();
     if !env.permits.allow_ptr_leaks {
-        reject!(EPERM, "'struct {name}' access is allowed only to CAP_PERFMON and CAP_SYS_ADMIN");
+        reject!(
+            EPERM,
+            "'struct {name}' access is allowed only to CAP_PERFMON and CAP_SYS_ADMIN"
+        );
     }
     if !facts.gpl_compatible && is_kernel {
-        reject!(EINVAL, "Cannot access kernel 'struct {name}' from non-GPL compatible program");
+        reject!(
+            EINVAL,
+            "Cannot access kernel 'struct {name}' from non-GPL compatible program"
+        );
     }
     if off < 0 {
-        reject!(EACCES, "R{number} is ptr_{name} invalid negative access: off={off}");
+        reject!(
+            EACCES,
+            "R{number} is ptr_{name} invalid negative access: off={off}"
+        );
     }
     if reg.scalar.const_value() != Some(0) {
         reject!(
@@ -197,10 +270,16 @@ pub(crate) fn check_btf_access(
         );
     }
     if reg.ty.has(TypeFlags::MEM_USER) {
-        reject!(EACCES, "R{number} is ptr_{name} access user memory: off={off}");
+        reject!(
+            EACCES,
+            "R{number} is ptr_{name} access user memory: off={off}"
+        );
     }
     if reg.ty.has(TypeFlags::MEM_PERCPU) {
-        reject!(EACCES, "R{number} is ptr_{name} access percpu memory: off={off}");
+        reject!(
+            EACCES,
+            "R{number} is ptr_{name} access percpu memory: off={off}"
+        );
     }
     if reg.ty.has(TypeFlags::MEM_ALLOC) {
         unjudged!("access to an object the program allocated");
@@ -220,22 +299,42 @@ pub(crate) fn check_btf_access(
 }
 
 /// What the loaded register is.
-fn load(env: &mut Env<'_>, reg: &RegState, btf_idx: BtfIdx, btf: &Btf, id: TypeId, found: Found<'_>, value: Reg) {
+fn load(
+    env: &mut Env<'_>,
+    reg: &RegState,
+    btf_idx: BtfIdx,
+    btf: &Btf,
+    id: TypeId,
+    found: Found<'_>,
+    value: Reg,
+) {
     match found {
         Found::Number => mark_reg_unknown(env, value),
         Found::OtherPointer => set_loaded(
             env,
             value,
-            RegType::of(RegBase::PtrToMem).with(TypeFlags::MEM_RDONLY).with(TypeFlags::PTR_UNTRUSTED),
-            Extra::Mem { size: 0, dynptr_id: 0 },
+            RegType::of(RegBase::PtrToMem)
+                .with(TypeFlags::MEM_RDONLY)
+                .with(TypeFlags::PTR_UNTRUSTED),
+            Extra::Mem {
+                size: 0,
+                dynptr_id: 0,
+            },
         ),
-        Found::Pointer { id: target, flags, field } => {
+        Found::Pointer {
+            id: target,
+            flags,
+            field,
+        } => {
             let flags = trust_of(env, reg, btf, id, target, flags, field);
             set_loaded(
                 env,
                 value,
                 RegType::of(RegBase::PtrToBtfId).with(flags),
-                Extra::Btf { btf: btf_idx, id: target },
+                Extra::Btf {
+                    btf: btf_idx,
+                    id: target,
+                },
             );
         }
     }
@@ -246,7 +345,12 @@ fn set_loaded(env: &mut Env<'_>, value: Reg, ty: RegType, extra: Extra) {
     let id = if ty.may_be_null() { env.new_id() } else { 0 };
     let state = env.cur.reg_mut(value);
     let (subreg_def, precise) = (state.subreg_def, state.precise);
-    *state = RegState { id, subreg_def, precise, ..RegState::pointer(ty, extra) };
+    *state = RegState {
+        id,
+        subreg_def,
+        precise,
+        ..RegState::pointer(ty, extra)
+    };
 }
 
 /// Flags of a pointer loaded from member `field` of the object behind `reg`.
@@ -270,7 +374,9 @@ fn trust_of(
         return flags.with(TypeFlags::PTR_TRUSTED);
     }
     if is_listed("__safe_trusted_or_null") {
-        return flags.with(TypeFlags::PTR_TRUSTED).with(TypeFlags::PTR_MAYBE_NULL);
+        return flags
+            .with(TypeFlags::PTR_TRUSTED)
+            .with(TypeFlags::PTR_MAYBE_NULL);
     }
     if !in_rcu_section(env) || reg.ty.may_be_null() {
         return TypeFlags::PTR_UNTRUSTED;
@@ -280,8 +386,14 @@ fn trust_of(
     }
     let rcu_or_null = is_listed("__safe_rcu_or_null");
     if flags.has(TypeFlags::MEM_RCU) || rcu_or_null {
-        let flags = flags.with(TypeFlags::MEM_RCU).with(TypeFlags::PTR_MAYBE_NULL);
-        return if rcu_or_null { flags.without(TypeFlags::PTR_UNTRUSTED) } else { flags };
+        let flags = flags
+            .with(TypeFlags::MEM_RCU)
+            .with(TypeFlags::PTR_MAYBE_NULL);
+        return if rcu_or_null {
+            flags.without(TypeFlags::PTR_UNTRUSTED)
+        } else {
+            flags
+        };
     }
     if flags.has(TypeFlags::MEM_PERCPU) || flags.has(TypeFlags::MEM_USER) {
         return flags;
@@ -296,9 +408,14 @@ pub(crate) fn in_rcu_section(env: &Env<'_>) -> bool {
 
 /// Whether the kernel lists the member in the type with this suffix: `btf_nested_type_is_trusted`.
 fn is_listed(btf: &Btf, id: TypeId, target: TypeId, field: &str, suffix: &str) -> bool {
-    let Some(ty) = btf.type_by_id(id) else { return false };
+    let Some(ty) = btf.type_by_id(id) else {
+        return false;
+    };
     let name = alloc::format!("{}{suffix}", ty.name());
-    let Some(list) = btf.find_by_name_kind(&name, ty.kind()).and_then(|list| btf.type_by_id(list)) else {
+    let Some(list) = btf
+        .find_by_name_kind(&name, ty.kind())
+        .and_then(|list| btf.type_by_id(list))
+    else {
         return false;
     };
     list.members().any(|member| {
@@ -311,21 +428,39 @@ fn is_listed(btf: &Btf, id: TypeId, target: TypeId, field: &str, suffix: &str) -
 }
 
 /// A load from the kernel's structure behind a map pointer; bounds and rights are the caller's.
-pub(crate) fn check_map_struct(env: &mut Env<'_>, name: &str, off: i32, size: i32, value: Option<Reg>) -> Check {
+pub(crate) fn check_map_struct(
+    env: &mut Env<'_>,
+    name: &str,
+    off: i32,
+    size: i32,
+    value: Option<Reg>,
+) -> Check {
     let facts = env.facts;
     let btf_idx = BtfIdx(0);
-    let Some(btf) = &env.req.kernel_btf else { unjudged!("map structures without kernel BTF") };
-    let Some(id) = btf.find_by_name_kind(name, Kind::Struct) else { unjudged!("struct {name} is not in BTF") };
+    let Some(btf) = &env.req.kernel_btf else {
+        unjudged!("map structures without kernel BTF")
+    };
+    let Some(id) = btf.find_by_name_kind(name, Kind::Struct) else {
+        unjudged!("struct {name} is not in BTF")
+    };
     let found = walk(btf, id, off as u32, size as u32)?;
     let Some(value) = value else { return Ok(()) };
-    let plain = RegState::pointer(RegType::of(RegBase::PtrToBtfId), Extra::Btf { btf: btf_idx, id });
+    let plain = RegState::pointer(
+        RegType::of(RegBase::PtrToBtfId),
+        Extra::Btf { btf: btf_idx, id },
+    );
     match found {
         // As it was found: no trust is derived from a map pointer.
-        Found::Pointer { id: target, flags, .. } => set_loaded(
+        Found::Pointer {
+            id: target, flags, ..
+        } => set_loaded(
             env,
             value,
             RegType::of(RegBase::PtrToBtfId).with(flags),
-            Extra::Btf { btf: btf_idx, id: target },
+            Extra::Btf {
+                btf: btf_idx,
+                id: target,
+            },
         ),
         Found::Number | Found::OtherPointer => {
             load(env, &plain, btf_idx, facts.btf(btf_idx), id, found, value);

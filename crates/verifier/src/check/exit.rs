@@ -29,7 +29,11 @@ pub(crate) fn check_exit(env: &mut Env<'_>, kind: ExitKind) -> Check<Next> {
         check_resource_leak(env, ExitScope::Exception, "bpf_throw")?;
         return Ok(Next::PathEnd);
     }
-    let scope = if env.cur.curframe == 0 { ExitScope::Program } else { ExitScope::Function };
+    let scope = if env.cur.curframe == 0 {
+        ExitScope::Program
+    } else {
+        ExitScope::Function
+    };
     check_resource_leak(env, scope, "BPF_EXIT instruction in main prog")?;
     if env.cur.curframe != 0 {
         leave_function(env)?;
@@ -95,7 +99,11 @@ pub(crate) fn check_return_code(env: &mut Env<'_>, reg: Reg) -> Check {
     if is_subprog && !in_exception {
         let ty = env.cur.reg(reg).ty;
         if ty != RegType::SCALAR {
-            reject!(EINVAL, "At subprogram exit the register R{number} is not a scalar value ({})", TypeName(ty));
+            reject!(
+                EINVAL,
+                "At subprogram exit the register R{number} is not a scalar value ({})",
+                TypeName(ty)
+            );
         }
         return Ok(());
     }
@@ -111,7 +119,10 @@ pub(crate) fn check_return_code(env: &mut Env<'_>, reg: Reg) -> Check {
             }
             enforce(env, reg, RetvalRange { min, max }, "At program exit", false)
         }
-        Some(RetRange::InEnforcing { range: (min, max), enforcing }) => {
+        Some(RetRange::InEnforcing {
+            range: (min, max),
+            enforcing,
+        }) => {
             enforce(env, reg, RetvalRange { min, max }, "At program exit", false)?;
             let bits = crate::domain::Tnum::range(enforcing.0 as u64, enforcing.1 as u64);
             if bits.contains(env.cur.reg(reg).scalar.var_off) {
@@ -124,15 +135,26 @@ pub(crate) fn check_return_code(env: &mut Env<'_>, reg: Reg) -> Check {
             HookRet::Any => Ok(()),
             HookRet::In(min, max) => {
                 let width32 = prog_type == ProgType::Lsm && attach != AttachType::LsmCgroup.raw();
-                enforce(env, reg, RetvalRange { min, max }, "At program exit", width32)
+                enforce(
+                    env,
+                    reg,
+                    RetvalRange { min, max },
+                    "At program exit",
+                    width32,
+                )
             }
-            HookRet::VoidHookOfCgroup => {
-                enforce(env, reg, RetvalRange { min: 1, max: 1 }, "At program exit", false).map_err(|v| {
-                    v.and_line(
-                        "Note, BPF_LSM_CGROUP that attach to void LSM hooks can't modify return value!",
-                    )
-                })
-            }
+            HookRet::VoidHookOfCgroup => enforce(
+                env,
+                reg,
+                RetvalRange { min: 1, max: 1 },
+                "At program exit",
+                false,
+            )
+            .map_err(|v| {
+                v.and_line(
+                    "Note, BPF_LSM_CGROUP that attach to void LSM hooks can't modify return value!",
+                )
+            }),
             HookRet::Unjudged => unjudged!("the return value of this hook"),
         },
     }
@@ -142,12 +164,21 @@ fn enforce(env: &mut Env<'_>, base: Reg, range: RetvalRange, place: &str, width3
     let ty = env.cur.reg(base).ty;
     let number = base.number();
     if ty != RegType::SCALAR {
-        reject!(EINVAL, "{place} the register R{number} is not a known value ({})", TypeName(ty));
+        reject!(
+            EINVAL,
+            "{place} the register R{number} is not a known value ({})",
+            TypeName(ty)
+        );
     }
     mark_chain_precision(env, base)?;
     let reg = env.cur.reg(base);
     if !is_within(range, reg, width32) {
-        return Err(invalid_scalar(reg, range, place, if base == Reg::R1 { "R1" } else { "R0" }));
+        return Err(invalid_scalar(
+            reg,
+            range,
+            place,
+            if base == Reg::R1 { "R1" } else { "R0" },
+        ));
     }
     Ok(())
 }
@@ -165,7 +196,11 @@ fn hook_returns(env: &Env<'_>) -> Option<Option<ring3_btf::Kind>> {
     let target = env.facts.attach.target.as_ref()?;
     let proto = target.btf.type_by_id(target.proto?)?;
     let ret = target.btf.skip_mods_and_typedefs(proto.type_id());
-    Some(if ret.is_void() { None } else { target.btf.kind(ret) })
+    Some(if ret.is_void() {
+        None
+    } else {
+        target.btf.kind(ret)
+    })
 }
 
 /// Hooks of LSM and struct_ops may return nothing.
@@ -182,14 +217,26 @@ fn returns_void(env: &Env<'_>) -> bool {
 const BOOL_LSM_HOOKS: &[&str] = &["bpf_lsm_inode_xattr_skipcap", "bpf_lsm_audit_rule_known"];
 
 fn hook_ret_range(env: &Env<'_>) -> HookRet {
-    let Some(ret) = hook_returns(env) else { return HookRet::Unjudged };
+    let Some(ret) = hook_returns(env) else {
+        return HookRet::Unjudged;
+    };
     match env.req.prog_type {
         ProgType::Lsm if ret.is_none() => HookRet::VoidHookOfCgroup,
-        ProgType::Lsm if env.req.expected_attach_type == AttachType::LsmCgroup.raw() => HookRet::In(0, 1),
+        ProgType::Lsm if env.req.expected_attach_type == AttachType::LsmCgroup.raw() => {
+            HookRet::In(0, 1)
+        }
         ProgType::Lsm => {
-            let name = env.facts.attach.target.as_ref().map_or("", |target| target.name.as_str());
+            let name = env
+                .facts
+                .attach
+                .target
+                .as_ref()
+                .map_or("", |target| target.name.as_str());
             let name = name.strip_prefix("bpf_lsm_").unwrap_or(name);
-            if BOOL_LSM_HOOKS.iter().any(|hook| hook.strip_prefix("bpf_lsm_") == Some(name)) {
+            if BOOL_LSM_HOOKS
+                .iter()
+                .any(|hook| hook.strip_prefix("bpf_lsm_") == Some(name))
+            {
                 HookRet::In(0, 1)
             } else {
                 HookRet::In(-4095, 0)

@@ -14,7 +14,9 @@ use super::refs::{acquire_reference, release_reference};
 use crate::env::Env;
 use crate::error::{Check, Violation, reject};
 use crate::explore::{Speculation, push_path};
-use crate::state::{BtfIdx, Extra, IterState, RegBase, RegState, RegType, SLOT_BYTES, SlotType, TypeFlags};
+use crate::state::{
+    BtfIdx, Extra, IterState, RegBase, RegState, RegType, SLOT_BYTES, SlotType, TypeFlags,
+};
 use crate::states::widen::{find_prev_entry, widen_imprecise_scalars};
 
 /// What a call does with the iterator.
@@ -38,7 +40,10 @@ fn place_of(env: &Env<'_>, reg: &RegState, slots: u32) -> Check<Option<Place>> {
         reject!(EINVAL, "iter has to be at a constant offset");
     }
     let off = reg.const_offset().unwrap_or(0);
-    if off % SLOT_BYTES as i64 != 0 || off >= 0 || off < -(ring3_uapi::limits::STACK_BYTES_MAX as i64) {
+    if off % SLOT_BYTES as i64 != 0
+        || off >= 0
+        || off < -(ring3_uapi::limits::STACK_BYTES_MAX as i64)
+    {
         reject!(EINVAL, "cannot pass in iter at an offset={off}");
     }
     let spi = ((-off - 1) / SLOT_BYTES as i64) as u32;
@@ -46,15 +51,27 @@ fn place_of(env: &Env<'_>, reg: &RegState, slots: u32) -> Check<Option<Place>> {
         reject!(EINVAL, "cannot pass in iter at an offset={off}");
     }
     let is_allocated = (spi as usize) < env.cur.frame(reg.frameno).stack.len();
-    Ok(is_allocated.then_some(Place { frame: reg.frameno, spi }))
+    Ok(is_allocated.then_some(Place {
+        frame: reg.frameno,
+        spi,
+    }))
 }
 
 /// Checks the iterator argument of a call and does what the call does; gives the place of one that goes on.
-pub(crate) fn check_iter_arg(env: &mut Env<'_>, base: Reg, ty: Type<'_>, func: &str, usage: Use) -> Check<Option<Place>> {
+pub(crate) fn check_iter_arg(
+    env: &mut Env<'_>,
+    base: Reg,
+    ty: Type<'_>,
+    func: &str,
+    usage: Use,
+) -> Check<Option<Place>> {
     let reg = *env.cur.reg(base);
     let number = base.number() - 1;
     if !reg.ty.is(RegBase::PtrToStack) {
-        reject!(EINVAL, "arg#{number} expected pointer to an iterator on stack");
+        reject!(
+            EINVAL,
+            "arg#{number} expected pointer to an iterator on stack"
+        );
     }
     let name = ty.name().strip_prefix("bpf_iter_").unwrap_or(ty.name());
     let slots = ty.size() / SLOT_BYTES as u32;
@@ -69,15 +86,25 @@ pub(crate) fn check_iter_arg(env: &mut Env<'_>, base: Reg, ty: Type<'_>, func: &
         Use::Next | Use::Destroy => {
             let place = find_active(env, &reg, ty, slots).map_err(|v| expected(v, name, number))?;
             let Some(place) = place else {
-                reject!(EINVAL, "expected an initialized iter_{name} as arg #{number}");
+                reject!(
+                    EINVAL,
+                    "expected an initialized iter_{name} as arg #{number}"
+                );
             };
-            let is_stale = slots_of(env, place, slots).any(|reg| reg.ty.has(TypeFlags::PTR_UNTRUSTED));
+            let is_stale =
+                slots_of(env, place, slots).any(|reg| reg.ty.has(TypeFlags::PTR_UNTRUSTED));
             if is_stale {
                 reject!(EPROTO, "expected an RCU CS when using {func}");
             }
             for spi in place.spi + 1 - slots..=place.spi {
                 env.mark_slot_scratched(spi);
-                env.stack_liveness.mark_read(env.facts, &env.cur, place.frame, env.insn_idx, 1 << spi);
+                env.stack_liveness.mark_read(
+                    env.facts,
+                    &env.cur,
+                    place.frame,
+                    env.insn_idx,
+                    1 << spi,
+                );
             }
             if usage == Use::Destroy {
                 destroy(env, place, slots)?;
@@ -88,21 +115,40 @@ pub(crate) fn check_iter_arg(env: &mut Env<'_>, base: Reg, ty: Type<'_>, func: &
     }
 }
 
-fn expected(v: alloc::boxed::Box<Violation>, name: &str, number: u8) -> alloc::boxed::Box<Violation> {
-    v.and_line(format_args!("expected an initialized iter_{name} as arg #{number}"))
+fn expected(
+    v: alloc::boxed::Box<Violation>,
+    name: &str,
+    number: u8,
+) -> alloc::boxed::Box<Violation> {
+    v.and_line(format_args!(
+        "expected an initialized iter_{name} as arg #{number}"
+    ))
 }
 
-fn slots_of<'e>(env: &'e Env<'_>, place: Place, slots: u32) -> impl Iterator<Item = &'e RegState> + use<'e> {
+fn slots_of<'e>(
+    env: &'e Env<'_>,
+    place: Place,
+    slots: u32,
+) -> impl Iterator<Item = &'e RegState> + use<'e> {
     let frame = env.cur.frame(place.frame);
-    (0..slots).filter_map(move |i| frame.stack.get((place.spi - i) as usize).map(|slot| slot.spilled()))
+    (0..slots).filter_map(move |i| {
+        frame
+            .stack
+            .get((place.spi - i) as usize)
+            .map(|slot| slot.spilled())
+    })
 }
 
 /// The place, if an iterator of the type is there.
 fn find_active(env: &Env<'_>, reg: &RegState, ty: Type<'_>, slots: u32) -> Check<Option<Place>> {
-    let Some(place) = place_of(env, reg, slots)? else { return Ok(None) };
+    let Some(place) = place_of(env, reg, slots)? else {
+        return Ok(None);
+    };
     let frame = env.cur.frame(place.frame);
     let is_there = (0..slots).all(|i| {
-        let Some(slot) = frame.stack.get((place.spi - i) as usize) else { return false };
+        let Some(slot) = frame.stack.get((place.spi - i) as usize) else {
+            return false;
+        };
         let reg = slot.spilled();
         slot.types == [SlotType::Iter; SLOT_BYTES]
             && (i == 0) == (reg.ref_obj_id != 0)
@@ -122,14 +168,23 @@ fn create(
 ) -> Check {
     let number = base.number() - 1;
     let refused = |v: alloc::boxed::Box<Violation>| {
-        v.and_line(format_args!("expected uninitialized iter_{name} as arg #{number}"))
+        v.and_line(format_args!(
+            "expected uninitialized iter_{name} as arg #{number}"
+        ))
     };
     if let Some(place) = place_of(env, reg, slots).map_err(refused)? {
         let frame = env.cur.frame(place.frame);
-        let is_taken = (0..slots)
-            .any(|i| frame.stack.get((place.spi - i) as usize).is_some_and(|slot| slot.types.contains(&SlotType::Iter)));
+        let is_taken = (0..slots).any(|i| {
+            frame
+                .stack
+                .get((place.spi - i) as usize)
+                .is_some_and(|slot| slot.types.contains(&SlotType::Iter))
+        });
         if is_taken {
-            reject!(EINVAL, "expected uninitialized iter_{name} as arg #{number}");
+            reject!(
+                EINVAL,
+                "expected uninitialized iter_{name} as arg #{number}"
+            );
         }
     }
     for i in 0..slots as i32 {
@@ -142,14 +197,25 @@ fn create(
         };
         check_mem_access(env, base, i * SLOT_BYTES as i32, access)?;
     }
-    let Some(place) = place_of(env, reg, slots)? else { return Err(Violation::bug("iterator beyond the stack")) };
+    let Some(place) = place_of(env, reg, slots)? else {
+        return Err(Violation::bug("iterator beyond the stack"));
+    };
     let in_rcu = in_rcu_section(env);
     let ref_obj_id = acquire_reference(env);
     let mut reg_type = RegType::STACK;
     if rcu_protected {
-        reg_type = reg_type.with(if in_rcu { TypeFlags::MEM_RCU } else { TypeFlags::PTR_UNTRUSTED });
+        reg_type = reg_type.with(if in_rcu {
+            TypeFlags::MEM_RCU
+        } else {
+            TypeFlags::PTR_UNTRUSTED
+        });
     }
-    let extra = Extra::Iter { btf: BtfIdx(0), id: ty.id(), state: IterState::Active, depth: 0 };
+    let extra = Extra::Iter {
+        btf: BtfIdx(0),
+        id: ty.id(),
+        state: IterState::Active,
+        depth: 0,
+    };
     for i in 0..slots {
         let spi = place.spi - i;
         let slot = &mut env.cur.frame_mut(place.frame).stack[spi as usize];
@@ -165,7 +231,9 @@ fn create(
 }
 
 fn destroy(env: &mut Env<'_>, place: Place, slots: u32) -> Check {
-    let id = env.cur.frame(place.frame).stack[place.spi as usize].spilled().ref_obj_id;
+    let id = env.cur.frame(place.frame).stack[place.spi as usize]
+        .spilled()
+        .ref_obj_id;
     for i in 0..slots {
         let spi = place.spi - i;
         let slot = &mut env.cur.frame_mut(place.frame).stack[spi as usize];
@@ -190,14 +258,24 @@ pub(crate) fn is_rcu(env: &Env<'_>, place: Place) -> bool {
 pub(crate) fn leave_rcu(env: &mut Env<'_>) {
     for frameno in 0..=env.cur.curframe {
         let is_hit = |slot: &crate::state::StackSlot| {
-            slot.types[SLOT_BYTES - 1] == SlotType::Iter && slot.spilled().ty.has(TypeFlags::MEM_RCU)
+            slot.types[SLOT_BYTES - 1] == SlotType::Iter
+                && slot.spilled().ty.has(TypeFlags::MEM_RCU)
         };
         if !env.cur.frame(frameno).stack.iter().any(is_hit) {
             continue;
         }
-        for slot in env.cur.frame_mut(frameno).stack.iter_mut().filter(|slot| is_hit(slot)) {
+        for slot in env
+            .cur
+            .frame_mut(frameno)
+            .stack
+            .iter_mut()
+            .filter(|slot| is_hit(slot))
+        {
             let reg = slot.spilled_mut();
-            reg.ty = reg.ty.without(TypeFlags::MEM_RCU).with(TypeFlags::PTR_UNTRUSTED);
+            reg.ty = reg
+                .ty
+                .without(TypeFlags::MEM_RCU)
+                .with(TypeFlags::PTR_UNTRUSTED);
         }
     }
 }
@@ -214,7 +292,9 @@ pub(crate) fn step(env: &mut Env<'_>, place: Place) -> Check {
         let earlier = find_prev_entry(env, here);
         let facts = env.facts;
         push_path(env, here + 1, here, Speculation::No)?;
-        let Some(mut pending) = env.worklist.pop() else { return Err(Violation::bug("worklist")) };
+        let Some(mut pending) = env.worklist.pop() else {
+            return Err(Violation::bug("worklist"));
+        };
         let reg = pending.state.frame_mut(place.frame).stack[place.spi as usize].spilled_mut();
         if let Extra::Iter { depth, .. } = &mut reg.extra {
             *depth += 1;

@@ -14,7 +14,10 @@ use crate::state::RegBase;
 /// Checks `BPF_LD_ABS` and `BPF_LD_IND`: `check_ld_abs`.
 pub(crate) fn check_ld_abs(env: &mut Env<'_>, insn: &Insn) -> Check {
     if !env.registry.prog_type(env.facts.attach.prog_type).ld_abs {
-        reject!(EINVAL, "BPF_LD_[ABS|IND] instructions not allowed for this program type");
+        reject!(
+            EINVAL,
+            "BPF_LD_[ABS|IND] instructions not allowed for this program type"
+        );
     }
     check_reg_arg(env, Reg::R6, RegArg::Src)?;
     check_resource_leak(env, ExitScope::Program, "BPF_LD_[ABS|IND]")?;

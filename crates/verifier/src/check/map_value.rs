@@ -19,15 +19,27 @@ pub(crate) enum AccessBy {
 }
 
 /// What the map's flags permit programs: `check_map_access_type`.
-pub(crate) fn check_access_type(env: &Env<'_>, reg: &RegState, off: i32, size: i32, access: Access) -> Check {
-    let Some(map) = reg.map() else { return Err(Violation::bug("map value without map")) };
+pub(crate) fn check_access_type(
+    env: &Env<'_>,
+    reg: &RegState,
+    off: i32,
+    size: i32,
+    access: Access,
+) -> Check {
+    let Some(map) = reg.map() else {
+        return Err(Violation::bug("map value without map"));
+    };
     let map = env.map(map);
     let (verb, refused) = match access {
         Access::Write => ("write into", map_create::RDONLY_PROG),
         Access::Read => ("read from", map_create::WRONLY_PROG),
     };
     if map.program_flags() & refused != 0 {
-        reject!(EACCES, "{verb} map forbidden, value_size={} off={off} size={size}", map.value_size);
+        reject!(
+            EACCES,
+            "{verb} map forbidden, value_size={} off={off} size={size}",
+            map.value_size
+        );
     }
     Ok(())
 }
@@ -42,14 +54,23 @@ pub(crate) fn check_map_access(
     zero: ZeroSize,
     by: AccessBy,
 ) -> Check {
-    let Some(map) = reg.map() else { return Err(Violation::bug("map value without map")) };
+    let Some(map) = reg.map() else {
+        return Err(Violation::bug("map value without map"));
+    };
     let map = env.map(map);
     check_mem_region(env, reg, base, off, size, map.value_size, zero)?;
-    let Some(record) = &map.record else { return Ok(()) };
+    let Some(record) = &map.record else {
+        return Ok(());
+    };
     let first = reg.scalar.smin.wrapping_add(i64::from(off));
-    let last = (reg.scalar.umax as i64).wrapping_add(i64::from(off)).wrapping_add(i64::from(size));
+    let last = (reg.scalar.umax as i64)
+        .wrapping_add(i64::from(off))
+        .wrapping_add(i64::from(size));
     for field in &record.fields {
-        let (begin, end) = (i64::from(field.offset), i64::from(field.offset) + i64::from(field.size()));
+        let (begin, end) = (
+            i64::from(field.offset),
+            i64::from(field.offset) + i64::from(field.size()),
+        );
         if first >= end || begin >= last {
             continue;
         }
@@ -68,7 +89,11 @@ pub(crate) fn check_map_access(
                 };
                 let at = i64::from(off).wrapping_add(value as i64);
                 if begin != at {
-                    reject!(EACCES, "{name} access misaligned expected={begin} off={}", at as u64);
+                    reject!(
+                        EACCES,
+                        "{name} access misaligned expected={begin} off={}",
+                        at as u64
+                    );
                 }
                 if size != 8 {
                     reject!(EACCES, "{name} access size must be BPF_DW");
@@ -81,13 +106,24 @@ pub(crate) fn check_map_access(
 }
 
 /// A load or store of a map's value.
-pub(crate) fn check_direct_access(env: &mut Env<'_>, reg: &RegState, base: Reg, off: i32, access: MemAccess) -> Check {
+pub(crate) fn check_direct_access(
+    env: &mut Env<'_>,
+    reg: &RegState,
+    base: Reg,
+    off: i32,
+    access: MemAccess,
+) -> Check {
     let size = access.size.bytes() as i32;
     check_access_type(env, reg, off, size, access.access)?;
     check_map_access(env, reg, base, off, size, ZeroSize::Refused, AccessBy::Insn)?;
-    let Some(map_idx) = reg.map() else { return Err(Violation::bug("map value without map")) };
+    let Some(map_idx) = reg.map() else {
+        return Err(Violation::bug("map value without map"));
+    };
     let map = env.map(map_idx);
-    let at = reg.scalar.const_value().map(|value| i64::from(off).wrapping_add(value as i64));
+    let at = reg
+        .scalar
+        .const_value()
+        .map(|value| i64::from(off).wrapping_add(value as i64));
     if let (Some(at), Some(record)) = (at, &map.record)
         && let Some(field) = u32::try_from(at).ok().and_then(|at| record.at(at))
         && matches!(
@@ -97,10 +133,14 @@ pub(crate) fn check_direct_access(env: &mut Env<'_>, reg: &RegState, base: Reg, 
     {
         return super::map_field::check_kptr_access(env, map_idx, field, access);
     }
-    let (Access::Read, Some(dst)) = (access.access, access.value) else { return Ok(()) };
+    let (Access::Read, Some(dst)) = (access.access, access.value) else {
+        return Ok(());
+    };
     let is_constant = map.map_flags & map_create::RDONLY_PROG != 0 && map.frozen;
     if let (Some(at), Some(contents), true) = (at, &map.contents, is_constant)
-        && let Some(bytes) = usize::try_from(at).ok().and_then(|at| contents.get(at..at + size as usize))
+        && let Some(bytes) = usize::try_from(at)
+            .ok()
+            .and_then(|at| contents.get(at..at + size as usize))
     {
         let mut word = [0; 8];
         word[..bytes.len()].copy_from_slice(bytes);
@@ -143,11 +183,14 @@ pub(crate) fn kernel_struct_of(map_type: MapType) -> Option<&'static str> {
         MapType::Xskmap => "xsk_map",
         MapType::Sockmap => "bpf_stab",
         MapType::Sockhash => "bpf_shtab",
-        MapType::CgroupStorageDeprecated | MapType::PercpuCgroupStorageDeprecated => "bpf_cgroup_storage_map",
-        MapType::ReuseportSockarray => "reuseport_array",
-        MapType::SkStorage | MapType::InodeStorage | MapType::TaskStorage | MapType::CgrpStorage => {
-            "bpf_local_storage_map"
+        MapType::CgroupStorageDeprecated | MapType::PercpuCgroupStorageDeprecated => {
+            "bpf_cgroup_storage_map"
         }
+        MapType::ReuseportSockarray => "reuseport_array",
+        MapType::SkStorage
+        | MapType::InodeStorage
+        | MapType::TaskStorage
+        | MapType::CgrpStorage => "bpf_local_storage_map",
         MapType::StructOps => "bpf_struct_ops_map",
         MapType::Ringbuf | MapType::UserRingbuf => "bpf_ringbuf_map",
         MapType::BloomFilter => "bpf_bloom_filter",

@@ -9,11 +9,11 @@ use super::regs::{RegArg, check_reg_arg, mark_reg_unknown};
 use super::{ctx, map_value, packet, stack};
 use crate::domain::Tnum;
 use crate::env::Env;
-use crate::error::{Check, Violation, reject, unjudged};
+use crate::error::{Check, Violation, reject};
 use crate::limits::VAR_OFF_MAX;
 use crate::log::insn::log_source_line;
 use crate::log::state::TypeName;
-use crate::state::{DEF_NOT_SUBREG, Extra, RegBase, RegState, RegType, TypeFlags};
+use crate::state::{RegBase, RegState, RegType, TypeFlags};
 
 /// Direction of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,14 @@ impl core::fmt::Display for TnumText {
 
 /// `dst = *(size *)(src + off)`
 pub(crate) fn check_load(env: &mut Env<'_>, insn: &Insn) -> Check {
-    let Insn::Load { size, mode, dst, src, off } = *insn else {
+    let Insn::Load {
+        size,
+        mode,
+        dst,
+        src,
+        off,
+    } = *insn
+    else {
         return Err(Violation::bug("check_load"));
     };
     check_load_through(env, size, mode, dst, src, i32::from(off), false)
@@ -68,15 +75,35 @@ pub(crate) fn check_load_through(
     check_reg_arg(env, src, RegArg::Src)?;
     check_reg_arg(env, dst, RegArg::DstNoMark)?;
     let src_type = env.cur.reg(src).ty;
-    let access = MemAccess { access: Access::Read, size, mode, value: Some(dst), strict_alignment: atomic };
+    let access = MemAccess {
+        access: Access::Read,
+        size,
+        mode,
+        value: Some(dst),
+        strict_alignment: atomic,
+    };
     check_mem_access(env, src, off, access)?;
-    save_ptr_type(env, src_type, if atomic { TrustMix::Refused } else { TrustMix::Allowed })?;
+    save_ptr_type(
+        env,
+        src_type,
+        if atomic {
+            TrustMix::Refused
+        } else {
+            TrustMix::Allowed
+        },
+    )?;
     super::alu::check_reg_bounds(env, dst, if atomic { "atomic_load" } else { "ldx" })
 }
 
 /// `*(size *)(dst + off) = src`
 pub(crate) fn check_store_reg(env: &mut Env<'_>, insn: &Insn) -> Check {
-    let Insn::Store { size, dst, off, src: Operand::Reg(src) } = *insn else {
+    let Insn::Store {
+        size,
+        dst,
+        off,
+        src: Operand::Reg(src),
+    } = *insn
+    else {
         return Err(Violation::bug("check_store_reg"));
     };
     check_store_through(env, size, dst, i32::from(off), src, false)
@@ -157,7 +184,11 @@ pub(crate) fn save_ptr_type(env: &mut Env<'_>, ty: RegType, mix: TrustMix) -> Ch
     let is_object = |ty: RegType| matches!(ty.base, RegBase::PtrToMem | RegBase::PtrToBtfId);
     if mix == TrustMix::Allowed && is_object(ty) && is_object(prev) {
         let is_mem = ty.base == RegBase::PtrToMem || prev.base == RegBase::PtrToMem;
-        let mut merged = RegType::of(if is_mem { RegBase::PtrToMem } else { RegBase::PtrToBtfId });
+        let mut merged = RegType::of(if is_mem {
+            RegBase::PtrToMem
+        } else {
+            RegBase::PtrToBtfId
+        });
         for flag in [TypeFlags::PTR_UNTRUSTED, TypeFlags::MEM_RDONLY] {
             if ty.has(flag) || prev.has(flag) {
                 merged = merged.with(flag);
@@ -170,7 +201,13 @@ pub(crate) fn save_ptr_type(env: &mut Env<'_>, ty: RegType, mix: TrustMix) -> Ch
 }
 
 /// Offsets that the access size divides, where that is asked for: `check_ptr_alignment`.
-pub(crate) fn check_alignment(env: &Env<'_>, reg: &RegState, off: i32, size: MemSize, strict_once: bool) -> Check {
+pub(crate) fn check_alignment(
+    env: &Env<'_>,
+    reg: &RegState,
+    off: i32,
+    size: MemSize,
+    strict_once: bool,
+) -> Check {
     let mut strict = env.modes.strict_alignment || strict_once;
     let what = match (reg.ty.base, reg.ty.flags == TypeFlags::NONE) {
         (RegBase::PtrToPacket | RegBase::PtrToPacketMeta, true) => {
@@ -232,10 +269,17 @@ pub(crate) fn check_mem_access(env: &mut Env<'_>, base: Reg, off: i32, access: M
     let number = base.number();
     let is_write = access.access == Access::Write;
     let may_leak = |env: &Env<'_>| {
-        is_write && access.value.is_some_and(|value| env.is_pointer_value(env.cur.reg(value)))
+        is_write
+            && access
+                .value
+                .is_some_and(|value| env.is_pointer_value(env.cur.reg(value)))
     };
     let leak = |what: &str| -> Check {
-        reject!(EACCES, "R{} leaks addr into {what}", access.value.map_or(0, Reg::number))
+        reject!(
+            EACCES,
+            "R{} leaks addr into {what}",
+            access.value.map_or(0, Reg::number)
+        )
     };
     let plain = reg.ty.flags == TypeFlags::NONE;
     // Whether a load gives a scalar of which only the size is known.
@@ -258,7 +302,11 @@ pub(crate) fn check_mem_access(env: &mut Env<'_>, base: Reg, off: i32, access: M
         RegBase::PtrToMem => {
             let rdonly = reg.ty.has(TypeFlags::MEM_RDONLY);
             if reg.ty.may_be_null() {
-                reject!(EACCES, "R{number} invalid mem access '{}'", TypeName(reg.ty));
+                reject!(
+                    EACCES,
+                    "R{number} invalid mem access '{}'",
+                    TypeName(reg.ty)
+                );
             }
             if is_write && rdonly {
                 reject!(EACCES, "R{number} cannot write into {}", TypeName(reg.ty));
@@ -267,7 +315,15 @@ pub(crate) fn check_mem_access(env: &mut Env<'_>, base: Reg, off: i32, access: M
                 return leak("mem");
             }
             if !(rdonly && reg.ty.has(TypeFlags::PTR_UNTRUSTED)) {
-                check_mem_region(env, &reg, base, off, size, reg.mem_size(), ZeroSize::Refused)?;
+                check_mem_region(
+                    env,
+                    &reg,
+                    base,
+                    off,
+                    size,
+                    reg.mem_size(),
+                    ZeroSize::Refused,
+                )?;
             }
         }
         RegBase::PtrToCtx if plain => {
@@ -313,7 +369,12 @@ pub(crate) fn check_mem_access(env: &mut Env<'_>, base: Reg, off: i32, access: M
                 reject!(EACCES, "invalid access to flow keys off={off} size={size}");
             }
         }
-        RegBase::PtrToSocket | RegBase::PtrToSockCommon | RegBase::PtrToTcpSock | RegBase::PtrToXdpSock if plain => {
+        RegBase::PtrToSocket
+        | RegBase::PtrToSockCommon
+        | RegBase::PtrToTcpSock
+        | RegBase::PtrToXdpSock
+            if plain =>
+        {
             if is_write {
                 reject!(EACCES, "R{number} cannot write into {}", TypeName(reg.ty));
             }
@@ -324,7 +385,15 @@ pub(crate) fn check_mem_access(env: &mut Env<'_>, base: Reg, off: i32, access: M
             env.max_tp_access = env.max_tp_access.max((off + size) as u32);
         }
         RegBase::PtrToBtfId if !reg.ty.may_be_null() => {
-            super::btf_ptr::check_btf_access(env, &reg, base, off, size, access.access, access.value)?;
+            super::btf_ptr::check_btf_access(
+                env,
+                &reg,
+                base,
+                off,
+                size,
+                access.access,
+                access.value,
+            )?;
             loads_unknown = false;
         }
         RegBase::ConstPtrToMap if plain => {
@@ -336,10 +405,20 @@ pub(crate) fn check_mem_access(env: &mut Env<'_>, base: Reg, off: i32, access: M
             if rdonly && is_write {
                 reject!(EACCES, "R{number} cannot write into {}", TypeName(reg.ty));
             }
-            check_buffer(if rdonly { "rdonly" } else { "rdwr" }, &reg, base, off, size)?;
+            check_buffer(
+                if rdonly { "rdonly" } else { "rdwr" },
+                &reg,
+                base,
+                off,
+                size,
+            )?;
         }
         RegBase::PtrToArena if plain => {}
-        _ => reject!(EACCES, "R{number} invalid mem access '{}'", TypeName(reg.ty)),
+        _ => reject!(
+            EACCES,
+            "R{number} invalid mem access '{}'",
+            TypeName(reg.ty)
+        ),
     }
     if let (Access::Read, Some(value)) = (access.access, access.value) {
         if loads_unknown {
@@ -356,17 +435,6 @@ pub(crate) fn check_mem_access(env: &mut Env<'_>, base: Reg, off: i32, access: M
     Ok(())
 }
 
-/// The alignment that a helper asks of its memory: a multiple of `bytes`, strictly.
-pub(crate) fn check_helper_alignment(env: &Env<'_>, base: Reg, bytes: u32) -> Check {
-    let size = match bytes {
-        1 => MemSize::B,
-        2 => MemSize::H,
-        4 => MemSize::W,
-        _ => MemSize::Dw,
-    };
-    check_alignment(env, env.cur.reg(base), 0, size, true)
-}
-
 /// `struct bpf_flow_keys`
 const FLOW_KEYS_BYTES: i32 = 56;
 
@@ -378,7 +446,11 @@ pub(crate) fn with_source_line(
     let mut log = crate::log::Log::new(env.log.level().max(1));
     log_source_line(&mut log, env.facts, &mut env.prev_linfo, env.insn_idx, "; ");
     let line = log.as_str().trim_end_matches('\n');
-    if line.is_empty() { violation } else { violation.and_line(line) }
+    if line.is_empty() {
+        violation
+    } else {
+        violation.and_line(line)
+    }
 }
 
 /// Whether an access of no bytes is one.
@@ -404,10 +476,18 @@ pub(crate) fn check_fixed_region(
     }
     match reg.ty.base {
         RegBase::PtrToMapKey => {
-            reject!(EACCES, "invalid access to map key, key_size={} off={off} size={size}", mem_size as i32)
+            reject!(
+                EACCES,
+                "invalid access to map key, key_size={} off={off} size={size}",
+                mem_size as i32
+            )
         }
         RegBase::PtrToMapValue => {
-            reject!(EACCES, "invalid access to map value, value_size={} off={off} size={size}", mem_size as i32)
+            reject!(
+                EACCES,
+                "invalid access to map value, value_size={} off={off} size={size}",
+                mem_size as i32
+            )
         }
         RegBase::PtrToPacket | RegBase::PtrToPacketMeta | RegBase::PtrToPacketEnd => reject!(
             EACCES,
@@ -416,7 +496,10 @@ pub(crate) fn check_fixed_region(
             reg.id,
             mem_size as i32
         ),
-        _ => reject!(EACCES, "invalid access to memory, mem_size={mem_size} off={off} size={size}"),
+        _ => reject!(
+            EACCES,
+            "invalid access to memory, mem_size={mem_size} off={off} size={size}"
+        ),
     }
 }
 
@@ -439,16 +522,30 @@ pub(crate) fn check_mem_region(
             "R{number} min value is negative, either use unsigned index or do a if (index >=0) check."
         );
     }
-    check_fixed_region(reg, base, low, size, mem_size, zero)
-        .map_err(|v| v.and_line(format_args!("R{number} min value is outside of the allowed memory range")))?;
+    check_fixed_region(reg, base, low, size, mem_size, zero).map_err(|v| {
+        v.and_line(format_args!(
+            "R{number} min value is outside of the allowed memory range"
+        ))
+    })?;
     if s.umax >= VAR_OFF_MAX as u64 {
         reject!(
             EACCES,
             "R{number} unbounded memory access, make sure to bounds check any such access"
         );
     }
-    check_fixed_region(reg, base, (s.umax as i64).wrapping_add(i64::from(off)), size, mem_size, zero)
-        .map_err(|v| v.and_line(format_args!("R{number} max value is outside of the allowed memory range")))
+    check_fixed_region(
+        reg,
+        base,
+        (s.umax as i64).wrapping_add(i64::from(off)),
+        size,
+        mem_size,
+        zero,
+    )
+    .map_err(|v| {
+        v.and_line(format_args!(
+            "R{number} max value is outside of the allowed memory range"
+        ))
+    })
 }
 
 /// A pointer in its original, unmodified form: `check_ptr_off_reg`.
@@ -467,13 +564,28 @@ pub(crate) enum FixedOffset {
 pub(crate) fn check_ptr_off_reg_with(reg: &RegState, base: Reg, fixed: FixedOffset) -> Check {
     let number = base.number();
     if reg.off < 0 {
-        reject!(EACCES, "negative offset {} ptr R{number} off={} disallowed", TypeName(reg.ty), reg.off);
+        reject!(
+            EACCES,
+            "negative offset {} ptr R{number} off={} disallowed",
+            TypeName(reg.ty),
+            reg.off
+        );
     }
     if fixed == FixedOffset::Refused && reg.off != 0 {
-        reject!(EACCES, "dereference of modified {} ptr R{number} off={} disallowed", TypeName(reg.ty), reg.off);
+        reject!(
+            EACCES,
+            "dereference of modified {} ptr R{number} off={} disallowed",
+            TypeName(reg.ty),
+            reg.off
+        );
     }
     if reg.scalar.const_value() != Some(0) {
-        reject!(EACCES, "variable {} access var_off={} disallowed", TypeName(reg.ty), TnumText(reg.scalar.var_off));
+        reject!(
+            EACCES,
+            "variable {} access var_off={} disallowed",
+            TypeName(reg.ty),
+            TnumText(reg.scalar.var_off)
+        );
     }
     Ok(())
 }
@@ -481,7 +593,10 @@ pub(crate) fn check_ptr_off_reg_with(reg: &RegState, base: Reg, fixed: FixedOffs
 fn check_buffer(what: &str, reg: &RegState, base: Reg, off: i32, size: i32) -> Check {
     let number = base.number();
     if off < 0 {
-        reject!(EACCES, "R{number} invalid {what} buffer access: off={off}, size={size}");
+        reject!(
+            EACCES,
+            "R{number} invalid {what} buffer access: off={off}, size={size}"
+        );
     }
     if reg.scalar.const_value() != Some(0) {
         reject!(
@@ -493,7 +608,13 @@ fn check_buffer(what: &str, reg: &RegState, base: Reg, off: i32, size: i32) -> C
     Ok(())
 }
 
-fn check_sock_access(env: &mut Env<'_>, reg: &RegState, base: Reg, off: i32, access: MemAccess) -> Check {
+fn check_sock_access(
+    env: &mut Env<'_>,
+    reg: &RegState,
+    base: Reg,
+    off: i32,
+    access: MemAccess,
+) -> Check {
     let number = base.number();
     if reg.scalar.smin < 0 {
         reject!(
@@ -515,21 +636,42 @@ fn check_sock_access(env: &mut Env<'_>, reg: &RegState, base: Reg, off: i32, acc
     }
 }
 
-fn check_map_ptr_access(env: &mut Env<'_>, reg: &RegState, base: Reg, off: i32, access: MemAccess) -> Check {
+fn check_map_ptr_access(
+    env: &mut Env<'_>,
+    reg: &RegState,
+    base: Reg,
+    off: i32,
+    access: MemAccess,
+) -> Check {
     let number = base.number();
-    let Some(map) = reg.map() else { return Err(Violation::bug("map pointer without map")) };
+    let Some(map) = reg.map() else {
+        return Err(Violation::bug("map pointer without map"));
+    };
     let map = env.map(map);
     if env.req.kernel_btf.is_none() {
-        reject!(ENOTSUPP, "map_ptr access not supported without CONFIG_DEBUG_INFO_BTF");
+        reject!(
+            ENOTSUPP,
+            "map_ptr access not supported without CONFIG_DEBUG_INFO_BTF"
+        );
     }
     let Some(name) = map_value::kernel_struct_of(map.map_type) else {
-        reject!(ENOTSUPP, "map_ptr access not supported for map type {}", map.map_type.raw());
+        reject!(
+            ENOTSUPP,
+            "map_ptr access not supported for map type {}",
+            map.map_type.raw()
+        );
     };
     if !env.permits.allow_ptr_leaks {
-        reject!(EPERM, "'struct {name}' access is allowed only to CAP_PERFMON and CAP_SYS_ADMIN");
+        reject!(
+            EPERM,
+            "'struct {name}' access is allowed only to CAP_PERFMON and CAP_SYS_ADMIN"
+        );
     }
     if off < 0 {
-        reject!(EACCES, "R{number} is {name} invalid negative access: off={off}");
+        reject!(
+            EACCES,
+            "R{number} is {name} invalid negative access: off={off}"
+        );
     }
     if access.access == Access::Write {
         reject!(EACCES, "only read from {name} is supported");
@@ -567,11 +709,27 @@ pub(crate) fn check_helper_mem_access(
                 reject!(EACCES, "R{number} cannot write into {}", TypeName(reg.ty));
             }
             let key_size = reg.map().map_or(0, |map| env.map(map).key_size);
-            check_mem_region(env, &reg, base, reg.off, access_size, key_size, ZeroSize::Refused)
+            check_mem_region(
+                env,
+                &reg,
+                base,
+                reg.off,
+                access_size,
+                key_size,
+                ZeroSize::Refused,
+            )
         }
         RegBase::PtrToMapValue => {
             map_value::check_access_type(env, &reg, reg.off, access_size, access)?;
-            map_value::check_map_access(env, &reg, base, reg.off, access_size, zero, map_value::AccessBy::Helper)
+            map_value::check_map_access(
+                env,
+                &reg,
+                base,
+                reg.off,
+                access_size,
+                zero,
+                map_value::AccessBy::Helper,
+            )
         }
         RegBase::PtrToMem => {
             if reg.ty.has(TypeFlags::MEM_RDONLY) && is_write {
@@ -584,9 +742,17 @@ pub(crate) fn check_helper_mem_access(
             if rdonly && is_write {
                 reject!(EACCES, "R{number} cannot write into {}", TypeName(reg.ty));
             }
-            check_buffer(if rdonly { "rdonly" } else { "rdwr" }, &reg, base, reg.off, access_size)
+            check_buffer(
+                if rdonly { "rdonly" } else { "rdwr" },
+                &reg,
+                base,
+                reg.off,
+                access_size,
+            )
         }
-        RegBase::PtrToStack => stack::check_range_initialized(env, &reg, base, reg.off, access_size, access, zero, raw),
+        RegBase::PtrToStack => {
+            stack::check_range_initialized(env, &reg, base, reg.off, access_size, access, zero, raw)
+        }
         RegBase::PtrToBtfId => {
             super::btf_ptr::check_btf_access(env, &reg, base, reg.off, access_size, access, None)
         }
@@ -610,13 +776,12 @@ pub(crate) fn check_helper_mem_access(
             if zero == ZeroSize::Allowed && access_size == 0 && reg.is_null() {
                 return Ok(());
             }
-            reject!(EACCES, "R{number} type={} expected={}", TypeName(reg.ty), TypeName(RegType::STACK))
+            reject!(
+                EACCES,
+                "R{number} type={} expected={}",
+                TypeName(reg.ty),
+                TypeName(RegType::STACK)
+            )
         }
     }
-}
-
-/// The state of a register loaded with a typed object or pointer (`mark_btf_ld_reg`'s plain part).
-pub(crate) fn loaded_pointer(subreg_def: u32, ty: RegType, extra: Extra) -> RegState {
-    let _ = subreg_def;
-    RegState { subreg_def: DEF_NOT_SUBREG, ..RegState::pointer(ty, extra) }
 }

@@ -30,7 +30,10 @@ pub(crate) fn check_packet_access(
         check_fixed_region(reg, base, i64::from(off), size, range as u32, zero)
     };
     inside.map_err(|v| v.and_line(format_args!("R{number} offset is outside of the packet")))?;
-    let end = (off as u32).wrapping_add(reg.scalar.umax as u32).wrapping_add(size as u32).wrapping_sub(1);
+    let end = (off as u32)
+        .wrapping_add(reg.scalar.umax as u32)
+        .wrapping_add(size as u32)
+        .wrapping_sub(1);
     env.max_pkt_offset = env.max_pkt_offset.max(end);
     Ok(())
 }

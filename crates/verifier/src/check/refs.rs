@@ -26,20 +26,35 @@ pub(crate) fn check_resource_leak(env: &Env<'_>, scope: ExitScope, what: &str) -
     let all = scope != ExitScope::Function;
     let refs = &env.cur.refs;
     if all && refs.active_locks != 0 {
-        reject!(EINVAL, "{what} cannot be used inside bpf_spin_lock-ed region");
+        reject!(
+            EINVAL,
+            "{what} cannot be used inside bpf_spin_lock-ed region"
+        );
     }
     let lingering = lingering_refs(env, scope);
     if !lingering.is_empty() {
-        return Err(Violation::new(Errno::EINVAL, format!("{lingering}{what} would lead to reference leak")));
+        return Err(Violation::new(
+            Errno::EINVAL,
+            format!("{lingering}{what} would lead to reference leak"),
+        ));
     }
     if all && refs.active_irq_id != 0 {
-        reject!(EINVAL, "{what} cannot be used inside bpf_local_irq_save-ed region");
+        reject!(
+            EINVAL,
+            "{what} cannot be used inside bpf_local_irq_save-ed region"
+        );
     }
     if all && refs.active_rcu_locks != 0 {
-        reject!(EINVAL, "{what} cannot be used inside bpf_rcu_read_lock-ed region");
+        reject!(
+            EINVAL,
+            "{what} cannot be used inside bpf_rcu_read_lock-ed region"
+        );
     }
     if all && refs.active_preempt_locks != 0 {
-        reject!(EINVAL, "{what} cannot be used inside bpf_preempt_disable-ed region");
+        reject!(
+            EINVAL,
+            "{what} cannot be used inside bpf_preempt_disable-ed region"
+        );
     }
     Ok(())
 }
@@ -56,10 +71,16 @@ fn lingering_refs(env: &Env<'_>, scope: ExitScope) -> String {
             continue;
         }
         // A struct_ops program may return an object to its caller; its type is checked with the return value.
-        if env.facts.attach.prog_type == ProgType::StructOps && scope != ExitScope::Exception && returned == r.id {
+        if env.facts.attach.prog_type == ProgType::StructOps
+            && scope != ExitScope::Exception
+            && returned == r.id
+        {
             continue;
         }
-        text.push_str(&format!("Unreleased reference id={} alloc_insn={}\n", r.id, r.insn_idx));
+        text.push_str(&format!(
+            "Unreleased reference id={} alloc_insn={}\n",
+            r.id, r.insn_idx
+        ));
     }
     text
 }
@@ -68,7 +89,12 @@ fn lingering_refs(env: &Env<'_>, scope: ExitScope) -> String {
 pub(crate) fn acquire_reference(env: &mut Env<'_>) -> u32 {
     let id = env.new_id();
     let insn_idx = env.insn_idx;
-    env.cur.refs.list.push(RefState { kind: RefKind::PTR, id, insn_idx, owner: LockOwner::None });
+    env.cur.refs.list.push(RefState {
+        kind: RefKind::PTR,
+        id,
+        insn_idx,
+        owner: LockOwner::None,
+    });
     id
 }
 
@@ -77,11 +103,19 @@ pub(crate) fn acquire_reference(env: &mut Env<'_>) -> u32 {
 /// # Errors
 /// EINVAL: it is not held.
 pub(crate) fn release_reference(env: &mut Env<'_>, id: u32) -> Check {
-    let held = env.cur.refs.list.iter().position(|held| held.kind == RefKind::PTR && held.id == id);
+    let held = env
+        .cur
+        .refs
+        .list
+        .iter()
+        .position(|held| held.kind == RefKind::PTR && held.id == id);
     let Some(index) = held else { reject!(EINVAL) };
     env.cur.refs.remove(index);
     let (leaks, precise) = (env.permits.allow_ptr_leaks, !env.permits.bpf_capable);
-    env.cur.change_regs(|reg| reg.ref_obj_id == id, |reg| invalidate(reg, leaks, precise));
+    env.cur.change_regs(
+        |reg| reg.ref_obj_id == id,
+        |reg| invalidate(reg, leaks, precise),
+    );
     Ok(())
 }
 
@@ -97,5 +131,8 @@ pub(crate) fn invalidate(reg: &mut RegState, leaks: bool, precise: bool) {
 /// Objects that the program does not own were only safe under the lock: `invalidate_non_owning_refs`.
 pub(crate) fn invalidate_non_owning_refs(env: &mut Env<'_>) {
     let (leaks, precise) = (env.permits.allow_ptr_leaks, !env.permits.bpf_capable);
-    env.cur.change_regs(|reg| reg.ty.has(TypeFlags::NON_OWN_REF), |reg| invalidate(reg, leaks, precise));
+    env.cur.change_regs(
+        |reg| reg.ty.has(TypeFlags::NON_OWN_REF),
+        |reg| invalidate(reg, leaks, precise),
+    );
 }

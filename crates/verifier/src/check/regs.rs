@@ -25,12 +25,16 @@ fn uses_64_bits(env: &Env<'_>, reg: &RegState, arg: RegArg) -> bool {
         Slot::LoadImm64 { .. } | Slot::SecondHalf | Slot::Bad(_) => return true,
     };
     match insn {
-        Insn::Alu { width, .. } | Insn::Neg { width, .. } | Insn::Movsx { width, .. } => *width == Width::W64,
+        Insn::Alu { width, .. } | Insn::Neg { width, .. } | Insn::Movsx { width, .. } => {
+            *width == Width::W64
+        }
         Insn::AddrSpaceCast { .. } | Insn::LoadImm64 { .. } => true,
         // `bswap16` and `bswap32` are of the 64-bit class, `le`/`be` of the 32-bit one.
         Insn::Endian { size, op, .. } => *op == EndianOp::Swap || *size == MemSize::Dw,
         Insn::LoadAbs { .. } | Insn::LoadInd { .. } => reads,
-        Insn::Load { size, mode, .. } => reads || *size == MemSize::Dw || *mode == LoadMode::SignExtend,
+        Insn::Load { size, mode, .. } => {
+            reads || *size == MemSize::Dw || *mode == LoadMode::SignExtend
+        }
         Insn::Atomic { size, op, .. } => {
             if reads && reg.ty.base != RegBase::Scalar {
                 return true;
@@ -40,7 +44,9 @@ fn uses_64_bits(env: &Env<'_>, reg: &RegState, arg: RegArg) -> bool {
         }
         Insn::Store { size, src, .. } => match src {
             ring3_isa::Operand::Imm(_) => true,
-            ring3_isa::Operand::Reg(_) => reads && reg.ty.base != RegBase::Scalar || *size == MemSize::Dw,
+            ring3_isa::Operand::Reg(_) => {
+                reads && reg.ty.base != RegBase::Scalar || *size == MemSize::Dw
+            }
         },
         Insn::Jmp { width, .. } => *width == Width::W64,
         Insn::Ja { .. } | Insn::MayGoto { .. } | Insn::Exit => true,
@@ -90,7 +96,11 @@ pub(crate) fn check_reg_arg(env: &mut Env<'_>, reg: Reg, arg: RegArg) -> Check {
             if reg == Reg::FP {
                 reject!(EACCES, "frame pointer is read only");
             }
-            let def = if uses_64_bits(env, state, arg) { DEF_NOT_SUBREG } else { env.insn_idx + 1 };
+            let def = if uses_64_bits(env, state, arg) {
+                DEF_NOT_SUBREG
+            } else {
+                env.insn_idx + 1
+            };
             env.cur.reg_mut(reg).subreg_def = def;
             if arg == RegArg::Dst {
                 mark_reg_unknown(env, reg);

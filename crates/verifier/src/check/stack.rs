@@ -14,7 +14,9 @@ use crate::env::{Env, Slot};
 use crate::error::{Check, Violation, reject};
 use crate::limits::VAR_OFF_MAX;
 use crate::log::insn::log_source_line;
-use crate::state::{BPF_ADD_CONST, FuncState, HistFlags, RegBase, RegState, SLOT_BYTES, SlotType, StackSlot};
+use crate::state::{
+    BPF_ADD_CONST, FuncState, HistFlags, RegBase, RegState, SLOT_BYTES, SlotType, StackSlot,
+};
 
 const STACK_MAX: i64 = ring3_uapi::limits::STACK_BYTES_MAX as i64;
 
@@ -47,14 +49,23 @@ pub(crate) fn check_within_bounds(
         }
         None => {
             if s.smax >= VAR_OFF_MAX || s.smin <= -VAR_OFF_MAX {
-                reject!(EACCES, "invalid unbounded variable-offset{what} stack R{number}");
+                reject!(
+                    EACCES,
+                    "invalid unbounded variable-offset{what} stack R{number}"
+                );
             }
-            (s.smin + i64::from(off), s.smax + i64::from(off) + i64::from(size))
+            (
+                s.smin + i64::from(off),
+                s.smax + i64::from(off) + i64::from(size),
+            )
         }
     };
     let allocated = i64::from(env.frame_of(reg).allocated_stack());
-    let lowest =
-        if access == Access::Write || env.permits.allow_uninit_stack { -STACK_MAX } else { -allocated };
+    let lowest = if access == Access::Write || env.permits.allow_uninit_stack {
+        -STACK_MAX
+    } else {
+        -allocated
+    };
     let errno = if min_off < lowest || min_off > -1 {
         Some(ring3_uapi::Errno::EACCES)
     } else if max_off > 0 {
@@ -103,14 +114,25 @@ pub(crate) fn check_read(
     dst: Option<Reg>,
 ) -> Check {
     match (reg.scalar.const_value(), dst) {
-        (Some(value), _) => check_read_fixed(env, reg.frameno, off.wrapping_add(value as i32), size, dst),
+        (Some(value), _) => {
+            check_read_fixed(env, reg.frameno, off.wrapping_add(value as i32), size, dst)
+        }
         (None, None) => reject!(
             EACCES,
             "variable offset stack pointer cannot be passed into helper function; var_off={} off={off} size={size}",
             TnumText(reg.scalar.var_off)
         ),
         (None, Some(dst)) => {
-            check_range_initialized(env, reg, base, off, size, Access::Read, ZeroSize::Refused, None)?;
+            check_range_initialized(
+                env,
+                reg,
+                base,
+                off,
+                size,
+                Access::Read,
+                ZeroSize::Refused,
+                None,
+            )?;
             let min_off = reg.scalar.smin as i32 + off;
             let max_off = reg.scalar.smax as i32 + off;
             read_bytes(env, reg.frameno, min_off, max_off + size, dst);
@@ -123,23 +145,38 @@ pub(crate) fn check_read(
 /// An access outside of the pattern of a fastcall makes its spills real: `check_fastcall_stack_contract`.
 fn note_fastcall(env: &mut Env<'_>, frameno: u8, off: i32) {
     let subprog = env.cur.frame(frameno).subprogno;
-    if env.facts.fastcall.breaks_contract(subprog, env.insn_idx, off) {
+    if env
+        .facts
+        .fastcall
+        .breaks_contract(subprog, env.insn_idx, off)
+    {
         env.subprog_aux[subprog as usize].keep_fastcall_stack = true;
     }
 }
 
-fn check_read_fixed(env: &mut Env<'_>, frameno: u8, off: i32, size: i32, dst: Option<Reg>) -> Check {
+fn check_read_fixed(
+    env: &mut Env<'_>,
+    frameno: u8,
+    off: i32,
+    size: i32,
+    dst: Option<Reg>,
+) -> Check {
     let (spi, byte) = place(off);
     env.mark_slot_scratched(spi as u32);
     // The contract is that of the function that runs, whosever stack it reads.
     note_fastcall(env, env.cur.curframe, off);
-    env.stack_liveness.mark_read(env.facts, &env.cur, frameno, env.insn_idx, 1 << spi);
+    env.stack_liveness
+        .mark_read(env.facts, &env.cur, frameno, env.insn_idx, 1 << spi);
     let mut hist = HistFlags::stack(frameno, spi as u32);
     let Some(slot) = env.cur.frame(frameno).stack.get(spi) else {
         return Err(Violation::bug("stack slot beyond the stack"));
     };
     if slot.is_spilled_reg() {
-        let spill_size = 1 + slot.types[..SLOT_BYTES - 1].iter().rev().take_while(|&&ty| ty == SlotType::Spill).count();
+        let spill_size = 1 + slot.types[..SLOT_BYTES - 1]
+            .iter()
+            .rev()
+            .take_while(|&&ty| ty == SlotType::Spill)
+            .count();
         let reg = *slot.spilled();
         if size as usize != SLOT_BYTES || spill_size != SLOT_BYTES {
             if !reg.ty.is_scalar() {
@@ -168,7 +205,10 @@ fn check_read_fixed(env: &mut Env<'_>, frameno: u8, off: i32, size: i32, dst: Op
                         SlotType::Misc => {}
                         SlotType::Zero => zeros += 1,
                         SlotType::Invalid if env.permits.allow_uninit_stack => {}
-                        SlotType::Invalid | SlotType::Dynptr | SlotType::Iter | SlotType::IrqFlag => {
+                        SlotType::Invalid
+                        | SlotType::Dynptr
+                        | SlotType::Iter
+                        | SlotType::IrqFlag => {
                             reject!(EACCES, "invalid read from stack off {off}+{i} size {size}")
                         }
                     }
@@ -194,7 +234,11 @@ fn check_read_fixed(env: &mut Env<'_>, frameno: u8, off: i32, size: i32, dst: Op
             match slot.types[byte - i as usize] {
                 SlotType::Misc | SlotType::Zero => {}
                 SlotType::Invalid if env.permits.allow_uninit_stack => {}
-                SlotType::Invalid | SlotType::Spill | SlotType::Dynptr | SlotType::Iter | SlotType::IrqFlag => {
+                SlotType::Invalid
+                | SlotType::Spill
+                | SlotType::Dynptr
+                | SlotType::Iter
+                | SlotType::IrqFlag => {
                     reject!(EACCES, "invalid read from stack off {off}+{i} size {size}")
                 }
             }
@@ -242,7 +286,12 @@ fn read_bytes(env: &mut Env<'_>, frameno: u8, min_off: i32, max_off: i32, dst: R
     for off in min_off..max_off {
         let (spi, byte) = place(off);
         env.mark_slot_scratched(spi as u32);
-        let ty = env.cur.frame(frameno).stack.get(spi).map(|slot| slot.types[byte]);
+        let ty = env
+            .cur
+            .frame(frameno)
+            .stack
+            .get(spi)
+            .map(|slot| slot.types[byte]);
         if ty != Some(SlotType::Zero) {
             all_zero = false;
             break;
@@ -265,7 +314,13 @@ pub(crate) fn check_write(
     value: Option<Reg>,
 ) -> Check {
     match reg.scalar.const_value() {
-        Some(fixed) => check_write_fixed(env, reg.frameno, off.wrapping_add(fixed as i32), size, value),
+        Some(fixed) => check_write_fixed(
+            env,
+            reg.frameno,
+            off.wrapping_add(fixed as i32),
+            size,
+            value,
+        ),
         None => check_write_var(env, reg, off, size, value),
     }
 }
@@ -291,31 +346,48 @@ fn is_spillable(reg: &RegState) -> bool {
         | RegBase::PtrToFunc
         | RegBase::PtrToMapKey
         | RegBase::PtrToArena => true,
-        RegBase::NotInit | RegBase::Scalar | RegBase::PtrToTpBuffer | RegBase::ConstPtrToDynptr => false,
+        RegBase::NotInit | RegBase::Scalar | RegBase::PtrToTpBuffer | RegBase::ConstPtrToDynptr => {
+            false
+        }
     }
 }
 
 /// The immediate of a store of an immediate, if the current instruction is one.
 fn stored_imm(env: &Env<'_>) -> Option<i32> {
     match env.facts.slots[env.insn_idx as usize] {
-        Slot::Insn(Insn::Store { src: Operand::Imm(imm), .. }) => Some(imm),
+        Slot::Insn(Insn::Store {
+            src: Operand::Imm(imm),
+            ..
+        }) => Some(imm),
         _ => None,
     }
 }
 
-fn check_write_fixed(env: &mut Env<'_>, frameno: u8, off: i32, size: i32, value: Option<Reg>) -> Check {
+fn check_write_fixed(
+    env: &mut Env<'_>,
+    frameno: u8,
+    off: i32,
+    size: i32,
+    value: Option<Reg>,
+) -> Check {
     let (spi, byte) = place(off);
     let permits = env.permits;
     let Some(slot) = env.cur.frame(frameno).stack.get(spi) else {
         return Err(Violation::bug("stack slot beyond the stack"));
     };
-    if !permits.allow_ptr_leaks && slot.is_spilled_reg() && !slot.is_spilled_scalar() && size as usize != SLOT_BYTES {
+    if !permits.allow_ptr_leaks
+        && slot.is_spilled_reg()
+        && !slot.is_spilled_scalar()
+        && size as usize != SLOT_BYTES
+    {
         reject!(EACCES, "attempt to corrupt spilled pointer on stack");
     }
     let reg = value.map(|value| *env.cur.reg(value));
     if !permits.bypass_spec_v4 {
         let sanitize = reg.as_ref().is_some_and(is_spillable)
-            || slot.types[..size as usize].iter().any(|&ty| ty != SlotType::Misc && ty != SlotType::Zero);
+            || slot.types[..size as usize]
+                .iter()
+                .any(|&ty| ty != SlotType::Misc && ty != SlotType::Zero);
         if sanitize {
             env.aux[env.insn_idx as usize].nospec_result = true;
         }
@@ -329,7 +401,9 @@ fn check_write_fixed(env: &mut Env<'_>, frameno: u8, off: i32, size: i32, value:
     }
     let mut hist = HistFlags::stack(frameno, spi as u32);
     match (&reg, value) {
-        (Some(reg), Some(value)) if aligned && reg.ty.base == RegBase::Scalar && permits.bpf_capable => {
+        (Some(reg), Some(value))
+            if aligned && reg.ty.base == RegBase::Scalar && permits.bpf_capable =>
+        {
             let fits = 64 - reg.scalar.umax.leading_zeros() <= size as u32 * 8;
             if fits {
                 super::regs::assign_scalar_id(env, value);
@@ -342,7 +416,13 @@ fn check_write_fixed(env: &mut Env<'_>, frameno: u8, off: i32, size: i32, value:
         }
         (None, _) if aligned && permits.bpf_capable && stored_imm(env).is_some() => {
             let imm = stored_imm(env).unwrap_or(0);
-            spill(env, frameno, spi, RegState::known(i64::from(imm) as u64), size);
+            spill(
+                env,
+                frameno,
+                spi,
+                RegState::known(i64::from(imm) as u64),
+                size,
+            );
         }
         (Some(reg), Some(_)) if is_spillable(reg) => {
             if size as usize != SLOT_BYTES {
@@ -350,7 +430,10 @@ fn check_write_fixed(env: &mut Env<'_>, frameno: u8, off: i32, size: i32, value:
                 reject!(EACCES, "invalid size of register spill");
             }
             if frameno != env.cur.curframe && reg.ty.is(RegBase::PtrToStack) {
-                reject!(EINVAL, "cannot spill pointers to stack into stack frame of the caller");
+                reject!(
+                    EINVAL,
+                    "cannot spill pointers to stack into stack frame of the caller"
+                );
             }
             spill(env, frameno, spi, *reg, size);
         }
@@ -403,7 +486,13 @@ fn spill(env: &mut Env<'_>, frameno: u8, spi: usize, reg: RegState, size: i32) {
 }
 
 /// A store at an offset with a variable part: any of the bytes may change.
-fn check_write_var(env: &mut Env<'_>, ptr: &RegState, off: i32, size: i32, value: Option<Reg>) -> Check {
+fn check_write_var(
+    env: &mut Env<'_>,
+    ptr: &RegState,
+    off: i32,
+    size: i32,
+    value: Option<Reg>,
+) -> Check {
     let insn_idx = env.insn_idx;
     let frameno = ptr.frameno;
     let min_off = ptr.scalar.smin as i32 + off;
@@ -424,7 +513,10 @@ fn check_write_var(env: &mut Env<'_>, ptr: &RegState, off: i32, size: i32, value
         let slot = &mut env.cur.frame_mut(frameno).stack[spi];
         let ty = slot.types[byte];
         if !permits.allow_ptr_leaks && ty != SlotType::Misc && ty != SlotType::Zero {
-            reject!(EINVAL, "spilled ptr in range of var-offset stack write; insn {insn_idx}, ptr off: {i}");
+            reject!(
+                EINVAL,
+                "spilled ptr in range of var-offset stack write; insn {insn_idx}, ptr off: {i}"
+            );
         }
         if writing_zero
             && ty == SlotType::Spill
@@ -497,7 +589,12 @@ pub(crate) fn check_range_initialized(
     if let Some(raw) = raw {
         for i in min_off..max_off + size {
             let (spi, byte) = place(i);
-            let ty = env.cur.frame(reg.frameno).stack.get(spi).map(|slot| slot.types[byte]);
+            let ty = env
+                .cur
+                .frame(reg.frameno)
+                .stack
+                .get(spi)
+                .map(|slot| slot.types[byte]);
             if ty == Some(SlotType::Dynptr) {
                 reject!(EACCES, "potential write to dynptr at off={i} disallowed");
             }
@@ -520,12 +617,18 @@ pub(crate) fn check_range_initialized(
             if clobbers {
                 env.cur.frame_mut(frameno).stack[spi].types[byte] = SlotType::Misc;
             }
-        } else if slot.is_spilled_reg() && (slot.spilled().ty == crate::state::RegType::SCALAR || permits.allow_ptr_leaks) {
+        } else if slot.is_spilled_reg()
+            && (slot.spilled().ty == crate::state::RegType::SCALAR || permits.allow_ptr_leaks)
+        {
             if clobbers {
                 forget_spill(env.cur.frame_mut(frameno), spi, !permits.bpf_capable);
             }
         } else if reg.scalar.is_const() {
-            reject!(EACCES, "invalid read from stack R{number} off {min_off}+{} size {size}", i - min_off);
+            reject!(
+                EACCES,
+                "invalid read from stack R{number} off {min_off}+{} size {size}",
+                i - min_off
+            );
         } else {
             reject!(
                 EACCES,
@@ -534,7 +637,8 @@ pub(crate) fn check_range_initialized(
                 i - min_off
             );
         }
-        env.stack_liveness.mark_read(env.facts, &env.cur, frameno, env.insn_idx, 1 << spi);
+        env.stack_liveness
+            .mark_read(env.facts, &env.cur, frameno, env.insn_idx, 1 << spi);
     }
     Ok(())
 }

@@ -34,13 +34,18 @@ impl Names for ProgramNames<'_> {
 
     fn imm64(&self, f: &mut fmt::Formatter<'_>, _first: RawInsn, imm: u64) -> fmt::Result {
         match self.facts.slots.get(self.insn_idx as usize) {
-            Some(Slot::LoadImm64 { value: LdImm64::Value(value), .. }) => write!(f, "{value:#x}"),
-            Some(Slot::LoadImm64 { value: LdImm64::Func { .. }, .. }) => write!(f, "{imm:#x}"),
-            Some(Slot::LoadImm64 { value: LdImm64::Map(_) | LdImm64::MapValue { .. }, .. })
-                if self.facts.hides_pointers =>
-            {
-                f.write_str("0x0")
-            }
+            Some(Slot::LoadImm64 {
+                value: LdImm64::Value(value),
+                ..
+            }) => write!(f, "{value:#x}"),
+            Some(Slot::LoadImm64 {
+                value: LdImm64::Func { .. },
+                ..
+            }) => write!(f, "{imm:#x}"),
+            Some(Slot::LoadImm64 {
+                value: LdImm64::Map(_) | LdImm64::MapValue { .. },
+                ..
+            }) if self.facts.hides_pointers => f.write_str("0x0"),
             _ => write!(f, "{:#x}", 0xffff_8880_0000_0000u64),
         }
     }
@@ -58,17 +63,27 @@ pub(crate) fn log_insn(log: &mut Log, facts: &Facts, insn_idx: u32) {
 
 /// The record that covers a slot: the last one that begins at or before it.
 pub(crate) fn find_line_info(facts: &Facts, insn_idx: u32) -> Option<(u32, &LineInfo)> {
-    let after = facts.line_info.partition_point(|info| info.insn_off <= insn_idx);
+    let after = facts
+        .line_info
+        .partition_point(|info| info.insn_off <= insn_idx);
     let index = after.checked_sub(1)?;
     Some((index as u32, &facts.line_info[index]))
 }
 
 /// Writes `; source @ file.c:12` unless it is the line written last (`prev` is its record).
-pub(crate) fn log_source_line(log: &mut Log, facts: &Facts, prev: &mut Option<u32>, insn_idx: u32, prefix: &str) {
+pub(crate) fn log_source_line(
+    log: &mut Log,
+    facts: &Facts,
+    prev: &mut Option<u32>,
+    insn_idx: u32,
+    prefix: &str,
+) {
     if !log.is_on() {
         return;
     }
-    let Some((index, info)) = find_line_info(facts, insn_idx) else { return };
+    let Some((index, info)) = find_line_info(facts, insn_idx) else {
+        return;
+    };
     if *prev == Some(index) {
         return;
     }
@@ -79,7 +94,10 @@ pub(crate) fn log_source_line(log: &mut Log, facts: &Facts, prev: &mut Option<u3
         return;
     }
     let Some(btf) = &facts.prog_btf else { return };
-    let line = btf.str_by_offset(info.line_off).unwrap_or("").trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
+    let line = btf
+        .str_by_offset(info.line_off)
+        .unwrap_or("")
+        .trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
     let file = btf.str_by_offset(info.file_name_off).unwrap_or("");
     let base = file.rsplit('/').next().unwrap_or(file);
     vlog!(log, "{prefix}{line} @ {base}:{}\n", info.line_col >> 10);

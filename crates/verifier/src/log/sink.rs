@@ -8,11 +8,11 @@ use alloc::string::String;
 use core::fmt;
 
 /// Level bit 1: the path that leads to the verdict.
-pub const LEVEL1: u32 = 1;
+pub(crate) const LEVEL1: u32 = 1;
 /// Level bit 2: every path, with all states.
-pub const LEVEL2: u32 = 2;
+pub(crate) const LEVEL2: u32 = 2;
 /// Level bit 4: statistics.
-pub const STATS: u32 = 4;
+pub(crate) const STATS: u32 = 4;
 
 /// The verifier's log.
 #[derive(Clone, Debug, Default)]
@@ -27,12 +27,19 @@ pub struct Log {
 impl Log {
     /// A log at a level (bits 1, 2, 4; 0 for none).
     pub fn new(level: u32) -> Self {
-        Log { level, ..Log::default() }
+        Log {
+            level,
+            ..Log::default()
+        }
     }
 
     /// A log that keeps about the last `cap` bytes (at least `cap`, at most twice as many).
     pub fn with_cap(level: u32, cap: usize) -> Self {
-        Log { level, cap: Some(cap), ..Log::default() }
+        Log {
+            level,
+            cap: Some(cap),
+            ..Log::default()
+        }
     }
 
     /// No log.

@@ -10,8 +10,8 @@ use ring3_btf::TypeId;
 use super::sink::vlog;
 use crate::env::{Env, Facts};
 use crate::state::{
-    BPF_ADD_CONST, BtfIdx, DynptrType, Extra, FuncState, IterState, RegBase, RegState, RegType, SLOT_BYTES, SlotType,
-    TypeFlags, VerifierState,
+    BPF_ADD_CONST, BtfIdx, DynptrType, Extra, FuncState, IterState, RegBase, RegState, RegType,
+    SLOT_BYTES, SlotType, TypeFlags, VerifierState,
 };
 
 /// Columns: states stand at least here, at a multiple of [`LOG_ALIGN_MIN`].
@@ -23,7 +23,10 @@ const LOG_ALIGN_MIN: u64 = 8;
 pub(crate) enum Which {
     All,
     /// Bit sets of registers and slots.
-    Scratched { regs: u32, slots: u64 },
+    Scratched {
+        regs: u32,
+        slots: u64,
+    },
 }
 
 /// The kernel's name of a register type: `rdonly_map_value_or_null`.
@@ -70,7 +73,11 @@ impl fmt::Display for TypeName {
             RegBase::ConstPtrToDynptr => "dynptr_ptr",
         })?;
         if ty.may_be_null() {
-            f.write_str(if ty.base == RegBase::PtrToBtfId { "or_null_" } else { "_or_null" })?;
+            f.write_str(if ty.base == RegBase::PtrToBtfId {
+                "or_null_"
+            } else {
+                "_or_null"
+            })?;
         }
         Ok(())
     }
@@ -81,7 +88,11 @@ struct Snum(i64);
 
 impl fmt::Display for Snum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if i16::try_from(self.0).is_ok() { write!(f, "{}", self.0) } else { write!(f, "{:#x}", self.0 as u64) }
+        if i16::try_from(self.0).is_ok() {
+            write!(f, "{}", self.0)
+        } else {
+            write!(f, "{:#x}", self.0 as u64)
+        }
     }
 }
 
@@ -90,7 +101,11 @@ struct Unum(u64);
 
 impl fmt::Display for Unum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 <= u64::from(u16::MAX) { write!(f, "{}", self.0) } else { write!(f, "{:#x}", self.0) }
+        if self.0 <= u64::from(u16::MAX) {
+            write!(f, "{}", self.0)
+        } else {
+            write!(f, "{:#x}", self.0)
+        }
     }
 }
 
@@ -133,7 +148,12 @@ impl<W: Write> Attrs<'_, W> {
 }
 
 /// One register, without its name.
-pub(crate) fn write_reg<W: Write>(out: &mut W, facts: &Facts, frameno: u8, reg: &RegState) -> fmt::Result {
+pub(crate) fn write_reg<W: Write>(
+    out: &mut W,
+    facts: &Facts,
+    frameno: u8,
+    reg: &RegState,
+) -> fmt::Result {
     let ty = reg.ty;
     let is_scalar = ty.is(RegBase::Scalar);
     if is_scalar && reg.precise {
@@ -173,7 +193,9 @@ pub(crate) fn write_reg<W: Write>(out: &mut W, facts: &Facts, frameno: u8, reg: 
     if ty.is_non_owning_ref() {
         attrs.put(format_args!("non_own_ref"))?;
     }
-    if let (RegBase::ConstPtrToMap | RegBase::PtrToMapKey | RegBase::PtrToMapValue, Some(map)) = (ty.base, reg.map()) {
+    if let (RegBase::ConstPtrToMap | RegBase::PtrToMapKey | RegBase::PtrToMapValue, Some(map)) =
+        (ty.base, reg.map())
+    {
         let map = facts.map(map);
         if !map.name.is_empty() {
             attrs.put(format_args!("map={}", map.name))?;
@@ -183,7 +205,9 @@ pub(crate) fn write_reg<W: Write>(out: &mut W, facts: &Facts, frameno: u8, reg: 
     if !is_scalar && reg.off != 0 {
         attrs.put(format_args!("off={}", Snum(i64::from(reg.off))))?;
     }
-    if matches!(ty.base, RegBase::PtrToPacket | RegBase::PtrToPacketMeta) && ty.flags == TypeFlags::NONE {
+    if matches!(ty.base, RegBase::PtrToPacket | RegBase::PtrToPacketMeta)
+        && ty.flags == TypeFlags::NONE
+    {
         attrs.put(format_args!("r={}", Unum(i64::from(reg.range()) as u64)))?;
     }
     if ty.base == RegBase::PtrToMem {
@@ -201,7 +225,10 @@ pub(crate) fn write_reg<W: Write>(out: &mut W, facts: &Facts, frameno: u8, reg: 
             write_ranges(&mut attrs, reg)?;
             let bits = reg.scalar.var_off;
             if bits.mask != u64::MAX {
-                attrs.put(format_args!("var_off=({:#x}; {:#x})", bits.value, bits.mask))?;
+                attrs.put(format_args!(
+                    "var_off=({:#x}; {:#x})",
+                    bits.value, bits.mask
+                ))?;
             }
         }
     }
@@ -212,7 +239,13 @@ pub(crate) fn write_reg<W: Write>(out: &mut W, facts: &Facts, frameno: u8, reg: 
 fn write_ranges<W: Write>(attrs: &mut Attrs<'_, W>, reg: &RegState) -> fmt::Result {
     let s = &reg.scalar;
     // A 32-bit bound that is printed in hexadecimal is not sign-extended.
-    let narrow = |value: i32| if i16::try_from(value).is_ok() { i64::from(value) as u64 } else { u64::from(value as u32) };
+    let narrow = |value: i32| {
+        if i16::try_from(value).is_ok() {
+            i64::from(value) as u64
+        } else {
+            u64::from(value as u32)
+        }
+    };
     let mut bounds = [
         ("smin", s.smin as u64, s.smin == i64::MIN),
         ("smax", s.smax as u64, s.smax == i64::MAX),
@@ -233,7 +266,10 @@ fn write_ranges<W: Write>(attrs: &mut Attrs<'_, W>, reg: &RegState) -> fmt::Resu
         let mut j = i + 2;
         while j < bounds.len() {
             let (other, other_value, other_omit) = bounds[j];
-            if !other_omit && other_value == value && is_negative(name, value) == is_negative(other, other_value) {
+            if !other_omit
+                && other_value == value
+                && is_negative(name, value) == is_negative(other, other_value)
+            {
                 bounds[j].2 = true;
                 write!(attrs.out, "{other}=")?;
             }
@@ -290,7 +326,12 @@ pub(crate) fn write_state<W: Write>(
     out.write_char('\n')
 }
 
-fn write_stack<W: Write>(out: &mut W, facts: &Facts, frame: &FuncState, which: Which) -> fmt::Result {
+fn write_stack<W: Write>(
+    out: &mut W,
+    facts: &Facts,
+    frame: &FuncState,
+    which: Which,
+) -> fmt::Result {
     let mut spi = 0;
     while spi < frame.stack.len() {
         let this = spi;
@@ -317,7 +358,9 @@ fn write_stack<W: Write>(out: &mut W, facts: &Facts, frame: &FuncState, which: W
                 // The second slot describes the dynptr.
                 let main = this + 1;
                 spi = main + 1;
-                let Some(slot) = frame.stack.get(main) else { continue };
+                let Some(slot) = frame.stack.get(main) else {
+                    continue;
+                };
                 let reg = slot.spilled();
                 let (ty, first_slot) = match reg.extra {
                     Extra::Dynptr { ty, first_slot } => (ty, first_slot),
@@ -342,7 +385,13 @@ fn write_stack<W: Write>(out: &mut W, facts: &Facts, frame: &FuncState, which: W
                 if reg.ref_obj_id == 0 {
                     continue;
                 }
-                if let Extra::Iter { btf, id, state, depth } = reg.extra {
+                if let Extra::Iter {
+                    btf,
+                    id,
+                    state,
+                    depth,
+                } = reg.extra
+                {
                     write!(
                         out,
                         " fp{}=iter_{}(ref_id={},state={},depth={})",
@@ -382,13 +431,18 @@ pub(crate) fn print_insn_state(env: &mut Env<'_>, frameno: u8) {
         // Back over the line end.
         env.log.reset_to(env.prev_log_position - 1);
         let printed = env.prev_insn_print_bytes;
-        let column = (printed + LOG_ALIGN_MIN / 2).max(LOG_ALIGN).next_multiple_of(LOG_ALIGN_MIN);
+        let column = (printed + LOG_ALIGN_MIN / 2)
+            .max(LOG_ALIGN)
+            .next_multiple_of(LOG_ALIGN_MIN);
         let spaces = (column - printed - 1) as usize;
         vlog!(env.log, "{:>spaces$};", ' ');
     } else {
         vlog!(env.log, "{}:", env.insn_idx);
     }
-    let which = Which::Scratched { regs: env.scratched_regs, slots: env.scratched_slots };
+    let which = Which::Scratched {
+        regs: env.scratched_regs,
+        slots: env.scratched_slots,
+    };
     // Writing to the sink cannot fail.
     let _ = write_state(env.log.out(), env.facts, &env.cur, frameno, which);
     env.scratched_regs = 0;

@@ -10,12 +10,15 @@ impl RefKind {
     /// A pointer to a reference-counted object.
     pub(crate) const PTR: RefKind = RefKind(1 << 1);
     /// Saved interrupt flags.
+    #[expect(dead_code, reason = "saved interrupt flags are not judged yet")]
     pub(crate) const IRQ: RefKind = RefKind(1 << 2);
     /// `bpf_spin_lock`
     pub(crate) const LOCK: RefKind = RefKind(1 << 3);
     /// `bpf_res_spin_lock`
+    #[expect(dead_code, reason = "resilient locks are not judged yet")]
     pub(crate) const RES_LOCK: RefKind = RefKind(1 << 4);
     /// `bpf_res_spin_lock_irqsave`
+    #[expect(dead_code, reason = "resilient locks are not judged yet")]
     pub(crate) const RES_LOCK_IRQ: RefKind = RefKind(1 << 5);
     /// Any lock.
     pub(crate) const LOCK_MASK: RefKind = RefKind(1 << 3 | 1 << 4 | 1 << 5);
@@ -31,6 +34,7 @@ impl RefKind {
 pub(crate) enum LockOwner {
     None,
     Map(super::reg::MapIdx),
+    #[expect(dead_code, reason = "locks in allocated objects are not judged yet")]
     Btf(super::reg::BtfIdx),
 }
 
@@ -64,6 +68,8 @@ impl Refs {
     }
 
     pub(crate) fn find(&self, id: u32) -> Option<&RefState> {
-        self.list.iter().find(|r| r.kind == RefKind::PTR && r.id == id)
+        self.list
+            .iter()
+            .find(|r| r.kind == RefKind::PTR && r.id == id)
     }
 }

@@ -124,17 +124,26 @@ impl RegType {
     /// A type without flags.
     #[inline]
     pub(crate) const fn of(base: RegBase) -> RegType {
-        RegType { base, flags: TypeFlags::NONE }
+        RegType {
+            base,
+            flags: TypeFlags::NONE,
+        }
     }
 
     #[inline]
     pub(crate) const fn with(self, flags: TypeFlags) -> RegType {
-        RegType { base: self.base, flags: self.flags.with(flags) }
+        RegType {
+            base: self.base,
+            flags: self.flags.with(flags),
+        }
     }
 
     #[inline]
     pub(crate) const fn without(self, flags: TypeFlags) -> RegType {
-        RegType { base: self.base, flags: self.flags.without(flags) }
+        RegType {
+            base: self.base,
+            flags: self.flags.without(flags),
+        }
     }
 
     /// Whether any of `flags` is set.
@@ -174,7 +183,10 @@ impl RegType {
     /// Any packet pointer, the end included.
     #[inline]
     pub(crate) const fn is_pkt_any(self) -> bool {
-        matches!(self.base, RegBase::PtrToPacket | RegBase::PtrToPacketMeta | RegBase::PtrToPacketEnd)
+        matches!(
+            self.base,
+            RegBase::PtrToPacket | RegBase::PtrToPacketMeta | RegBase::PtrToPacketEnd
+        )
     }
 
     /// A socket of the small `bpf_sock`-like views.
@@ -182,7 +194,10 @@ impl RegType {
     pub(crate) const fn is_sk(self) -> bool {
         matches!(
             self.base,
-            RegBase::PtrToSocket | RegBase::PtrToSockCommon | RegBase::PtrToTcpSock | RegBase::PtrToXdpSock
+            RegBase::PtrToSocket
+                | RegBase::PtrToSockCommon
+                | RegBase::PtrToTcpSock
+                | RegBase::PtrToXdpSock
         )
     }
 
@@ -214,8 +229,11 @@ pub(crate) enum DynptrType {
     Invalid,
     Local,
     Ringbuf,
+    #[expect(dead_code, reason = "dynptrs of packets are not judged yet")]
     Skb,
+    #[expect(dead_code, reason = "dynptrs of packets are not judged yet")]
     Xdp,
+    #[expect(dead_code, reason = "dynptrs of packets are not judged yet")]
     SkbMeta,
 }
 
@@ -230,7 +248,9 @@ pub(crate) enum IterState {
 /// Kind of function that saves and restores interrupt flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum IrqClass {
+    #[expect(dead_code, reason = "saved interrupt flags are not judged yet")]
     Native,
+    #[expect(dead_code, reason = "saved interrupt flags are not judged yet")]
     Lock,
 }
 
@@ -241,14 +261,32 @@ pub(crate) enum Extra {
     /// Packet pointers: bytes known to be readable; negative: see `BEYOND_PKT_END`, `AT_PKT_END`.
     Range(i32),
     /// Map pointers, values and keys. `uid` tells inner maps of one look-up from those of another.
-    Map { map: MapIdx, uid: u32 },
+    Map {
+        map: MapIdx,
+        uid: u32,
+    },
     /// BTF-typed objects.
-    Btf { btf: BtfIdx, id: TypeId },
+    Btf {
+        btf: BtfIdx,
+        id: TypeId,
+    },
     /// Memory of a size; slices of dynptrs know which.
-    Mem { size: u32, dynptr_id: u32 },
-    Dynptr { ty: DynptrType, first_slot: bool },
-    Iter { btf: BtfIdx, id: TypeId, state: IterState, depth: u32 },
+    Mem {
+        size: u32,
+        dynptr_id: u32,
+    },
+    Dynptr {
+        ty: DynptrType,
+        first_slot: bool,
+    },
+    Iter {
+        btf: BtfIdx,
+        id: TypeId,
+        state: IterState,
+        depth: u32,
+    },
     Subprog(u32),
+    #[expect(dead_code, reason = "saved interrupt flags are not judged yet")]
     Irq(IrqClass),
 }
 
@@ -302,30 +340,38 @@ impl RegState {
     };
 
     /// A scalar of which nothing is known.
-    pub(crate) const UNKNOWN_SCALAR: RegState = RegState { ty: RegType::SCALAR, ..RegState::NOT_INIT };
+    pub(crate) const UNKNOWN_SCALAR: RegState = RegState {
+        ty: RegType::SCALAR,
+        ..RegState::NOT_INIT
+    };
 
     /// The number `value`.
     #[inline]
     pub(crate) fn known(value: u64) -> RegState {
-        RegState { scalar: Scalar::known(value), ..RegState::UNKNOWN_SCALAR }
+        RegState {
+            scalar: Scalar::known(value),
+            ..RegState::UNKNOWN_SCALAR
+        }
     }
 
     /// A pointer with offset 0.
     #[inline]
     pub(crate) fn pointer(ty: RegType, extra: Extra) -> RegState {
-        RegState { scalar: Scalar::ZERO, ty, extra, ..RegState::NOT_INIT }
+        RegState {
+            scalar: Scalar::ZERO,
+            ty,
+            extra,
+            ..RegState::NOT_INIT
+        }
     }
 
     /// Becomes a scalar of which nothing is known (`__mark_reg_unknown_imprecise`); `subreg_def` stays.
     #[inline]
     pub(crate) fn set_unknown(&mut self) {
-        *self = RegState { subreg_def: self.subreg_def, ..RegState::UNKNOWN_SCALAR };
-    }
-
-    /// The variable part and bounds become the number `value`; type and object stay (`___mark_reg_known`).
-    #[inline]
-    pub(crate) fn set_offset_known(&mut self, value: u64) {
-        self.scalar = Scalar::known(value);
+        *self = RegState {
+            subreg_def: self.subreg_def,
+            ..RegState::UNKNOWN_SCALAR
+        };
     }
 
     /// As `__mark_reg_known`: the number becomes `value`, and id, reference, offset and object are forgotten; type stays.
@@ -360,7 +406,9 @@ impl RegState {
     /// A value of `off + var_off`, if the variable part is known.
     #[inline]
     pub(crate) fn const_offset(&self) -> Option<i64> {
-        self.scalar.const_value().map(|value| (value as i64).wrapping_add(i64::from(self.off)))
+        self.scalar
+            .const_value()
+            .map(|value| (value as i64).wrapping_add(i64::from(self.off)))
     }
 
     /// Bytes readable behind a packet pointer; 0 for anything else.

@@ -24,6 +24,7 @@ pub(crate) enum SlotType {
     Zero,
     Dynptr,
     Iter,
+    #[expect(dead_code, reason = "saved interrupt flags are not judged yet")]
     IrqFlag,
 }
 
@@ -53,7 +54,10 @@ static NOT_INIT: RegState = RegState::NOT_INIT;
 
 impl StackSlot {
     /// Never written.
-    pub(crate) const EMPTY: StackSlot = StackSlot { types: [SlotType::Invalid; SLOT_BYTES], spilled: None };
+    pub(crate) const EMPTY: StackSlot = StackSlot {
+        types: [SlotType::Invalid; SLOT_BYTES],
+        spilled: None,
+    };
 
     /// The spilled register; one without a value if there is none.
     #[inline]
@@ -67,7 +71,10 @@ impl StackSlot {
     /// The spilled register, for a change.
     #[inline]
     pub(crate) fn spilled_mut(&mut self) -> &mut RegState {
-        Rc::make_mut(self.spilled.get_or_insert_with(|| Rc::new(RegState::NOT_INIT)))
+        Rc::make_mut(
+            self.spilled
+                .get_or_insert_with(|| Rc::new(RegState::NOT_INIT)),
+        )
     }
 
     /// Replaces the spilled register.
@@ -117,7 +124,10 @@ impl StackSlot {
     /// Dynptr, iterator or saved flags.
     #[inline]
     pub(crate) fn is_special(&self) -> bool {
-        matches!(self.types[SLOT_BYTES - 1], SlotType::Dynptr | SlotType::Iter | SlotType::IrqFlag)
+        matches!(
+            self.types[SLOT_BYTES - 1],
+            SlotType::Dynptr | SlotType::Iter | SlotType::IrqFlag
+        )
     }
 
     /// A byte beside a spill becomes some number: `mark_stack_slot_misc`. One never written stays so, whatever the

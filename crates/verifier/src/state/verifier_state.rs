@@ -9,8 +9,8 @@ use ring3_isa::Reg;
 use ring3_uapi::limits::CALL_FRAMES_MAX;
 
 use super::frame::FuncState;
-use super::reg::RegState;
 use super::refs::Refs;
+use super::reg::RegState;
 
 /// A stored state, see `states`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,7 +122,10 @@ impl VerifierState {
     pub(crate) fn frame(&self, frameno: u8) -> &FuncState {
         match &self.frames[frameno as usize] {
             Some(frame) => frame,
-            None => unreachable!("frame {frameno} of a state with {} frames", self.curframe + 1),
+            None => unreachable!(
+                "frame {frameno} of a state with {} frames",
+                self.curframe + 1
+            ),
         }
     }
 
@@ -131,16 +134,10 @@ impl VerifierState {
     pub(crate) fn frame_mut(&mut self, frameno: u8) -> &mut FuncState {
         match &mut self.frames[frameno as usize] {
             Some(frame) => Rc::make_mut(frame),
-            None => unreachable!("frame {frameno} of a state with {} frames", self.curframe + 1),
-        }
-    }
-
-    /// Whether both share the frame with this number.
-    #[inline]
-    pub(crate) fn shares_frame(&self, other: &VerifierState, frameno: u8) -> bool {
-        match (&self.frames[frameno as usize], &other.frames[frameno as usize]) {
-            (Some(a), Some(b)) => Rc::ptr_eq(a, b),
-            _ => false,
+            None => unreachable!(
+                "frame {frameno} of a state with {} frames",
+                self.curframe + 1
+            ),
         }
     }
 
@@ -189,30 +186,27 @@ impl VerifierState {
     /// The instruction at which a frame stands: this path's own, or that of the call into the next frame.
     #[inline]
     pub(crate) fn frame_insn_idx(&self, frameno: u8) -> u32 {
-        if frameno == self.curframe { self.insn_idx } else { self.frame(frameno + 1).callsite }
-    }
-
-    /// Applies `f` to every register and spilled register of all frames, for a change (`bpf_for_each_reg_in_vstate`).
-    pub(crate) fn for_each_reg_mut(&mut self, mut f: impl FnMut(&mut RegState)) {
-        for frameno in 0..=self.curframe {
-            let frame = self.frame_mut(frameno);
-            for reg in &mut frame.regs {
-                f(reg);
-            }
-            for slot in &mut frame.stack {
-                if slot.is_spilled_reg() {
-                    f(slot.spilled_mut());
-                }
-            }
+        if frameno == self.curframe {
+            self.insn_idx
+        } else {
+            self.frame(frameno + 1).callsite
         }
     }
 
-    /// As [`Self::for_each_reg_mut`], but frames and slots without a register for which `pick` holds stay shared.
-    pub(crate) fn change_regs(&mut self, pick: impl Fn(&RegState) -> bool, mut f: impl FnMut(&mut RegState)) {
+    /// Applies `f` to every register and spilled register of all frames for which `pick` holds; the others stay shared
+    /// (`bpf_for_each_reg_in_vstate`).
+    pub(crate) fn change_regs(
+        &mut self,
+        pick: impl Fn(&RegState) -> bool,
+        mut f: impl FnMut(&mut RegState),
+    ) {
         for frameno in 0..=self.curframe {
             let frame = self.frame(frameno);
             let hit = frame.regs.iter().any(|reg| pick(reg))
-                || frame.stack.iter().any(|slot| slot.is_spilled_reg() && pick(slot.spilled()));
+                || frame
+                    .stack
+                    .iter()
+                    .any(|slot| slot.is_spilled_reg() && pick(slot.spilled()));
             if !hit {
                 continue;
             }

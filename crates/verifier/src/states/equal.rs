@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 
 use crate::env::Env;
 use crate::state::{
-    BPF_ADD_CONST, Extra, FuncState, RegBase, RegState, RefKind, Refs, SLOT_BYTES, SlotType, StackSlot, StateId,
+    BPF_ADD_CONST, Extra, FuncState, RefKind, Refs, RegBase, RegState, SLOT_BYTES, SlotType,
+    StackSlot, StateId,
 };
 
 /// How much must agree.
@@ -108,12 +109,17 @@ fn covers(env: &Env<'_>, id: StateId, exactness: Exactness, map: &mut IdMap) -> 
     (0..=old.curframe).all(|frameno| {
         let (old_frame, cur_frame) = (old.frame(frameno), cur.frame(frameno));
         let live_regs = env.facts.live_regs[old.frame_insn_idx(frameno) as usize];
-        old_frame.callsite == cur_frame.callsite && frame_covers(old_frame, cur_frame, live_regs, rules, map)
+        old_frame.callsite == cur_frame.callsite
+            && frame_covers(old_frame, cur_frame, live_regs, rules, map)
     })
 }
 
 fn refs_cover(old: &Refs, cur: &Refs, map: &mut IdMap) -> bool {
-    if old.list.is_empty() && cur.list.is_empty() && *old == Refs::default() && *cur == Refs::default() {
+    if old.list.is_empty()
+        && cur.list.is_empty()
+        && *old == Refs::default()
+        && *cur == Refs::default()
+    {
         return true;
     }
     if old.list.len() != cur.list.len()
@@ -133,7 +139,13 @@ fn refs_cover(old: &Refs, cur: &Refs, map: &mut IdMap) -> bool {
     })
 }
 
-fn frame_covers(old: &FuncState, cur: &FuncState, live_regs: u16, rules: Rules, map: &mut IdMap) -> bool {
+fn frame_covers(
+    old: &FuncState,
+    cur: &FuncState,
+    live_regs: u16,
+    rules: Rules,
+    map: &mut IdMap,
+) -> bool {
     if old.callback_depth > cur.callback_depth {
         return false;
     }
@@ -175,7 +187,9 @@ fn reg_covers(old: &RegState, cur: &RegState, rules: Rules, map: &mut IdMap) -> 
     if rules.exactness == Exactness::Exact {
         return regs_exact(old, cur, map);
     }
-    if old.ty.base == RegBase::NotInit && (rules.exactness == Exactness::NotExact || cur.ty.base == RegBase::NotInit) {
+    if old.ty.base == RegBase::NotInit
+        && (rules.exactness == Exactness::NotExact || cur.ty.base == RegBase::NotInit)
+    {
         return true;
     }
     if old.ty != cur.ty {
@@ -212,8 +226,15 @@ fn reg_covers(old: &RegState, cur: &RegState, rules: Rules, map: &mut IdMap) -> 
         }
         RegBase::PtrToPacketMeta | RegBase::PtrToPacket => {
             let (old_range, cur_range) = (old.range(), cur.range());
-            let range_ok = if old_range < 0 || cur_range < 0 { old_range == cur_range } else { old_range <= cur_range };
-            range_ok && old.off == cur.off && map.check(old.id, cur.id) && old.scalar.contains(&cur.scalar)
+            let range_ok = if old_range < 0 || cur_range < 0 {
+                old_range == cur_range
+            } else {
+                old_range <= cur_range
+            };
+            range_ok
+                && old.off == cur.off
+                && map.check(old.id, cur.id)
+                && old.scalar.contains(&cur.scalar)
         }
         RegBase::PtrToStack => regs_exact(old, cur, map) && old.frameno == cur.frameno,
         RegBase::PtrToArena => true,
@@ -304,7 +325,9 @@ fn slot_covers(o: &StackSlot, c: Option<&StackSlot>, rules: Rules, map: &mut IdM
         let (old_reg, cur_reg) = (o.spilled(), c.spilled());
         let same = match old_ty {
             SlotType::Spill => reg_covers(old_reg, cur_reg, rules, map),
-            SlotType::Dynptr => old_reg.extra == cur_reg.extra && map.check(old_reg.ref_obj_id, cur_reg.ref_obj_id),
+            SlotType::Dynptr => {
+                old_reg.extra == cur_reg.extra && map.check(old_reg.ref_obj_id, cur_reg.ref_obj_id)
+            }
             SlotType::Iter => {
                 let without_depth = |extra: Extra| match extra {
                     Extra::Iter { btf, id, state, .. } => Some((btf, id, state)),

@@ -7,7 +7,6 @@
 //!
 //! Kernel counterpart: `maybe_enter_scc`, `maybe_exit_scc`, `propagate_backedges`.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -35,7 +34,10 @@ impl fmt::Display for SccChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(")?;
         // The kernel's list of call sites ends at the first that is 0.
-        for site in self.callsites[..self.len as usize].iter().take_while(|&&site| site != 0) {
+        for site in self.callsites[..self.len as usize]
+            .iter()
+            .take_while(|&&site| site != 0)
+        {
             write!(f, "{site},")?;
         }
         write!(f, "{})", self.scc)
@@ -45,7 +47,7 @@ impl fmt::Display for SccChain {
 struct SccVisit {
     chain: SccChain,
     entry: Option<StateId>,
-    backedges: Vec<Box<VerifierState>>,
+    backedges: Vec<VerifierState>,
 }
 
 /// Visits of all components.
@@ -64,11 +66,17 @@ impl SccTable {
     }
 
     fn peek(&self, chain: &SccChain) -> Option<&SccVisit> {
-        self.visits.get(chain.scc as usize)?.iter().find(|v| v.chain == *chain)
+        self.visits
+            .get(chain.scc as usize)?
+            .iter()
+            .find(|v| v.chain == *chain)
     }
 
     fn find(&mut self, chain: &SccChain) -> Option<&mut SccVisit> {
-        self.visits.get_mut(chain.scc as usize)?.iter_mut().find(|v| v.chain == *chain)
+        self.visits
+            .get_mut(chain.scc as usize)?
+            .iter_mut()
+            .find(|v| v.chain == *chain)
     }
 }
 
@@ -92,7 +100,9 @@ fn chain_of(facts: &Facts, st: &VerifierState) -> Option<SccChain> {
 
 /// A checkpoint inside of a component opens a visit, unless there is one.
 pub(super) fn maybe_enter(env: &mut Env<'_>, id: StateId) {
-    let Some(chain) = chain_of(env.facts, env.states.get(id)) else { return };
+    let Some(chain) = chain_of(env.facts, env.states.get(id)) else {
+        return;
+    };
     let table = &mut env.states.scc;
     if table.visits.len() <= chain.scc as usize {
         table.visits.resize_with(chain.scc as usize + 1, Vec::new);
@@ -101,7 +111,11 @@ pub(super) fn maybe_enter(env: &mut Env<'_>, id: StateId) {
     let visit = match visits.iter().position(|v| v.chain == chain) {
         Some(index) => &mut visits[index],
         None => {
-            visits.push(SccVisit { chain, entry: None, backedges: Vec::new() });
+            visits.push(SccVisit {
+                chain,
+                entry: None,
+                backedges: Vec::new(),
+            });
             match visits.last_mut() {
                 Some(visit) => visit,
                 None => return,
@@ -119,13 +133,17 @@ pub(super) fn maybe_enter(env: &mut Env<'_>, id: StateId) {
 /// A checkpoint's paths have ended: if it opened a visit, the visit ends.
 pub(super) fn maybe_exit(env: &mut Env<'_>, id: StateId) -> Check {
     let st = env.states.get(id);
-    let Some(chain) = chain_of(env.facts, st) else { return Ok(()) };
+    let Some(chain) = chain_of(env.facts, st) else {
+        return Ok(());
+    };
     let speculative = st.speculative;
     let Some(visit) = env.states.scc.find(&chain) else {
         if speculative {
             return Ok(());
         }
-        return Err(Violation::bug(format_args!("scc exit: no visit info for call chain {chain}")));
+        return Err(Violation::bug(format_args!(
+            "scc exit: no visit info for call chain {chain}"
+        )));
     };
     if visit.entry != Some(id) {
         return Ok(());
@@ -137,10 +155,10 @@ pub(super) fn maybe_exit(env: &mut Env<'_>, id: StateId) -> Check {
     let backedges = core::mem::take(&mut visit.backedges);
     env.states.scc.backedges -= backedges.len() as u32;
     env.states.update_peak();
-    propagate_backedges(env, &chain, &backedges)
+    propagate_backedges(env, &backedges)
 }
 
-fn propagate_backedges(env: &mut Env<'_>, _chain: &SccChain, backedges: &[Box<VerifierState>]) -> Check {
+fn propagate_backedges(env: &mut Env<'_>, backedges: &[VerifierState]) -> Check {
     let mut rounds = 0;
     loop {
         rounds += 1;
@@ -155,7 +173,9 @@ fn propagate_backedges(env: &mut Env<'_>, _chain: &SccChain, backedges: &[Box<Ve
         }
         let mut changed = false;
         for state in backedges {
-            let Some(equal) = state.equal_state else { continue };
+            let Some(equal) = state.equal_state else {
+                continue;
+            };
             changed |= propagate_precision(
                 env.facts,
                 env.log,
@@ -182,9 +202,13 @@ pub(super) fn add_backedge(env: &mut Env<'_>, covered_by: StateId, state: Verifi
     match env.states.scc.find(&chain) {
         Some(visit) => {
             // Newest first, as the kernel's list.
-            visit.backedges.insert(0, Box::new(state));
+            visit.backedges.insert(0, state);
         }
-        None => return Err(Violation::bug(format_args!("add backedge: no visit info for call chain {chain}"))),
+        None => {
+            return Err(Violation::bug(format_args!(
+                "add backedge: no visit info for call chain {chain}"
+            )));
+        }
     }
     env.states.scc.backedges += 1;
     env.states.update_peak();
@@ -193,8 +217,13 @@ pub(super) fn add_backedge(env: &mut Env<'_>, covered_by: StateId, state: Verifi
 
 /// Whether marks of a checkpoint may still grow: its component's visit is open or has back-edges.
 pub(super) fn has_open_backedges(facts: &Facts, states: &StateTable, id: StateId) -> bool {
-    let Some(chain) = chain_of(facts, states.get(id)) else { return false };
-    states.scc.peek(&chain).is_some_and(|visit| !visit.backedges.is_empty())
+    let Some(chain) = chain_of(facts, states.get(id)) else {
+        return false;
+    };
+    states
+        .scc
+        .peek(&chain)
+        .is_some_and(|visit| !visit.backedges.is_empty())
 }
 
 /// What checkpoint `from` relies on, the path of `to` relies on. Says whether any mark is new.
@@ -210,7 +239,10 @@ pub(super) fn propagate_precision(
     for frameno in (0..=old.curframe).rev() {
         let frame = old.frame(frameno);
         let mut sep = "";
-        let precise_regs = frame.regs[..10].iter().enumerate().filter(|(_, r)| r.ty.is_scalar() && r.precise);
+        let precise_regs = frame.regs[..10]
+            .iter()
+            .enumerate()
+            .filter(|(_, r)| r.ty.is_scalar() && r.precise);
         for (number, _) in precise_regs {
             if log.is_level2() {
                 if sep.is_empty() {
@@ -222,8 +254,11 @@ pub(super) fn propagate_precision(
             bt.set_frame_reg(frameno, number as u8);
             sep = ",";
         }
-        let precise_slots =
-            frame.stack.iter().enumerate().filter(|(_, s)| s.is_spilled_scalar() && s.spilled().precise);
+        let precise_slots = frame
+            .stack
+            .iter()
+            .enumerate()
+            .filter(|(_, s)| s.is_spilled_scalar() && s.spilled().precise);
         for (spi, _) in precise_slots {
             if log.is_level2() {
                 let off = -8 * (spi as i64 + 1);

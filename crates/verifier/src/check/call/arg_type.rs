@@ -102,7 +102,13 @@ pub(crate) const fn compatible_types(base: ArgBase) -> &'static [RegType] {
 }
 
 /// The register's type must be one that the argument takes.
-pub(super) fn check_reg_type(env: &Env<'_>, regno: Reg, reg: &RegState, arg: &Arg, meta: &CallMeta) -> Check {
+pub(super) fn check_reg_type(
+    env: &Env<'_>,
+    regno: Reg,
+    reg: &RegState,
+    arg: &Arg,
+    meta: &CallMeta,
+) -> Check {
     let compatible = compatible_types(arg.base);
     let mut ty = reg.ty;
     if arg.has(ArgFlags::RDONLY) {
@@ -313,4 +319,3 @@ pub(super) fn check_arg_offset(reg: &RegState, regno: Reg, arg: &Arg) -> Check {
         _ => check_ptr_off_reg_with(reg, regno, FixedOffset::Refused),
     }
 }
-

@@ -13,9 +13,7 @@ use ring3_uapi::{FuncId, MapType, ProgType};
 
 use super::arg_type::{check_arg_offset, check_reg_type};
 use crate::backtrack::{mark_chain_precision, mark_chain_precision_batch};
-use crate::check::mem::{
-    Access, RawMem, ZeroSize, check_helper_mem_access,
-};
+use crate::check::mem::{Access, RawMem, ZeroSize, check_helper_mem_access};
 use crate::check::regs::{RegArg, check_reg_arg};
 use crate::check::{ctx, dynptr, lock, map_field, map_value, mem};
 use crate::domain::Scalar;

@@ -5,9 +5,9 @@ use ring3_isa::Reg;
 
 use super::subprog::{check_args_match, new_frame};
 use crate::env::Env;
+use crate::env::Pending;
 use crate::error::{Check, RejectKind, Violation, reject, unjudged};
 use crate::explore::{Speculation, log_violation, push_path};
-use crate::env::Pending;
 use crate::state::{
     Extra, FuncState, MAIN_CALLSITE, RegBase, RegState, RegType, RetvalRange, VerifierState,
 };
@@ -46,10 +46,14 @@ pub(crate) fn push_callback_call(env: &mut Env<'_>, subprog: u32, kind: Callback
         return push_async(env, subprog, start, &caller, kind);
     }
     push_path(env, start, insn_idx, Speculation::No)?;
-    let Some(pending) = env.worklist.last() else { return Err(Violation::bug("worklist")) };
+    let Some(pending) = env.worklist.last() else {
+        return Err(Violation::bug("worklist"));
+    };
     let mut callee = new_frame(env, &pending.state, subprog, insn_idx)?;
     set_callback_args(env, &caller, &mut callee, kind)?;
-    let Some(pending) = env.worklist.last_mut() else { return Err(Violation::bug("worklist")) };
+    let Some(pending) = env.worklist.last_mut() else {
+        return Err(Violation::bug("worklist"));
+    };
     let state = &mut pending.state;
     state.cur_frame_mut().callback_depth += 1;
     state.push_frame(callee);
@@ -59,26 +63,49 @@ pub(crate) fn push_callback_call(env: &mut Env<'_>, subprog: u32, kind: Callback
     Ok(())
 }
 
-fn push_async(env: &mut Env<'_>, subprog: u32, start: u32, caller: &FuncState, kind: CallbackKind) -> Check {
+fn push_async(
+    env: &mut Env<'_>,
+    subprog: u32,
+    start: u32,
+    caller: &FuncState,
+    kind: CallbackKind,
+) -> Check {
     let mut frame = FuncState::new(MAIN_CALLSITE, 0, subprog);
     frame.async_entry_cnt = caller.async_entry_cnt + 1;
     set_callback_args(env, caller, &mut frame, kind)?;
     let state = VerifierState::new(frame);
     let log_position = env.log.position();
-    env.worklist.push(Pending { state, insn_idx: start, prev_insn_idx: env.insn_idx, log_position });
+    env.worklist.push(Pending {
+        state,
+        insn_idx: start,
+        prev_insn_idx: env.insn_idx,
+        log_position,
+    });
     if env.worklist.len() as u32 > crate::limits::JMP_SEQ_MAX {
-        reject!(EFAULT, "The sequence of {} jumps is too complex for async cb.", env.worklist.len());
+        reject!(
+            EFAULT,
+            "The sequence of {} jumps is too complex for async cb.",
+            env.worklist.len()
+        );
     }
     env.mark_all_scratched();
     Ok(())
 }
 
-fn set_callback_args(env: &Env<'_>, caller: &FuncState, callee: &mut FuncState, kind: CallbackKind) -> Check {
+fn set_callback_args(
+    env: &Env<'_>,
+    caller: &FuncState,
+    callee: &mut FuncState,
+    kind: CallbackKind,
+) -> Check {
     let arg = |reg: Reg| *caller.reg(reg);
     let map_arg = |base: RegBase, map: Extra| RegState::pointer(RegType::of(base), map);
     match kind {
         CallbackKind::Loop => {
-            *callee.reg_mut(Reg::R1) = RegState { precise: !env.permits.bpf_capable, ..RegState::UNKNOWN_SCALAR };
+            *callee.reg_mut(Reg::R1) = RegState {
+                precise: !env.permits.bpf_capable,
+                ..RegState::UNKNOWN_SCALAR
+            };
             *callee.reg_mut(Reg::R2) = arg(Reg::R3);
         }
         CallbackKind::MapElem => {

@@ -9,6 +9,7 @@ use ring3_btf::{Btf, Kind, Param, Type, TypeId};
 use ring3_isa::Reg;
 use ring3_spec::kfunc::{KfuncFlags, KfuncRow, find};
 
+use crate::check::btf_ptr::has_struct_at;
 use crate::check::exit::{ExitKind, check_exit, check_return_code};
 use crate::check::iter;
 use crate::check::mem::{FixedOffset, check_ptr_off_reg_with};
@@ -56,10 +57,21 @@ const SPECIAL: &[&str] = &[
 
 /// Whether a kernel function may be called while a spin lock is held: those of lists, trees and resilient locks, all special.
 pub(crate) fn is_allowed_under_spin_lock(env: &Env<'_>, id: i32) -> bool {
-    let name = env.req.kernel_btf.as_ref().map_or("", |btf| btf.name(TypeId(id as u32)));
-    ["bpf_list_", "bpf_rbtree_", "bpf_refcount_", "bpf_iter_num_", "bpf_res_spin_", "bpf_arena_"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
+    let name = env
+        .req
+        .kernel_btf
+        .as_ref()
+        .map_or("", |btf| btf.name(TypeId(id as u32)));
+    [
+        "bpf_list_",
+        "bpf_rbtree_",
+        "bpf_refcount_",
+        "bpf_iter_num_",
+        "bpf_res_spin_",
+        "bpf_arena_",
+    ]
+    .iter()
+    .any(|prefix| name.starts_with(prefix))
 }
 
 /// One call.
@@ -79,16 +91,23 @@ impl Call<'_> {
 /// Checks a call; `Some` if the call ends the path.
 pub(crate) fn check_kfunc_call(env: &mut Env<'_>, id: i32, btf_idx: i16) -> Check<Option<Next>> {
     let req = env.req;
-    let (Some(btf), 0) = (&req.kernel_btf, btf_idx) else { unjudged!("a kernel function of a module") };
+    let (Some(btf), 0) = (&req.kernel_btf, btf_idx) else {
+        unjudged!("a kernel function of a module")
+    };
     if id == 0 {
         unjudged!("a kernel function that does not exist");
     }
-    let Some(func) = btf.type_by_id(TypeId(id as u32)).filter(|ty| ty.kind() == Kind::Func) else {
+    let Some(func) = btf
+        .type_by_id(TypeId(id as u32))
+        .filter(|ty| ty.kind() == Kind::Func)
+    else {
         unjudged!("kernel function {id}");
     };
     let name = func.name();
     let attach = &env.facts.attach;
-    let Some(row) = find(name) else { reject!(EACCES, "calling kernel function {name} is not allowed") };
+    let Some(row) = find(name) else {
+        reject!(EACCES, "calling kernel function {name} is not allowed")
+    };
     if !row.is_for(attach.prog_type, attach.expected_attach_type) {
         reject!(EACCES, "calling kernel function {name} is not allowed");
     }
@@ -98,14 +117,23 @@ pub(crate) fn check_kfunc_call(env: &mut Env<'_>, id: i32, btf_idx: i16) -> Chec
     let Some(proto) = func.referent().filter(|ty| ty.kind() == Kind::FuncProto) else {
         unjudged!("kernel function {name} without prototype");
     };
-    let call = Call { btf, name, proto, row };
+    let call = Call {
+        btf,
+        name,
+        proto,
+        row,
+    };
     check_sleep(env, &call)?;
     let checked = check_args(env, &call)?;
     check_sections(env, &call)?;
     if let Some(reg) = checked.release {
         let id = env.cur.reg(reg).ref_obj_id;
-        release_reference(env, id)
-            .map_err(|v| v.and_line(format_args!("kfunc {name}#{} reference has not been acquired before", func.id().0)))?;
+        release_reference(env, id).map_err(|v| {
+            v.and_line(format_args!(
+                "kfunc {name}#{} reference has not been acquired before",
+                func.id().0
+            ))
+        })?;
     }
     let throws = name == "bpf_throw";
     if throws {
@@ -132,7 +160,11 @@ fn check_sleep(env: &Env<'_>, call: &Call<'_>) -> Check {
         unjudged!("destructive kernel function {}", call.name);
     }
     if call.has(KfuncFlags::SLEEPABLE) && !env.in_sleepable() {
-        reject!(EACCES, "program must be sleepable to call sleepable kfunc {}", call.name);
+        reject!(
+            EACCES,
+            "program must be sleepable to call sleepable kfunc {}",
+            call.name
+        );
     }
     Ok(())
 }
@@ -165,21 +197,33 @@ fn check_sections(env: &mut Env<'_>, call: &Call<'_>) -> Check {
         );
         iter::leave_rcu(env);
     } else if env.cur.refs.active_rcu_locks != 0 && sleepable {
-        reject!(EACCES, "kernel func {name} is sleepable within rcu_read_lock region");
+        reject!(
+            EACCES,
+            "kernel func {name} is sleepable within rcu_read_lock region"
+        );
     }
     match name {
         "bpf_preempt_disable" => env.cur.refs.active_preempt_locks += 1,
         "bpf_preempt_enable" => match env.cur.refs.active_preempt_locks.checked_sub(1) {
             Some(left) => env.cur.refs.active_preempt_locks = left,
-            None => reject!(EINVAL, "unmatched attempt to enable preemption (kernel function {name})"),
+            None => reject!(
+                EINVAL,
+                "unmatched attempt to enable preemption (kernel function {name})"
+            ),
         },
         _ if sleepable && env.cur.refs.active_preempt_locks != 0 => {
-            reject!(EACCES, "kernel func {name} is sleepable within non-preemptible region")
+            reject!(
+                EACCES,
+                "kernel func {name} is sleepable within non-preemptible region"
+            )
         }
         _ => {}
     }
     if sleepable && env.cur.refs.active_irq_id != 0 {
-        reject!(EACCES, "kernel func {name} is sleepable within IRQ-disabled region");
+        reject!(
+            EACCES,
+            "kernel func {name} is sleepable within IRQ-disabled region"
+        );
     }
     Ok(())
 }
@@ -196,12 +240,19 @@ fn check_args(env: &mut Env<'_>, call: &Call<'_>) -> Check<Checked> {
     let mut checked = Checked::default();
     for (index, param) in call.proto.params().enumerate() {
         let Some(reg) = Reg::new(index as u8 + 1).filter(|reg| reg.number() <= 5) else {
-            unjudged!("kernel function {} with more than five arguments", call.name);
+            unjudged!(
+                "kernel function {} with more than five arguments",
+                call.name
+            );
         };
         check_arg(env, call, index, &param, reg, &mut checked)?;
     }
     if call.has(KfuncFlags::RELEASE) && checked.release.is_none() {
-        reject!(EINVAL, "release kernel function {} expects refcounted PTR_TO_BTF_ID", call.name);
+        reject!(
+            EINVAL,
+            "release kernel function {} expects refcounted PTR_TO_BTF_ID",
+            call.name
+        );
     }
     Ok(checked)
 }
@@ -222,7 +273,9 @@ fn check_arg(
     }
     let number = reg.number();
     let state = *env.cur.reg(reg);
-    let Some(ty) = btf.stripped(param.ty) else { unjudged!("argument of kernel function {}", call.name) };
+    let Some(ty) = btf.stripped(param.ty) else {
+        unjudged!("argument of kernel function {}", call.name)
+    };
     if ty.kind() == Kind::Int || ty.kind().is_any_enum() {
         if state.ty != RegType::SCALAR {
             reject!(EINVAL, "R{number} is not a scalar");
@@ -245,7 +298,10 @@ fn check_arg(
             checked.release = Some(reg);
         }
     }
-    let Some(target) = btf.stripped(ty.type_id()).filter(|target| target.kind() == Kind::Struct) else {
+    let Some(target) = btf
+        .stripped(ty.type_id())
+        .filter(|target| target.kind() == Kind::Struct)
+    else {
         unjudged!("memory argument of kernel function {}", call.name);
     };
     let is_iter = call.has(KfuncFlags::ITER_NEW)
@@ -253,7 +309,9 @@ fn check_arg(
         || call.has(KfuncFlags::ITER_DESTROY);
     if is_iter && index == 0 {
         let kind = if call.has(KfuncFlags::ITER_NEW) {
-            iter::Use::New { rcu_protected: call.has(KfuncFlags::RCU_PROTECTED) }
+            iter::Use::New {
+                rcu_protected: call.has(KfuncFlags::RCU_PROTECTED),
+            }
         } else if call.has(KfuncFlags::ITER_NEXT) {
             iter::Use::Next
         } else {
@@ -262,12 +320,11 @@ fn check_arg(
         checked.iter = iter::check_iter_arg(env, reg, target, call.name, kind)?;
         return Ok(());
     }
-    check_object(env, call, index, target, reg, &state, asks_trust)
+    check_object(call, index, target, reg, &state, asks_trust)
 }
 
 /// A kernel object as an argument.
 fn check_object(
-    env: &Env<'_>,
     call: &Call<'_>,
     index: usize,
     target: Type<'_>,
@@ -277,7 +334,10 @@ fn check_object(
 ) -> Check {
     let number = reg.number();
     let (Some((btf_idx, id)), RegBase::PtrToBtfId) = (state.btf(), state.ty.base) else {
-        unjudged!("argument {index} of kernel function {} that is no typed object", call.name);
+        unjudged!(
+            "argument {index} of kernel function {} that is no typed object",
+            call.name
+        );
     };
     if asks_trust && !is_trusted(state) {
         if !call.has(KfuncFlags::RCU) {
@@ -301,16 +361,28 @@ fn check_object(
                 EINVAL,
                 "arg#{index} is {} expected {} or socket",
                 TypeName(state.ty),
-                TypeName(RegType::of(state.ty.base).with(TypeFlags(state.ty.flags.0 & TypeFlags::PTR_TRUSTED.0)))
+                TypeName(
+                    RegType::of(state.ty.base)
+                        .with(TypeFlags(state.ty.flags.0 & TypeFlags::PTR_TRUSTED.0))
+                )
             );
         }
         unjudged!("this object for kernel function {}", call.name);
     }
     check_ptr_off_reg_with(state, reg, FixedOffset::Allowed)?;
-    let same = btf_idx == BtfIdx(0) && id == target.id() && state.off == 0;
+    let is_strict = call.has(KfuncFlags::ACQUIRE) || call.has(KfuncFlags::RELEASE);
+    let same = btf_idx == BtfIdx(0)
+        && if is_strict {
+            id == target.id() && state.off == 0
+        } else {
+            u32::try_from(state.off).is_ok_and(|off| has_struct_at(call.btf, id, off, target.id()))
+        };
     if !same {
         // Members at the start of other types, and equal names, are matched by rules not judged here.
-        unjudged!("an object of another type or offset for kernel function {}", call.name);
+        unjudged!(
+            "an object of another type or offset for kernel function {}",
+            call.name
+        );
     }
     Ok(())
 }
@@ -318,15 +390,24 @@ fn check_object(
 fn set_result(env: &mut Env<'_>, call: &Call<'_>, checked: &Checked) -> Check {
     let btf = call.btf;
     let ret = btf.skip_mods_and_typedefs(call.proto.type_id());
-    let Some(ty) = btf.type_by_id(ret) else { unjudged!("result of kernel function {}", call.name) };
+    let Some(ty) = btf.type_by_id(ret) else {
+        unjudged!("result of kernel function {}", call.name)
+    };
     match ty.kind() {
         Kind::Void => Ok(()),
         Kind::Int | Kind::Enum | Kind::Enum64 => {
             if call.has(KfuncFlags::ACQUIRE) {
-                reject!(EINVAL, "acquire kernel function does not return PTR_TO_BTF_ID");
+                reject!(
+                    EINVAL,
+                    "acquire kernel function does not return PTR_TO_BTF_ID"
+                );
             }
             mark_reg_unknown(env, Reg::R0);
-            let def = if btf.resolve_size(ret) == Some(8) { DEF_NOT_SUBREG } else { env.insn_idx + 1 };
+            let def = if btf.resolve_size(ret) == Some(8) {
+                DEF_NOT_SUBREG
+            } else {
+                env.insn_idx + 1
+            };
             env.cur.reg_mut(Reg::R0).subreg_def = def;
             Ok(())
         }
@@ -335,10 +416,17 @@ fn set_result(env: &mut Env<'_>, call: &Call<'_>, checked: &Checked) -> Check {
     }
 }
 
-fn set_pointer_result(env: &mut Env<'_>, call: &Call<'_>, checked: &Checked, ptr: Type<'_>) -> Check {
+fn set_pointer_result(
+    env: &mut Env<'_>,
+    call: &Call<'_>,
+    checked: &Checked,
+    ptr: Type<'_>,
+) -> Check {
     let btf = call.btf;
     let id = btf.skip_mods_and_typedefs(ptr.type_id());
-    let Some(target) = btf.type_by_id(id) else { return Err(Violation::bug("result type")) };
+    let Some(target) = btf.type_by_id(id) else {
+        return Err(Violation::bug("result type"));
+    };
     let reg = if target.kind().is_composite() {
         let mut ty = RegType::of(RegBase::PtrToBtfId);
         if call.has(KfuncFlags::RCU_PROTECTED) {
@@ -347,19 +435,33 @@ fn set_pointer_result(env: &mut Env<'_>, call: &Call<'_>, checked: &Checked, ptr
         if let Some(place) = checked.iter
             && call.has(KfuncFlags::ITER_NEXT)
         {
-            ty = ty.with(if iter::is_rcu(env, place) { TypeFlags::MEM_RCU } else { TypeFlags::PTR_TRUSTED });
+            ty = ty.with(if iter::is_rcu(env, place) {
+                TypeFlags::MEM_RCU
+            } else {
+                TypeFlags::PTR_TRUSTED
+            });
         }
         RegState::pointer(ty, Extra::Btf { btf: BtfIdx(0), id })
-    } else if let Some(size) = btf.resolve_size(id).filter(|_| !call.has(KfuncFlags::ACQUIRE)) {
+    } else if let Some(size) = btf
+        .resolve_size(id)
+        .filter(|_| !call.has(KfuncFlags::ACQUIRE))
+    {
         let mut ty = RegType::of(RegBase::PtrToMem).with(TypeFlags::MEM_RDONLY);
         if call.has(KfuncFlags::RCU_PROTECTED) {
             ty = ty.with(TypeFlags::MEM_RCU);
         }
-        RegState { ref_obj_id: checked.ref_obj_id, ..RegState::pointer(ty, Extra::Mem { size, dynptr_id: 0 }) }
+        RegState {
+            ref_obj_id: checked.ref_obj_id,
+            ..RegState::pointer(ty, Extra::Mem { size, dynptr_id: 0 })
+        }
     } else {
         unjudged!("result of kernel function {}", call.name);
     };
-    let mut reg = RegState { subreg_def: DEF_NOT_SUBREG, precise: env.cur.reg(Reg::R0).precise, ..reg };
+    let mut reg = RegState {
+        subreg_def: DEF_NOT_SUBREG,
+        precise: env.cur.reg(Reg::R0).precise,
+        ..reg
+    };
     if call.has(KfuncFlags::RET_NULL) {
         reg.ty = reg.ty.with(TypeFlags::PTR_MAYBE_NULL);
         reg.id = env.new_id();

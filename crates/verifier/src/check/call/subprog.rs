@@ -14,7 +14,9 @@ use ring3_uapi::{Errno, ProgType};
 
 use crate::backtrack::mark_chain_precision;
 use crate::check::exit::{invalid_scalar, is_within};
-use crate::check::mem::{Access, FixedOffset, ZeroSize, check_helper_mem_access, check_ptr_off_reg_with};
+use crate::check::mem::{
+    Access, FixedOffset, ZeroSize, check_helper_mem_access, check_ptr_off_reg_with,
+};
 use crate::check::nullness::mark_ptr_not_null_reg;
 use crate::check::regs::{clear_caller_saved, mark_reg_unknown};
 use crate::env::{Env, InsnFlags, Linkage};
@@ -39,12 +41,13 @@ pub(crate) enum FuncArg {
     Scalar,
     Ctx,
     /// A pointer to this many bytes.
-    Mem { size: u32, nullable: bool },
+    Mem {
+        size: u32,
+        nullable: bool,
+    },
     /// Read-only memory that may not be there.
     UntrustedMem,
     Dynptr,
-    /// A kernel object.
-    Btf { id: TypeId, flags: TypeFlags },
     Arena,
 }
 
@@ -53,7 +56,9 @@ pub(crate) fn check_func_call(env: &mut Env<'_>, distance: i32) -> Check {
     let callsite = env.insn_idx;
     let target = (callsite + 1).wrapping_add_signed(distance);
     let Some(subprog) = env.facts.subprog_at(target) else {
-        return Err(Violation::bug(format_args!("target of func call at insn {target} is not a program")));
+        return Err(Violation::bug(format_args!(
+            "target of func call at insn {target} is not a program"
+        )));
     };
     let matched = check_args_match(env, subprog);
     if let Err(violation) = &matched
@@ -83,9 +88,18 @@ pub(crate) fn check_func_call(env: &mut Env<'_>, distance: i32) -> Check {
 }
 
 /// The frame of a callee, before its arguments are set: `setup_func_entry`.
-pub(super) fn new_frame(_env: &Env<'_>, state: &VerifierState, subprog: u32, callsite: u32) -> Check<FuncState> {
+pub(super) fn new_frame(
+    _env: &Env<'_>,
+    state: &VerifierState,
+    subprog: u32,
+    callsite: u32,
+) -> Check<FuncState> {
     if state.curframe as usize + 1 >= ring3_uapi::limits::CALL_FRAMES_MAX {
-        reject!(E2BIG, "the call stack of {} frames is too deep", state.curframe + 2);
+        reject!(
+            E2BIG,
+            "the call stack of {} frames is too deep",
+            state.curframe + 2
+        );
     }
     Ok(FuncState::new(callsite, state.curframe + 1, subprog))
 }
@@ -119,11 +133,17 @@ fn call_global(env: &mut Env<'_>, subprog: u32, matched: Check) -> Check {
         );
     }
     if let Err(violation) = matched {
-        return Err(violation
-            .and_line(format_args!("Caller passes invalid args into func#{subprog} ('{}')", info.name)));
+        return Err(violation.and_line(format_args!(
+            "Caller passes invalid args into func#{subprog} ('{}')",
+            info.name
+        )));
     }
     if env.log.is_level() {
-        vlog!(env.log, "Func#{subprog} ('{}') is global and assumed valid.\n", info.name);
+        vlog!(
+            env.log,
+            "Func#{subprog} ('{}') is global and assumed valid.\n",
+            info.name
+        );
     }
     if info.changes_pkt_data {
         clear_pkt_pointers(env);
@@ -174,7 +194,9 @@ pub(super) fn check_args_match(env: &mut Env<'_>, subprog: u32) -> Check {
 
 fn match_args(env: &mut Env<'_>, args: &FuncArgs) -> Check {
     for (index, arg) in args.args.iter().enumerate() {
-        let Some(reg) = Reg::new(index as u8 + 1) else { break };
+        let Some(reg) = Reg::new(index as u8 + 1) else {
+            break;
+        };
         let state = *env.cur.reg(reg);
         let number = reg.number();
         match *arg {
@@ -184,7 +206,6 @@ fn match_args(env: &mut Env<'_>, args: &FuncArgs) -> Check {
                 }
             }
             FuncArg::UntrustedMem => {}
-            FuncArg::Btf { flags, .. } if flags.has(TypeFlags::PTR_UNTRUSTED) => {}
             FuncArg::Ctx => {
                 check_func_arg_off(&state, reg)?;
                 if !state.ty.is(RegBase::PtrToCtx) {
@@ -204,7 +225,6 @@ fn match_args(env: &mut Env<'_>, args: &FuncArgs) -> Check {
                 }
             }
             FuncArg::Dynptr => unjudged!("a dynptr argument of a global function"),
-            FuncArg::Btf { .. } => unjudged!("a trusted argument of a global function"),
         }
     }
     Ok(())
@@ -253,7 +273,11 @@ pub(crate) fn leave_function(env: &mut Env<'_>) -> Check {
     env.stack_liveness.update(env.log, env.facts, &env.cur);
     let frame = env.cur.cur_frame();
     let r0 = *frame.reg(Reg::R0);
-    let (in_callback, callsite, range) = (frame.in_callback_fn, frame.callsite, frame.callback_ret_range);
+    let (in_callback, callsite, range) = (
+        frame.in_callback_fn,
+        frame.callsite,
+        frame.callback_ret_range,
+    );
     if r0.ty.is(RegBase::PtrToStack) {
         reject!(EINVAL, "cannot return stack pointer to the caller");
     }
@@ -267,7 +291,9 @@ pub(crate) fn leave_function(env: &mut Env<'_>) -> Check {
             return Err(invalid_scalar(&r0, range, "At callback return", "R0"));
         }
         if !env.facts.has_flag(callsite, InsnFlags::CALLS_CALLBACK) {
-            return Err(Violation::bug(format_args!("in callback, callsite {callsite} !calls_callback")));
+            return Err(Violation::bug(format_args!(
+                "in callback, callsite {callsite} !calls_callback"
+            )));
         }
         env.insn_idx = callsite;
     } else {
@@ -303,14 +329,19 @@ pub(crate) fn prepare_func_args(env: &mut Env<'_>, subprog: u32) -> Check<Arc<Fu
 fn func_args_of(env: &Env<'_>, subprog: u32) -> Check<FuncArgs> {
     let info = &env.facts.subprogs[subprog as usize];
     let is_global = info.linkage == Linkage::Global;
-    let Some(btf) = &env.facts.prog_btf else { return Err(Violation::bug("func_info undefined")) };
+    let Some(btf) = &env.facts.prog_btf else {
+        return Err(Violation::bug("func_info undefined"));
+    };
     if info.func_type_id.0 == 0 {
         if !is_global {
             reject!(EINVAL);
         }
         reject!(EFAULT, "Global functions need valid BTF");
     }
-    let Some(func) = btf.type_by_id(info.func_type_id).filter(|ty| ty.kind() == Kind::Func) else {
+    let Some(func) = btf
+        .type_by_id(info.func_type_id)
+        .filter(|ty| ty.kind() == Kind::Func)
+    else {
         reject!(EFAULT, "BTF of func#{subprog} doesn't point to KIND_FUNC");
     };
     let name = func.name();
@@ -322,13 +353,19 @@ fn func_args_of(env: &Env<'_>, subprog: u32) -> Check<FuncArgs> {
         if !is_global {
             reject!(EINVAL);
         }
-        reject!(EINVAL, "Global function {name}() with {count} > 5 args. Buggy compiler.");
+        reject!(
+            EINVAL,
+            "Global function {name}() with {count} > 5 args. Buggy compiler."
+        );
     }
     if !btf.stripped(proto.type_id()).is_some_and(is_number) {
         if !is_global {
             reject!(EINVAL);
         }
-        reject!(EINVAL, "Global function {name}() doesn't return scalar. Only those are supported.");
+        reject!(
+            EINVAL,
+            "Global function {name}() doesn't return scalar. Only those are supported."
+        );
     }
     let mut args = Vec::new();
     for (index, param) in proto.params().enumerate() {
@@ -361,9 +398,14 @@ impl Tags {
 fn arg_tags(btf: &Btf, func: &Type<'_>, index: usize, is_global: bool) -> Check<Tags> {
     let mut tags = Tags::default();
     for tag in btf.decl_tags(func.id(), index as i32) {
-        let Some(tag) = tag.strip_prefix("arg:") else { continue };
+        let Some(tag) = tag.strip_prefix("arg:") else {
+            continue;
+        };
         if !is_global {
-            reject!(EOPNOTSUPP, "arg#{index} type tag is not supported in static functions");
+            reject!(
+                EOPNOTSUPP,
+                "arg#{index} type tag is not supported in static functions"
+            );
         }
         tags.0 |= match tag {
             "ctx" => Tags::CTX,
@@ -378,12 +420,24 @@ fn arg_tags(btf: &Btf, func: &Type<'_>, index: usize, is_global: bool) -> Check<
     Ok(tags)
 }
 
-fn func_arg_of(env: &Env<'_>, btf: &Btf, func: &Type<'_>, index: usize, ty: TypeId, is_global: bool) -> Check<FuncArg> {
+fn func_arg_of(
+    env: &Env<'_>,
+    btf: &Btf,
+    func: &Type<'_>,
+    index: usize,
+    ty: TypeId,
+    is_global: bool,
+) -> Check<FuncArg> {
     let tags = arg_tags(btf, func, index, is_global)?;
-    let Some(ty) = btf.stripped(ty) else { reject!(EINVAL) };
+    let Some(ty) = btf.stripped(ty) else {
+        reject!(EINVAL)
+    };
     if ty.kind() != Kind::Ptr {
         if tags != Tags::default() {
-            reject!(EINVAL, "arg#{index} has pointer tag, but is not a pointer type");
+            reject!(
+                EINVAL,
+                "arg#{index} has pointer tag, but is not a pointer type"
+            );
         }
         if is_number(ty) {
             return Ok(FuncArg::Scalar);
@@ -424,13 +478,19 @@ fn func_arg_of(env: &Env<'_>, btf: &Btf, func: &Type<'_>, index: usize, ty: Type
     }
     if tags.has(Tags::ARENA) {
         if tags.0 & !Tags::ARENA != 0 {
-            reject!(EINVAL, "arg#{index} arena cannot be combined with any other tags");
+            reject!(
+                EINVAL,
+                "arg#{index} arena cannot be combined with any other tags"
+            );
         }
         return Ok(FuncArg::Arena);
     }
     if !is_global {
         if tags != Tags::default() {
-            reject!(EINVAL, "arg#{index} has pointer tag, but is not a pointer type");
+            reject!(
+                EINVAL,
+                "arg#{index} has pointer tag, but is not a pointer type"
+            );
         }
         reject!(EINVAL);
     }
@@ -439,10 +499,18 @@ fn func_arg_of(env: &Env<'_>, btf: &Btf, func: &Type<'_>, index: usize, ty: Type
     }
     let stripped = btf.skip_mods_and_typedefs(ty.type_id());
     let Some(size) = btf.resolve_size(stripped) else {
-        let (kind, name) = btf.type_by_id(stripped).map_or(("UNKNOWN", ""), |t| (t.kind().name(), t.name()));
-        reject!(EINVAL, "arg#{index} reference type('{kind} {name}') size cannot be determined: -22");
+        let (kind, name) = btf
+            .type_by_id(stripped)
+            .map_or(("UNKNOWN", ""), |t| (t.kind().name(), t.name()));
+        reject!(
+            EINVAL,
+            "arg#{index} reference type('{kind} {name}') size cannot be determined: -22"
+        );
     };
-    Ok(FuncArg::Mem { size, nullable: !tags.has(Tags::NONNULL) })
+    Ok(FuncArg::Mem {
+        size,
+        nullable: !tags.has(Tags::NONNULL),
+    })
 }
 
 /// Whether a pointer type is the context of the program's type, by name: `btf_is_prog_ctx_type`.
@@ -455,20 +523,33 @@ fn is_prog_ctx_type(env: &Env<'_>, btf: &Btf, ptr: &Type<'_>) -> bool {
     {
         return true;
     }
-    let Some(target) = btf.stripped(ptr.type_id()).filter(|t| t.kind() == Kind::Struct) else { return false };
+    let Some(target) = btf
+        .stripped(ptr.type_id())
+        .filter(|t| t.kind() == Kind::Struct)
+    else {
+        return false;
+    };
     let name = target.name();
-    let Some(expected) = table(env.registry.prog_type(prog_type).ctx).map(|t| t.uapi_struct) else { return false };
+    let Some(expected) = table(env.registry.prog_type(prog_type).ctx).map(|t| t.uapi_struct) else {
+        return false;
+    };
     if expected.is_empty() || name.is_empty() {
         return false;
     }
     // The kernel's own struct of the same data is taken for the program's view of it.
-    expected == name || matches!((expected, name), ("__sk_buff", "sk_buff") | ("xdp_md", "xdp_buff"))
+    expected == name
+        || matches!(
+            (expected, name),
+            ("__sk_buff", "sk_buff") | ("xdp_md", "xdp_buff")
+        )
 }
 
 /// Registers at the entry of a global function: the arguments its prototype promises.
 pub(crate) fn set_global_args(env: &mut Env<'_>, args: &FuncArgs) -> Check {
     for (index, arg) in args.args.iter().enumerate() {
-        let Some(reg) = Reg::new(index as u8 + 1) else { break };
+        let Some(reg) = Reg::new(index as u8 + 1) else {
+            break;
+        };
         let id = match *arg {
             FuncArg::Mem { nullable: true, .. } => env.new_id(),
             _ => 0,
@@ -480,15 +561,27 @@ pub(crate) fn set_global_args(env: &mut Env<'_>, args: &FuncArgs) -> Check {
             }
             FuncArg::Ctx => RegState::pointer(RegType::CTX, Extra::None),
             FuncArg::Mem { size, nullable } => {
-                let flags = if nullable { TypeFlags::PTR_MAYBE_NULL } else { TypeFlags::NONE };
+                let flags = if nullable {
+                    TypeFlags::PTR_MAYBE_NULL
+                } else {
+                    TypeFlags::NONE
+                };
                 let ty = RegType::of(RegBase::PtrToMem).with(flags);
-                RegState { id, ..RegState::pointer(ty, Extra::Mem { size, dynptr_id: 0 }) }
+                RegState {
+                    id,
+                    ..RegState::pointer(ty, Extra::Mem { size, dynptr_id: 0 })
+                }
             }
             FuncArg::UntrustedMem => RegState::pointer(
-                RegType::of(RegBase::PtrToMem).with(TypeFlags::MEM_RDONLY).with(TypeFlags::PTR_UNTRUSTED),
-                Extra::Mem { size: 0, dynptr_id: 0 },
+                RegType::of(RegBase::PtrToMem)
+                    .with(TypeFlags::MEM_RDONLY)
+                    .with(TypeFlags::PTR_UNTRUSTED),
+                Extra::Mem {
+                    size: 0,
+                    dynptr_id: 0,
+                },
             ),
-            FuncArg::Dynptr | FuncArg::Btf { .. } => unjudged!("this argument of a global function"),
+            FuncArg::Dynptr => unjudged!("this argument of a global function"),
         };
         *env.cur.reg_mut(reg) = state;
     }

@@ -1,0 +1,113 @@
+//! Whole conversations, and calls that nobody means.
+
+use ring3_objects::System;
+use ring3_syscall_shim::{Caller, SUPPORT, Shim, VecMemory};
+use ring3_uapi::{Cmd, Errno};
+
+fn attr<const N: usize>(fields: &[(usize, u32)]) -> [u8; N] {
+    let mut attr = [0; N];
+    for &(at, value) in fields {
+        attr[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    attr
+}
+
+fn put_address(attr: &mut [u8], at: usize, address: u64) {
+    attr[at..at + 8].copy_from_slice(&address.to_ne_bytes());
+}
+
+#[test]
+fn a_pin_brings_a_map_from_one_caller_to_another() {
+    let shim = Shim::new(System::new());
+    let (one, two) = (Caller::new(), Caller::new());
+    let mut memory = VecMemory::new();
+    let mut create = attr::<92>(&[(0, 1), (4, 4), (8, 4), (12, 4)]);
+    let fd = shim.bpf(&one, Cmd::MapCreate.raw(), &mut create, &mut memory);
+    let path = memory.add(b"/sys/fs/bpf/m\0");
+    let mut pin = attr::<20>(&[(8, fd.unwrap() as u32)]);
+    put_address(&mut pin, 0, path);
+    let pinned = shim.bpf(&one, Cmd::ObjPin.raw(), &mut pin, &mut memory);
+    assert_eq!(pinned, Ok(0));
+    drop(one);
+    let mut get = attr::<20>(&[]);
+    put_address(&mut get, 0, path);
+    let got = shim.bpf(&two, Cmd::ObjGet.raw(), &mut get, &mut memory);
+    assert_eq!(got, Ok(3));
+    let mut next = attr::<8>(&[]);
+    let found = shim.bpf(&two, Cmd::MapGetNextId.raw(), &mut next, &mut memory);
+    assert_eq!((found, next[4]), (Ok(0), 1));
+    shim.bpffs().unlink("/sys/fs/bpf/m").unwrap();
+    two.close(3).unwrap();
+    let mut next = attr::<8>(&[]);
+    let found = shim.bpf(&two, Cmd::MapGetNextId.raw(), &mut next, &mut memory);
+    assert_eq!(found, Err(Errno::ENOENT));
+}
+
+#[test]
+fn commands_that_are_not_served_say_so() {
+    let shim = Shim::new(System::new());
+    for row in SUPPORT.iter().filter(|row| !row.is_served()) {
+        let answer = shim.bpf(
+            &Caller::new(),
+            row.cmd.raw(),
+            &mut [0; 4],
+            &mut VecMemory::new(),
+        );
+        assert_eq!(answer, Err(Errno::ENOTSUPP), "{}", row.cmd);
+    }
+}
+
+/// Attributes of small and extreme numbers, addresses and descriptors: every answer is an answer.
+#[test]
+fn random_attributes_never_panic() {
+    let shim = Shim::new(System::new());
+    let caller = Caller::new().with_fds_max(40);
+    let mut memory = VecMemory::new();
+    let address = memory.add(&[0; 64]) as u32;
+    let values = [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+        8,
+        16,
+        64,
+        4096,
+        address,
+        address + 60,
+        u32::MAX,
+        1 << 31,
+    ];
+    let mut state = 1u64;
+    let mut next = |below: usize| {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 33) as usize % below
+    };
+    let mut create = attr::<92>(&[(0, 2), (4, 4), (8, 4), (12, 4)]);
+    let made = shim.bpf(&caller, Cmd::MapCreate.raw(), &mut create, &mut memory);
+    assert_eq!(made, Ok(3));
+    let mut served = 0;
+    for _ in 0..20_000 {
+        let row = &SUPPORT[next(SUPPORT.len())];
+        let mut attr = vec![0; row.attr_bytes];
+        if next(2) == 0 && row.attr_bytes >= 24 {
+            // An element of the array made first.
+            attr[0] = 3;
+            put_address(&mut attr, 8, u64::from(address));
+            put_address(&mut attr, 16, u64::from(address));
+        }
+        for _ in 0..next(4) {
+            let at = next(row.attr_bytes / 4) * 4;
+            attr[at..at + 4].copy_from_slice(&values[next(values.len())].to_ne_bytes());
+        }
+        served += usize::from(
+            shim.bpf(&caller, row.cmd.raw(), &mut attr, &mut memory)
+                .is_ok(),
+        );
+    }
+    assert!(served > 20, "only {served} calls succeeded");
+}
