@@ -5,7 +5,9 @@
 use ring3::Object;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let path = std::env::args().nth(1).ok_or("usage: test_a_program FILE.o")?;
+    let path = std::env::args()
+        .nth(1)
+        .ok_or("usage: test_a_program FILE.o")?;
     let object = Object::open(path)?.load()?;
     let mut packet = [0u8; 64];
     packet[12..14].copy_from_slice(&[0x08, 0x00]); // IPv4
@@ -13,6 +15,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     packet[23] = 6; // TCP
     let result = object.program("count_flows")?.test_run(&packet)?;
     println!("returned {}", result.retval);
-    println!("TCP packets: {:?}", object.map::<u32, u64>("protocols")?.get(&6));
+    println!(
+        "TCP packets: {:?}",
+        object.map::<u32, u64>("protocols")?.get(&6)
+    );
     Ok(())
 }

@@ -386,25 +386,16 @@ fn check_ld_imm64(env: &mut Env<'_>, dst: Reg, value: &LdImm64) -> Check {
             old.precise |= precise;
             return Ok(());
         }
-        LdImm64::Map(map) => {
-            let info = facts.map(map);
-            if info.map_type == ring3_uapi::MapType::Arena {
-                RegState {
-                    ty: RegType::of(RegBase::PtrToArena),
-                    ..RegState::UNKNOWN_SCALAR
-                }
-            } else {
-                RegState::pointer(
-                    RegType::of(RegBase::ConstPtrToMap),
-                    Extra::Map { map, uid: 0 },
-                )
-            }
-        }
+        LdImm64::Map(map) => RegState::pointer(
+            RegType::of(RegBase::ConstPtrToMap),
+            Extra::Map { map, uid: 0 },
+        ),
         LdImm64::MapValue { map, off } => {
             let info = facts.map(map);
             if info.map_type == ring3_uapi::MapType::Arena {
                 RegState {
-                    ty: RegType::of(RegBase::PtrToArena),
+                    // An address in an arena is a number until it is cast.
+                    precise: !env.permits.bpf_capable,
                     ..RegState::UNKNOWN_SCALAR
                 }
             } else {
