@@ -6,10 +6,10 @@ use std::{fs, path::Path};
 const FLOORS: &[(&str, u32)] = &[
     ("uapi", 0),
     ("isa", 0),
-    ("os", 0),
+    ("os", 1),
     ("btf", 1),
     ("mprog", 1),
-    ("sync", 1),
+    ("sync", 2),
     ("spec", 2),
     ("verifier", 3),
     ("elf", 3),

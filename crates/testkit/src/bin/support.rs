@@ -4,7 +4,7 @@ use std::{fs, process::ExitCode};
 
 use ring3::helpers;
 use ring3_testkit::fixture::fixtures_dir;
-use ring3_uapi::{FuncId, MapType, ProgType};
+use ring3_uapi::{AttachType, FuncId, MapType, ProgType};
 
 fn main() -> ExitCode {
     let check_only = std::env::args().nth(1).as_deref() == Some("--check");
@@ -72,7 +72,9 @@ fn helper_rows(out: &mut String) {
         .filter(|id| *id != FuncId::Unspec)
         .collect();
     let runs = |id: FuncId| {
-        helpers::find(id).is_some() || helpers::find_for_xdp(id).is_some() || id == FuncId::TailCall
+        id == FuncId::TailCall
+            || helpers::find(id).is_some()
+            || ProgType::ALL.iter().any(|&ty| runs_in(ty, id))
     };
     let running = ids.iter().filter(|id| runs(**id)).count();
     out.push_str(&format!(
@@ -87,4 +89,12 @@ fn helper_rows(out: &mut String) {
             .collect();
         out.push_str(&format!("{heading}: {}.\n\n", names.join(", ")));
     }
+}
+
+/// Whether programs of this type get an implementation, under some attach type.
+fn runs_in(prog_type: ProgType, id: FuncId) -> bool {
+    let attach_types = AttachType::ALL.iter().copied().map(Some).chain([None]);
+    attach_types
+        .into_iter()
+        .any(|attach_type| helpers::find_for(prog_type, attach_type, id).is_some())
 }
