@@ -467,9 +467,7 @@ fn mov_reg(
         }
         _ => return bad,
     };
-    // The verifier marks a zero extension of its own (of a 32-bit compare-exchange) by an immediate of 1.
-    let is_zext = origin == Origin::Rewrite && !wide && raw.off == 0 && dst == src && raw.imm == 1;
-    if raw.imm != 0 && !is_zext {
+    if raw.imm != 0 {
         return Err(DecodeErrorKind::Reserved {
             field: Field::Immediate,
             value: raw.imm,

@@ -23,11 +23,9 @@ pub(super) fn extend_cmpxchg(draft: &mut Draft, aux: &[InsnAux]) -> Check {
             && slot.is_primary
             && aux.get(slot.orig as usize).is_some_and(|aux| aux.zext_dst)
         {
-            // Marked by its immediate as an extension.
-            patch.push(RawInsn {
-                imm: 1,
-                ..alu_reg(ALU, MOV, R0, R0)
-            });
+            // DIVERGES: the kernel marks this move with an immediate of 1, which no program may carry; ours is a plain move, so that
+            // rewritten programs decode by the rules of all others.
+            patch.push(alu_reg(ALU, MOV, R0, R0));
         }
         Ok(())
     })
@@ -100,10 +98,7 @@ mod tests {
             ..InsnAux::default()
         };
         extend_cmpxchg(&mut draft, &[aux]).unwrap();
-        let extension = RawInsn {
-            imm: 1,
-            ..alu_reg(ALU, MOV, R0, R0)
-        };
+        let extension = alu_reg(ALU, MOV, R0, R0);
         assert_eq!(draft.encode().unwrap(), [insn, extension]);
     }
 }
