@@ -10,6 +10,7 @@ fn tool(bin: &str, args: &[String]) -> Result<(), String> {
         "tools",
         "--package",
         "ring3-testkit",
+        "--all-features",
         "--bin",
         bin,
         "--",
