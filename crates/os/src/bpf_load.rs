@@ -11,6 +11,7 @@ use crate::{
 };
 
 const MAP_CREATE: u32 = 0;
+const MAP_LOOKUP_ELEM: u32 = 1;
 const MAP_UPDATE_ELEM: u32 = 2;
 const PROG_LOAD: u32 = 5;
 const TEST_RUN: u32 = 10;
@@ -108,6 +109,27 @@ pub fn map_update(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) -> 
     call(MAP_UPDATE_ELEM, &mut attr.0, buffers).map(|_| ())
 }
 
+/// BPF_MAP_LOOKUP_ELEM into `value`, which has the map's value size.
+///
+/// # Errors
+/// The errno of the call.
+pub fn map_lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> Result<(), Errno> {
+    let mut attr = Attr::new(32);
+    attr.put32(0, map.as_raw_fd() as u32);
+    let mut key = key.to_owned();
+    let buffers = &mut [
+        Buffer {
+            attr_offset: 8,
+            bytes: &mut key,
+        },
+        Buffer {
+            attr_offset: 16,
+            bytes: value,
+        },
+    ];
+    call(MAP_LOOKUP_ELEM, &mut attr.0, buffers).map(|_| ())
+}
+
 /// BPF_MAP_FREEZE.
 ///
 /// # Errors
@@ -156,6 +178,8 @@ pub struct ProgLoad<'a> {
     pub func_info: (u32, &'a [u8]),
     /// Record size and records of `line_info`.
     pub line_info: (u32, &'a [u8]),
+    /// `attach_btf_id`, in the kernel's BTF; 0 for none.
+    pub attach_btf_id: u32,
     /// `log_level`; 0 asks for no log.
     pub log_level: u32,
 }
@@ -175,6 +199,7 @@ pub fn prog_load(prog: &ProgLoad<'_>, log_bytes: usize) -> (Result<OwnedFd, Errn
     put_name(&mut attr, 48, prog.name);
     attr.put32(68, prog.expected_attach_type)
         .put32(72, prog.btf.map_or(0, |fd| fd.as_raw_fd() as u32));
+    attr.put32(108, prog.attach_btf_id);
     let mut buffers = vec![
         Buffer {
             attr_offset: 8,
@@ -268,4 +293,21 @@ pub fn prog_test_run(
         data: data_out,
         ctx: ctx_out,
     })
+}
+
+/// BPF_PROG_TEST_RUN of a program whose context is plain memory (syscall programs, raw tracepoints): its return value. Syscall programs
+/// may change `ctx`.
+///
+/// # Errors
+/// The errno of the call.
+pub fn prog_test_run_ctx(prog: BorrowedFd<'_>, ctx: &mut [u8]) -> Result<u32, Errno> {
+    let mut attr = Attr::new(80);
+    attr.put32(0, prog.as_raw_fd() as u32)
+        .put32(40, ctx.len() as u32);
+    let buffers = &mut [Buffer {
+        attr_offset: 48,
+        bytes: ctx,
+    }];
+    call(TEST_RUN, &mut attr.0, buffers)?;
+    Ok(u32::from_ne_bytes(std::array::from_fn(|i| attr.0[4 + i])))
 }

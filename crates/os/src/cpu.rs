@@ -1,4 +1,4 @@
-//! CPUs, threads and pages: how many CPUs are possible, which one runs this thread, its id, the page size.
+//! CPUs and pages: how many CPUs are possible, which one runs this thread, the page size.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -116,12 +116,6 @@ fn current_cpu_slow() -> usize {
     usize::try_from(cpu).unwrap_or(0)
 }
 
-/// The kernel's id of this thread.
-pub fn thread_id() -> u32 {
-    // SAFETY: 1. gettid takes no argument and cannot fail.
-    unsafe { libc::gettid() as u32 }
-}
-
 /// A descriptor of this process, as task storage names tasks.
 ///
 /// # Errors
@@ -177,6 +171,5 @@ mod tests {
     #[test]
     fn page_is_a_power_of_two() {
         assert!(page_bytes().is_power_of_two());
-        assert_ne!(thread_id(), 0);
     }
 }

@@ -377,13 +377,26 @@ impl TwinRegion {
 
 /// The ring buffer's memory: `private page, consumer page, producer page, data, data again`.
 ///
-/// The private page belongs to the owner; the memfd holds `consumer page, producer page, data`, which is also what a consumer
-/// maps. As in the kernel, the page of a record, counted from the private one, leads from the record to its owner.
+/// The private page belongs to the owner; the memfd holds `consumer page, producer page, data, mirror`, which is also what a process maps that
+/// sees nothing but a file. As in the kernel, the page of a record, counted from the private one, leads from the record to its owner.
+///
+/// No file can show the same bytes at two offsets, so the mirror is memory of its own. Who produces here sees data twice and copies the end of a
+/// record that crosses the border into the mirror ([`RingRegion::fill_mirror`]); what others produce crosses into the mirror itself.
 #[derive(Debug)]
 pub struct RingRegion {
     view: Region,
+    mirror: Option<Region>,
     memfd: Memfd,
     data_bytes: usize,
+}
+
+/// Who writes records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RingProducer {
+    /// The owner: data is seen twice here.
+    Owner,
+    /// Others: the mirror follows the data.
+    Others,
 }
 
 impl RingRegion {
@@ -391,24 +404,44 @@ impl RingRegion {
     ///
     /// # Errors
     /// `EINVAL`: size. `ENOMEM`, `EMFILE`.
-    pub fn create(name: &str, data_bytes: usize) -> Result<Self, Errno> {
+    pub fn create(name: &str, data_bytes: usize, producer: RingProducer) -> Result<Self, Errno> {
         let page = crate::cpu::page_bytes();
         if !data_bytes.is_power_of_two() || !data_bytes.is_multiple_of(page) {
             return Err(Errno::EINVAL);
         }
         let once = data_bytes.checked_add(2 * page).ok_or(Errno::ENOMEM)?;
         let total = once.checked_add(data_bytes + page).ok_or(Errno::ENOMEM)?;
-        let memfd = Memfd::create(name, once, Seals::Size)?;
+        let memfd = Memfd::create(name, once + data_bytes, Seals::Size)?;
         let fd = std::os::fd::AsFd::as_fd(&memfd);
         let mut view = Region::reserve_aligned(total, page)?;
         view.overlay_anonymous(0, page, Prot::ReadWrite)?;
         view.overlay(page, fd, 0, once, Prot::ReadWrite)?;
-        view.overlay(page + once, fd, 2 * page, data_bytes, Prot::ReadWrite)?;
+        let (again, mirror) = match producer {
+            RingProducer::Owner => {
+                let mirror = Region::shared(fd, once, data_bytes, Prot::ReadWrite)?;
+                (2 * page, Some(mirror))
+            }
+            RingProducer::Others => (once, None),
+        };
+        view.overlay(page + once, fd, again, data_bytes, Prot::ReadWrite)?;
         Ok(RingRegion {
             view,
+            mirror,
             memfd,
             data_bytes,
         })
+    }
+
+    /// Shows the first `len_bytes` of the data to those who read it behind its end; for the owner that produces.
+    ///
+    /// # Safety
+    /// `len_bytes` is at most the data's; nobody here writes those bytes meanwhile.
+    pub unsafe fn fill_mirror(&self, len_bytes: usize) {
+        debug_assert!(len_bytes <= self.data_bytes);
+        if let Some(mirror) = &self.mirror {
+            // SAFETY: 1. both are as long as the data and do not overlap; 2. the caller's promise.
+            unsafe { std::ptr::copy_nonoverlapping(self.data(), mirror.as_ptr(), len_bytes) };
+        }
     }
 
     /// The owner's page, zeroed, right before the consumer page.
@@ -468,16 +501,29 @@ mod tests {
 
     #[test]
     fn ring_data_wraps_by_mapping() {
-        let ring = RingRegion::create("ring", 8192).unwrap();
+        let ring = RingRegion::create("ring", 8192, RingProducer::Owner).unwrap();
+        let fd = std::os::fd::AsFd::as_fd(ring.memfd());
+        let file = Region::shared(fd, 8192, 16384, Prot::Read).unwrap();
         // SAFETY: the data area is mapped twice, 16384 bytes.
         unsafe {
             ring.data().write_volatile(7);
             assert_eq!(ring.data().add(8192).read_volatile(), 7);
             ring.data().add(8192 + 5).write_volatile(9);
             assert_eq!(ring.data().add(5).read_volatile(), 9);
+            assert_eq!(file.as_ptr().add(8192 + 5).read_volatile(), 0);
+            ring.fill_mirror(6);
+            assert_eq!(file.as_ptr().add(8192 + 5).read_volatile(), 9);
+        }
+        let ring = RingRegion::create("ring", 8192, RingProducer::Others).unwrap();
+        let fd = std::os::fd::AsFd::as_fd(ring.memfd());
+        let file = Region::shared(fd, 8192, 16384, Prot::ReadWrite).unwrap();
+        // SAFETY: both map data and mirror, 16384 bytes.
+        unsafe {
+            file.as_ptr().add(8192 + 5).write_volatile(9);
+            assert_eq!(ring.data().add(8192 + 5).read_volatile(), 9);
         }
         assert_eq!(
-            RingRegion::create("ring", 12288).unwrap_err(),
+            RingRegion::create("ring", 12288, RingProducer::Owner).unwrap_err(),
             Errno::EINVAL
         );
     }

@@ -66,6 +66,14 @@ impl PacketSocket {
         self.set_option(libc::SOL_SOCKET, libc::SO_RCVTIMEO, &time)
     }
 
+    /// Waits until a frame is there, for at most `timeout`; whether one is.
+    ///
+    /// # Errors
+    /// `EINTR`: a signal came first.
+    pub fn wait(&self, timeout: Duration) -> Result<bool, Errno> {
+        crate::tap::wait_readable(&self.0, timeout)
+    }
+
     fn set_option<T>(&self, level: i32, option: i32, value: &T) -> Result<(), Errno> {
         // SAFETY: 1. `value` is valid for its size, read only.
         let result = unsafe {

@@ -8,17 +8,41 @@
 //! A record lives as long as its program. Who keeps one beyond the run (timers) keeps a reference to the program too.
 //! In a program with exceptions the caller looks at [`crate::exception::is_pending`] after each call and returns early if so.
 
+use std::any::Any;
 use std::ptr::NonNull;
+use std::sync::{OnceLock, Weak};
 
 /// Code behind a callback: r1 to r5 and the record; r0 back.
 pub type CallbackCode = unsafe extern "C" fn(u64, u64, u64, u64, u64, *const Callback) -> u64;
 
 /// What a function pointer in a program points to.
-#[derive(Debug)]
 #[repr(C)]
 pub struct Callback {
     /// The function to call.
     pub code: CallbackCode,
+    owner: OnceLock<Weak<dyn Any + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Callback {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Callback").finish_non_exhaustive()
+    }
+}
+
+impl Callback {
+    /// A record that nobody owns yet.
+    pub const fn new(code: CallbackCode) -> Callback {
+        Callback {
+            code,
+            owner: OnceLock::new(),
+        }
+    }
+
+    /// Says which program the record belongs to; the first call counts. Who keeps a [`CallbackRef`] beyond the run holds the owner while
+    /// calling it.
+    pub fn set_owner(&self, owner: &Weak<dyn Any + Send + Sync>) {
+        self.owner.get_or_init(|| owner.clone());
+    }
 }
 
 /// A function pointer received from a program.
@@ -39,6 +63,15 @@ impl CallbackRef {
     /// The register value that stands for the callback.
     pub fn into_reg(self) -> u64 {
         self.0.as_ptr().expose_provenance() as u64
+    }
+
+    /// The program that the callback belongs to; `None` if it was loaded without saying so.
+    ///
+    /// # Safety
+    /// The value came from a live program's function-pointer argument.
+    pub unsafe fn owner(self) -> Option<Weak<dyn Any + Send + Sync>> {
+        // SAFETY: 1. the record lives as long as the program, which the caller vouches for.
+        unsafe { self.0.as_ref() }.owner.get().cloned()
     }
 
     /// Calls the function.
@@ -80,7 +113,7 @@ mod tests {
     #[test]
     fn code_finds_its_record() {
         let adder = Adder {
-            head: Callback { code: add },
+            head: Callback::new(add),
             plus: 100,
         };
         let reg = std::ptr::from_ref(&adder).expose_provenance() as u64;

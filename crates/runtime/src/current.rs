@@ -7,7 +7,6 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::sync::OnceLock;
 
 /// The task that `bpf_get_current_*` describe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,34 +28,17 @@ pub struct Task {
 impl Task {
     /// The calling thread as the host knows it. The cgroup id is 1, the root's, unless a model says otherwise.
     pub fn host() -> Task {
-        let mut comm = [0u8; 16];
-        if let Ok(text) = std::fs::read("/proc/thread-self/comm") {
-            let len = text
-                .iter()
-                .position(|&byte| byte == b'\n')
-                .unwrap_or(text.len())
-                .min(15);
-            comm[..len].copy_from_slice(&text[..len]);
-        }
-        let (uid, gid) = host_ids();
+        let (pid, tgid) = ring3_os::task::ids();
+        let (uid, gid) = ring3_os::task::owner();
         Task {
-            pid: ring3_os::cpu::thread_id(),
-            tgid: std::process::id(),
+            pid,
+            tgid,
             uid,
             gid,
-            comm,
+            comm: ring3_os::task::comm(),
             cgroup_id: 1,
         }
     }
-}
-
-/// Owner of this process, as `/proc/self` shows it.
-fn host_ids() -> (u32, u32) {
-    use std::os::unix::fs::MetadataExt;
-    static IDS: OnceLock<(u32, u32)> = OnceLock::new();
-    *IDS.get_or_init(|| {
-        std::fs::metadata("/proc/self").map_or((0, 0), |meta| (meta.uid(), meta.gid()))
-    })
 }
 
 /// What a hook tells helpers about the run.
@@ -66,6 +48,10 @@ pub struct RunContext<'a> {
     pub task: Option<Task>,
     /// `bpf_get_attach_cookie`.
     pub attach_cookie: u64,
+    /// Attach type of the hook, raw.
+    pub attach_type: u32,
+    /// What programs of one hook hand on: `bpf_get_retval`, `bpf_set_retval`.
+    pub retval: Cell<i32>,
     /// State of the layer that runs the program.
     pub extension: Option<&'a dyn Any>,
 }
@@ -103,12 +89,34 @@ fn with_current<R>(body: impl FnOnce(Option<&RunContext<'_>>) -> R) -> R {
     body(unsafe { current.as_ref() })
 }
 
+/// The ids of the task that helpers report, without the rest of it: `pid` and `tgid`.
+#[inline]
+pub fn current_ids() -> (u32, u32) {
+    let modelled = with_current(|context| context?.task.map(|task| (task.pid, task.tgid)));
+    modelled.unwrap_or_else(ring3_os::task::ids)
+}
+
 /// The task that helpers report: the context's, or the calling thread.
 pub fn current_task() -> Task {
     with_current(|context| context.and_then(|context| context.task)).unwrap_or_else(Task::host)
 }
 
 impl RunContext<'_> {
+    /// What the programs before handed on; 0 outside of a hook.
+    pub fn current_retval() -> i32 {
+        with_current(|context| context.map_or(0, |context| context.retval.get()))
+    }
+
+    /// Hands a return value on; false: no hook is running.
+    pub fn set_current_retval(retval: i32) -> bool {
+        with_current(|context| context.map(|context| context.retval.set(retval)).is_some())
+    }
+
+    /// Attach type of the hook that runs; 0 outside of one.
+    pub fn current_attach_type() -> u32 {
+        with_current(|context| context.map_or(0, |context| context.attach_type))
+    }
+
     /// The attach cookie of the current run; 0 without one.
     pub fn current_attach_cookie() -> u64 {
         with_current(|context| context.map_or(0, |context| context.attach_cookie))

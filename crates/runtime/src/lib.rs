@@ -36,6 +36,7 @@
 mod abi;
 mod callback;
 mod current;
+mod direct_tail_call;
 pub mod exception;
 pub mod extable;
 mod linked;
@@ -46,7 +47,10 @@ mod stack;
 
 pub use abi::{AbiArg, AbiArgs, AbiRet, Helper, HelperFn, LoadPacketFn, helper_fn};
 pub use callback::{Callback, CallbackCode, CallbackRef};
-pub use current::{RunContext, Task, current_task, with_run_context, with_run_extension};
+pub use current::{
+    RunContext, Task, current_ids, current_task, with_run_context, with_run_extension,
+};
+pub use direct_tail_call::{DirectJump, Follower, HubRef, TailCallHub};
 pub use linked::{
     Arena, CallKind, CallTarget, Clobbers, InlineCall, LinkError, Linked, Site, TailCallSite,
     Target,

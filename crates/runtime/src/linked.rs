@@ -13,7 +13,7 @@ use std::sync::Arc;
 use ring3_isa::{CallTarget as CallName, Imm64, Insn, RawInsn, Reg, decode, decode_xlated};
 use ring3_spec::{InsnFacts, SubprogFacts, VerifiedProgram, VerifierStats};
 
-use crate::{HelperFn, LoadPacketFn, TailCallTable};
+use crate::{HelperFn, HubRef, LoadPacketFn, TailCallTable};
 
 /// A program and the targets of its slots.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub struct Linked {
     pub sites: Vec<Site>,
     /// The program's arena, if it has one.
     pub arena: Option<Arena>,
+    /// Bytes from one CPU's copy of a per-CPU variable to the next's, where the program names such variables by the address of the first copy.
+    pub percpu_stride: Option<u32>,
 }
 
 /// A slot that names something outside of the program.
@@ -162,6 +164,8 @@ pub struct TailCallSite {
     pub table: TailCallTable,
     /// The index, where the verifier knows it.
     pub const_index: Option<u32>,
+    /// Where a site with a known index may follow its slot; engines may also read the table.
+    pub hub: Option<HubRef>,
 }
 
 /// The arena of a program.
@@ -199,6 +203,13 @@ impl Linked {
             .binary_search_by_key(&slot, |site| site.slot)
             .ok()?;
         Some(&self.sites[at].target)
+    }
+
+    /// Whether the slot, an address or call of a function, names one that the verifier removed because no path reaches it: a `bpf_loop` of no
+    /// rounds leaves such slots. What they mean is never used. Source: Linux 6.18 runs such programs, with `call pc+0` in the expanded loop.
+    pub fn names_removed_function(&self, slot: usize) -> bool {
+        let fact = self.program.facts.get(slot);
+        fact.is_some_and(|fact| fact.func.is_none() && fact.call.is_none())
     }
 
     /// What is known of a slot; nothing for unverified programs.
@@ -262,6 +273,7 @@ impl Linked {
             program: Arc::new(program),
             sites,
             arena: None,
+            percpu_stride: None,
         })
     }
 }

@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use ring3_btf::Btf;
+use ring3_spec::ctx::CtxTable;
 use ring3_uapi::ProgType;
 
 use crate::Entry;
@@ -28,6 +30,12 @@ pub trait ProgObject: Send + Sync {
     /// Whether the program sleeps; such programs cannot be tail-called by others that do not.
     fn is_sleepable(&self) -> bool {
         false
+    }
+
+    /// The context of a program type that a host application registered, and the types the program was verified with; `None` for the
+    /// kernel's program types.
+    fn host_context(&self) -> Option<(&'static CtxTable, &Btf)> {
+        None
     }
 
     /// A prog array took or dropped the program. Extension programs use it: a program in an array cannot be extended and the other

@@ -77,6 +77,13 @@ impl<T: Clone> Idr<T> {
         self.inner.read().entries.get(&id).cloned()
     }
 
+    /// Gives an id that is taken another value, and returns the old one; an id that is free stays free.
+    pub fn replace(&self, id: u32, value: T) -> Option<T> {
+        let mut inner = self.inner.write();
+        let entry = inner.entries.get_mut(&id)?;
+        Some(std::mem::replace(entry, value))
+    }
+
     /// Takes an id out.
     pub fn remove(&self, id: u32) -> Option<T> {
         self.inner.write().entries.remove(&id)
@@ -143,6 +150,8 @@ mod tests {
         assert_eq!(idr.insert('y'), Some(4));
         assert_eq!(idr.insert('z'), Some(2));
         assert_eq!(idr.insert('-'), None);
+        assert_eq!(idr.replace(4, 'Y'), Some('y'));
+        assert_eq!(idr.replace(5, '-'), None);
         assert_eq!(idr.remove(3), Some('x'));
         assert_eq!(idr.insert('3'), Some(3));
         assert_eq!(idr.get(3), Some('3'));

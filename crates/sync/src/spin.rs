@@ -34,12 +34,18 @@ impl OwnedSpin {
         crate::interleave::point();
         if self
             .0
-            .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
+            .compare_exchange(0, me, Ordering::SeqCst, Ordering::Relaxed)
             .is_err()
         {
             self.lock_slow(me)?;
         }
         Ok(SpinGuard(self))
+    }
+
+    /// Slot of the thread that holds the lock, 0: nobody. Sequentially consistent with taking it.
+    #[inline]
+    pub fn owner(&self) -> u32 {
+        self.0.load(Ordering::SeqCst)
     }
 
     #[cold]
@@ -53,7 +59,7 @@ impl OwnedSpin {
             if owner == 0
                 && self
                     .0
-                    .compare_exchange_weak(0, me, Ordering::Acquire, Ordering::Relaxed)
+                    .compare_exchange_weak(0, me, Ordering::SeqCst, Ordering::Relaxed)
                     .is_ok()
             {
                 return Ok(());

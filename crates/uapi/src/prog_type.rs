@@ -41,5 +41,7 @@ uapi_enum! {
         SkLookup = 30, "BPF_PROG_TYPE_SK_LOOKUP", "sk_lookup";
         Syscall = 31, "BPF_PROG_TYPE_SYSCALL", "syscall";
         Netfilter = 32, "BPF_PROG_TYPE_NETFILTER", "netfilter";
+        /// A type that a host application registered, with its number: at least 0x10000, far from the kernel's.
+        custom Custom;
     }
 }
