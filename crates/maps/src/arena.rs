@@ -75,7 +75,7 @@ impl Arena {
             format_args!("{:#x}", attr.map_extra),
         )?;
         let oom = |errno| attr.error(errno, format_args!("address space of an arena"));
-        let memfd = Memfd::create("bpf-arena", bytes as usize, Seals::Size).map_err(oom)?;
+        let memfd = Memfd::create("bpf-map", bytes as usize, Seals::Size).map_err(oom)?;
         // Aligned so that the space itself is: the lower guard is a full alignment away from the start.
         let view =
             Region::reserve_aligned(2 * SPACE_BYTES + GUARD_BYTES, SPACE_BYTES).map_err(oom)?;

@@ -18,7 +18,7 @@ use crate::batch::BatchStyle;
 use crate::fd::FdTable;
 use crate::fields::{FieldKind, ValueCopy};
 use crate::mem;
-use crate::ops::{ArrayLayout, HelperFn, MapOps, MmapRule, MmapSource, Visit};
+use crate::ops::{ArrayLayout, CopyFn, HelperFn, MapOps, MmapRule, MmapSource, Visit};
 
 /// The largest per-CPU value. Source: `PCPU_MIN_UNIT_SIZE`.
 pub(crate) const PERCPU_VALUE_BYTES_MAX: u32 = 32 << 10;
@@ -96,6 +96,18 @@ pub(crate) fn index_of(key: &[u8]) -> u32 {
     key.first_chunk()
         .copied()
         .map_or(u32::MAX, u32::from_ne_bytes)
+}
+
+/// The checks of arrays of objects, whose values are descriptors: programs cannot read or write the slots, so access flags for them are refused.
+pub(crate) fn check_fd_array(attr: &MapAttr) -> Result<(), MapError> {
+    attr.require(attr.value_size == 4, "value_size", attr.value_size)?;
+    let prog_flags = map_create::RDONLY_PROG | map_create::WRONLY_PROG;
+    attr.require(
+        attr.map_flags & prog_flags == 0,
+        "map_flags",
+        format_args!("{:#x}", attr.map_flags),
+    )?;
+    check_array(attr)
 }
 
 /// `BPF_MAP_GET_NEXT_KEY` of all array-like types: 0 for no key or one out of range, else the next index.
@@ -242,6 +254,18 @@ unsafe extern "C" fn array_lookup(map: u64, key: u64, _: u64, _: u64, _: u64) ->
     }
 }
 
+unsafe fn array_copy(hot: *const (), key: *const u8, out: *mut u8) -> bool {
+    // SAFETY: 1. the hot pointer of an array is its ArrayMap; 2. the caller passes a key and room for a value.
+    unsafe {
+        let array = &*hot.cast::<ArrayMap>();
+        let Some(element) = array.element(read_index(key)) else {
+            return false;
+        };
+        array.copy.copy_out(out, element);
+    }
+    true
+}
+
 impl MapOps for ArrayMap {
     unsafe fn lookup(&self, key: *const u8) -> *mut u8 {
         // SAFETY: 1. the caller's promise.
@@ -256,6 +280,16 @@ impl MapOps for ArrayMap {
 
     unsafe fn delete(&self, _key: *const u8) -> Result<(), Errno> {
         Err(Errno::EINVAL)
+    }
+
+    fn key_of_value(&self, value: *const u8, index: &mut u32) -> *const u8 {
+        let offset = value.addr().wrapping_sub(self.base.addr());
+        if !offset.is_multiple_of(self.stride) || offset / self.stride >= self.max_entries as usize
+        {
+            return std::ptr::null();
+        }
+        *index = (offset / self.stride) as u32;
+        (&raw const *index).cast()
     }
 
     unsafe fn for_each(&self, visit: &mut Visit<'_>) -> Result<u32, Errno> {
@@ -308,6 +342,10 @@ impl MapOps for ArrayMap {
 
     fn lookup_fn(&self) -> HelperFn {
         array_lookup
+    }
+
+    fn copy_fn(&self) -> Option<CopyFn> {
+        Some(array_copy)
     }
 
     fn hot(&self) -> *const () {

@@ -4,9 +4,8 @@ use std::any::Any;
 use std::sync::Arc;
 
 use ring3_uapi::Errno;
-use ring3_uapi::flags::{map_create, map_elem};
 
-use crate::array::{check_array, index_of, next_index};
+use crate::array::{check_fd_array, index_of, next_index};
 use crate::attr::{MapAttr, MapError};
 use crate::fd::{FdTable, Object};
 use crate::ops::MapOps;
@@ -32,17 +31,20 @@ pub struct CgroupArray {
 
 impl CgroupArray {
     pub(crate) fn create(attr: &MapAttr) -> Result<Self, MapError> {
-        attr.require(attr.value_size == 4, "value_size", attr.value_size)?;
-        let prog_flags = map_create::RDONLY_PROG | map_create::WRONLY_PROG;
-        attr.require(
-            attr.map_flags & prog_flags == 0,
-            "map_flags",
-            format_args!("{:#x}", attr.map_flags),
-        )?;
-        check_array(attr)?;
+        check_fd_array(attr)?;
         Ok(CgroupArray {
             slots: Slots::new(attr)?,
         })
+    }
+
+    /// Puts a cgroup into a slot; for hosts without descriptors.
+    ///
+    /// # Errors
+    /// `E2BIG`: beyond the end.
+    pub fn set(&self, index: u32, id: u64, keep: Object) -> Result<(), Errno> {
+        self.slots
+            .set(index, Some(Arc::new(Cgroup { id, _keep: keep })))
+            .map(drop)
     }
 
     /// The id of a slot's cgroup.
@@ -68,25 +70,14 @@ impl MapOps for CgroupArray {
         flags: u64,
         fds: &dyn FdTable,
     ) -> Result<(), Errno> {
-        if flags != map_elem::ANY {
-            return Err(Errno::EINVAL);
-        }
-        let index = index_of(key);
-        if index >= self.slots.len() {
-            return Err(Errno::E2BIG);
-        }
-        let (id, keep) = fds.cgroup(index_of(value))?;
-        self.slots
-            .set(index, Some(Arc::new(Cgroup { id, _keep: keep })))
-            .map(drop)
+        self.slots.update(key, flags, || {
+            let (id, keep) = fds.cgroup(index_of(value))?;
+            Ok(Arc::new(Cgroup { id, _keep: keep }))
+        })
     }
 
     fn sys_delete(&self, key: &[u8], _fds: &dyn FdTable) -> Result<(), Errno> {
-        if self.slots.set(index_of(key), None)? {
-            Ok(())
-        } else {
-            Err(Errno::ENOENT)
-        }
+        self.slots.delete(key)
     }
 
     fn sys_next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {

@@ -3,20 +3,20 @@
 //! Elements come and go with attachments ([`CgroupStorage::attach`]); system calls only read and replace values.
 
 use std::any::Any;
-use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::sync::Arc;
 
-use parking_lot::RwLock;
 use ring3_os::cpu::possible_cpus;
 use ring3_os::map::{Prot, Region};
 use ring3_sync::percpu::current_cpu;
+use ring3_sync::rcu;
 use ring3_uapi::flags::{map_create, map_elem};
 use ring3_uapi::{Errno, MapType};
 
-use crate::array::PERCPU_VALUE_BYTES_MAX;
+use crate::array::{PERCPU_VALUE_BYTES_MAX, index_of};
 use crate::attr::{MapAttr, MapError};
 use crate::fd::FdTable;
 use crate::fields::{FieldKind, ValueCopy};
+use crate::hash::objects::ObjectTable;
 use crate::local_storage::VALUE_BYTES_MAX;
 use crate::mem;
 use crate::ops::MapOps;
@@ -27,6 +27,12 @@ const FLAGS: u32 = map_create::NUMA_NODE
     | map_create::RDONLY_PROG
     | map_create::WRONLY_PROG;
 
+/// Attachments that may have a value in one map; memory is used as they come.
+const ATTACHMENTS_MAX: u32 = 1 << 20;
+/// Cgroup id, attach type, zeroes.
+const STORED_BYTES: usize = 16;
+type Stored = [u8; STORED_BYTES];
+
 /// `BPF_MAP_TYPE_CGROUP_STORAGE_DEPRECATED` and `BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE_DEPRECATED`.
 #[derive(Debug)]
 pub struct CgroupStorage {
@@ -34,8 +40,8 @@ pub struct CgroupStorage {
     key_bytes: usize,
     stride: usize,
     copy: ValueCopy,
-    /// By key, as the kernel orders them: cgroup id, then attach type.
-    values: RwLock<BTreeMap<(u64, u32), Region>>,
+    /// By cgroup id, then attach type, as the kernel orders them.
+    values: ObjectTable<Region>,
 }
 
 impl CgroupStorage {
@@ -62,15 +68,22 @@ impl CgroupStorage {
             key_bytes: attr.key_size as usize,
             stride: mem::round_up_8(attr.value_size as usize),
             copy: ValueCopy::new(attr.value_size as usize, attr.record.clone()),
-            values: RwLock::default(),
+            values: ObjectTable::sparse(attr, STORED_BYTES as u32, ATTACHMENTS_MAX)?,
         })
     }
 
-    fn key(&self, key: &[u8]) -> (u64, u32) {
-        let cgroup = key.first_chunk().copied().map_or(0, u64::from_ne_bytes);
-        // With keys of 8 bytes all attach types of a cgroup share a value.
-        let attach_type = key.get(8..12).map_or(0, crate::array::index_of);
-        (cgroup, attach_type)
+    /// The form of a key under which it is stored: bytes that sort as the numbers do. With keys of 8 bytes all attach types of a cgroup share a value.
+    fn stored(&self, cgroup_id: u64, attach_type: u32) -> Stored {
+        let attach_type = if self.key_bytes == 16 { attach_type } else { 0 };
+        let mut stored = [0; STORED_BYTES];
+        stored[..8].copy_from_slice(&cgroup_id.to_be_bytes());
+        stored[8..12].copy_from_slice(&attach_type.to_be_bytes());
+        stored
+    }
+
+    fn key(&self, key: &[u8]) -> Stored {
+        let cgroup_id = key.first_chunk().copied().map_or(0, u64::from_ne_bytes);
+        self.stored(cgroup_id, key.get(8..12).map_or(0, index_of))
     }
 
     /// Creates the value of an attachment, zeroed, if it is not there yet.
@@ -78,53 +91,40 @@ impl CgroupStorage {
     /// # Errors
     /// `ENOMEM`: out of memory.
     pub fn attach(&self, cgroup_id: u64, attach_type: u32) -> Result<(), Errno> {
-        let key = (
-            cgroup_id,
-            if self.key_bytes == 16 { attach_type } else { 0 },
-        );
-        let mut values = self.values.write();
-        if let std::collections::btree_map::Entry::Vacant(entry) = values.entry(key) {
-            let cpus = if self.percpu { possible_cpus() } else { 1 };
-            entry.insert(Region::anonymous(self.stride * cpus, Prot::ReadWrite)?);
+        let cpus = if self.percpu { possible_cpus() } else { 1 };
+        let value = Region::anonymous(self.stride * cpus, Prot::ReadWrite)?;
+        let key = self.stored(cgroup_id, attach_type);
+        match self.values.set(&key, Arc::new(value), map_elem::NOEXIST) {
+            Ok(()) | Err(Errno::EEXIST) => Ok(()),
+            Err(_) => Err(Errno::ENOMEM),
         }
-        Ok(())
     }
 
     /// Removes the value of an attachment; it is freed after a grace period.
     pub fn detach(&self, cgroup_id: u64, attach_type: u32) {
-        let key = (
-            cgroup_id,
-            if self.key_bytes == 16 { attach_type } else { 0 },
-        );
-        // The lock is gone before the value: freeing may wait for readers, and a reader may wait for the lock.
-        let removed = self.values.write().remove(&key);
-        if let Some(value) = removed {
-            ring3_sync::rcu::drop_rcu(value);
-        }
+        // Not there: nothing to do.
+        let _ = self.values.remove(&self.stored(cgroup_id, attach_type));
     }
 
     /// `bpf_get_local_storage`: the value of the attachment that runs (of this CPU), 0 where there is none. The caller is in a read section.
     pub fn value_of(&self, cgroup_id: u64, attach_type: u32) -> u64 {
-        let key = (
-            cgroup_id,
-            if self.key_bytes == 16 { attach_type } else { 0 },
-        );
         let offset = if self.percpu {
             current_cpu() * self.stride
         } else {
             0
         };
+        let section = rcu::read();
         self.values
-            .read()
-            .get(&key)
+            .peek(&self.stored(cgroup_id, attach_type), &section)
             .map_or(0, |value| value.as_ptr() as u64 + offset as u64)
     }
 }
 
 impl MapOps for CgroupStorage {
     fn sys_lookup(&self, key: &[u8], value: &mut [u8], flags: u64) -> Result<(), Errno> {
-        let values = self.values.read();
-        let region = values.get(&self.key(key)).ok_or(Errno::ENOENT)?;
+        let section = rcu::read();
+        let region = self.values.peek(&self.key(key), &section);
+        let region = region.ok_or(Errno::ENOENT)?;
         for (cpu, chunk) in value
             .chunks_mut(if self.percpu {
                 self.stride
@@ -162,8 +162,9 @@ impl MapOps for CgroupStorage {
         if !allowed || (flags & map_elem::LOCK != 0 && !self.copy.has(FieldKind::SpinLock)) {
             return Err(Errno::EINVAL);
         }
-        let values = self.values.read();
-        let region = values.get(&self.key(key)).ok_or(Errno::ENOENT)?;
+        let section = rcu::read();
+        let region = self.values.peek(&self.key(key), &section);
+        let region = region.ok_or(Errno::ENOENT)?;
         for (cpu, chunk) in value
             .chunks(if self.percpu {
                 self.stride
@@ -190,21 +191,17 @@ impl MapOps for CgroupStorage {
     }
 
     fn sys_next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {
-        let values = self.values.read();
-        if values.is_empty() {
+        let key = key.map(|key| self.key(key));
+        // A key that is not there ends the walk.
+        if key.as_ref().is_some_and(|key| !self.values.contains(key)) {
             return Err(Errno::ENOENT);
         }
-        let found = match key.map(|key| self.key(key)) {
-            // A key that is not there ends the walk.
-            Some(key) if !values.contains_key(&key) => None,
-            Some(key) => values
-                .range((Bound::Excluded(key), Bound::Unbounded))
-                .next(),
-            None => values.iter().next(),
-        };
-        let ((cgroup, attach_type), _) = found.ok_or(Errno::ENOENT)?;
+        let found = self.values.key_after(key.as_ref().map(|key| &key[..]));
+        let found = found.ok_or(Errno::ENOENT)?;
+        let cgroup_id = found.first_chunk().copied().map_or(0, u64::from_be_bytes);
+        let attach_type = found.get(8..12).map_or(0, index_of).swap_bytes();
         next.fill(0);
-        next[..8].copy_from_slice(&cgroup.to_ne_bytes());
+        next[..8].copy_from_slice(&cgroup_id.to_ne_bytes());
         if let Some(rest) = next.get_mut(8..12) {
             rest.copy_from_slice(&attach_type.to_ne_bytes());
         }

@@ -4,16 +4,15 @@
 //! there. Devices belong to `net`.
 
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
 use ring3_uapi::flags::{map_create, map_elem};
 use ring3_uapi::{AttachType, Errno, MapType, ProgType};
 
 use crate::array::{index_of, next_index};
 use crate::attr::{MapAttr, MapError};
 use crate::fd::{FdTable, Object};
+use crate::hash::objects::ObjectTable;
 use crate::ops::MapOps;
 use crate::prog_array::ProgSlot;
 use crate::slots::Slots;
@@ -42,11 +41,8 @@ impl std::fmt::Debug for DevTarget {
 #[derive(Debug)]
 enum Targets {
     Array(Slots<DevTarget>),
-    /// By key. Redirects take the lock shared; the kernel's order of iteration is by hash, ours by key.
-    Hash {
-        targets: RwLock<BTreeMap<u32, Arc<DevTarget>>>,
-        max_entries: u32,
-    },
+    /// By key, most significant byte first: walks go in the order of the keys, as the kernel's do up to `max_entries`.
+    Hash(Box<ObjectTable<DevTarget>>),
 }
 
 /// `BPF_MAP_TYPE_DEVMAP` and `BPF_MAP_TYPE_DEVMAP_HASH`.
@@ -89,10 +85,7 @@ impl DevMap {
         attr.check_flags(FLAGS)?;
         let targets = if attr.map_type == MapType::DevmapHash {
             attr.require(attr.max_entries <= 1 << 31, "max_entries", attr.max_entries)?;
-            Targets::Hash {
-                targets: RwLock::default(),
-                max_entries: attr.max_entries,
-            }
+            Targets::Hash(Box::new(ObjectTable::sparse(attr, 4, attr.max_entries)?))
         } else {
             Targets::Array(Slots::new(attr)?)
         };
@@ -106,7 +99,7 @@ impl DevMap {
     pub fn target(&self, key: u32) -> Option<Arc<DevTarget>> {
         match &self.targets {
             Targets::Array(slots) => slots.get(key),
-            Targets::Hash { targets, .. } => targets.read().get(&key).cloned(),
+            Targets::Hash(targets) => targets.get(&key.to_be_bytes()),
         }
     }
 
@@ -116,26 +109,15 @@ impl DevMap {
             Targets::Array(slots) => (0..slots.len())
                 .filter_map(|index| slots.get(index))
                 .collect(),
-            Targets::Hash { targets, .. } => targets.read().values().cloned().collect(),
+            Targets::Hash(targets) => targets.all(),
         }
     }
 
     /// Drops every target of a device that goes away.
     pub fn remove_device(&self, ifindex: u32) {
         match &self.targets {
-            Targets::Array(slots) => {
-                for index in 0..slots.len() {
-                    if slots
-                        .get(index)
-                        .is_some_and(|target| target.ifindex == ifindex)
-                    {
-                        let _ = slots.set(index, None);
-                    }
-                }
-            }
-            Targets::Hash { targets, .. } => targets
-                .write()
-                .retain(|_, target| target.ifindex != ifindex),
+            Targets::Array(slots) => slots.retain(|target| target.ifindex != ifindex),
+            Targets::Hash(targets) => targets.retain(|target| target.ifindex != ifindex),
         }
     }
 }
@@ -186,24 +168,17 @@ impl MapOps for DevMap {
                 let target = Self::resolve(ifindex, value, fds)?;
                 slots.set(key, Some(Arc::new(target))).map(drop)
             }
-            Targets::Hash {
-                targets,
-                max_entries,
-            } => {
+            Targets::Hash(targets) => {
                 if ifindex == 0 {
                     return Err(Errno::EINVAL);
                 }
-                let mut targets = targets.write();
-                let exists = targets.contains_key(&key);
-                if exists && flags == map_elem::NOEXIST {
+                let key = key.to_be_bytes();
+                if flags == map_elem::NOEXIST && targets.contains(&key) {
                     return Err(Errno::EEXIST);
                 }
                 let target = Self::resolve(ifindex, value, fds)?;
-                if !exists && targets.len() >= *max_entries as usize {
-                    return Err(Errno::E2BIG);
-                }
-                targets.insert(key, Arc::new(target));
-                Ok(())
+                // The kernel does not mind BPF_EXIST without an element.
+                targets.set(&key, Arc::new(target), flags & map_elem::NOEXIST)
             }
         }
     }
@@ -215,16 +190,13 @@ impl MapOps for DevMap {
     fn sys_next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {
         match &self.targets {
             Targets::Array(slots) => next_index(slots.len(), key, next),
-            Targets::Hash { targets, .. } => {
-                let targets = targets.read();
-                let found = match key.map(index_of).filter(|key| targets.contains_key(key)) {
-                    Some(key) => targets
-                        .range((std::ops::Bound::Excluded(key), std::ops::Bound::Unbounded))
-                        .next(),
-                    None => targets.iter().next(),
-                };
-                let (key, _) = found.ok_or(Errno::ENOENT)?;
-                next.copy_from_slice(&key.to_ne_bytes());
+            Targets::Hash(targets) => {
+                let key = key.map(|key| index_of(key).to_be_bytes());
+                let known = key.filter(|key| targets.contains(key));
+                let found = targets.key_after(known.as_ref().map(|key| &key[..]));
+                let found = found.ok_or(Errno::ENOENT)?;
+                next.copy_from_slice(&found);
+                next.reverse();
                 Ok(())
             }
         }
@@ -233,7 +205,7 @@ impl MapOps for DevMap {
     fn mem_usage(&self) -> u64 {
         match &self.targets {
             Targets::Array(slots) => slots.bytes(),
-            Targets::Hash { targets, .. } => targets.read().len() as u64 * 64,
+            Targets::Hash(targets) => targets.len() as u64 * 64,
         }
     }
 
@@ -256,9 +228,7 @@ impl DevMap {
     fn remove(&self, key: u32) -> Result<(), Errno> {
         match &self.targets {
             Targets::Array(slots) => slots.set(key, None).map(drop).map_err(|_| Errno::EINVAL),
-            Targets::Hash { targets, .. } => {
-                targets.write().remove(&key).map(drop).ok_or(Errno::ENOENT)
-            }
+            Targets::Hash(targets) => targets.remove(&key.to_be_bytes()),
         }
     }
 }

@@ -143,22 +143,28 @@ impl ValueCopy {
     ///
     /// # Safety
     /// `dst` is an 8-aligned value of this map; `src` is readable for the value's size.
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn copy_in(&self, dst: *mut u8, src: *const u8) {
-        // SAFETY: 1. the caller's promise; 2. gaps lie inside the value, by the check in `new`.
+        // SAFETY: 1. the caller's promise.
         unsafe {
             match &self.record {
                 None => mem::copy_words(dst, src, self.value_bytes),
-                Some(record) => {
-                    let mut at = 0;
-                    for field in record.fields() {
-                        let start = field.offset as usize;
-                        mem::copy_bytes(dst.add(at), src.add(at), start.saturating_sub(at));
-                        at = at.max(start + field.size as usize);
-                    }
-                    mem::copy_bytes(dst.add(at), src.add(at), self.value_bytes - at);
-                }
+                Some(record) => self.copy_around(record, dst, src),
             }
+        }
+    }
+
+    #[inline(never)]
+    unsafe fn copy_around(&self, record: &ValueRecord, dst: *mut u8, src: *const u8) {
+        // SAFETY: 1. the caller's promise; 2. gaps lie inside the value, by the check in `new`.
+        unsafe {
+            let mut at = 0;
+            for field in record.fields() {
+                let start = field.offset as usize;
+                mem::copy_bytes(dst.add(at), src.add(at), start.saturating_sub(at));
+                at = at.max(start + field.size as usize);
+            }
+            mem::copy_bytes(dst.add(at), src.add(at), self.value_bytes - at);
         }
     }
 
@@ -166,7 +172,7 @@ impl ValueCopy {
     ///
     /// # Safety
     /// As [`ValueCopy::copy_in`], and nobody else uses `dst`.
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn init(&self, dst: *mut u8, src: *const u8) {
         // SAFETY: 1. the caller's promise.
         unsafe {
@@ -192,6 +198,7 @@ impl ValueCopy {
         }
     }
 
+    #[inline(never)]
     unsafe fn zero_fields(&self, value: *mut u8) {
         for field in self.record.iter().flat_map(|record| record.fields()) {
             // SAFETY: 1. fields lie inside the value, by the check in `new`.

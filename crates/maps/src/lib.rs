@@ -3,7 +3,7 @@
 //! A [`Map`] is created from a [`MapAttr`] by [`Map::create`], which runs the kernel's creation checks. It has three faces:
 //! - system calls: methods of [`Map`] over byte slices ([`Map::sys_lookup`], [`Map::sys_update`], ...), errnos as bpf(2) has them;
 //! - programs: [`abi`], C functions over [`Map::program_ptr`] that engines call, and layouts that they inline;
-//! - Rust: [`TypedMap`], typed views over plain old data.
+//! - Rust: [`TypedMap`], typed views over plain old data; [`Map::debug`], the elements as text by their BTF types.
 //!
 //! Memory that programs see stays at stable addresses and is released through `ring3_sync::rcu` only. Neighbours: `os` and `sync`
 //! below; `helpers`, `objects`, `net` and `tracing` above, which own programs, file descriptors and events ([`fd::FdTable`]).
@@ -28,6 +28,7 @@ mod bloom;
 mod cgroup_array;
 mod cgroup_storage;
 mod cpumap;
+mod debug;
 mod devmap;
 pub mod fd;
 pub mod fields;
@@ -56,6 +57,7 @@ pub use batch::{BatchArgs, BatchCmd, BatchItem, BatchResult, BatchStyle, BatchWa
 pub use cgroup_array::CgroupArray;
 pub use cgroup_storage::CgroupStorage;
 pub use cpumap::{CpuMap, CpuTarget};
+pub use debug::MapDebug;
 pub use devmap::{DevMap, DevTarget};
 pub use local_storage::LocalStorage;
 pub use map::{Access, Map, Mapping, MappingAccess, WriteActive};

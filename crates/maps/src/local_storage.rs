@@ -146,7 +146,7 @@ impl LocalStorage {
     pub fn remove(&self, owner: u64) -> Result<(), Errno> {
         let _section = rcu::read();
         // SAFETY: 1. the owner is a key of 8 bytes.
-        unsafe { self.table.delete::<Key8>((&raw const owner).cast(), None) }
+        unsafe { self.table.delete::<Key8>((&raw const owner).cast()) }
     }
 
     fn owner(&self, key: &[u8], fds: &dyn FdTable) -> Result<u64, Errno> {

@@ -11,9 +11,9 @@ use ring3_uapi::{Errno, MapType};
 
 use crate::attr::{MapAttr, MapError};
 use crate::fd::{FdTable, NoFds};
-use crate::fields::FieldKind;
+use crate::fields::{FieldKind, ValueRecord};
 use crate::mem;
-use crate::ops::{self, ArrayLayout, HelperFn, MapOps, Visit};
+use crate::ops::{self, ArrayLayout, CopyFn, HelperFn, MapOps, Visit};
 
 mod header;
 mod mapping;
@@ -68,6 +68,7 @@ pub struct Map {
     lookup_fn: HelperFn,
     update_fn: HelperFn,
     delete_fn: HelperFn,
+    copy_fn: Option<CopyFn>,
     hot: *const (),
     ops: Box<dyn MapOps>,
     attr: MapAttr,
@@ -143,6 +144,7 @@ impl Map {
             lookup_fn: ops.lookup_fn(),
             update_fn: ops.update_fn(),
             delete_fn: ops.delete_fn(),
+            copy_fn: ops.copy_fn(),
             hot: ops.hot(),
             ops,
             attr,
@@ -257,6 +259,12 @@ impl Map {
         self.delete_fn
     }
 
+    /// The function for look-ups from Rust; `None` where they take the way of system calls.
+    #[inline]
+    pub(crate) fn copy_fn(&self) -> Option<CopyFn> {
+        self.copy_fn
+    }
+
     /// The layout of an array, for inlined lookups.
     pub fn array_layout(&self) -> Option<ArrayLayout> {
         self.ops.array_layout()
@@ -276,6 +284,17 @@ impl Map {
             }
             _ => Err(Errno::ENOTSUPP),
         }
+    }
+
+    /// Where the special fields of its values lie, if there are any.
+    pub fn value_record(&self) -> Option<&ValueRecord> {
+        self.attr.record.as_deref()
+    }
+
+    /// The key of the element that holds `value`, as callbacks of timers get it; `index` is room for an array's. Null: `value` is no element's
+    /// value of this map.
+    pub fn key_of_value(&self, value: *const u8, index: &mut u32) -> *const u8 {
+        self.ops.key_of_value(value, index)
     }
 
     /// Visits every element as `bpf_for_each_map_elem` does; returns how many were visited.

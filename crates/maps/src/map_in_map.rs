@@ -6,21 +6,20 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use hashbrown::HashMap as HostMap;
-use parking_lot::Mutex;
 use ring3_sync::rcu;
 use ring3_uapi::flags::{map_create, map_elem};
 use ring3_uapi::{Errno, MapType};
 
 use crate::Map;
-use crate::array::{check_array, index_of, next_index, read_index};
+use crate::array::{check_fd_array, index_of, next_index, read_index};
 use crate::attr::{MapAttr, MapError};
 use crate::batch::{BatchItem, BatchStyle, BatchWalk};
 use crate::fd::FdTable;
+use crate::hash::check_hash;
 use crate::hash::key::with_key;
-use crate::hash::table::{PLACES, Source, Table};
+use crate::hash::objects::ObjectTable;
+use crate::hash::table::PLACES;
 use crate::hash::walk::WALK_STEPS;
-use crate::hash::{check_hash, create_table};
 use crate::ops::MapOps;
 use crate::slots::Slots;
 
@@ -113,14 +112,7 @@ pub(crate) struct ArrayOfMaps {
 
 impl ArrayOfMaps {
     pub(crate) fn create(attr: &MapAttr) -> Result<Self, MapError> {
-        attr.require(attr.value_size == 4, "value_size", attr.value_size)?;
-        let prog_flags = map_create::RDONLY_PROG | map_create::WRONLY_PROG;
-        attr.require(
-            attr.map_flags & prog_flags == 0,
-            "map_flags",
-            format_args!("{:#x}", attr.map_flags),
-        )?;
-        check_array(attr)?;
+        check_fd_array(attr)?;
         Ok(ArrayOfMaps {
             template: Template::of(attr)?,
             slots: Slots::new(attr)?,
@@ -152,24 +144,12 @@ impl MapOps for ArrayOfMaps {
         flags: u64,
         fds: &dyn FdTable,
     ) -> Result<(), Errno> {
-        if flags != map_elem::ANY {
-            return Err(Errno::EINVAL);
-        }
-        let index = index_of(key);
-        if index >= self.slots.len() {
-            return Err(Errno::E2BIG);
-        }
         self.slots
-            .set(index, Some(self.template.resolve(value, fds)?))
-            .map(drop)
+            .update(key, flags, || self.template.resolve(value, fds))
     }
 
     fn sys_delete(&self, key: &[u8], _fds: &dyn FdTable) -> Result<(), Errno> {
-        if self.slots.set(index_of(key), None)? {
-            Ok(())
-        } else {
-            Err(Errno::ENOENT)
-        }
+        self.slots.delete(key)
     }
 
     fn sys_next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {
@@ -189,54 +169,34 @@ impl MapOps for ArrayOfMaps {
     }
 }
 
-/// `BPF_MAP_TYPE_HASH_OF_MAPS`: a table of program pointers, and beside it what keeps the maps alive.
+/// `BPF_MAP_TYPE_HASH_OF_MAPS`.
 #[derive(Debug)]
 pub(crate) struct HashOfMaps {
-    table: Table,
+    maps: ObjectTable<Map>,
     template: Template,
-    inner: Mutex<HostMap<Vec<u8>, Arc<Map>>>,
 }
 
 impl HashOfMaps {
     pub(crate) fn create(attr: &MapAttr) -> Result<Self, MapError> {
         attr.require(attr.value_size == 4, "value_size", attr.value_size)?;
         check_hash(attr)?;
-        let template = Template::of(attr)?;
-        let (table, _) = create_table(attr, size_of::<u64>())?;
         Ok(HashOfMaps {
-            table,
-            template,
-            inner: Mutex::default(),
+            template: Template::of(attr)?,
+            maps: ObjectTable::new(attr)?,
         })
-    }
-
-    fn map_at(&self, key: *const u8) -> u64 {
-        // SAFETY: 1. callers pass a key of the map's size inside a section; 2. values of this table are 8-aligned words.
-        unsafe {
-            let found = with_key!(self.table, K => {
-                let (key, hash) = self.table.load::<K>(key);
-                self.table.find::<K>(key, hash)
-            });
-            let Some(idx) = found else { return 0 };
-            std::sync::atomic::AtomicU64::from_ptr(self.table.value_ptr(idx).cast())
-                .load(std::sync::atomic::Ordering::Acquire)
-        }
     }
 }
 
 impl MapOps for HashOfMaps {
     unsafe fn lookup(&self, key: *const u8) -> *mut u8 {
-        self.map_at(key) as *mut u8
+        // A map's program pointer is its address.
+        // SAFETY: 1. the caller's promise.
+        unsafe { self.maps.address(key) }.cast()
     }
 
     fn sys_lookup(&self, key: &[u8], value: &mut [u8], _flags: u64) -> Result<(), Errno> {
-        let _section = rcu::read();
-        let pointer = self.map_at(key.as_ptr());
-        if pointer == 0 {
-            return Err(Errno::ENOENT);
-        }
-        // SAFETY: 1. inner maps are released a grace period after they left the table.
-        let map = unsafe { Map::from_program_ptr(pointer) };
+        let section = rcu::read();
+        let map = self.maps.peek(key, &section).ok_or(Errno::ENOENT)?;
         value.copy_from_slice(&map.id().to_ne_bytes());
         Ok(())
     }
@@ -252,39 +212,16 @@ impl MapOps for HashOfMaps {
         if flags > map_elem::EXIST {
             return Err(Errno::EINVAL);
         }
-        let mut inner = self.inner.lock();
-        let pointer = map.program_ptr();
-        {
-            let _section = rcu::read();
-            let source = Source::Syscall((&raw const pointer).cast());
-            // SAFETY: 1. the slice has the key's size, the value is a word.
-            with_key!(self.table, K => unsafe { self.table.update::<K>(key.as_ptr(), source, flags)? });
-        }
-        let old = inner.insert(key.to_vec(), map);
-        drop(inner);
-        if let Some(old) = old {
-            rcu::drop_rcu(old);
-        }
-        Ok(())
+        self.maps.set(key, map, flags)
     }
 
     fn sys_delete(&self, key: &[u8], _fds: &dyn FdTable) -> Result<(), Errno> {
-        let mut inner = self.inner.lock();
-        {
-            let _section = rcu::read();
-            // SAFETY: 1. the slice has the key's size.
-            with_key!(self.table, K => unsafe { self.table.delete::<K>(key.as_ptr(), None)? });
-        }
-        let old = inner.remove(key);
-        drop(inner);
-        if let Some(old) = old {
-            rcu::drop_rcu(old);
-        }
-        Ok(())
+        self.maps.remove(key)
     }
 
     fn sys_next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {
-        with_key!(self.table, K => self.table.next_key::<K>(key, next))
+        let table = self.maps.table();
+        with_key!(table, K => table.next_key::<K>(key, next))
     }
 
     fn batch_style(&self) -> BatchStyle {
@@ -292,12 +229,13 @@ impl MapOps for HashOfMaps {
     }
 
     fn batch_walk(&self, walk: &mut BatchWalk<'_>) -> Result<(), Errno> {
-        if u64::from(walk.token) >= self.table.bucket_count() * WALK_STEPS {
+        let table = self.maps.table();
+        if u64::from(walk.token) >= table.bucket_count() * WALK_STEPS {
             return Err(Errno::ENOENT);
         }
         let mut found = Vec::with_capacity(PLACES);
-        let mut key = vec![0; self.table.key_bytes];
-        while let Some(next) = self.table.walk_step(u64::from(walk.token), &mut found) {
+        let mut key = vec![0; table.key_bytes];
+        while let Some(next) = table.walk_step(u64::from(walk.token), &mut found) {
             if found.len() > walk.room {
                 return if walk.items.is_empty() {
                     Err(Errno::ENOSPC)
@@ -306,7 +244,7 @@ impl MapOps for HashOfMaps {
                 };
             }
             for idx in &found {
-                self.table.copy_key(*idx, &mut key);
+                table.copy_key(*idx, &mut key);
                 let mut value = vec![0; 4];
                 if self.sys_lookup(&key, &mut value, 0).is_ok() {
                     if walk.delete {
@@ -325,19 +263,10 @@ impl MapOps for HashOfMaps {
     }
 
     fn mem_usage(&self) -> u64 {
-        self.table.bytes()
+        self.maps.table().bytes()
     }
 
     fn as_any(&self) -> &dyn Any {
         self
-    }
-}
-
-impl Drop for HashOfMaps {
-    fn drop(&mut self) {
-        let inner: Vec<Arc<Map>> = self.inner.get_mut().drain().map(|(_, map)| map).collect();
-        if !inner.is_empty() {
-            rcu::drop_rcu(inner);
-        }
     }
 }

@@ -42,7 +42,11 @@ pub(crate) unsafe fn copy_words(dst: *mut u8, src: *const u8, bytes: usize) {
 pub(crate) unsafe fn copy_bytes(dst: *mut u8, src: *const u8, bytes: usize) {
     // SAFETY: 1. the caller's promise, handed on.
     unsafe {
-        if (src as usize).is_multiple_of(8) {
+        if bytes == 8 && (src as usize).is_multiple_of(8) {
+            // The most common value by far.
+            let value = AtomicU64::from_ptr(src.cast_mut().cast()).load(Ordering::Relaxed);
+            dst.cast::<u64>().write_unaligned(value);
+        } else if (src as usize).is_multiple_of(8) {
             // Reads of shared memory by whole words; the destination is the reader's own.
             let words = bytes / 8;
             for word in 0..words {
@@ -62,6 +66,18 @@ pub(crate) unsafe fn copy_bytes(dst: *mut u8, src: *const u8, bytes: usize) {
             }
         }
     }
+}
+
+/// Brings a cache line near.
+#[inline(always)]
+pub(crate) fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: 1. a prefetch never faults, whatever the address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// Zeroes bytes.

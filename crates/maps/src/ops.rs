@@ -39,6 +39,9 @@ use crate::xskmap::XskMap;
 /// The C signature of helpers: five arguments, one result.
 pub type HelperFn = unsafe extern "C" fn(u64, u64, u64, u64, u64) -> u64;
 
+/// Copies the value of a key, as a system call does: hot pointer, key, room for a value; whether the key is there.
+pub(crate) type CopyFn = unsafe fn(*const (), *const u8, *mut u8) -> bool;
+
 /// What an engine needs to inline the lookup of an array: `index < max_entries ? base + (index & index_mask) * stride : NULL`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ArrayLayout {
@@ -135,6 +138,13 @@ pub trait MapOps: Any + Send + Sync + fmt::Debug {
     unsafe fn lookup_percpu(&self, key: *const u8, cpu: u32) -> *mut u8 {
         let _ = (key, cpu);
         std::ptr::null_mut()
+    }
+
+    /// The key of the element that holds `value`, for callbacks of timers; an array's index is written to `index`, which the result then points
+    /// to. Null: the type has no such elements, or the address is none of its values.
+    fn key_of_value(&self, value: *const u8, index: &mut u32) -> *const u8 {
+        let _ = (value, index);
+        std::ptr::null()
     }
 
     /// Visits every element in the order of `bpf_for_each_map_elem` and returns how many were visited.
@@ -242,6 +252,12 @@ pub trait MapOps: Any + Send + Sync + fmt::Debug {
     /// Direct function for helper `map_delete_elem`.
     fn delete_fn(&self) -> HelperFn {
         crate::abi::dyn_delete
+    }
+
+    /// Direct function for a look-up from Rust, specialised for this map, where one value belongs to a key and the direct functions for programs mean
+    /// the same as the system calls.
+    fn copy_fn(&self) -> Option<CopyFn> {
+        None
     }
 
     /// What the direct functions find in the map's hot pointer.

@@ -6,9 +6,9 @@ use std::any::Any;
 use std::sync::Arc;
 
 use ring3_uapi::Errno;
-use ring3_uapi::flags::{map_create, map_elem};
+use ring3_uapi::flags::map_create;
 
-use crate::array::{check_array, index_of, next_index};
+use crate::array::{check_fd_array, index_of, next_index};
 use crate::attr::{MapAttr, MapError};
 use crate::fd::{FdTable, Object};
 use crate::ops::MapOps;
@@ -29,14 +29,7 @@ impl std::fmt::Debug for PerfEventArray {
 
 impl PerfEventArray {
     pub(crate) fn create(attr: &MapAttr) -> Result<Self, MapError> {
-        attr.require(attr.value_size == 4, "value_size", attr.value_size)?;
-        let prog_flags = map_create::RDONLY_PROG | map_create::WRONLY_PROG;
-        attr.require(
-            attr.map_flags & prog_flags == 0,
-            "map_flags",
-            format_args!("{:#x}", attr.map_flags),
-        )?;
-        check_array(attr)?;
+        check_fd_array(attr)?;
         Ok(PerfEventArray {
             slots: Slots::new(attr)?,
             preserve: attr.has_flag(map_create::PRESERVE_ELEMS),
@@ -65,22 +58,12 @@ impl MapOps for PerfEventArray {
         flags: u64,
         fds: &dyn FdTable,
     ) -> Result<(), Errno> {
-        if flags != map_elem::ANY {
-            return Err(Errno::EINVAL);
-        }
-        let index = index_of(key);
-        if index >= self.slots.len() {
-            return Err(Errno::E2BIG);
-        }
-        self.set(index, fds.perf_event(index_of(value))?)
+        self.slots
+            .update(key, flags, || fds.perf_event(index_of(value)).map(Arc::new))
     }
 
     fn sys_delete(&self, key: &[u8], _fds: &dyn FdTable) -> Result<(), Errno> {
-        if self.slots.set(index_of(key), None)? {
-            Ok(())
-        } else {
-            Err(Errno::ENOENT)
-        }
+        self.slots.delete(key)
     }
 
     fn sys_next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use ring3_runtime::TailCallHub;
 use ring3_sync::interleave::point;
 use ring3_sync::rcu;
-use ring3_uapi::flags::{map_create, map_elem};
+use ring3_uapi::flags::map_elem;
 use ring3_uapi::{AttachType, Errno, ProgType};
 
-use crate::array::{check_array, index_mask, index_of, next_index};
+use crate::array::{check_fd_array, index_mask, index_of, next_index};
 use crate::attr::{MapAttr, MapError};
 use crate::fd::FdTable;
 use crate::ops::MapOps;
@@ -102,6 +103,8 @@ impl fmt::Debug for ProgSlot {
 pub struct ProgArray {
     table: Box<[AtomicUsize]>,
     state: Mutex<State>,
+    /// Jumps in compiled code that follow a slot.
+    hub: Arc<TailCallHub>,
 }
 
 struct State {
@@ -128,15 +131,7 @@ impl fmt::Debug for ProgArray {
 
 impl ProgArray {
     pub(crate) fn create(attr: &MapAttr) -> Result<Self, MapError> {
-        attr.require(attr.value_size == 4, "value_size", attr.value_size)?;
-        // Programs cannot read or write the slots, so access flags for them are refused.
-        let prog_flags = map_create::RDONLY_PROG | map_create::WRONLY_PROG;
-        attr.require(
-            attr.map_flags & prog_flags == 0,
-            "map_flags",
-            format_args!("{:#x}", attr.map_flags),
-        )?;
-        check_array(attr)?;
+        check_fd_array(attr)?;
         let bytes = u64::from(attr.max_entries) * 8;
         let oom = || attr.error(Errno::ENOMEM, format_args!("{} slots", attr.max_entries));
         if bytes >= crate::mem::host_memory_bytes() {
@@ -155,12 +150,18 @@ impl ProgArray {
         Ok(ProgArray {
             table: table.into_boxed_slice(),
             state: Mutex::new(state),
+            hub: Arc::default(),
         })
     }
 
     /// The entry addresses that compiled code reads: [`ProgArray::table_len`] words, valid as long as the map.
     pub fn table_ptr(&self) -> *const AtomicUsize {
         self.table.as_ptr()
+    }
+
+    /// What compiled tail calls with a constant index follow.
+    pub fn hub(&self) -> &Arc<TailCallHub> {
+        &self.hub
     }
 
     /// Slots.
@@ -222,7 +223,8 @@ impl ProgArray {
         let old = {
             let mut state = self.state.lock();
             claim(&mut state, &slot.owner_key)?;
-            entry.store(slot.entry, Ordering::Release);
+            entry.store(slot.entry, Ordering::SeqCst);
+            self.hub.changed(index, entry);
             state.slots.insert(index, slot)
         };
         point();
@@ -238,7 +240,8 @@ impl ProgArray {
         let entry = self.table.get(index as usize).ok_or(Errno::E2BIG)?;
         let old = {
             let mut state = self.state.lock();
-            entry.store(state.stub, Ordering::Release);
+            entry.store(state.stub, Ordering::SeqCst);
+            self.hub.changed(index, entry);
             state.slots.remove(&index)
         };
         if old.is_none() {
@@ -256,7 +259,8 @@ impl ProgArray {
             let indices: Vec<u32> = state.slots.keys().copied().collect();
             for index in indices {
                 if let Some(entry) = self.table.get(index as usize) {
-                    entry.store(stub, Ordering::Release);
+                    entry.store(stub, Ordering::SeqCst);
+                    self.hub.changed(index, entry);
                 }
             }
             state.slots.drain().map(|(_, slot)| slot).collect()

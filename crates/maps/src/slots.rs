@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use ring3_sync::rcu;
 use ring3_uapi::Errno;
+use ring3_uapi::flags::map_elem;
 
+use crate::array::index_of;
 use crate::attr::{MapAttr, MapError};
 
 /// An array of optional shared objects.
@@ -87,6 +89,42 @@ impl<T: Send + Sync + 'static> Slots<T> {
         // SAFETY: 1. from Arc::into_raw of `set`, and out of the slot now: ours alone.
         rcu::drop_rcu(unsafe { Arc::from_raw(old) });
         Ok(true)
+    }
+
+    /// `BPF_MAP_UPDATE_ELEM` of types that store descriptors and know no flags: `EINVAL` flags, `E2BIG` beyond the end, then what `resolve` says.
+    pub(crate) fn update(
+        &self,
+        key: &[u8],
+        flags: u64,
+        resolve: impl FnOnce() -> Result<Arc<T>, Errno>,
+    ) -> Result<(), Errno> {
+        if flags != map_elem::ANY {
+            return Err(Errno::EINVAL);
+        }
+        let index = index_of(key);
+        if index >= self.len() {
+            return Err(Errno::E2BIG);
+        }
+        self.set(index, Some(resolve()?)).map(drop)
+    }
+
+    /// `BPF_MAP_DELETE_ELEM`: `E2BIG` beyond the end, `ENOENT` empty.
+    pub(crate) fn delete(&self, key: &[u8]) -> Result<(), Errno> {
+        if self.set(index_of(key), None)? {
+            Ok(())
+        } else {
+            Err(Errno::ENOENT)
+        }
+    }
+
+    /// Empties the slots whose object `stays` says no to.
+    pub(crate) fn retain(&self, stays: impl Fn(&T) -> bool) {
+        for index in 0..self.len() {
+            if self.get(index).is_some_and(|object| !stays(&object)) {
+                // In range: cannot fail.
+                let _ = self.set(index, None);
+            }
+        }
     }
 
     /// Empties all slots.

@@ -3,31 +3,36 @@
 //! The programs attached to such a map, and what they do to a socket's data, belong to `net`.
 
 use std::any::Any;
-use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use ring3_sync::rcu;
 use ring3_uapi::flags::{map_create, map_elem};
 use ring3_uapi::{Errno, MapType};
 
-use crate::array::index_of;
+use crate::array::{index_of, next_index};
 use crate::attr::{MapAttr, MapError};
 use crate::fd::{FdTable, Socket, SocketKind};
+use crate::hash::objects::ObjectTable;
 use crate::ops::MapOps;
+use crate::slots::Slots;
 
 const FLAGS: u32 = map_create::NUMA_NODE | map_create::RDONLY | map_create::WRONLY;
 /// The longest key: a program has it on its stack.
 const KEY_BYTES_MAX: u32 = 512;
 
+#[derive(Debug)]
+enum Sockets {
+    Array(Slots<Socket>),
+    Hash(Box<ObjectTable<Socket>>),
+}
+
 /// `BPF_MAP_TYPE_SOCKMAP` and `BPF_MAP_TYPE_SOCKHASH`.
 #[derive(Debug)]
 pub struct SockMap {
-    hash: bool,
+    sockets: Sockets,
     key_bytes: usize,
     value_bytes: usize,
     max_entries: u32,
-    sockets: RwLock<BTreeMap<Vec<u8>, Arc<Socket>>>,
 }
 
 /// The descriptor in a value of a socket map.
@@ -68,30 +73,38 @@ impl SockMap {
             "key_size",
             attr.key_size,
         )?;
-        if !hash && u64::from(attr.max_entries) * 8 >= crate::mem::host_memory_bytes() {
-            return Err(attr.error(Errno::ENOMEM, format_args!("{} slots", attr.max_entries)));
-        }
+        let sockets = if hash {
+            let table = ObjectTable::sparse(attr, attr.key_size, attr.max_entries)?;
+            Sockets::Hash(Box::new(table))
+        } else {
+            Sockets::Array(Slots::new(attr)?)
+        };
         Ok(SockMap {
-            hash,
+            sockets,
             key_bytes: attr.key_size as usize,
             value_bytes: attr.value_size as usize,
             max_entries: attr.max_entries,
-            sockets: RwLock::default(),
         })
-    }
-
-    /// The form of a key under which it is stored: indices sort as numbers.
-    fn stored(&self, key: &[u8]) -> Vec<u8> {
-        if self.hash {
-            key.to_vec()
-        } else {
-            index_of(key).to_be_bytes().to_vec()
-        }
     }
 
     /// The socket of a key (in the map's own byte form), to redirect to.
     pub fn socket(&self, key: &[u8]) -> Option<Arc<Socket>> {
-        self.sockets.read().get(&self.stored(key)).cloned()
+        match &self.sockets {
+            Sockets::Array(slots) => slots.get(index_of(key)),
+            Sockets::Hash(table) => table.get(key),
+        }
+    }
+
+    /// The socket of a key, for as long as a read section lasts.
+    fn peek<'section>(
+        &self,
+        key: &[u8],
+        section: &'section rcu::Guard,
+    ) -> Option<&'section Socket> {
+        match &self.sockets {
+            Sockets::Array(slots) => slots.peek(index_of(key), section),
+            Sockets::Hash(table) => table.peek(key, section),
+        }
     }
 
     /// Adds a socket: the system call's update, `bpf_sock_map_update` and `bpf_sock_hash_update`.
@@ -105,39 +118,36 @@ impl SockMap {
         if !state_is_allowed(socket.kind) {
             return Err(Errno::ENOTSUP);
         }
-        if !self.hash && index_of(key) >= self.max_entries {
-            return Err(Errno::E2BIG);
+        match &self.sockets {
+            Sockets::Array(slots) => {
+                let index = index_of(key);
+                if index >= self.max_entries {
+                    return Err(Errno::E2BIG);
+                }
+                match (slots.is_set(index), flags) {
+                    (true, map_elem::NOEXIST) => Err(Errno::EEXIST),
+                    (false, map_elem::EXIST) => Err(Errno::ENOENT),
+                    _ => slots.set(index, Some(Arc::new(socket))).map(drop),
+                }
+            }
+            Sockets::Hash(table) => table.set(key, Arc::new(socket), flags),
         }
-        let key = self.stored(key);
-        let mut sockets = self.sockets.write();
-        match (sockets.contains_key(&key), flags) {
-            (true, map_elem::NOEXIST) => return Err(Errno::EEXIST),
-            (false, map_elem::EXIST) => return Err(Errno::ENOENT),
-            (false, _) if sockets.len() >= self.max_entries as usize => return Err(Errno::E2BIG),
-            _ => {}
-        }
-        sockets.insert(key, Arc::new(socket));
-        Ok(())
     }
 
     /// Forgets a socket that is closed.
     pub fn remove_socket(&self, cookie: u64) {
-        self.sockets
-            .write()
-            .retain(|_, socket| socket.cookie != cookie);
+        match &self.sockets {
+            Sockets::Array(slots) => slots.retain(|socket| socket.cookie != cookie),
+            Sockets::Hash(table) => table.retain(|socket| socket.cookie != cookie),
+        }
     }
 
     fn remove(&self, key: &[u8]) -> Result<(), Errno> {
-        let missing = if self.hash {
-            Errno::ENOENT
-        } else {
-            Errno::EINVAL
-        };
-        self.sockets
-            .write()
-            .remove(&self.stored(key))
-            .map(drop)
-            .ok_or(missing)
+        match &self.sockets {
+            // Beyond the end or empty, the answer is the same.
+            Sockets::Array(slots) => slots.delete(key).map_err(|_| Errno::EINVAL),
+            Sockets::Hash(table) => table.remove(key),
+        }
     }
 }
 
@@ -157,7 +167,9 @@ impl MapOps for SockMap {
     unsafe fn lookup(&self, key: *const u8) -> *mut u8 {
         // SAFETY: 1. the caller's promise.
         let key = unsafe { std::slice::from_raw_parts(key, self.key_bytes) };
-        self.socket(key).map_or(0, |socket| socket.program_ptr) as *mut u8
+        let section = rcu::read();
+        let socket = self.peek(key, &section);
+        socket.map_or(0, |socket| socket.program_ptr) as *mut u8
     }
 
     unsafe fn delete(&self, key: *const u8) -> Result<(), Errno> {
@@ -170,7 +182,8 @@ impl MapOps for SockMap {
         if self.value_bytes != 8 {
             return Err(Errno::ENOSPC);
         }
-        let socket = self.socket(key).ok_or(Errno::ENOENT)?;
+        let section = rcu::read();
+        let socket = self.peek(key, &section).ok_or(Errno::ENOENT)?;
         value.copy_from_slice(&socket.cookie.to_ne_bytes());
         Ok(())
     }
@@ -191,20 +204,15 @@ impl MapOps for SockMap {
     }
 
     fn sys_next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {
-        if !self.hash {
-            return crate::array::next_index(self.max_entries, key, next);
+        match &self.sockets {
+            Sockets::Array(_) => next_index(self.max_entries, key, next),
+            Sockets::Hash(table) => {
+                let known = key.filter(|key| table.contains(key));
+                let found = table.key_after(known).ok_or(Errno::ENOENT)?;
+                next.copy_from_slice(&found);
+                Ok(())
+            }
         }
-        let sockets = self.sockets.read();
-        let known = key.filter(|key| sockets.contains_key(*key));
-        let found = match known {
-            Some(key) => sockets
-                .range::<[u8], _>((Bound::Excluded(key), Bound::Unbounded))
-                .next(),
-            None => sockets.iter().next(),
-        };
-        let (key, _) = found.ok_or(Errno::ENOENT)?;
-        next.copy_from_slice(key);
-        Ok(())
     }
 
     fn mem_usage(&self) -> u64 {

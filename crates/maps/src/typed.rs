@@ -4,6 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use ring3_sync::rcu;
 use ring3_uapi::Errno;
 use ring3_uapi::flags::map_elem;
 
@@ -55,48 +56,29 @@ impl<T: Plain, const N: usize> Plain for [T; N] {
     }
 }
 
-/// Bytes on the stack where they fit, so that small keys and values cost no allocation.
-enum Buffer {
-    Small([u8; SMALL_BYTES], usize),
-    Large(Vec<u8>),
+/// Keys and values up to this size live on the stack.
+const SMALL_BYTES: usize = 256;
+
+/// Calls `use_bytes` with the bytes of an item; they are on the stack where they fit.
+#[inline(always)]
+fn with_bytes<T: Plain, R>(item: &T, use_bytes: impl FnOnce(&[u8]) -> R) -> R {
+    with_room(T::BYTES, |room| {
+        item.write_to(room);
+        use_bytes(room)
+    })
 }
 
-const SMALL_BYTES: usize = 64;
-
-impl Buffer {
-    fn zeroed(len_bytes: usize) -> Buffer {
-        if len_bytes <= SMALL_BYTES {
-            Buffer::Small([0; SMALL_BYTES], len_bytes)
-        } else {
-            Buffer::Large(vec![0; len_bytes])
-        }
+/// Calls `use_room` with zeroed bytes, on the stack where they fit.
+#[inline(always)]
+fn with_room<R>(len_bytes: usize, use_room: impl FnOnce(&mut [u8]) -> R) -> R {
+    // Three sizes: what is not needed is not cleared.
+    if len_bytes <= 16 {
+        use_room(&mut [0; 16][..len_bytes])
+    } else if len_bytes <= SMALL_BYTES {
+        use_room(&mut [0; SMALL_BYTES][..len_bytes])
+    } else {
+        use_room(&mut vec![0; len_bytes])
     }
-}
-
-impl std::ops::Deref for Buffer {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Buffer::Small(bytes, len) => &bytes[..*len],
-            Buffer::Large(bytes) => bytes,
-        }
-    }
-}
-
-impl std::ops::DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        match self {
-            Buffer::Small(bytes, len) => &mut bytes[..*len],
-            Buffer::Large(bytes) => bytes,
-        }
-    }
-}
-
-fn bytes_of<T: Plain>(item: &T) -> Buffer {
-    let mut bytes = Buffer::zeroed(T::BYTES);
-    item.write_to(&mut bytes);
-    bytes
 }
 
 /// A map seen through Rust types. For per-CPU maps, [`TypedMap::get_percpu`] and [`TypedMap::set_percpu`] have one value a CPU.
@@ -135,27 +117,38 @@ impl<K: Plain, V: Plain> TypedMap<K, V> {
 
     /// The value of a key, CPU 0's for per-CPU maps.
     pub fn get(&self, key: &K) -> Option<V> {
-        let mut value = Buffer::zeroed(self.map.sys_value_bytes());
-        self.map
-            .sys_lookup(Access::ReadWrite, &bytes_of(key), &mut value, 0)
-            .ok()?;
-        Some(V::read_from(value.get(..V::BYTES)?))
+        let Some(copy) = self.map.copy_fn() else {
+            return self.get_as_syscall(key);
+        };
+        with_bytes(key, |key| {
+            with_room(V::BYTES, |value| {
+                // SAFETY: 1. the function is of this map; 2. key and value have its sizes, by the check in `new`.
+                let found = unsafe { copy(self.map.hot(), key.as_ptr(), value.as_mut_ptr()) };
+                found.then(|| V::read_from(value))
+            })
+        })
+    }
+
+    fn get_as_syscall(&self, key: &K) -> Option<V> {
+        with_bytes(key, |key| {
+            with_room(self.map.sys_value_bytes(), |value| {
+                self.map.sys_lookup(Access::ReadWrite, key, value, 0).ok()?;
+                Some(V::read_from(value.get(..V::BYTES)?))
+            })
+        })
     }
 
     /// The values of a key, by CPU; one for plain maps.
     pub fn get_percpu(&self, key: &K) -> Option<Vec<V>> {
         let mut values = vec![0; self.map.sys_value_bytes()];
-        self.map
-            .sys_lookup(Access::ReadWrite, &bytes_of(key), &mut values, 0)
-            .ok()?;
-        let stride = if values.len() == V::BYTES {
-            V::BYTES
-        } else {
-            mem::round_up_8(V::BYTES)
-        };
+        with_bytes(key, |key| {
+            self.map
+                .sys_lookup(Access::ReadWrite, key, &mut values, 0)
+                .ok()
+        })?;
         Some(
             values
-                .chunks_exact(stride.max(1))
+                .chunks_exact(self.value_stride().max(1))
                 .map(|chunk| V::read_from(&chunk[..V::BYTES]))
                 .collect(),
         )
@@ -174,19 +167,45 @@ impl<K: Plain, V: Plain> TypedMap<K, V> {
     /// # Errors
     /// Also `EEXIST` and `ENOENT`.
     pub fn update(&self, key: &K, value: &V, flags: u64) -> Result<(), Errno> {
-        let total = self.map.sys_value_bytes();
-        let one = bytes_of(value);
-        let mut all = Buffer::zeroed(total);
-        let stride = if total == V::BYTES {
+        with_bytes(key, |key| {
+            with_bytes(value, |value| match self.map.copy_fn() {
+                Some(_) => self.update_direct(key, value, flags),
+                None => self.update_as_syscall(key, value, flags),
+            })
+        })
+    }
+
+    #[inline]
+    fn update_direct(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), Errno> {
+        let (map, update) = (self.map.program_ptr(), self.map.monomorphic_update());
+        let (key, value) = (key.as_ptr() as u64, value.as_ptr() as u64);
+        // Freezing waits for sections that may not have seen it.
+        let _section = rcu::read();
+        if self.map.is_frozen() {
+            return Err(Errno::EPERM);
+        }
+        // SAFETY: 1. the map is alive, key and value have its sizes, by the check in `new`; 2. inside a read section.
+        errno_of(unsafe { update(map, key, value, flags, 0) })
+    }
+
+    fn update_as_syscall(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), Errno> {
+        let stride = self.value_stride();
+        with_room(self.map.sys_value_bytes(), |all| {
+            for chunk in all.chunks_exact_mut(stride.max(1)) {
+                chunk[..V::BYTES].copy_from_slice(value);
+            }
+            self.map
+                .sys_update(Access::ReadWrite, key, all, flags, &NoFds)
+        })
+    }
+
+    /// Bytes from one CPU's value to the next one's in system calls.
+    fn value_stride(&self) -> usize {
+        if self.map.sys_value_bytes() == V::BYTES {
             V::BYTES
         } else {
             mem::round_up_8(V::BYTES)
-        };
-        for chunk in all.chunks_exact_mut(stride.max(1)) {
-            chunk[..V::BYTES].copy_from_slice(&one);
         }
-        self.map
-            .sys_update(Access::ReadWrite, &bytes_of(key), &all, flags, &NoFds)
     }
 
     /// Sets one value a CPU.
@@ -194,19 +213,15 @@ impl<K: Plain, V: Plain> TypedMap<K, V> {
     /// # Errors
     /// `EINVAL`: not one value for each possible CPU. Else as [`TypedMap::insert`].
     pub fn set_percpu(&self, key: &K, values: &[V]) -> Result<(), Errno> {
-        let mut bytes = Vec::new();
-        for value in values {
-            let mut one = bytes_of(value).to_vec();
-            one.resize(mem::round_up_8(V::BYTES), 0);
-            bytes.extend_from_slice(&one);
+        let stride = self.value_stride();
+        let mut bytes = vec![0; values.len() * stride];
+        for (value, chunk) in values.iter().zip(bytes.chunks_exact_mut(stride.max(1))) {
+            value.write_to(&mut chunk[..V::BYTES]);
         }
-        self.map.sys_update(
-            Access::ReadWrite,
-            &bytes_of(key),
-            &bytes,
-            map_elem::ANY,
-            &NoFds,
-        )
+        with_bytes(key, |key| {
+            self.map
+                .sys_update(Access::ReadWrite, key, &bytes, map_elem::ANY, &NoFds)
+        })
     }
 
     /// Deletes an element.
@@ -214,8 +229,18 @@ impl<K: Plain, V: Plain> TypedMap<K, V> {
     /// # Errors
     /// `ENOENT`: not there. `EINVAL`: elements of this type cannot be deleted.
     pub fn remove(&self, key: &K) -> Result<(), Errno> {
-        self.map
-            .sys_delete(Access::ReadWrite, &bytes_of(key), &NoFds)
+        with_bytes(key, |key| {
+            if self.map.copy_fn().is_none() {
+                return self.map.sys_delete(Access::ReadWrite, key, &NoFds);
+            }
+            let (map, delete) = (self.map.program_ptr(), self.map.monomorphic_delete());
+            let _section = rcu::read();
+            if self.map.is_frozen() {
+                return Err(Errno::EPERM);
+            }
+            // SAFETY: as `update_direct`.
+            errno_of(unsafe { delete(map, key.as_ptr() as u64, 0, 0, 0) })
+        })
     }
 
     /// All keys, in the order of `BPF_MAP_GET_NEXT_KEY`.
@@ -239,7 +264,7 @@ impl<K: Plain, V: Plain> TypedMap<K, V> {
 /// Iterates over keys; ends even if others insert and delete all the time.
 pub struct Keys<'view, K, V> {
     view: &'view TypedMap<K, V>,
-    last: Option<Vec<u8>>,
+    last: Option<K>,
     seen: u64,
 }
 
@@ -251,15 +276,29 @@ impl<K: Plain, V: Plain> Iterator for Keys<'_, K, V> {
         if self.seen > 2 * u64::from(self.view.map.max_entries()) {
             return None;
         }
-        let mut next = vec![0; K::BYTES];
-        self.view
-            .map
-            .sys_next_key(Access::ReadWrite, self.last.as_deref(), &mut next)
+        let map = &self.view.map;
+        let key = with_room(K::BYTES, |next| {
+            match &self.last {
+                None => map.sys_next_key(Access::ReadWrite, None, next),
+                Some(last) => with_bytes(last, |last| {
+                    map.sys_next_key(Access::ReadWrite, Some(last), next)
+                }),
+            }
             .ok()?;
+            Some(K::read_from(next))
+        })?;
         self.seen += 1;
-        let key = K::read_from(&next);
-        self.last = Some(next);
+        self.last = with_bytes(&key, |bytes| Some(K::read_from(bytes)));
         Some(key)
+    }
+}
+
+/// A helper's result word.
+#[inline]
+fn errno_of(result: u64) -> Result<(), Errno> {
+    match result as i64 {
+        0 => Ok(()),
+        negative => Err(Errno::from_raw(negative.unsigned_abs() as i32)),
     }
 }
 

@@ -142,6 +142,70 @@ fn two_writers_of_one_key_make_one_element() {
 }
 
 #[test]
+fn who_deletes_from_a_full_map_can_insert() {
+    explore(|| {
+        // The first insertion that finds the map full collects what buckets keep for themselves; nobody may be told meanwhile that there is no room.
+        let map = small_hash(3);
+        for key in 0..3 {
+            assert_eq!(update(&map, key, key), 0);
+        }
+        let writers: Vec<_> = (0..2)
+            .map(|writer: u64| {
+                let map = map.clone();
+                thread::spawn(move || {
+                    let mut own = writer;
+                    for round in 0..3 {
+                        assert_eq!(delete(&map, own), 0);
+                        own = 10 + 10 * writer + round;
+                        assert_eq!(update(&map, own, own), 0);
+                        assert_eq!(read(&map, own), Some(own));
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        assert_eq!((read(&map, 12), read(&map, 22)), (Some(12), Some(22)));
+        assert_eq!(update(&map, 99, 1), -7);
+    });
+}
+
+#[test]
+fn a_replaced_value_is_whole_while_its_key_comes_and_goes() {
+    explore(|| {
+        // Replacement, deletion and insertion of one key, which gets the same element again.
+        let map = small_hash(4);
+        assert_eq!(update(&map, 1, 1), 0);
+        let replacing = map.clone();
+        let replacer = thread::spawn(move || {
+            for round in 2..5 {
+                assert_eq!(update(&replacing, 1, round), 0);
+            }
+        });
+        let deleting = map.clone();
+        let deleter = thread::spawn(move || {
+            for round in 10..12 {
+                let deleted = delete(&deleting, 1);
+                assert!(deleted == 0 || deleted == -2, "{deleted}");
+                assert_eq!(update(&deleting, 1, round), 0);
+            }
+        });
+        for _ in 0..3 {
+            assert!(matches!(read(&map, 1), None | Some(1..5 | 10 | 11)));
+        }
+        replacer.join().unwrap();
+        deleter.join().unwrap();
+        assert!(matches!(read(&map, 1), Some(4 | 11)));
+        // One element is in use.
+        for key in 20..23 {
+            assert_eq!(update(&map, key, 1), 0);
+        }
+        assert_eq!(update(&map, 99, 1), -7);
+    });
+}
+
+#[test]
 fn a_full_lru_makes_room_for_both() {
     explore(|| {
         let map = Map::create(&MapAttr::new(MapType::LruHash, 8, 32, 4)).unwrap();

@@ -9,7 +9,7 @@ use ring3_sync::interleave::point;
 use ring3_sync::percpu::current_cpu;
 
 use super::key::Key;
-use super::pool::{ElemIdx, STATE_LIVE};
+use super::pool::ElemIdx;
 use super::table::Table;
 
 impl Table {
@@ -33,7 +33,9 @@ impl Table {
         for step in 0..len.saturating_mul(4) {
             let turn = hand.fetch_add(1, Ordering::Relaxed);
             let idx = ElemIdx(range.start + turn % len.max(1));
-            if self.pool.state(idx).load(Ordering::Relaxed) & STATE_LIVE == 0 {
+            let word = self.pool.state(idx);
+            let state = word.load(Ordering::Relaxed);
+            if !state.is_live() {
                 if step % 64 == 63
                     && let Some(freed) = self.pool.alloc()
                 {
@@ -42,9 +44,8 @@ impl Table {
                 continue;
             }
             point();
-            let reference = self.pool.reference(idx);
-            if reference.load(Ordering::Relaxed) != 0 {
-                reference.store(0, Ordering::Relaxed);
+            if state.is_referenced() {
+                word.clear_reference();
                 continue;
             }
             // SAFETY: 1. the caller's promise.
@@ -67,7 +68,7 @@ impl Table {
         let Some(at) = self.position(bucket, idx) else {
             return false;
         };
-        let Ok(content) = self.end_life(idx) else {
+        let Ok(content) = self.end_life(bucket, idx) else {
             return false;
         };
         self.unlink(bucket, at, idx);

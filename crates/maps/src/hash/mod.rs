@@ -14,14 +14,17 @@ use ring3_uapi::{Errno, MapType};
 
 mod evict;
 pub(crate) mod key;
+mod lock;
+pub(crate) mod objects;
 pub(crate) mod pool;
+mod spare;
+pub(crate) mod state;
 pub(crate) mod table;
 pub(crate) mod walk;
 mod write;
 
 use key::{Key, Key4, Key8, Key16, KeyAny, KeyKind, with_key};
 use pool::{Pool, PoolConfig};
-use std::sync::atomic::Ordering;
 use table::{Bucket, PLACES, Source, Table, Values};
 use walk::WALK_STEPS;
 
@@ -32,7 +35,7 @@ use crate::batch::{BatchItem, BatchStyle, BatchWalk};
 use crate::fd::FdTable;
 use crate::fields::ValueCopy;
 use crate::mem;
-use crate::ops::{HelperFn, MapOps, Visit};
+use crate::ops::{CopyFn, HelperFn, MapOps, Visit};
 
 const HASH_FLAGS: u32 = map_create::NO_PREALLOC
     | map_create::NO_COMMON_LRU
@@ -203,12 +206,9 @@ unsafe fn lookup_direct<K: Key, const LRU: bool, const PERCPU: bool>(
         let hash_map = &*Map::from_program_ptr(map).hot().cast::<HashMap>();
         let table = &hash_map.table;
         let (key, hash) = table.load::<K>(key_ptr as *const u8);
-        let found = |element, idx| {
+        let found = |_: &Bucket, element, idx| {
             if LRU {
-                let reference = Pool::reference_at(element);
-                if reference.load(Ordering::Relaxed) == 0 {
-                    reference.store(1, Ordering::Relaxed);
-                }
+                Pool::state_at(element).mark_referenced();
             }
             if PERCPU {
                 return table.pool.percpu_value(idx, current_cpu()) as u64;
@@ -226,13 +226,13 @@ unsafe fn lookup_direct<K: Key, const LRU: bool, const PERCPU: bool>(
     }
 }
 
-/// The way of a look-up that ends in an overflow chain.
+/// The way of a look-up that ends in an overflow chain. `extern "C"`: it cannot unwind, so callers end with a jump to it.
 ///
 /// # Safety
 /// As [`lookup_direct`].
 #[cold]
 #[inline(never)]
-unsafe fn lookup_in_chain(map: u64, key: u64) -> u64 {
+unsafe extern "C" fn lookup_in_chain(map: u64, key: u64) -> u64 {
     // SAFETY: 1. the caller's promise.
     unsafe { Map::from_program_ptr(map).ops().lookup(key as *const u8) as u64 }
 }
@@ -267,35 +267,73 @@ lookup_fns! {
 }
 
 /// # Safety
+/// `hot` is of a hash map with plain values and keys that `K` treats; `key` is readable and `out` writable for the sizes of the map.
+unsafe fn copy_direct<K: Key>(hot: *const (), key: *const u8, out: *mut u8) -> bool {
+    // SAFETY: 1. the caller's promise; 2. the hot pointer of a hash map is its HashMap.
+    unsafe {
+        let table = &(*hot.cast::<HashMap>()).table;
+        let key = std::slice::from_raw_parts(key, table.key_bytes);
+        let out = std::slice::from_raw_parts_mut(out, table.copy.value_bytes);
+        table.sys_lookup::<K>(key, out, 0).is_ok()
+    }
+}
+
+/// # Safety
 /// As [`lookup_direct`], and `value` is readable for the value size.
 #[inline(always)]
 unsafe fn update_direct<K: Key>(map: u64, key: u64, value: u64, flags: u64) -> u64 {
     // SAFETY: 1. the caller's promise; 2. the hot pointer of a hash map is its HashMap.
     unsafe {
-        let hash_map = &*Map::from_program_ptr(map).hot().cast::<HashMap>();
-        if flags & !map_elem::EXIST == 0 {
-            // The common case: the element is there, in its place.
-            let table = &hash_map.table;
-            let (loaded, hash) = table.load::<K>(key as *const u8);
-            let source = Source::Program(value as *const u8);
-            let found = |element, _| table.update_found::<K>(element, loaded, source, flags);
-            if let Some(result) = table.find_direct::<K, _>(loaded, hash, found, |_| None) {
-                return crate::abi::result_of(result);
-            }
-            return crate::abi::result_of(table.update_loaded::<K>(
-                key as *const u8,
-                loaded,
-                hash,
-                source,
-                flags,
-            ));
+        let table = &(*Map::from_program_ptr(map).hot().cast::<HashMap>()).table;
+        if flags & !map_elem::EXIST != 0 || !table.is_simple {
+            return update_any_way::<K>(map, key, value, flags);
         }
+        // The common case: the element is there, in its place.
+        let (loaded, hash) = table.load::<K>(key as *const u8);
+        let replace = |bucket: &Bucket, element, _| {
+            Some(table.replace_simple::<K>(bucket, element, loaded, value as *const u8))
+        };
+        match table.find_direct::<K, _>(loaded, hash, replace, |_| None) {
+            Some(true) => 0,
+            None if flags == 0 => insert_direct::<K>(map, key, value, hash),
+            _ => update_any_way::<K>(map, key, value, flags),
+        }
+    }
+}
+
+/// An update that found no element in place.
+///
+/// # Safety
+/// As [`update_direct`]; `hash` is the key's.
+#[inline(never)]
+unsafe extern "C" fn insert_direct<K: Key>(map: u64, key: u64, value: u64, hash: u64) -> u64 {
+    // SAFETY: 1. the caller's promise.
+    unsafe {
+        let table = &(*Map::from_program_ptr(map).hot().cast::<HashMap>()).table;
+        let loaded = K::load(key as *const u8, table.key_bytes);
+        let source = Source::Program(value as *const u8);
+        match table.insert::<K>(key as *const u8, loaded, hash, source) {
+            Ok(true) => 0,
+            Ok(false) => update_any_way::<K>(map, key, value, map_elem::ANY),
+            Err(errno) => crate::abi::result_of(Err(errno)),
+        }
+    }
+}
+
+/// An update with all checks.
+///
+/// # Safety
+/// As [`update_direct`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn update_any_way<K: Key>(map: u64, key: u64, value: u64, flags: u64) -> u64 {
+    // SAFETY: 1. the caller's promise; 2. the hot pointer of a hash map is its HashMap.
+    unsafe {
+        let hash_map = &*Map::from_program_ptr(map).hot().cast::<HashMap>();
+        let source = Source::Program(value as *const u8);
         let result = hash_map.check_flags(flags);
-        let result = result.and_then(|()| {
-            hash_map
-                .table
-                .update::<K>(key as *const u8, Source::Program(value as *const u8), flags)
-        });
+        let result =
+            result.and_then(|()| hash_map.table.update::<K>(key as *const u8, source, flags));
         crate::abi::result_of(result)
     }
 }
@@ -307,7 +345,7 @@ unsafe fn delete_direct<K: Key>(map: u64, key: u64) -> u64 {
     // SAFETY: 1. the caller's promise; 2. the hot pointer of a hash map is its HashMap.
     unsafe {
         let hash_map = &*Map::from_program_ptr(map).hot().cast::<HashMap>();
-        crate::abi::result_of(hash_map.table.delete::<K>(key as *const u8, None))
+        crate::abi::result_of(hash_map.table.delete::<K>(key as *const u8))
     }
 }
 
@@ -340,7 +378,7 @@ impl MapOps for HashMap {
                 let (key, hash) = self.table.load::<K>(key);
                 let Some(idx) = self.table.find::<K>(key, hash) else { return std::ptr::null_mut() };
                 if self.table.lru {
-                    self.table.pool.reference(idx).store(1, Ordering::Relaxed);
+                    self.table.pool.state(idx).mark_referenced();
                 }
                 self.table.value_ptr(idx)
             })
@@ -354,7 +392,7 @@ impl MapOps for HashMap {
 
     unsafe fn delete(&self, key: *const u8) -> Result<(), Errno> {
         // SAFETY: 1. the caller's promise.
-        with_key!(self.table, K => unsafe { self.table.delete::<K>(key, None) })
+        with_key!(self.table, K => unsafe { self.table.delete::<K>(key) })
     }
 
     unsafe fn lookup_percpu(&self, key: *const u8, cpu: u32) -> *mut u8 {
@@ -367,11 +405,16 @@ impl MapOps for HashMap {
                 let (key, hash) = self.table.load::<K>(key);
                 let Some(idx) = self.table.find::<K>(key, hash) else { return std::ptr::null_mut() };
                 if self.table.lru {
-                    self.table.pool.reference(idx).store(1, Ordering::Relaxed);
+                    self.table.pool.state(idx).mark_referenced();
                 }
                 self.table.pool.percpu_value(idx, cpu as usize)
             })
         }
+    }
+
+    fn key_of_value(&self, value: *const u8, _index: &mut u32) -> *const u8 {
+        let idx = self.table.pool.index_of_value(value);
+        idx.map_or(std::ptr::null(), |idx| self.table.pool.key(idx))
     }
 
     unsafe fn for_each(&self, visit: &mut Visit<'_>) -> Result<u32, Errno> {
@@ -411,7 +454,7 @@ impl MapOps for HashMap {
     fn sys_delete(&self, key: &[u8], _fds: &dyn FdTable) -> Result<(), Errno> {
         let _section = rcu::read();
         // SAFETY: 1. the slice has the key's size.
-        with_key!(self.table, K => unsafe { self.table.delete::<K>(key.as_ptr(), None) })
+        with_key!(self.table, K => unsafe { self.table.delete::<K>(key.as_ptr()) })
     }
 
     fn sys_next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> Result<(), Errno> {
@@ -421,7 +464,7 @@ impl MapOps for HashMap {
     fn sys_lookup_and_delete(&self, key: &[u8], value: &mut [u8], flags: u64) -> Result<(), Errno> {
         let _section = rcu::read();
         // SAFETY: 1. the slices have the sizes that the system call demands.
-        with_key!(self.table, K => unsafe { self.table.delete::<K>(key.as_ptr(), Some((value, flags))) })
+        with_key!(self.table, K => unsafe { self.table.delete_into::<K>(key.as_ptr(), value, flags) })
     }
 
     fn batch_style(&self) -> BatchStyle {
@@ -488,6 +531,13 @@ impl MapOps for HashMap {
             (KeyKind::Sixteen, true, true) => lru_percpu_lookup_16,
             (KeyKind::Any, true, true) => lru_percpu_lookup_any,
         }
+    }
+
+    fn copy_fn(&self) -> Option<CopyFn> {
+        if self.table.values == Values::Percpu {
+            return None;
+        }
+        Some(with_key!(self.table, K => copy_direct::<K>))
     }
 
     fn update_fn(&self) -> HelperFn {

@@ -1,18 +1,18 @@
 //! The elements of a hash table: memory that stays typed and mapped, and who may use which element next.
 //!
 //! ```text
-//! element   | state u32 | next u32 | reference u32 | current u32 | key, padded to 8 | value slot 0 | (value slot 1) |
+//! element   | state u64 | next u32 | current u32 | key, padded to 8 | value slot 0 | (value slot 1) |
 //! ```
 //!
-//! `state`: bit 0 which value slot is current, bit 1 live, bits 2 to 9 count replacements, the rest is the slot of the thread that holds the
-//! element's lock (0: free).
+//! `state`: [`super::state`].
 //! `current`: where the current value slot lies, in words of 8 bytes from the element: all that a look-up needs.
 //! `next`: index + 1 of the next element of an overflow chain, or of a free list.
 //!
 //! Value slot 1 lies inside the element where both fit into 64 bytes, so that no two elements share a cache line; else in a second region
 //! of the same shape, which stays untouched memory until a value is replaced. Per-CPU values lie in one region a CPU.
 //!
-//! Free elements wait in one lock-free list a CPU. An element never used before comes from a counter, so that memory is touched when it is needed.
+//! Free elements wait in one lock-free list a CPU. Elements never used before come from counters, so that memory is touched when it is needed: every
+//! CPU has a part of its own, because processors fetch lines in pairs, and elements that two CPUs write should not be neighbours.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -25,16 +25,7 @@ use ring3_sync::percpu::current_cpu;
 use ring3_sync::rcu;
 use ring3_uapi::Errno;
 
-/// Current value slot.
-pub(crate) const STATE_SLOT: u32 = 1;
-/// In the table.
-pub(crate) const STATE_LIVE: u32 = 2;
-/// One replacement.
-pub(crate) const STATE_VERSION: u32 = 4;
-/// Where the lock's owner starts.
-pub(crate) const STATE_OWNER_SHIFT: u32 = 10;
-/// All but the owner.
-pub(crate) const STATE_CONTENT: u32 = (1 << STATE_OWNER_SHIFT) - 1;
+use super::state::StateWord;
 
 /// Where the key lies in an element.
 pub(crate) const KEY_OFFSET: usize = 16;
@@ -89,6 +80,41 @@ pub(crate) struct PoolConfig {
 #[derive(Debug, Default)]
 struct FreeList(AtomicU64);
 
+/// One CPU's part of the elements that were never used.
+#[derive(Debug)]
+struct Fresh {
+    next: AtomicU32,
+    end: u32,
+}
+
+impl Fresh {
+    fn take(&self) -> Option<ElemIdx> {
+        // One at a time: what a thread took and not yet gave back must not be missing elsewhere.
+        self.next
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
+                (next < self.end).then(|| next + 1)
+            })
+            .ok()
+            .map(ElemIdx)
+    }
+}
+
+/// A CPU's part of `elements`; parts begin at even elements.
+fn fresh_part(elements: u32, cpu: usize) -> Fresh {
+    let cpus = possible_cpus() as u64;
+    let begin = |cpu: u64| {
+        if cpu == cpus {
+            elements
+        } else {
+            (u64::from(elements) * cpu / cpus) as u32 & !1
+        }
+    };
+    Fresh {
+        next: AtomicU32::new(begin(cpu as u64)),
+        end: begin(cpu as u64 + 1),
+    }
+}
+
 #[derive(Debug, Default)]
 struct Limbo {
     /// Deleted since the last grace period began.
@@ -105,7 +131,7 @@ pub(crate) struct Pool {
     /// First per-CPU value; null for plain values.
     pub(crate) percpu_base: *mut u8,
     elements: u32,
-    fresh: AtomicU32,
+    fresh: PerCpu<Fresh>,
     free: PerCpu<FreeList>,
     limbo: Option<Mutex<Limbo>>,
     partitioned: bool,
@@ -199,7 +225,17 @@ impl Pool {
             shape,
             percpu_base,
             elements: config.elements,
-            fresh: AtomicU32::new(0),
+            fresh: PerCpu::new_with(|cpu| {
+                // Partitions are handed out whole, by `fill_partitions`.
+                fresh_part(
+                    if config.partitioned {
+                        0
+                    } else {
+                        config.elements
+                    },
+                    cpu,
+                )
+            }),
             free: PerCpu::default(),
             limbo: config.deferred.then(Mutex::default),
             partitioned: config.partitioned,
@@ -228,21 +264,14 @@ impl Pool {
     }
 
     #[inline(always)]
-    pub(crate) fn state(&self, idx: ElemIdx) -> &AtomicU32 {
-        // SAFETY: 1. elements are mapped for as long as the pool; 2. the word at offset 0 is 4-aligned and only accessed atomically.
-        unsafe { AtomicU32::from_ptr(self.element(idx).cast()) }
+    pub(crate) fn state(&self, idx: ElemIdx) -> &StateWord {
+        // SAFETY: 1. elements are mapped for as long as the pool; 2. the word at offset 0 is 8-aligned and only accessed so.
+        unsafe { StateWord::at(self.element(idx)) }
     }
 
     #[inline(always)]
     pub(crate) fn next(&self, idx: ElemIdx) -> &AtomicU32 {
-        // SAFETY: as `state`, offset 4.
-        unsafe { AtomicU32::from_ptr(self.element(idx).add(4).cast()) }
-    }
-
-    /// The reference bit of LRU elements.
-    #[inline(always)]
-    pub(crate) fn reference(&self, idx: ElemIdx) -> &AtomicU32 {
-        // SAFETY: as `state`, offset 8.
+        // SAFETY: as `state`, offset 8, 4-aligned.
         unsafe { AtomicU32::from_ptr(self.element(idx).add(8).cast()) }
     }
 
@@ -251,19 +280,9 @@ impl Pool {
     /// # Safety
     /// `element` is an element of a pool that lives on.
     #[inline(always)]
-    pub(crate) unsafe fn state_at<'a>(element: *mut u8) -> &'a AtomicU32 {
+    pub(crate) unsafe fn state_at<'a>(element: *mut u8) -> &'a StateWord {
         // SAFETY: 1. the caller's promise; as `state`.
-        unsafe { AtomicU32::from_ptr(element.cast()) }
-    }
-
-    /// The reference bit of an LRU element by address.
-    ///
-    /// # Safety
-    /// `element` is an element of an LRU pool that lives on.
-    #[inline(always)]
-    pub(crate) unsafe fn reference_at<'a>(element: *mut u8) -> &'a AtomicU32 {
-        // SAFETY: 1. the caller's promise; as `reference`.
-        unsafe { AtomicU32::from_ptr(element.add(8).cast()) }
+        unsafe { StateWord::at(element) }
     }
 
     /// A value slot (0 or 1) of the plain values of an element by address.
@@ -301,6 +320,17 @@ impl Pool {
     #[inline]
     pub(crate) fn index_of(&self, element: *mut u8) -> ElemIdx {
         ElemIdx(((element as usize - self.base as usize) / self.shape.stride) as u32)
+    }
+
+    /// The element that one of its two value slots at `value` belongs to.
+    pub(crate) fn index_of_value(&self, value: *const u8) -> Option<ElemIdx> {
+        (0..2).find_map(|slot| {
+            let first = self.value(ElemIdx(0), slot).addr();
+            let offset = value.addr().checked_sub(first)?;
+            let idx = offset / self.shape.stride;
+            (offset.is_multiple_of(self.shape.stride) && idx < self.elements() as usize)
+                .then_some(ElemIdx(idx as u32))
+        })
     }
 
     /// A value slot (0 or 1) of plain values.
@@ -393,14 +423,9 @@ impl Pool {
             // Partitions are handed out whole, once, by `fill_partitions`.
             return None;
         }
-        // One at a time: what a thread took and not yet gave back must not be missing elsewhere.
-        let fresh = self
-            .fresh
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |fresh| {
-                (fresh < self.elements).then(|| fresh + 1)
-            });
-        if let Ok(fresh) = fresh {
-            return Some(ElemIdx(fresh));
+        let own = self.fresh.get(cpu).and_then(Fresh::take);
+        if own.is_some() {
+            return own;
         }
         let stolen = self.steal();
         if stolen.is_some() || self.limbo.is_none() {
@@ -412,7 +437,9 @@ impl Pool {
     }
 
     fn steal(&self) -> Option<ElemIdx> {
-        self.free.iter().find_map(|list| self.pop(list))
+        let fresh = || self.fresh.iter().find_map(Fresh::take);
+        let given_back = || self.free.iter().find_map(|list| self.pop(list));
+        fresh().or_else(given_back)
     }
 
     /// Puts every element on its own CPU's list; partitioned pools start so.
@@ -422,7 +449,6 @@ impl Pool {
                 self.push(self.list(cpu), ElemIdx(idx));
             }
         }
-        self.fresh.store(self.elements, Ordering::Relaxed);
     }
 
     /// Gives an element back that nobody else ever saw, or that may be reused at once.

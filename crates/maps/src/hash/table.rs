@@ -1,7 +1,7 @@
 //! The concurrent table: buckets of one cache line, look-ups without locks, updates that lock one element or one bucket.
 //!
 //! ```text
-//! bucket    | 8 tags of a byte | 8 element indices | overflow link | lock | seq |        64 bytes
+//! bucket    | 8 tags of a byte | 8 element indices | overflow link | lock | seq | spare | ends |      64 bytes
 //! tag       the hash's highest byte, made odd; 0 marks an empty place
 //! ```
 //!
@@ -10,8 +10,11 @@
 //! finds it. Only chains move: from a chain to a freed place (first in, then `seq`, then out) and by deletion (out, then `seq`, then
 //! reuse); a look-up that went through a chain in vain tries again if `seq` has changed.
 //!
-//! Locks: a bucket's before an element's; never two buckets. Both know their owner, so that the same thread is refused (`EBUSY`).
-//! Deleting ends an element's life (one exchange of its state) before it leaves its place.
+//! Locks: a bucket's before an element's; never two buckets. Both know their owner, so that the same thread is refused (`EBUSY`); see
+//! [`super::lock`]. Deleting ends an element's life before it leaves its place.
+//!
+//! Spares: a bucket keeps the element that was last deleted in it for its next insertion, so that the two touch no free list. When the map has run
+//! full once, all spares are collected and none are kept any more ([`super::spare`]).
 //!
 //! Neighbours: [`super::write`] updates and deletes, [`super::evict`] is the LRU part, [`super::walk`] what system calls need.
 
@@ -20,14 +23,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use ring3_os::map::{Prot, Region};
 use ring3_sync::interleave::point;
 use ring3_sync::percpu::current_cpu;
-use ring3_sync::rcu;
-use ring3_sync::spin::{Backoff, OwnedSpin};
+use ring3_sync::spin::OwnedSpin;
 use ring3_uapi::Errno;
 
 use super::key::{Key, KeyKind};
-use super::pool::{
-    ElemIdx, KEY_OFFSET, Pool, PoolConfig, STATE_LIVE, STATE_OWNER_SHIFT, STATE_SLOT,
-};
+use super::pool::{ElemIdx, KEY_OFFSET, Pool, PoolConfig};
+use super::spare::Spares;
+use super::state::State;
 use crate::fields::ValueCopy;
 
 /// Places of a bucket.
@@ -43,7 +45,11 @@ pub(super) struct Bucket {
     pub(super) overflow: AtomicU32,
     pub(super) lock: OwnedSpin,
     pub(super) seq: AtomicU32,
-    _pad: [u32; 3],
+    /// Link of an element that is out of the table and kept for this bucket; 0: none. Under the lock.
+    pub(super) spare: AtomicU32,
+    /// Elements that ended their life here ([`super::lock`]).
+    pub(super) ends: AtomicU32,
+    _pad: u32,
 }
 
 const _: () = assert!(size_of::<Bucket>() == 64);
@@ -76,6 +82,14 @@ impl Bucket {
         self.overflow.load(Ordering::Relaxed) != 0
     }
 
+    /// Under the lock.
+    #[inline(always)]
+    pub(super) fn count_end(&self) {
+        let ends = self.ends.load(Ordering::Relaxed);
+        self.ends.store(ends.wrapping_add(1), Ordering::Release);
+    }
+
+    /// Under the lock.
     pub(super) fn bump_seq(&self) {
         self.seq.store(
             self.seq.load(Ordering::Relaxed).wrapping_add(1),
@@ -142,6 +156,10 @@ pub(crate) struct Table {
     pub(crate) pool: Pool,
     pub(crate) values: Values,
     pub(crate) lru: bool,
+    /// One value an element, without special fields.
+    pub(super) is_simple: bool,
+    /// Whether buckets keep spares.
+    pub(super) spares: Spares,
     pub(super) partitioned: bool,
     pub(crate) copy: ValueCopy,
     /// Elements in the table of a map that is not preallocated, whose pool is larger than `max_entries`.
@@ -207,6 +225,8 @@ impl Table {
                 Values::Plain
             },
             lru: config.lru,
+            is_simple: !config.percpu && !copy.has_fields(),
+            spares: Spares::new(!config.lru && !config.deferred && !copy.has_fields()),
             partitioned: config.partitioned,
             copy,
             count: config.deferred.then(AtomicU32::default),
@@ -305,7 +325,7 @@ impl Table {
             while let Some(idx) = ElemIdx::from_link(link) {
                 // SAFETY: 1. links are always of elements of the pool.
                 if unsafe { K::eq(self.pool.key(idx), key) }
-                    && self.pool.state(idx).load(Ordering::Acquire) & STATE_LIVE != 0
+                    && self.pool.state(idx).load(Ordering::Acquire).is_live()
                 {
                     return Some(idx);
                 }
@@ -344,7 +364,7 @@ impl Table {
         &self,
         key: K::Loaded,
         hash: u64,
-        found: impl FnOnce(*mut u8, ElemIdx) -> R,
+        found: impl FnOnce(&Bucket, *mut u8, ElemIdx) -> R,
         missing: impl FnOnce(&Bucket) -> R,
     ) -> R {
         let bucket = self.bucket(hash);
@@ -358,84 +378,11 @@ impl Table {
             // SAFETY: 1. indices in buckets are always of elements of the pool.
             if unsafe { K::eq(element.wrapping_add(KEY_OFFSET), key) } {
                 point();
-                return found(element, idx);
+                return found(bucket, element, idx);
             }
             mask &= mask - 1;
         }
         missing(bucket)
-    }
-
-    /// Takes a live element's lock, if it has this key: the state without the owner; `None` if it is not live or has another key.
-    ///
-    /// Only live elements are ever locked, so whoever owns one that is not may write its state freely.
-    ///
-    /// # Safety
-    /// `element` is an element of the pool; the key is still readable.
-    #[inline]
-    pub(super) unsafe fn lock_live<K: Key>(
-        &self,
-        element: *mut u8,
-        key: K::Loaded,
-    ) -> Result<Option<u32>, Errno> {
-        let me = rcu::thread().slot();
-        // SAFETY: 1. the caller's promise.
-        unsafe {
-            let state = Pool::state_at(element);
-            let mut backoff = Backoff::new();
-            loop {
-                let seen = state.load(Ordering::Relaxed);
-                point();
-                if seen & STATE_LIVE == 0 {
-                    return Ok(None);
-                }
-                let owner = seen >> STATE_OWNER_SHIFT;
-                if owner == me {
-                    return Err(Errno::EBUSY);
-                }
-                let mine = seen | me << STATE_OWNER_SHIFT;
-                if owner == 0
-                    && state
-                        .compare_exchange_weak(seen, mine, Ordering::Acquire, Ordering::Relaxed)
-                        .is_ok()
-                {
-                    point();
-                    if K::eq(element.wrapping_add(KEY_OFFSET), key) {
-                        return Ok(Some(seen));
-                    }
-                    state.store(seen, Ordering::Release);
-                    return Ok(None);
-                }
-                backoff.wait_if(owner != 0);
-            }
-        }
-    }
-
-    /// Ends an element's life, once nobody holds its lock: the state before. Under the bucket's lock; the element is in the bucket.
-    pub(super) fn end_life(&self, idx: ElemIdx) -> Result<u32, Errno> {
-        let me = rcu::thread().slot();
-        let state = self.pool.state(idx);
-        let mut backoff = Backoff::new();
-        loop {
-            let seen = state.load(Ordering::Relaxed);
-            point();
-            let owner = seen >> STATE_OWNER_SHIFT;
-            if owner == me {
-                return Err(Errno::EBUSY);
-            }
-            if owner == 0
-                && state
-                    .compare_exchange_weak(
-                        seen,
-                        seen & !STATE_LIVE,
-                        Ordering::AcqRel,
-                        Ordering::Relaxed,
-                    )
-                    .is_ok()
-            {
-                return Ok(seen);
-            }
-            backoff.wait_if(owner != 0);
-        }
     }
 
     /// Releases everything that the values own; nobody uses the table any more.
@@ -445,7 +392,7 @@ impl Table {
         }
         for idx in (0..self.pool.elements()).map(ElemIdx) {
             let content = self.pool.state(idx).load(Ordering::Relaxed);
-            if content & STATE_LIVE != 0 {
+            if content.is_live() {
                 // SAFETY: 1. `&mut self`: nobody else uses the values.
                 unsafe { self.release_fields(idx, content) };
             }
@@ -456,7 +403,7 @@ impl Table {
     ///
     /// # Safety
     /// The element is of the pool and out of the table, or the table is going.
-    pub(super) unsafe fn release_fields(&self, idx: ElemIdx, content: u32) {
+    pub(super) unsafe fn release_fields(&self, idx: ElemIdx, content: State) {
         if !self.copy.has_fields() {
             return;
         }
@@ -465,7 +412,7 @@ impl Table {
             match self.values {
                 Values::Plain => self
                     .copy
-                    .release_fields(self.pool.value(idx, content & STATE_SLOT)),
+                    .release_fields(self.pool.value(idx, content.slot())),
                 Values::Percpu => {
                     for cpu in 0..ring3_os::cpu::possible_cpus() {
                         self.copy.release_fields(self.pool.percpu_value(idx, cpu));

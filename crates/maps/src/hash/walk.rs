@@ -9,7 +9,8 @@ use ring3_uapi::Errno;
 use ring3_uapi::flags::map_elem;
 
 use super::key::Key;
-use super::pool::{ElemIdx, STATE_CONTENT, STATE_LIVE, STATE_SLOT};
+use super::pool::ElemIdx;
+use super::state::State;
 use super::table::{PLACES, RESTARTS_MAX, Table, Values};
 use crate::mem;
 
@@ -32,7 +33,7 @@ impl Table {
     pub(super) unsafe fn copy_value_out(
         &self,
         idx: ElemIdx,
-        content: u32,
+        content: State,
         out: &mut [u8],
         flags: u64,
     ) {
@@ -40,7 +41,7 @@ impl Table {
         unsafe {
             match self.values {
                 Values::Plain => {
-                    let value = self.pool.value(idx, content & STATE_SLOT);
+                    let value = self.pool.value(idx, content.slot());
                     if flags & map_elem::LOCK != 0 {
                         self.copy.copy_out_locked(out.as_mut_ptr(), value);
                     } else {
@@ -94,20 +95,20 @@ impl Table {
         flags: u64,
     ) -> Copied {
         let state = self.pool.state(idx);
-        let content = state.load(Ordering::Acquire) & STATE_CONTENT;
+        let content = state.load(Ordering::Acquire).content();
         // SAFETY: 1. the caller's promise.
         unsafe {
             if !K::eq(self.pool.key(idx), key) {
                 return Copied::Changed;
             }
-            if content & STATE_LIVE == 0 {
+            if !content.is_live() {
                 return Copied::Deleted;
             }
             point();
             self.copy_value_out(idx, content, out, flags);
             point();
             fence(Ordering::Acquire);
-            let again = state.load(Ordering::Relaxed) & STATE_CONTENT;
+            let again = state.load(Ordering::Relaxed).content();
             if again == content && K::eq(self.pool.key(idx), key) {
                 Copied::Whole
             } else {
@@ -215,6 +216,6 @@ impl Table {
 
     /// Whether an element is in the table now.
     pub(crate) fn is_live(&self, idx: ElemIdx) -> bool {
-        self.pool.state(idx).load(Ordering::Acquire) & STATE_LIVE != 0
+        self.pool.state(idx).load(Ordering::Acquire).is_live()
     }
 }

@@ -8,7 +8,8 @@ use ring3_uapi::Errno;
 use ring3_uapi::flags::map_elem;
 
 use super::key::{Key, store_key, with_key};
-use super::pool::{ElemIdx, Pool, STATE_CONTENT, STATE_LIVE, STATE_SLOT, STATE_VERSION};
+use super::pool::{ElemIdx, KEY_OFFSET, Pool};
+use super::state::State;
 use super::table::{Bucket, PLACES, Source, Table, Values, tag_of};
 use crate::mem;
 
@@ -44,6 +45,7 @@ impl Table {
     ) -> Result<(), Errno> {
         // SAFETY: 1. the caller's promise, for all of the below.
         unsafe {
+            let bucket = self.bucket(hash);
             // Each round that fails saw another thread succeed.
             loop {
                 let Some(idx) = self.find::<K>(key, hash) else {
@@ -59,43 +61,62 @@ impl Table {
                     return Err(Errno::EEXIST);
                 }
                 if flags & map_elem::NOEXIST == 0
-                    && self.replace::<K>(self.pool.element(idx), key, source, flags)?
+                    && self.replace::<K>(bucket, self.pool.element(idx), key, source, flags)?
                 {
                     return Ok(());
                 }
                 // It is about to leave its place: whoever takes it out holds the bucket.
-                self.bucket(hash).lock.lock().map_err(|_| Errno::EBUSY)?;
+                bucket.lock.lock().map_err(|_| Errno::EBUSY)?;
             }
         }
     }
 
-    /// Replaces the value of the element at `element`, as [`Table::update`] does once it has found it; `None` where the whole way is to be gone.
+    /// Gives a live element of a table of plain values a new one; `false` where the whole way is to be gone: it is busy or no longer this key's.
     ///
     /// # Safety
-    /// As [`Table::update`]; `element` is of the pool.
-    #[inline]
-    pub(super) unsafe fn update_found<K: Key>(
+    /// As [`Table::update`]; `element` is of the pool, `value` readable for the value's size, [`Table::is_simple`].
+    #[inline(always)]
+    pub(super) unsafe fn replace_simple<K: Key>(
         &self,
+        bucket: &Bucket,
         element: *mut u8,
         key: K::Loaded,
-        source: Source,
-        flags: u64,
-    ) -> Option<Result<(), Errno>> {
-        if flags & map_elem::NOEXIST != 0 {
-            return None;
+        value: *const u8,
+    ) -> bool {
+        debug_assert!(self.is_simple);
+        // SAFETY: 1. the caller's promise; 2. under the element's lock nobody else writes its values and state.
+        unsafe {
+            let Some(seen) = self.try_lock_live::<K>(bucket, element, key) else {
+                return false;
+            };
+            let target = self.pool.value_at(element, seen.other_slot());
+            mem::copy_words(target, value, self.copy.value_bytes);
+            self.pool.set_current(element, seen.other_slot());
+            point();
+            self.unlock_as(element, seen.with_other_slot().next_version());
         }
+        true
+    }
+
+    /// Lets go of an element's lock, with its new state.
+    ///
+    /// # Safety
+    /// `element` is of the pool, and the caller holds its lock.
+    #[inline(always)]
+    unsafe fn unlock_as(&self, element: *mut u8, state: State) {
+        let state = if self.lru {
+            state.with_reference()
+        } else {
+            state
+        };
         // SAFETY: 1. the caller's promise.
-        match unsafe { self.replace::<K>(element, key, source, flags) } {
-            Ok(true) => Some(Ok(())),
-            Ok(false) => None,
-            Err(errno) => Some(Err(errno)),
-        }
+        unsafe { Pool::state_at(element).store(state, Ordering::Release) };
     }
 
     /// Gives a live element a new value; `false` if it is gone.
-    #[inline]
     unsafe fn replace<K: Key>(
         &self,
+        bucket: &Bucket,
         element: *mut u8,
         key: K::Loaded,
         source: Source,
@@ -103,26 +124,21 @@ impl Table {
     ) -> Result<bool, Errno> {
         // SAFETY: 1. the caller's promise; 2. under the element's lock nobody else writes its values and state.
         unsafe {
-            let Some(content) = self.lock_live::<K>(element, key)? else {
+            let Some(seen) = self.lock_live::<K>(bucket, element, key)? else {
                 return Ok(false);
             };
-            let mut new_content = content;
+            let mut new = seen.content();
             let mut replaced = None;
             match (self.values, source) {
                 (Values::Plain, Source::Program(value) | Source::Syscall(value)) => {
-                    let current = self.pool.value_at(element, content & STATE_SLOT);
+                    let current = self.pool.value_at(element, seen.slot());
                     if flags & map_elem::LOCK != 0 {
                         self.copy.copy_in_locked(current, value);
                     } else {
-                        self.copy.init(
-                            self.pool
-                                .value_at(element, content & STATE_SLOT ^ STATE_SLOT),
-                            value,
-                        );
-                        new_content =
-                            (content ^ STATE_SLOT).wrapping_add(STATE_VERSION) & STATE_CONTENT;
-                        self.pool
-                            .set_current(element, content & STATE_SLOT ^ STATE_SLOT);
+                        let other = self.pool.value_at(element, seen.other_slot());
+                        self.copy.init(other, value);
+                        self.pool.set_current(element, seen.other_slot());
+                        new = seen.with_other_slot().next_version();
                         replaced = Some(current);
                     }
                 }
@@ -130,17 +146,12 @@ impl Table {
                     self.store_percpu(self.pool.index_of(element), source, FillOthers::Keep)
                 }
             }
-            if self.lru {
-                let reference = Pool::reference_at(element);
-                if reference.load(Ordering::Relaxed) == 0 {
-                    reference.store(1, Ordering::Relaxed);
-                }
-            }
-            point();
-            Pool::state_at(element).store(new_content, Ordering::Release);
+            // Under the lock: the next replacement writes the slot that is old now.
             if let Some(old) = replaced {
                 self.copy.release_fields(old);
             }
+            point();
+            self.unlock_as(element, new);
         }
         Ok(true)
     }
@@ -174,8 +185,8 @@ impl Table {
         }
     }
 
-    /// Adds an element; `false` if the key came in meanwhile.
-    unsafe fn insert<K: Key>(
+    /// Adds an element; `false` if the key came in meanwhile or there may be room now.
+    pub(super) unsafe fn insert<K: Key>(
         &self,
         key_ptr: *const u8,
         key: K::Loaded,
@@ -193,7 +204,8 @@ impl Table {
             }
         }
         let bucket = self.bucket(hash);
-        let Ok(_lock) = bucket.lock.lock() else {
+        self.prefetch_spare(bucket);
+        let Ok(lock) = bucket.lock.lock() else {
             ready.inspect(|idx| self.pool.free_now(*idx));
             return Err(Errno::EBUSY);
         };
@@ -208,32 +220,34 @@ impl Table {
             });
             within.map_err(|_| Errno::E2BIG)?;
         }
-        let Some(idx) = ready.or_else(|| self.pool.alloc()) else {
+        let idx = ready.or_else(|| self.take_spare(bucket));
+        let Some(idx) = idx.or_else(|| self.pool.alloc()) else {
             if let Some(count) = &self.count {
                 count.fetch_sub(1, Ordering::Relaxed);
             }
-            return Err(Errno::E2BIG);
+            drop(lock);
+            return if self.collect_spares() {
+                Ok(false)
+            } else {
+                Err(Errno::E2BIG)
+            };
         };
-        // SAFETY: 1. the element is ours alone: out of the table and of the free lists; 2. the caller's promise.
+        let element = self.pool.element(idx);
+        // SAFETY: 1. the element is ours alone: out of the table and of the free lists, not live, so nobody else writes its state; 2. the caller's
+        // promise.
         unsafe {
-            store_key(self.pool.key(idx), key_ptr, self.key_bytes);
+            store_key(element.wrapping_add(KEY_OFFSET), key_ptr, self.key_bytes);
+            let state = Pool::state_at(element);
+            let seen = state.load(Ordering::Relaxed);
             match (self.values, source) {
                 (Values::Plain, Source::Program(value) | Source::Syscall(value)) => {
-                    let slot = self.pool.state(idx).load(Ordering::Relaxed) & STATE_SLOT;
-                    self.copy.init(self.pool.value(idx, slot), value);
-                    self.pool.set_current(self.pool.element(idx), slot);
+                    let slot = seen.slot();
+                    self.copy.init(self.pool.value_at(element, slot), value);
+                    self.pool.set_current(element, slot);
                 }
                 (Values::Percpu, _) => self.store_percpu(idx, source, FillOthers::Zero),
             }
-        }
-        // Not live, so ours: nobody else writes the state.
-        let state = self.pool.state(idx);
-        state.store(
-            state.load(Ordering::Relaxed) | STATE_LIVE,
-            Ordering::Release,
-        );
-        if self.lru {
-            self.pool.reference(idx).store(0, Ordering::Relaxed);
+            state.store(seen.begun(), Ordering::Release);
         }
         match bucket.free_place() {
             Some(place) => {
@@ -251,41 +265,63 @@ impl Table {
         Ok(true)
     }
 
-    /// `BPF_MAP_DELETE_ELEM` and its helper. `out` gets the value that was there.
+    /// `BPF_MAP_DELETE_ELEM` and its helper.
     ///
     /// # Safety
     /// `key_ptr` is readable; the caller is in a read section.
-    pub(crate) unsafe fn delete<K: Key>(
+    #[inline(always)]
+    pub(crate) unsafe fn delete<K: Key>(&self, key_ptr: *const u8) -> Result<(), Errno> {
+        // SAFETY: 1. the caller's promise.
+        unsafe { self.take_out::<K>(key_ptr, |_, _| {}) }
+    }
+
+    /// `BPF_MAP_LOOKUP_AND_DELETE_ELEM`: `out` gets the value that was there.
+    ///
+    /// # Safety
+    /// As [`Table::delete`]; `out` has the size of a value in system calls.
+    pub(crate) unsafe fn delete_into<K: Key>(
         &self,
         key_ptr: *const u8,
-        out: Option<(&mut [u8], u64)>,
+        out: &mut [u8],
+        flags: u64,
+    ) -> Result<(), Errno> {
+        // SAFETY: 1. the caller's promise; 2. the element's life has ended, so nobody writes its value.
+        unsafe {
+            self.take_out::<K>(key_ptr, |idx, content| {
+                self.copy_value_out(idx, content, out, flags);
+            })
+        }
+    }
+
+    /// Takes a key's element out of the table; `seen` is called with it and its last state, while it still belongs to the caller.
+    #[inline(always)]
+    unsafe fn take_out<K: Key>(
+        &self,
+        key_ptr: *const u8,
+        seen: impl FnOnce(ElemIdx, State),
     ) -> Result<(), Errno> {
         // SAFETY: 1. the caller's promise, for all of the below.
         unsafe {
             let (key, hash) = self.load::<K>(key_ptr);
             let bucket = self.bucket(hash);
-            let idx;
-            let content;
-            {
+            let (idx, content) = {
                 let _lock = bucket.lock.lock().map_err(|_| Errno::EBUSY)?;
-                let at;
-                match self.find_placed::<K>(bucket, key, hash) {
-                    Some((place, found)) => {
-                        idx = found;
-                        at = Position::Place(place);
-                    }
+                let (at, idx) = match self.find_placed::<K>(bucket, key, hash) {
+                    Some((place, idx)) => (Position::Place(place), idx),
                     None => {
-                        idx = self.find::<K>(key, hash).ok_or(Errno::ENOENT)?;
-                        at = self.position(bucket, idx).ok_or(Errno::ENOENT)?;
+                        let idx = self.find::<K>(key, hash).ok_or(Errno::ENOENT)?;
+                        (self.position(bucket, idx).ok_or(Errno::ENOENT)?, idx)
                     }
-                }
-                content = self.end_life(idx)?;
+                };
+                let content = self.end_life(bucket, idx)?;
                 point();
-                if let Some((out, flags)) = out {
-                    self.copy_value_out(idx, content, out, flags);
-                }
+                seen(idx, content);
                 self.unlink(bucket, at, idx);
-            }
+                if self.keep_spare(bucket, hash, idx) {
+                    return Ok(());
+                }
+                (idx, content)
+            };
             self.release_fields(idx, content);
             if let Some(count) = &self.count {
                 count.fetch_sub(1, Ordering::Relaxed);

@@ -31,6 +31,8 @@ impl Map {
             return Err(Errno::EBUSY);
         }
         self.header.frozen.store(true, Ordering::Release);
+        // Typed updates look at the flag inside a read section: those that began before are over when this returns.
+        let _ = ring3_sync::rcu::synchronize();
         Ok(())
     }
 

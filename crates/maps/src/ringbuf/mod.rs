@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ring3_os::cpu::page_bytes;
 use ring3_os::eventfd::EventFd;
-use ring3_os::map::RingRegion;
+use ring3_os::map::{RingProducer, RingRegion};
 use ring3_sync::interleave::point;
 use ring3_sync::spin::OwnedSpin;
 use ring3_uapi::Errno;
@@ -58,7 +58,7 @@ pub mod query {
 }
 
 /// Checks that both ring types share; the memory and its eventfd.
-fn create_ring(attr: &MapAttr) -> Result<(RingRegion, EventFd), MapError> {
+fn create_ring(attr: &MapAttr, producer: RingProducer) -> Result<(RingRegion, EventFd), MapError> {
     attr.check_flags(map_create::NUMA_NODE)?;
     attr.require(attr.key_size == 0, "key_size", attr.key_size)?;
     attr.require(attr.value_size == 0, "value_size", attr.value_size)?;
@@ -70,18 +70,22 @@ fn create_ring(attr: &MapAttr) -> Result<(RingRegion, EventFd), MapError> {
     )?;
     let oom = |errno| attr.error(errno, format_args!("ring of {bytes} bytes"));
     Ok((
-        RingRegion::create("bpf-ringbuf", bytes).map_err(oom)?,
+        RingRegion::create("bpf-map", bytes, producer).map_err(oom)?,
         EventFd::new().map_err(oom)?,
     ))
 }
 
 /// What clients of a ring map: both position pages and the data twice.
-fn ring_source(ring: &RingRegion, rule: MmapRule) -> MmapSource<'_> {
+fn ring_source(ring: &RingRegion, producer: RingProducer) -> MmapSource<'_> {
     let once = 2 * page_bytes() + ring.data_bytes();
+    let (again, rule) = match producer {
+        RingProducer::Owner => (Some((once, ring.data_bytes())), MmapRule::ConsumerPageOnly),
+        RingProducer::Others => (None, MmapRule::AllButFirstPage),
+    };
     MmapSource {
         memfd: ring.memfd(),
         len_bytes: once + ring.data_bytes(),
-        again: Some((once, ring.data_bytes())),
+        again,
         rule,
     }
 }
@@ -104,7 +108,7 @@ pub struct RingBuf {
 
 impl RingBuf {
     pub(crate) fn create(attr: &MapAttr) -> Result<Box<Self>, MapError> {
-        let (ring, event) = create_ring(attr)?;
+        let (ring, event) = create_ring(attr, RingProducer::Owner)?;
         let mask = attr.max_entries as u64 - 1;
         let ringbuf = Box::new(RingBuf {
             ring,
@@ -185,6 +189,11 @@ impl RingBuf {
         let offset = header.wrapping_sub(self.ring.data() as usize) as u64 & self.mask;
         let word = self.header(offset);
         let mut len = word.load(Ordering::Relaxed) ^ BUSY_BIT;
+        let end = offset + HEADER_BYTES as u64 + u64::from(len);
+        if let Some(beyond) = end.checked_sub(self.mask + 1) {
+            // SAFETY: 1. a record is at most as long as the data; 2. its bytes are ours until the header says that they are not.
+            unsafe { self.ring.fill_mirror(beyond.min(self.mask + 1) as usize) };
+        }
         if discard {
             len |= DISCARD_BIT;
         }
@@ -316,7 +325,7 @@ impl RingBuf {
 
 impl MapOps for RingBuf {
     fn mmap_source(&self) -> Option<MmapSource<'_>> {
-        Some(ring_source(&self.ring, MmapRule::ConsumerPageOnly))
+        Some(ring_source(&self.ring, RingProducer::Owner))
     }
 
     fn mem_usage(&self) -> u64 {

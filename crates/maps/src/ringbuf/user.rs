@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use ring3_os::cpu::page_bytes;
 use ring3_os::eventfd::EventFd;
-use ring3_os::map::RingRegion;
+use ring3_os::map::{RingProducer, RingRegion};
 use ring3_uapi::Errno;
 
 use super::{BUSY_BIT, DISCARD_BIT, HEADER_BYTES, create_ring, position, ring_source, wakeup};
 use crate::attr::{MapAttr, MapError};
-use crate::ops::{MapOps, MmapRule, MmapSource};
+use crate::ops::{MapOps, MmapSource};
 
 /// Samples of one drain. Source: `BPF_MAX_USER_RINGBUF_SAMPLES`.
 const SAMPLES_MAX: u32 = 128 * 1024;
@@ -37,7 +37,7 @@ enum Peek {
 
 impl UserRingBuf {
     pub(crate) fn create(attr: &MapAttr) -> Result<Self, MapError> {
-        let (ring, event) = create_ring(attr)?;
+        let (ring, event) = create_ring(attr, RingProducer::Others)?;
         Ok(UserRingBuf {
             ring,
             event,
@@ -145,7 +145,7 @@ impl UserRingBuf {
 
 impl MapOps for UserRingBuf {
     fn mmap_source(&self) -> Option<MmapSource<'_>> {
-        Some(ring_source(&self.ring, MmapRule::AllButFirstPage))
+        Some(ring_source(&self.ring, RingProducer::Others))
     }
 
     fn mem_usage(&self) -> u64 {
