@@ -1,11 +1,12 @@
 //! The checked mode: every access is compared with the memory that a run may touch, every step counts against a budget and may be looked
 //! at. It runs conformance programs that no verifier saw, and the containment oracle's runs of programs that one did.
 //!
-//! Key types: [`Checks`] (what to check), [`RunError`] (why a run ended). Neighbours: `step` (the run), `ring3_runtime::Regions`.
+//! Key types: [`Checks`] (what to check), [`RunError`] (why a run ended), [`watch`] (programs that hooks run are checked as well).
+//! Neighbours: `step` (the run), `ring3_runtime::Regions`.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use ring3_isa::RawInsn;
 use ring3_runtime::{
@@ -42,21 +43,41 @@ pub struct TraceStep<'a> {
     pub slot: u32,
     /// [`Program::tail_target`] of the program it is in: tail calls change it.
     pub program: usize,
+    /// Runs around this one: a callback runs inside of the run whose helper calls it.
+    pub nesting: usize,
     /// Calls of subprograms on top of the run's first frame.
     pub depth: usize,
     /// r0 to r10.
     pub registers: &'a [u64; 11],
+    /// Addresses of the live frames of each run.
+    stacks: &'a [Range<u64>],
+}
+
+impl<'a> TraceStep<'a> {
+    /// The live frames of a run, the outermost run being 0: the frame at depth d ends `d * 512` bytes before the end.
+    pub fn stack(&self, nesting: usize) -> Option<&'a [u8]> {
+        let range = self.stacks.get(nesting)?;
+        let bytes = std::ptr::with_exposed_provenance::<u8>(range.start as usize);
+        // SAFETY: 1. the range is the live frames of a run on this thread, initialised memory; 2. no program runs while a trace looks.
+        Some(unsafe { std::slice::from_raw_parts(bytes, (range.end - range.start) as usize) })
+    }
+
+    /// Address behind the frame at depth 0 of a run.
+    pub fn stack_end(&self, nesting: usize) -> Option<u64> {
+        self.stacks.get(nesting).map(|range| range.end)
+    }
 }
 
 /// Sees every step of a checked run.
 pub trait Trace {
-    /// Before a step.
-    fn step(&mut self, step: TraceStep<'_>);
+    /// Before a step. `Break` ends the run with [`RunErrorKind::Stopped`].
+    fn step(&mut self, step: TraceStep<'_>) -> ControlFlow<()>;
 }
 
 impl<F: FnMut(TraceStep<'_>)> Trace for F {
-    fn step(&mut self, step: TraceStep<'_>) {
+    fn step(&mut self, step: TraceStep<'_>) -> ControlFlow<()> {
         self(step);
+        ControlFlow::Continue(())
     }
 }
 
@@ -112,6 +133,8 @@ pub enum RunErrorKind {
         /// Frames allowed.
         frames_max: usize,
     },
+    /// The trace ended the run.
+    Stopped,
 }
 
 impl fmt::Display for RunError {
@@ -132,6 +155,7 @@ impl fmt::Display for RunError {
             RunErrorKind::CallDepth { frames_max } => {
                 write!(f, "more than {frames_max} nested calls")
             }
+            RunErrorKind::Stopped => f.write_str("stopped by the trace"),
         }
     }
 }
@@ -164,7 +188,18 @@ impl Drop for Restore {
     }
 }
 
-impl Checked<'_> {
+impl<'a> Checked<'a> {
+    fn new(checks: Checks<'a>) -> Self {
+        Checked {
+            memory: checks.memory,
+            budget_left: Cell::new(checks.budget),
+            frames_max: checks.frames_max,
+            trace: checks.trace.map(RefCell::new),
+            frames: RefCell::new(Vec::new()),
+            failed: RefCell::new(None),
+        }
+    }
+
     fn error(&self, at: At<'_>, kind: RunErrorKind) -> RunError {
         RunError {
             slot: at.program.slot_of(at.pc),
@@ -208,12 +243,18 @@ impl Guard for Checked<'_> {
             let mut visible = [0; 11];
             visible.copy_from_slice(&registers[..11]);
             let program = std::ptr::from_ref(at.program).expose_provenance();
-            trace.borrow_mut().step(TraceStep {
+            let stacks = self.frames.borrow();
+            let step = TraceStep {
                 slot: at.program.slot_of(at.pc),
                 program,
+                nesting: stacks.len().saturating_sub(1),
                 depth,
                 registers: &visible,
-            });
+                stacks: &stacks,
+            };
+            if trace.borrow_mut().step(step).is_break() {
+                return Err(self.error(at, RunErrorKind::Stopped));
+            }
         }
         Ok(())
     }
@@ -279,16 +320,57 @@ impl Guard for Checked<'_> {
 
 /// A callback of a checked run is checked too. `None`: no checked run is going on here.
 pub(crate) fn run_checked_callback(program: &Inner, start: usize, args: [u64; 5]) -> Option<u64> {
+    // 1 ends the loops of helpers.
+    run_by_current(program, start, args, Boundary::Callback, 1)
+}
+
+/// A run by the guard of this thread; `None` if there is none.
+fn run_by_current(
+    program: &Inner,
+    start: usize,
+    args: [u64; 5],
+    boundary: Boundary,
+    after_error: u64,
+) -> Option<u64> {
     let current = CURRENT.get();
-    // SAFETY: 1. set by `run_checked` for the length of a borrow of the guard, and unset before that ends; 2. shared access only.
+    // SAFETY: 1. set by `run_checked` and `watch` for the length of a borrow of the guard, and unset before that ends; 2. shared access
+    // only.
     let guard = unsafe { current.as_ref() }?;
-    match guard.run(program, start, args, Boundary::Callback) {
+    match guard.run(program, start, args, boundary) {
         Ok(result) => Some(result),
         Err(error) => {
             guard.failed.borrow_mut().get_or_insert(error);
-            // Ends the loops of helpers.
-            Some(1)
+            Some(after_error)
         }
+    }
+}
+
+/// The C function behind [`Program::watched_entry`].
+///
+/// # Safety
+/// As for the unchecked entry: `data` is a live `Inner` of a verified program, `ctx` a context of its type, in a read section.
+pub(crate) unsafe extern "C" fn run_watched(ctx: u64, data: *const ()) -> u64 {
+    // SAFETY: 1. the caller's contract: a live `Inner`.
+    let program = unsafe { &*data.cast::<Inner>() };
+    let args = [ctx, 0, 0, 0, 0];
+    run_by_current(program, 0, args, Boundary::Program, 0).unwrap_or_else(|| {
+        // SAFETY: 1. the caller's contract is that of the unchecked entry.
+        unsafe { crate::run::run_entry(ctx, data) }
+    })
+}
+
+/// Calls `body`; runs that begin in it on this thread through a [`Program::watched_entry`] are held to `checks`, all to one budget. A run
+/// that breaks them ends with 0.
+///
+/// # Errors
+/// The first [`RunError`] of these runs.
+pub fn watch<T>(checks: Checks<'_>, body: impl FnOnce() -> T) -> Result<T, RunError> {
+    let guard = Checked::new(checks);
+    let _restore = Restore(CURRENT.replace((&raw const guard).cast()));
+    let result = body();
+    match guard.failed.borrow_mut().take() {
+        Some(error) => Err(error),
+        None => Ok(result),
     }
 }
 
@@ -302,14 +384,7 @@ impl Program {
     /// The memory that `checks` allows is valid for such accesses during the run, and what the program was linked to is alive. A program that
     /// calls helpers was verified: helpers are called with whatever the registers hold.
     pub unsafe fn run_checked(&self, args: [u64; 5], checks: Checks<'_>) -> Result<u64, RunError> {
-        let guard = Checked {
-            memory: checks.memory,
-            budget_left: Cell::new(checks.budget),
-            frames_max: checks.frames_max,
-            trace: checks.trace.map(RefCell::new),
-            frames: RefCell::new(Vec::new()),
-            failed: RefCell::new(None),
-        };
+        let guard = Checked::new(checks);
         let _restore = Restore(CURRENT.replace((&raw const guard).cast()));
         guard.run(&self.inner, 0, args, Boundary::Program)
     }

@@ -27,7 +27,7 @@ mod step;
 
 pub use checked::{
     Checks, MemoryPolicy, RunError, RunErrorKind, Trace, TraceStep, UnverifiedError,
-    run_unverified, run_unverified_with,
+    run_unverified, run_unverified_with, watch,
 };
 pub use predecode::LoadError;
 pub use program::Program;

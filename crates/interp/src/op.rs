@@ -179,6 +179,8 @@ pub(crate) enum Op {
     TailCall,
     /// imm: index into `lookups`.
     ArrayLookup,
+    /// imm: bytes from one CPU's copy to the next's.
+    PercpuAddr,
     /// imm: the address.
     LoadU64,
     Exit,

@@ -332,6 +332,10 @@ impl<'a> Build<'a> {
     /// A call of a function of the program; `src` says whether it changes registers that its caller keeps.
     fn call_subprog(&mut self, slot: usize, distance: i32) -> Result<Step, LoadError> {
         let start = (slot as i64 + 1 + i64::from(distance)) as usize;
+        if self.linked.subprog_at(start).is_none() && self.linked.names_removed_function(slot) {
+            // No path gets here.
+            return Ok(unary(Op::Exit, Reg::R0));
+        }
         let keeps = match self.linked.subprog_at(start) {
             Some(subprog) => self.keeps_callee_saved(subprog),
             None => false,
@@ -375,6 +379,7 @@ impl<'a> Build<'a> {
         };
         let value = match (value, linked) {
             (_, Some(value)) | (Imm64::Value(value), None) => value,
+            (Imm64::Func(_), None) if self.linked.names_removed_function(slot) => 0,
             (Imm64::Func(distance), None) => {
                 let start = self.target(slot, distance)? as usize;
                 self.callbacks.push(start);
@@ -504,11 +509,17 @@ impl<'a> Build<'a> {
                     "the interpreter has no atomic operations in arenas",
                 ));
             }
-            InternalInsn::PercpuAddr { .. } => {
-                return Err(unsupported(
-                    slot,
-                    "the interpreter has no per-CPU addresses",
-                ));
+            InternalInsn::PercpuAddr { dst, src } => {
+                let stride = self.linked.percpu_stride.ok_or_else(|| {
+                    unsupported(
+                        slot,
+                        "address of a per-CPU variable without a distance between copies",
+                    )
+                })?;
+                return Ok(Step {
+                    imm: stride.into(),
+                    ..operands(Op::PercpuAddr, dst, Operand::Reg(src))
+                });
             }
             InternalInsn::Nospec | InternalInsn::TailCall => {
                 return Err(invalid(slot, "this internal instruction has no operands"));
@@ -544,9 +555,7 @@ impl<'a> Build<'a> {
         let mut steps = self.steps.into_boxed_slice();
         let inner = Arc::new_cyclic(|weak: &std::sync::Weak<Inner>| {
             let record = |start: usize| CallbackRecord {
-                head: Callback {
-                    code: crate::run::run_callback,
-                },
+                head: Callback::new(crate::run::run_callback),
                 program: weak.as_ptr(),
                 start,
             };

@@ -1,7 +1,8 @@
 //! `Program`: a linked program ready to be interpreted. It owns the steps and the side tables; its address is the program's word in prog
 //! arrays and what its callbacks point back to, so it never moves. Neighbours: `predecode` fills it, `step` runs it.
 
-use std::sync::Arc;
+use std::any::Any;
+use std::sync::{Arc, Weak};
 
 use ring3_isa::{Insn, MemSize};
 use ring3_runtime::{Arena, Callback, Entry, LoadPacketFn, TailCallTable};
@@ -30,6 +31,21 @@ impl Program {
         Entry {
             code: crate::run::run_entry,
             data: Arc::as_ptr(&self.inner).cast(),
+        }
+    }
+
+    /// As [`Program::entry`]; inside of [`watch`](crate::watch) the run is checked.
+    pub fn watched_entry(&self) -> Entry {
+        Entry {
+            code: crate::checked::run_watched,
+            data: Arc::as_ptr(&self.inner).cast(),
+        }
+    }
+
+    /// Says who keeps the program alive, for callbacks that run after the program's run.
+    pub fn set_owner(&self, owner: &Weak<dyn Any + Send + Sync>) {
+        for record in &self.inner.callbacks {
+            record.head.set_owner(owner);
         }
     }
 
@@ -85,10 +101,6 @@ pub(crate) struct Inner {
     /// Instructions whose operands do not fit a step: probe and arena accesses.
     pub(crate) rare: Box<[Insn]>,
     /// One record for each function whose address is taken; steps hold their addresses.
-    #[expect(
-        dead_code,
-        reason = "programs reach the records by address; this keeps them alive"
-    )]
     pub(crate) callbacks: Box<[CallbackRecord]>,
     /// First step of the exception callback.
     pub(crate) exception_callback: Option<usize>,

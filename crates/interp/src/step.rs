@@ -278,6 +278,11 @@ steps! {
         *registers = if key < site.max_entries { site.base + offset } else { 0 };
         next
     }
+    percpu_addr(pc, step, next, registers, run) {
+        let cpu = ring3_sync::percpu::current_cpu() as u64;
+        *reg(registers, step.dst) = reg(registers, step.src).wrapping_add(cpu.wrapping_mul(step.imm));
+        next
+    }
     load_u64(pc, step, next, registers, run) {
         // Who linked the program gave the address of a live word.
         *registers = pointer::<u64>(step.imm).read_unaligned();
@@ -495,6 +500,7 @@ pub(crate) fn handler<G: Guard>(op: Op) -> Handler<G> {
         Op::CallLeavingKept => call_leaving_kept,
         Op::TailCall => tail_call,
         Op::ArrayLookup => array_lookup,
+        Op::PercpuAddr => percpu_addr,
         Op::LoadU64 => load_u64,
         Op::Exit => exit,
         Op::Nop => nop,

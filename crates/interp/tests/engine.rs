@@ -76,6 +76,7 @@ fn link(text: &str, table: Option<TailCallTable>) -> Linked {
             (4, Some(table)) => Target::TailCall(TailCallSite {
                 table,
                 const_index: None,
+                hub: None,
             }),
             _ => Target::Call(CallTarget {
                 code: helpers(imm).unwrap_or(mix),
@@ -505,7 +506,7 @@ fn what_is_not_linked_is_an_error_at_load() {
     );
     assert_eq!(
         case("r0 = &(void __percpu *)(r0)\nexit"),
-        unsupported("insn 0: the interpreter has no per-CPU addresses")
+        unsupported("insn 0: address of a per-CPU variable without a distance between copies")
     );
     assert_eq!(
         case("goto +9\nexit"),
@@ -710,4 +711,30 @@ fn a_program_of_odd_length_is_none() {
         .to_string();
     assert_eq!(error, "a program of 3 bytes, which is no multiple of 8");
     assert!(run_unverified(&[], &mut []).is_err());
+}
+
+#[test]
+fn per_cpu_addresses_are_those_of_the_section() {
+    let mut linked = link("r0 = r1\nexit", None);
+    let mut program = (*linked.program).clone();
+    // The internal form of a move, which only rewrites make.
+    program.insns[0].off = -1;
+    linked.program = Arc::new(program);
+    linked.percpu_stride = Some(4096);
+    let program = start(&linked);
+    let section = ring3_sync::rcu::read();
+    let expected = 0x7000 + section.cpu() as u64 * 4096;
+    assert_eq!(result(&program, 0x7000), expected);
+}
+
+#[test]
+fn functions_that_were_removed_are_named_without_harm() {
+    let text = "r2 = func[gone] ll\n r0 = 5\n if r1 != 0 goto out\n r0 = 6\n if r1 == 0 goto out\n call gone\nout: exit\ngone: exit";
+    let mut linked = link(text, None);
+    let mut program = (*linked.program).clone();
+    program.subprogs.truncate(1);
+    program.facts = vec![ring3_spec::InsnFacts::default(); program.insns.len()];
+    linked.program = Arc::new(program);
+    assert_eq!(result(&start(&linked), 0), 6);
+    assert_eq!(result(&start(&linked), 1), 5);
 }

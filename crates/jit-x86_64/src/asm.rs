@@ -7,6 +7,8 @@
 //! # Source
 //! Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, chapter 2 (instruction format) and the instruction pages.
 
+mod control;
+
 use ring3_isa::{MemSize, Width};
 
 use crate::regs::{R12, RAX, RBP, RSP, X};
@@ -80,10 +82,31 @@ pub(crate) enum Cond {
     Be = 6,
     A = 7,
     S = 8,
+    Ns = 9,
     L = 12,
     Ge = 13,
     Le = 14,
     G = 15,
+}
+
+impl Cond {
+    /// The condition that holds when this one does not.
+    pub(crate) const fn opposite(self) -> Cond {
+        match self {
+            Cond::B => Cond::Ae,
+            Cond::Ae => Cond::B,
+            Cond::E => Cond::Ne,
+            Cond::Ne => Cond::E,
+            Cond::Be => Cond::A,
+            Cond::A => Cond::Be,
+            Cond::S => Cond::Ns,
+            Cond::Ns => Cond::S,
+            Cond::L => Cond::Ge,
+            Cond::Ge => Cond::L,
+            Cond::Le => Cond::G,
+            Cond::G => Cond::Le,
+        }
+    }
 }
 
 /// The fixed part of an instruction with a ModRM byte.
@@ -230,8 +253,24 @@ impl Asm {
     /// Pads with the recommended nops (or traps, where nothing falls through) up to a multiple of `align`.
     pub(crate) fn align_with_traps(&mut self, align: usize) {
         while !self.pos.is_multiple_of(align) {
-            self.put(0xcc, 1);
+            self.trap();
         }
+    }
+
+    /// A byte that traps.
+    pub(crate) fn trap(&mut self) {
+        self.put(0xcc, 1);
+    }
+
+    /// One nop of one to four bytes.
+    pub(crate) fn nop(&mut self, len_bytes: usize) {
+        let bytes = match len_bytes {
+            1 => 0x90,
+            2 => 0x9066,
+            3 => 0x00_1f0f,
+            _ => 0x0040_1f0f,
+        };
+        self.put(bytes, len_bytes.min(4));
     }
 
     /// The five-byte nop that live patching replaces.
@@ -480,6 +519,45 @@ impl Asm {
         self.head_mem(op((arith as u8) << 3 | 3, width), dst.0, mem);
     }
 
+    /// `arith [mem], reg`
+    pub(crate) fn arith_mr(&mut self, arith: Arith, width: Width, mem: Mem, src: X) {
+        self.head_mem(op((arith as u8) << 3 | 1, width), src.0, mem);
+    }
+
+    /// `cmp byte [mem], imm`
+    pub(crate) fn cmp_byte_mi(&mut self, mem: Mem, imm: u8) {
+        self.head_mem(op(0x80, Width::W32), Arith::Cmp as u8, mem);
+        self.put(imm.into(), 1);
+    }
+
+    /// `cmp reg8, imm`
+    pub(crate) fn cmp_byte_ri(&mut self, reg: X, imm: u8) {
+        if reg == RAX {
+            self.put(0x3c | u64::from(imm) << 8, 2);
+            return;
+        }
+        let byte = Op {
+            byte_reg: reg.0 >= 4,
+            ..op(0x80, Width::W32)
+        };
+        self.head_reg(byte, Arith::Cmp as u8, reg);
+        self.put(imm.into(), 1);
+    }
+
+    /// `cmovcc dst, src`, 64 bits.
+    pub(crate) fn cmov(&mut self, cond: Cond, dst: X, src: X) {
+        self.head_reg(op_0f(0x40 | cond as u8, Width::W64), dst.0, src);
+    }
+
+    /// `setcc reg8`
+    pub(crate) fn set_byte(&mut self, cond: Cond, dst: X) {
+        let byte = Op {
+            byte_reg: dst.0 >= 4,
+            ..op_0f(0x90 | cond as u8, Width::W32)
+        };
+        self.head_reg(byte, 0, dst);
+    }
+
     /// `arith [mem], imm`
     pub(crate) fn arith_mi(&mut self, arith: Arith, width: Width, mem: Mem, imm: i32) {
         if fits8(imm) {
@@ -535,6 +613,11 @@ impl Asm {
 
     pub(crate) fn imul_rr(&mut self, width: Width, dst: X, src: X) {
         self.head_reg(op_0f(0xaf, width), dst.0, src);
+    }
+
+    /// `imul dst, [mem]`
+    pub(crate) fn imul_rm(&mut self, width: Width, dst: X, mem: Mem) {
+        self.head_mem(op_0f(0xaf, width), dst.0, mem);
     }
 
     pub(crate) fn imul_rri(&mut self, width: Width, dst: X, src: X, imm: i32) {
@@ -621,275 +704,10 @@ impl Asm {
         let bytes = [0xc4, first, second, code, modrm, 0, 0, 0];
         self.put(u64::from_le_bytes(bytes), 5);
     }
-
-    // Atomics.
-
-    /// `lock arith [mem], src`
-    pub(crate) fn lock_arith(&mut self, arith: Arith, width: Width, mem: Mem, src: X) {
-        self.head_mem(
-            Op {
-                prefix: LOCK,
-                ..op((arith as u8) << 3 | 1, width)
-            },
-            src.0,
-            mem,
-        );
-    }
-
-    pub(crate) fn lock_xadd(&mut self, width: Width, mem: Mem, src: X) {
-        self.head_mem(
-            Op {
-                prefix: LOCK,
-                ..op_0f(0xc1, width)
-            },
-            src.0,
-            mem,
-        );
-    }
-
-    pub(crate) fn lock_cmpxchg(&mut self, width: Width, mem: Mem, src: X) {
-        self.head_mem(
-            Op {
-                prefix: LOCK,
-                ..op_0f(0xb1, width)
-            },
-            src.0,
-            mem,
-        );
-    }
-
-    pub(crate) fn xchg_mem(&mut self, width: Width, mem: Mem, src: X) {
-        self.head_mem(op(0x87, width), src.0, mem);
-    }
-
-    // Stack and control.
-
-    pub(crate) fn push(&mut self, reg: X) {
-        if reg.high() != 0 {
-            self.put(0x41 | u64::from(0x50 | reg.low()) << 8, 2);
-        } else {
-            self.put(u64::from(0x50 | reg.low()), 1);
-        }
-    }
-
-    pub(crate) fn pop(&mut self, reg: X) {
-        if reg.high() != 0 {
-            self.put(0x41 | u64::from(0x58 | reg.low()) << 8, 2);
-        } else {
-            self.put(u64::from(0x58 | reg.low()), 1);
-        }
-    }
-
-    pub(crate) fn ret(&mut self) {
-        self.put(0xc3, 1);
-    }
-
-    /// `call rel32` with the distance to be filled in.
-    pub(crate) fn call(&mut self) -> Patch {
-        self.put(0xe8, 5);
-        Patch(self.pos as u32 - 4)
-    }
-
-    /// `jmp rel32` with the distance to be filled in.
-    pub(crate) fn jmp32(&mut self) -> Patch {
-        self.put(0xe9, 5);
-        Patch(self.pos as u32 - 4)
-    }
-
-    /// `jmp rel8` with the distance to be filled in.
-    pub(crate) fn jmp8(&mut self) -> Patch {
-        self.put(0xeb, 2);
-        Patch(self.pos as u32 - 1)
-    }
-
-    /// `jcc rel32` with the distance to be filled in.
-    pub(crate) fn jcc32(&mut self, cond: Cond) -> Patch {
-        self.put(0x0f | u64::from(0x80 | cond as u8) << 8, 6);
-        Patch(self.pos as u32 - 4)
-    }
-
-    /// `jcc rel8` with the distance to be filled in.
-    pub(crate) fn jcc8(&mut self, cond: Cond) -> Patch {
-        self.put(u64::from(0x70 | cond as u8), 2);
-        Patch(self.pos as u32 - 1)
-    }
-
-    pub(crate) fn jmp_reg(&mut self, target: X) {
-        self.head_reg(op(0xff, Width::W32), 4, target);
-    }
-
-    /// Lets a short forward jump end here.
-    ///
-    /// The caller knows that the distance is below 128: both ends are in one instruction's expansion.
-    pub(crate) fn bind8(&mut self, patch: Patch) {
-        let at = patch.0 as usize;
-        let distance = self.pos - (at + 1);
-        debug_assert!(
-            distance < 128,
-            "expansion of one instruction too long for a short jump"
-        );
-        self.set8(at, distance as u8);
-    }
-
-    /// Lets a near forward jump or call go to `target`, an offset in this buffer.
-    pub(crate) fn bind32(&mut self, patch: Patch, target: usize) {
-        let at = patch.0 as usize;
-        self.set32(at, (target as i64 - (at as i64 + 4)) as u32);
-    }
-
-    /// `jmp [rip + 0]` followed by the address: reaches anywhere.
-    pub(crate) fn far_jump(&mut self, target: u64) {
-        self.put(0x25ff, 6);
-        self.put(target, 8);
-    }
 }
 
 /// The register with the checked run's state; its low bits are those of rsp, which the SIB rule above covers.
 pub(crate) const STATE: X = R12;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::regs::*;
-    use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
-
-    fn text(emit: impl FnOnce(&mut Asm)) -> String {
-        let mut asm = Asm::with_capacity(0);
-        emit(&mut asm);
-        let code = asm.finish();
-        let mut decoder = Decoder::with_ip(64, &code, 0, DecoderOptions::NONE);
-        let mut formatter = IntelFormatter::new();
-        let mut out = String::new();
-        let mut texts = Vec::new();
-        while decoder.can_decode() {
-            let insn = decoder.decode();
-            out.clear();
-            formatter.format(&insn, &mut out);
-            texts.push(out.clone());
-        }
-        texts.join("; ")
-    }
-
-    const ALL: [X; 16] = [
-        RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15,
-    ];
-    const NAMES: [&str; 16] = [
-        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12",
-        "r13", "r14", "r15",
-    ];
-    const NAMES8: [&str; 16] = [
-        "al", "cl", "dl", "bl", "spl", "bpl", "sil", "dil", "r8b", "r9b", "r10b", "r11b", "r12b",
-        "r13b", "r14b", "r15b",
-    ];
-
-    #[test]
-    fn every_register_as_base_and_operand_with_every_displacement_form() {
-        for base in ALL {
-            for reg in ALL {
-                for (disp, shown) in [(0, String::new()), (8, "+8".into()), (-300, "-12Ch".into())]
-                {
-                    let mem = Mem::at(base, disp);
-                    let place = format!("[{}{shown}]", NAMES[base.0 as usize]);
-                    let load = text(|asm| asm.load(MemSize::Dw, reg, mem));
-                    assert_eq!(load, format!("mov {},{place}", NAMES[reg.0 as usize]));
-                    let store = text(|asm| asm.store(MemSize::B, mem, reg));
-                    assert_eq!(store, format!("mov {place},{}", NAMES8[reg.0 as usize]));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn byte_registers_get_their_prefix() {
-        for reg in ALL {
-            let movzx = text(|asm| asm.movzx_rr(MemSize::B, RAX, reg));
-            assert_eq!(movzx, format!("movzx eax,{}", NAMES8[reg.0 as usize]));
-            let test = text(|asm| asm.test_ri(Width::W64, reg, 0x40));
-            assert_eq!(test, format!("test {},40h", NAMES8[reg.0 as usize]));
-        }
-    }
-
-    #[test]
-    fn instructions_of_each_pattern_read_back() {
-        let w = Width::W64;
-        let cases: Vec<(String, &str)> = vec![
-            (
-                text(|a| a.arith_ri(Arith::Add, w, R13, 1000)),
-                "add r13,3E8h",
-            ),
-            (
-                text(|a| a.arith_ri(Arith::Cmp, w, RAX, 1000)),
-                "cmp rax,3E8h",
-            ),
-            (
-                text(|a| a.arith_ri(Arith::Sub, Width::W32, RDI, -1)),
-                "sub edi,0FFFFFFFFh",
-            ),
-            (
-                text(|a| a.arith_mi(Arith::Sub, w, Mem::at(R12, 24), 1000)),
-                "sub qword ptr [r12+18h],3E8h",
-            ),
-            (
-                text(|a| a.arith_rm(Arith::Cmp, w, R9, Mem::at(R12, 8))),
-                "cmp r9,[r12+8]",
-            ),
-            (
-                text(|a| a.mov_imm(R15, u64::MAX)),
-                "mov r15,0FFFFFFFFFFFFFFFFh",
-            ),
-            (text(|a| a.mov_imm(RBX, 0x8000_0000)), "mov ebx,80000000h"),
-            (text(|a| a.mov_imm(RBX, 1 << 40)), "mov rbx,10000000000h"),
-            (
-                text(|a| a.imul_rri(w, RDX, R8, 77777)),
-                "imul rdx,r8,12FD1h",
-            ),
-            (text(|a| a.shift_ri(Shift::Sar, w, R14, 63)), "sar r14,3Fh"),
-            (
-                text(|a| a.shiftx(Shift::Shl, w, RDI, RSI, R15)),
-                "shlx rdi,rsi,r15",
-            ),
-            (
-                text(|a| a.shiftx(Shift::Sar, Width::W32, R8, R9, RCX)),
-                "sarx r8d,r9d,ecx",
-            ),
-            (text(|a| a.rorx(Width::W32, R8, RDI, 7)), "rorx r8d,edi,7"),
-            (text(|a| a.mulx(w, RAX, R9, R11)), "mulx rax,r9,r11"),
-            (
-                text(|a| a.load_swapped(Width::W32, R9, Mem::at(R13, 0))),
-                "movbe r9d,[r13]",
-            ),
-            (
-                text(|a| a.lock_xadd(w, Mem::at(RDI, 4), R9)),
-                "lock xadd [rdi+4],r9",
-            ),
-            (
-                text(|a| a.lock_cmpxchg(Width::W32, Mem::at(R12, 4), RBX)),
-                "lock cmpxchg [r12+4],ebx",
-            ),
-            (
-                text(|a| a.lock_arith(Arith::Or, w, Mem::at(RSP, 4), RBX)),
-                "lock or [rsp+4],rbx",
-            ),
-            (
-                text(|a| a.store_imm(MemSize::H, Mem::at(RBP, -2), 0x1234)),
-                "mov word ptr [rbp-2],1234h",
-            ),
-            (
-                text(|a| a.lea(w, RAX, Mem::indexed(R11, R13, 3, 16))),
-                "lea rax,[r11+r13*8+10h]",
-            ),
-            (text(|a| a.bswap(w, R13)), "bswap r13"),
-            (text(|a| a.swap16(RSI)), "rol si,8"),
-            (text(|a| a.nop5()), "nop [rax+rax]"),
-            (
-                text(|a| a.load_thread(R11, -8)),
-                "mov r11,fs:[0FFFFFFFFFFFFFFF8h]",
-            ),
-            (text(|a| a.unary(Unary::Idiv, w, R11)), "idiv r11"),
-            (text(|a| a.jmp_reg(R11)), "jmp r11"),
-        ];
-        for (ours, expected) in cases {
-            assert_eq!(ours, expected);
-        }
-    }
-}
+mod tests;

@@ -22,7 +22,7 @@ impl Emitter<'_> {
             } else {
                 Access::Write
             };
-            self.check_access(mem, size, access);
+            self.check_atomic_access(mem, size, access);
         }
         let asm = &mut self.asm;
         match op {

@@ -75,11 +75,18 @@ impl Emitter<'_> {
 
     pub(crate) fn call_subprog(&mut self, slot: usize, distance: i32) -> Result<(), JitError> {
         let start = (slot as i64 + 1 + i64::from(distance)) as usize;
-        let function = self
-            .linked
-            .subprog_at(start)
-            .ok_or(JitError::Unresolved { slot })?;
+        let Some(function) = self.linked.subprog_at(start) else {
+            if !self.linked.names_removed_function(slot) {
+                return Err(JitError::Unresolved { slot });
+            }
+            // No path gets here.
+            self.asm.trap();
+            return Ok(());
+        };
         match self.mode {
+            Mode::Native if self.plan.functions[function].is_inlined => {
+                self.inline_function(function)?;
+            }
             Mode::Native => self.call_function(function),
             Mode::Checked => self.checked_call(function),
         }
@@ -97,14 +104,14 @@ impl Emitter<'_> {
                 self.array_lookup(base, stride, max_entries);
             }
             InlineCall::ConstAddress { address, .. } => {
-                self.hit(crate::fuse::Rule::ConstLookup);
                 self.asm.mov_imm(RAX, address);
+                self.hit(crate::fuse::Rule::ConstLookup);
             }
             InlineCall::LoadU64 { address, .. } => {
                 self.asm.mov_imm(RAX, address);
                 self.asm.load(MemSize::Dw, RAX, Mem::at(RAX, 0));
             }
-            InlineCall::SmpProcessorId { fallback } => match self.section_cpu_offsets() {
+            InlineCall::SmpProcessorId { fallback } => match section_cpu_offsets() {
                 Some(offsets) => self.section_cpu(RAX, offsets),
                 None => self.call_target(fallback),
             },
@@ -114,7 +121,7 @@ impl Emitter<'_> {
                 cpu_stride,
                 max_entries,
                 fallback,
-            } => match (self.section_cpu_offsets(), i32::try_from(cpu_stride)) {
+            } => match (section_cpu_offsets(), i32::try_from(cpu_stride)) {
                 (Some(offsets), Ok(cpu_stride)) if self.mode == Mode::Native => {
                     self.percpu_lookup(base, stride, cpu_stride, max_entries, offsets);
                 }
@@ -124,17 +131,31 @@ impl Emitter<'_> {
         }
     }
 
-    /// Where the read section's CPU is: offset of the cell's address from the thread pointer, and of the CPU in the cell.
-    fn section_cpu_offsets(&self) -> Option<(i32, i32)> {
-        let cell = ring3_sync::rcu::cell_tls_offset()?;
-        Some((cell, ring3_sync::rcu::section_layout().cpu_offset as i32))
+    /// `dst` = the copy of this CPU of the per-CPU variable whose first copy is at `src`.
+    pub(crate) fn percpu_address(&mut self, slot: usize, dst: X, src: X) -> Result<(), JitError> {
+        let unsupported = JitError::Unsupported {
+            slot,
+            what: "address of a per-CPU variable without a distance between copies",
+        };
+        let (Some(stride), Some(offsets)) = (self.linked.percpu_stride, section_cpu_offsets())
+        else {
+            return Err(unsupported);
+        };
+        let Ok(stride) = i32::try_from(stride) else {
+            return Err(unsupported);
+        };
+        self.section_cpu(R11, offsets);
+        self.asm.imul_rri(Width::W64, R11, R11, stride);
+        self.asm.copy(dst, src);
+        self.asm.arith_rr(Arith::Add, Width::W64, dst, R11);
+        Ok(())
     }
 
     /// `dst` = CPU of the read section that the program runs in; its thread has a cell.
     fn section_cpu(&mut self, dst: X, (cell, cpu): (i32, i32)) {
-        self.hit(crate::fuse::Rule::SectionCpu);
         self.asm.load_thread(dst, cell);
         self.asm.load(MemSize::W, dst, Mem::at(dst, cpu));
+        self.hit(crate::fuse::Rule::SectionCpu);
     }
 
     /// r0 = *(u32 *)r2 < max_entries ? base + cpu * cpu_stride + key * stride : 0; r1 to r5 survive.
@@ -164,7 +185,6 @@ impl Emitter<'_> {
 
     /// r0 = *(u32 *)r2 < max_entries ? base + key * stride : 0; r1 to r5 survive.
     fn array_lookup(&mut self, base: u64, stride: u32, max_entries: u32) {
-        self.hit(crate::fuse::Rule::ArrayLookup);
         let asm = &mut self.asm;
         asm.load(MemSize::W, RAX, Mem::at(RSI, 0));
         // max_entries may exceed i32: compared as the unsigned 32-bit number it is.
@@ -187,6 +207,7 @@ impl Emitter<'_> {
         asm.bind8(beyond);
         asm.arith_rr(Arith::Xor, Width::W32, RAX, RAX);
         asm.bind8(end);
+        self.hit(crate::fuse::Rule::ArrayLookup);
     }
 
     /// A legacy packet load: r6 is the context; a negative result ends the function with 0.
@@ -219,6 +240,25 @@ impl Emitter<'_> {
         self.exit_here();
         self.asm.bind8(good);
         Ok(())
+    }
+}
+
+/// Where the read section's CPU is: offset of the cell's address from the thread pointer, and of the CPU in the cell.
+fn section_cpu_offsets() -> Option<(i32, i32)> {
+    let cell = ring3_sync::rcu::cell_tls_offset()?;
+    Some((cell, ring3_sync::rcu::section_layout().cpu_offset as i32))
+}
+
+/// Whether the call is made after all: then it reads what calls read.
+pub(crate) fn falls_back(inline: &InlineCall) -> bool {
+    match inline {
+        InlineCall::SmpProcessorId { .. } => section_cpu_offsets().is_none(),
+        InlineCall::PercpuArrayLookup { cpu_stride, .. } => {
+            section_cpu_offsets().is_none() || i32::try_from(*cpu_stride).is_err()
+        }
+        InlineCall::ArrayLookup { .. }
+        | InlineCall::ConstAddress { .. }
+        | InlineCall::LoadU64 { .. } => false,
     }
 }
 

@@ -45,28 +45,45 @@ struct State<'a> {
     budget: i64,
     lowest_frame: u64,
     outcome: u64,
+    stack_start: u64,
     regions: &'a Regions,
     violation: Option<AccessViolation>,
 }
+
+const WRITES: u32 = 256;
+const IS_ATOMIC: u32 = 512;
 
 const RETURNED: i32 = 0;
 const BAD_ACCESS: i32 = 1;
 const OUT_OF_BUDGET: i32 = 2;
 const OUT_OF_STACK: i32 = 3;
 
-/// Called by compiled code: 1 if the access is allowed. `what` is the size in bytes, plus 256 for a write.
+/// Called by compiled code: 1 if the access is allowed. `what` is the size in bytes, plus [`WRITES`], plus [`IS_ATOMIC`]; `frame` the end of the innermost
+/// function's stack: what lies below it is nobody's yet.
 ///
 /// # Safety
 /// `state` is the run's, exclusively ours for the call.
-unsafe extern "C" fn allow(state: *mut State<'_>, address: u64, what: u32) -> u64 {
+unsafe extern "C" fn allow(state: *mut State<'_>, address: u64, what: u32, frame: u64) -> u64 {
     // SAFETY: 1. compiled code passes the state it was entered with, and touches none of it during the call.
     let state = unsafe { &mut *state };
-    let access = if what & 256 != 0 {
+    let access = if what & WRITES != 0 {
         Access::Write
     } else {
         Access::Read
     };
-    match state.regions.check(address, u64::from(what & 255), access) {
+    let size_bytes = u64::from(what & 255);
+    let bottom = frame - u64::from(MAX_STACK_BYTES);
+    let is_misaligned = what & IS_ATOMIC != 0 && !address.is_multiple_of(size_bytes);
+    if is_misaligned || (state.stack_start..bottom).contains(&address) {
+        state.violation = Some(AccessViolation {
+            address,
+            size_bytes,
+            access,
+            nearest: None,
+        });
+        return 0;
+    }
+    match state.regions.check(address, size_bytes, access) {
         Ok(()) => 1,
         Err(violation) => {
             state.violation = Some(violation);
@@ -162,6 +179,7 @@ impl CheckedProgram {
             budget,
             lowest_frame: stack_start + u64::from(MAX_STACK_BYTES),
             outcome: RETURNED as u64,
+            stack_start,
             regions: &regions,
             violation: None,
         };
@@ -230,6 +248,7 @@ impl Emitter<'_> {
         self.asm.copy(RDI, STATE);
         self.asm.copy(RSI, R11);
         self.asm.copy(RDX, R9);
+        self.asm.copy(RCX, RBP);
         self.call_absolute(allow as *const () as usize);
         self.asm.test_rr(Width::W32, RAX, RAX);
         for reg in volatile.into_iter().rev() {
@@ -242,9 +261,18 @@ impl Emitter<'_> {
 
     /// Leaves the program unless `size` bytes at `mem` may be accessed. Scratch: r9, r11.
     pub(crate) fn check_access(&mut self, mem: Mem, size: MemSize, access: Access) {
-        let write = if access == Access::Write { 256 } else { 0 };
+        self.check(mem, size, access, 0);
+    }
+
+    /// The same for an atomic operation, whose address must be a multiple of its size.
+    pub(crate) fn check_atomic_access(&mut self, mem: Mem, size: MemSize, access: Access) {
+        self.check(mem, size, access, IS_ATOMIC);
+    }
+
+    fn check(&mut self, mem: Mem, size: MemSize, access: Access, more: u32) {
+        let write = if access == Access::Write { WRITES } else { 0 };
         self.asm.lea(Width::W64, R11, mem);
-        self.asm.mov_imm32(R9, size.bytes() as u32 | write);
+        self.asm.mov_imm32(R9, size.bytes() as u32 | write | more);
         let patch = self.asm.call();
         self.asm.bind32(patch, self.routines.check);
     }

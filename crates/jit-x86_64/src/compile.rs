@@ -1,9 +1,10 @@
 //! `compile`: plan, emit, place, publish. `Compiled` owns what results.
 
-use std::sync::Arc;
+use std::any::Any;
+use std::sync::{Arc, Weak};
 
 use ring3_runtime::extable::{self, Registration};
-use ring3_runtime::{Callback, CallbackCode, Entry, EntryCode, Linked};
+use ring3_runtime::{Callback, CallbackCode, Entry, EntryCode, Follower, Linked};
 
 use crate::asm::Patch;
 use crate::emit::{Code, Emitter, JitError, Jumps, Options};
@@ -15,15 +16,18 @@ use crate::plan;
 /// A compiled program. Dropping it frees the code after a grace period.
 #[derive(Debug)]
 pub struct Compiled {
-    // Field order is drop order: faults are forgotten before the text can be reused (which waits for a grace period anyway).
+    // Field order is drop order: faults are forgotten, and tail calls no longer patched, before the text can be reused (which waits for a
+    // grace period anyway).
     _faults: Option<Registration>,
-    text: Text,
+    _followers: Vec<Follower>,
+    text: Arc<Text>,
     callbacks: Arc<[Callback]>,
     slot_offsets: Vec<u32>,
     function_offsets: Vec<u32>,
     function_starts: Vec<u32>,
     tail_entry: u32,
-    rule_hits: [u32; crate::fuse::RULES],
+    inlined: Vec<bool>,
+    rule_hits: Box<[u32; crate::fuse::RULES]>,
 }
 
 /// Compiles an accepted program.
@@ -52,7 +56,7 @@ pub fn compile(linked: &Linked, options: &Options) -> Result<Compiled, JitError>
             // SAFETY: 1. the function at this offset takes its arguments as the C ABI passes them and keeps what it must keep; a sixth
             // argument is in a register that it may overwrite.
             let code = unsafe { std::mem::transmute::<*const (), CallbackCode>(address) };
-            Callback { code }
+            Callback::new(code)
         })
         .collect();
     for &(patch, function) in &placed.callback_patches {
@@ -68,21 +72,30 @@ pub fn compile(linked: &Linked, options: &Options) -> Result<Compiled, JitError>
         let registered = extable::register(base, placed.bytes.len(), placed.faults);
         Some(registered.map_err(JitError::Memory)?)
     };
+    let text = Arc::new(placed.text);
     Ok(Compiled {
         _faults: faults,
-        text: placed.text,
+        _followers: crate::tail_call::follow(&text, &placed.direct),
+        text,
         callbacks,
         slot_offsets: placed.slot_offsets,
         function_offsets: placed.function_offsets,
         function_starts,
         tail_entry: placed.tail_entry,
-        rule_hits: placed.rule_hits,
+        inlined: placed.inlined,
+        rule_hits: Box::new(placed.rule_hits),
     })
 }
 
 /// Both passes.
 pub(crate) fn emit(linked: &Linked, options: &Options, mode: Mode) -> Result<Code, JitError> {
-    let plan = plan::make(linked)?;
+    let is_optimised = mode == Mode::Native && options.blinding_seed.is_none();
+    let depth = if is_optimised {
+        plan::Depth::Full
+    } else {
+        plan::Depth::Basic
+    };
+    let plan = plan::make(linked, depth)?;
     match Emitter::new(linked, &plan, options, mode, Jumps::Estimated).program()? {
         Ok(code) => Ok(code),
         Err(_too_far) => match Emitter::new(linked, &plan, options, mode, Jumps::Near).program()? {
@@ -104,6 +117,9 @@ pub(crate) struct Placed {
     pub(crate) tail_entry: u32,
     pub(crate) callback_patches: Vec<(Patch, u32)>,
     pub(crate) faults: Vec<extable::FaultEntry>,
+    pub(crate) direct: Vec<crate::tail_call::DirectSite>,
+    /// Per function: its calls were replaced by its instructions.
+    pub(crate) inlined: Vec<bool>,
     pub(crate) rule_hits: [u32; crate::fuse::RULES],
 }
 
@@ -140,6 +156,8 @@ pub(crate) fn place(mut code: Code) -> Result<Placed, JitError> {
         tail_entry: code.tail_entry,
         callback_patches: code.callbacks,
         faults: code.faults,
+        direct: code.direct,
+        inlined: code.inlined,
         rule_hits: code.rule_hits,
     })
 }
@@ -173,6 +191,13 @@ fn add_veneers(code: &mut Code) {
 }
 
 impl Compiled {
+    /// Says who keeps the program alive, for callbacks that run after the program's run.
+    pub fn set_owner(&self, owner: &Weak<dyn Any + Send + Sync>) {
+        for record in self.callbacks.iter() {
+            record.set_owner(owner);
+        }
+    }
+
     /// How to call the main program.
     pub fn entry(&self) -> Entry {
         let code = self.function_address(0) as *const ();
@@ -195,6 +220,11 @@ impl Compiled {
     /// If there is no such function.
     pub fn function_address(&self, function: usize) -> usize {
         self.text.address() + self.function_offsets[function] as usize
+    }
+
+    /// Whether calls of this function were replaced by its instructions: what watches its entry sees none of them.
+    pub fn is_inlined(&self, function: usize) -> bool {
+        self.inlined.get(function).copied().unwrap_or(false)
     }
 
     /// Number of functions.
@@ -238,7 +268,7 @@ impl Compiled {
         crate::fuse::NAMES
             .iter()
             .copied()
-            .zip(self.rule_hits)
+            .zip(*self.rule_hits)
             .collect()
     }
 }

@@ -103,6 +103,10 @@ pub(crate) struct Code {
     /// 64-bit immediates that take the address of an offset in this code.
     pub(crate) addresses: Vec<(Patch, u32)>,
     pub(crate) faults: Vec<FaultEntry>,
+    /// Tail calls that their prog array patches.
+    pub(crate) direct: Vec<crate::tail_call::DirectSite>,
+    /// Per function: its calls were replaced by its instructions.
+    pub(crate) inlined: Vec<bool>,
     /// Fusions applied, by rule.
     pub(crate) rule_hits: [u32; crate::fuse::RULES],
 }
@@ -144,8 +148,13 @@ pub(crate) struct Emitter<'a> {
     pub(crate) frame: Frame,
     /// Instructions may go the short way (`quick`).
     is_quick: bool,
+    live_rows: &'static [crate::live::Row; 256],
     /// The rule whose code is to be wrong.
     planted_fault: Option<usize>,
+    /// Slots up to this one have their final offsets; it is the current slot, except where slots are written a second time.
+    origin: Option<usize>,
+    /// The function being written.
+    current: usize,
     /// Index into `linked.sites` of the first site at or after the current slot.
     next_site: usize,
     /// State of the blinding generator.
@@ -159,6 +168,7 @@ pub(crate) struct Emitter<'a> {
     pub(crate) callbacks: Vec<(Patch, u32)>,
     pub(crate) addresses: Vec<(Patch, u32)>,
     pub(crate) faults: Vec<FaultEntry>,
+    pub(crate) direct: Vec<crate::tail_call::DirectSite>,
     pub(crate) rule_hits: [u32; crate::fuse::RULES],
     /// Offset of an epilogue of the current function, once there is one.
     epilogue: Option<usize>,
@@ -187,6 +197,9 @@ impl<'a> Emitter<'a> {
                 .planted_fault
                 .and_then(|name| crate::fuse::NAMES.iter().position(|rule| *rule == name)),
             is_quick: mode == Mode::Native && options.blinding_seed.is_none(),
+            live_rows: crate::live::rows(),
+            origin: None,
+            current: 0,
             next_site: 0,
             blinding: options.blinding_seed.map(|seed| seed | 1),
             slot_offsets: vec![0; slot_count + 1],
@@ -198,6 +211,7 @@ impl<'a> Emitter<'a> {
             callbacks: Vec::new(),
             addresses: Vec::new(),
             faults: Vec::new(),
+            direct: Vec::new(),
             rule_hits: [0; crate::fuse::RULES],
             epilogue: None,
             routines: crate::checked::Routines::default(),
@@ -218,6 +232,7 @@ impl<'a> Emitter<'a> {
         }
         let end = self.linked.program.insns.len();
         self.slot_offsets[end] = self.asm.pos() as u32;
+        self.far_jumps();
         for &(patch, function) in &self.pending_calls {
             self.asm
                 .bind32(patch, self.function_offsets[function as usize] as usize);
@@ -244,6 +259,13 @@ impl<'a> Emitter<'a> {
             callbacks: self.callbacks,
             addresses: self.addresses,
             faults: self.faults,
+            direct: self.direct,
+            inlined: self
+                .plan
+                .functions
+                .iter()
+                .map(|function| function.is_inlined)
+                .collect(),
             rule_hits: self.rule_hits,
         }))
     }
@@ -251,6 +273,7 @@ impl<'a> Emitter<'a> {
     /// One function; returns what [`Frame::prologue`] does.
     fn function(&mut self, index: usize) -> Result<usize, JitError> {
         let function = self.plan.functions[index];
+        self.current = index;
         self.frame = Frame::of(self.plan, index, self.mode)?;
         self.epilogue = None;
         // The nop lies in one aligned quadword.
@@ -286,6 +309,12 @@ impl<'a> Emitter<'a> {
         self.slot_offsets[slot] = self.asm.pos() as u32;
         let raw = self.linked.program.insns[slot];
         if self.is_quick {
+            if self.is_unread(slot, raw) {
+                let count = if raw.is_ld_imm64() { 2 } else { 1 };
+                self.slot_offsets[slot + count - 1] = self.slot_offsets[slot];
+                self.hit(crate::fuse::Rule::Unread);
+                return Ok(count);
+            }
             if crate::fuse::may_begin(&self.linked.program.insns, slot)
                 && let Some(count) = self.fused(slot)
             {
@@ -299,7 +328,7 @@ impl<'a> Emitter<'a> {
             }
         }
         if raw.is_ld_imm64() {
-            if self.plan.is_target[slot + 1] {
+            if self.plan.slots[slot + 1].is_target {
                 let what = "jump into an instruction".to_owned();
                 return Err(JitError::Malformed {
                     slot: slot + 1,
@@ -321,6 +350,63 @@ impl<'a> Emitter<'a> {
             }
         }
         Ok(1)
+    }
+
+    /// The code of `slot` once more, as part of that of `origin`.
+    pub(crate) fn slot_from(&mut self, slot: usize, origin: usize) -> Result<usize, JitError> {
+        let before = self.origin.replace(origin);
+        let result = self.slot(slot);
+        self.origin = before;
+        result
+    }
+
+    pub(crate) fn slot_offsets(&self, slots: std::ops::Range<usize>) -> &[u32] {
+        &self.slot_offsets[slots]
+    }
+
+    pub(crate) fn set_slot_offsets(&mut self, from: usize, offsets: &[u32]) {
+        self.slot_offsets[from..from + offsets.len()].copy_from_slice(offsets);
+    }
+
+    /// Whether the rules apply.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.is_quick
+    }
+
+    /// The slot behind the function being written, if `slot` is in it.
+    pub(crate) fn function_end(&self, slot: usize) -> Option<usize> {
+        let function = &self.plan.functions[self.current];
+        (function.start..function.end)
+            .contains(&slot)
+            .then_some(function.end)
+    }
+
+    /// Whether the slot only computes what nobody reads.
+    fn is_unread(&self, slot: usize, raw: RawInsn) -> bool {
+        // What is live at the second slot of a load is what is live behind it.
+        self.live_rows[usize::from(raw.code)].is_unread(raw, self.plan.slots[slot + 1].live)
+            && !(raw.is_ld_imm64() && self.plan.slots[slot + 1].is_target)
+    }
+
+    /// The instructions of a small function in place of its call.
+    pub(crate) fn inline_function(&mut self, function: usize) -> Result<(), JitError> {
+        let function = self.plan.functions[function];
+        let (begin, exit) = (function.start, function.end - 1);
+        // The slots have, or will have, code of their own.
+        let offsets = self.slot_offsets(begin..function.end).to_vec();
+        let next_site = self.next_site;
+        self.next_site = self
+            .linked
+            .sites
+            .partition_point(|site| (site.slot as usize) < begin);
+        let mut slot = begin;
+        while slot < exit {
+            slot += self.slot(slot)?;
+        }
+        self.next_site = next_site;
+        self.set_slot_offsets(begin, &offsets);
+        self.hit(crate::fuse::Rule::InlineLeaf);
+        Ok(())
     }
 
     fn decode(&self, slot: usize) -> Result<Insn, JitError> {
@@ -455,21 +541,23 @@ impl<'a> Emitter<'a> {
                 let (base, value) = atomic_operands(op, dst, src);
                 self.arena_atomic(slot, op, size, base, off, value)?;
             }
-            InternalInsn::PercpuAddr { .. } => {
-                return Err(JitError::Unsupported {
-                    slot,
-                    what: "address of a per-CPU variable",
-                });
+            InternalInsn::PercpuAddr { dst, src } => {
+                self.percpu_address(slot, X::of(dst), X::of(src))?;
             }
             InternalInsn::TailCall => self.call(slot)?,
         }
         Ok(())
     }
 
+    /// Whether the code of the rule is to be wrong.
+    pub(crate) fn is_planted(&self, rule: crate::fuse::Rule) -> bool {
+        self.planted_fault == Some(rule as usize)
+    }
+
     /// Counts a use of a rule.
     pub(crate) fn hit(&mut self, rule: crate::fuse::Rule) {
         self.rule_hits[rule as usize] += 1;
-        if self.planted_fault == Some(rule as usize) {
+        if self.is_planted(rule) {
             self.asm.step(Width::W64, RAX, Arith::Add);
         }
     }
@@ -540,10 +628,11 @@ impl<'a> Emitter<'a> {
             Imm64::Value(value) => self.asm.mov_imm(dst, value),
             Imm64::Func(distance) => {
                 let start = (slot as i64 + 1 + i64::from(distance)) as usize;
-                let function = self
-                    .linked
-                    .subprog_at(start)
-                    .ok_or(JitError::Unresolved { slot })?;
+                let Some(function) = self.linked.subprog_at(start) else {
+                    // `plan` let it pass: a function that no path reaches.
+                    self.asm.mov_imm(dst, 0);
+                    return Ok(());
+                };
                 let patch = self.asm.mov_imm64(dst, 0);
                 self.callbacks.push((patch, function as u32));
             }
@@ -588,6 +677,7 @@ impl<'a> Emitter<'a> {
 
     /// Jumps to `target`, on a condition or always.
     pub(crate) fn jump_to(&mut self, slot: usize, target: usize, cond: Option<Cond>) {
+        let slot = self.origin.unwrap_or(slot);
         if target <= slot {
             let there = self.slot_offsets[target] as i64;
             let short = there - (self.asm.pos() as i64 + 2);
@@ -606,11 +696,12 @@ impl<'a> Emitter<'a> {
             }
             return;
         }
-        let between = self.plan.estimate[target] - self.plan.estimate[(slot + 1).min(target)];
+        let between =
+            self.plan.slots[target].estimate - self.plan.slots[(slot + 1).min(target)].estimate;
         let is_short = self.jumps == Jumps::Estimated
             && self.mode == Mode::Native
             && !self.is_blinding()
-            && between <= 120;
+            && between <= if self.origin.is_some() { 90 } else { 120 };
         let patch = match (is_short, cond) {
             (true, Some(cond)) => self.asm.jcc8(cond),
             (true, None) => self.asm.jmp8(),

@@ -13,10 +13,23 @@
 //! | `swap-load` | `r1 = *(u32 *)(r2 +4); r1 = be32 r1` | `movbe edi, [rsi+4]` |
 //! | `drop-zext` | `w1 += w2; w1 = w1` | `add edi, esi` |
 //! | `flags` | `r1 &= 7; if r1 == 0 goto` | `and edi, 7; je` |
+//! | `load-operand` | `r2 = *(u64 *)(r1 +8); r3 += r2` | `add rdx, [rdi+8]` |
+//! | `indexed` | `r2 = r1; r2 += r3; r4 = *(u8 *)(r2 +1)` | `movzx ecx, byte [rdi+rdx+1]` |
+//! | `byte-compare` | `r1 &= 255; if r1 > 9 goto` | `cmp dil, 9; ja` |
+//! | `select` | `if r1 > r2 goto +1; r1 = r2` | `cmp rdi, rsi; cmovbe rdi, rsi` |
+//! | `set-condition` | `r1 = 1; if r2 == 5 goto +1; r1 = 0` | `xor edi, edi; cmp rsi, 5; sete dil` |
+//!
+//! Those that leave out a register's last value ask `live` whether anybody reads it.
 
-use ring3_isa::{AluOp, Flow, Insn, JmpOp, MemSize, RawInsn, Reg, Width, decode_xlated};
+mod operands;
+mod rotate;
+mod select;
 
-use crate::asm::{Mem, Shift};
+use ring3_isa::{AluOp, JmpOp, MemSize, RawInsn, Reg, Width};
+
+pub(crate) use operands::comparison;
+
+use crate::asm::Mem;
 use crate::emit::{Emitter, Src};
 use crate::jmp::condition;
 use crate::regs::X;
@@ -47,13 +60,31 @@ pub(crate) enum Rule {
     DropZext,
     /// A comparison with zero of what has just set the flags.
     Flags,
+    /// A load whose value is an operand once.
+    LoadOperand,
+    /// An addition that makes one address.
+    Indexed,
+    /// A comparison of a low byte.
+    ByteCompare,
+    /// A move that a condition skips.
+    Select,
+    /// 0 or 1 by a condition.
+    SetCondition,
+    /// A computation whose result nobody reads (`emit`).
+    Unread,
+    /// A small function in place of its call (`emit`).
+    InlineLeaf,
+    /// A jump to a condition as that condition (`jmp`).
+    ThreadedJump,
+    /// A tail call as a jump that the prog array patches (`tail_call`).
+    DirectTailCall,
 }
 
 /// Number of rules.
 pub(crate) const RULES: usize = NAMES.len();
 
 /// Names of the rules, in their order.
-pub(crate) const NAMES: [&str; 11] = [
+pub(crate) const NAMES: [&str; 20] = [
     "constant-divisor",
     "array-lookup",
     "const-lookup",
@@ -65,11 +96,25 @@ pub(crate) const NAMES: [&str; 11] = [
     "swap-load",
     "drop-zext",
     "flags",
+    "load-operand",
+    "indexed",
+    "byte-compare",
+    "select",
+    "set-condition",
+    "unread",
+    "inline-leaf",
+    "threaded-jump",
+    "direct-tail-call",
 ];
 
 // Operation codes that begin or continue a rule (RFC 9669 section 3).
 const MOV64: u8 = 0xbf;
 const MOV32: u8 = 0xbc;
+const MOV64_IMM: u8 = 0xb7;
+const MOV32_IMM: u8 = 0xb4;
+const AND64_IMM: u8 = 0x57;
+const AND32_IMM: u8 = 0x54;
+const LDX_B: u8 = 0x71;
 const ADD64_IMM: u8 = 0x07;
 const ADD64_REG: u8 = 0x0f;
 const SUB64_IMM: u8 = 0x17;
@@ -93,27 +138,69 @@ const JNE_IMM: u8 = 0x55;
 const JEQ32_IMM: u8 = 0x16;
 const JNE32_IMM: u8 = 0x56;
 
-/// Per operation code: 1, a run may begin with it; 2, it may be a run's second instruction.
-const PLACES: [u8; 256] = {
+/// Pairs of operation codes that may begin a run, as sets of first and second codes: one bit each.
+const PAIRS: &[(&[u8], &[u8])] = &[
+    // A move and what is done to it: lea, multiply-into, extend, rotate, indexed.
+    (
+        &[MOV64, MOV32],
+        &[
+            ADD64_IMM, ADD64_REG, SUB64_IMM, ADD32_IMM, MUL64_IMM, MUL32_IMM, LSH64_IMM, RSH64_IMM,
+            LSH32_IMM, RSH32_IMM,
+        ],
+    ),
+    // extend
+    (&[LSH64_IMM], &[RSH64_IMM, ARSH64_IMM]),
+    // swap-load, drop-zext
+    (&[LDX_W, LDX_H, LDX_DW], &[TO_BE, BSWAP, MOV32]),
+    // drop-zext, flags
+    (ARITHMETIC, &[MOV32, JEQ_IMM, JNE_IMM, JEQ32_IMM, JNE32_IMM]),
+    // load-operand
+    (
+        &[LDX_W, LDX_DW],
+        &[
+            0x0f, 0x0c, 0x1f, 0x1c, 0x2f, 0x2c, 0x4f, 0x4c, 0x5f, 0x5c, 0xaf, 0xac,
+        ],
+    ),
+    (&[LDX_W, LDX_DW, LDX_B], operands::COMPARE_IMM),
+    (&[LDX_W, LDX_DW], operands::COMPARE_REG),
+    // indexed
+    (
+        &[ADD64_REG],
+        &[LDX_B, LDX_H, LDX_W, LDX_DW, 0x63, 0x6b, 0x73, 0x7b],
+    ),
+    // byte-compare
+    (&[AND64_IMM, AND32_IMM], operands::COMPARE_IMM),
+    // select
+    (operands::COMPARE_IMM, &[MOV64, MOV64_IMM, MOV32_IMM]),
+    (operands::COMPARE_REG, &[MOV64, MOV64_IMM, MOV32_IMM]),
+    // set-condition
+    (&[MOV64_IMM, MOV32_IMM], operands::COMPARE_IMM),
+    (&[MOV64_IMM, MOV32_IMM], operands::COMPARE_REG),
+];
+
+/// Additions, subtractions, or, and, exclusive or of both classes, by immediate or register.
+const ARITHMETIC: &[u8] = &[
+    0x04, 0x0c, 0x07, 0x0f, 0x14, 0x1c, 0x17, 0x1f, 0x44, 0x4c, 0x47, 0x4f, 0x54, 0x5c, 0x57, 0x5f,
+    0xa4, 0xac, 0xa7, 0xaf,
+];
+
+/// Per operation code: bit `n` if it is among the first codes of pair `n`, bit `16 + n` if among the second.
+const PLACES: [u32; 256] = {
     let mut places = [0; 256];
-    let begin = [
-        MOV64, MOV32, LSH64_IMM, LDX_W, LDX_H, LDX_DW, 0x04, 0x0c, 0x07, 0x0f, 0x14, 0x1c, 0x17,
-        0x1f, 0x44, 0x4c, 0x47, 0x4f, 0x54, 0x5c, 0x57, 0x5f, 0xa4, 0xac, 0xa7, 0xaf,
-    ];
-    let go_on = [
-        MOV32, ADD64_IMM, ADD64_REG, SUB64_IMM, ADD32_IMM, MUL64_IMM, MUL32_IMM, LSH64_IMM,
-        RSH64_IMM, ARSH64_IMM, LSH32_IMM, RSH32_IMM, TO_BE, BSWAP, JEQ_IMM, JNE_IMM, JEQ32_IMM,
-        JNE32_IMM,
-    ];
-    let mut at = 0;
-    while at < begin.len() {
-        places[begin[at] as usize] |= 1;
-        at += 1;
-    }
-    at = 0;
-    while at < go_on.len() {
-        places[go_on[at] as usize] |= 2;
-        at += 1;
+    let mut pair = 0;
+    while pair < PAIRS.len() {
+        let (first, second) = PAIRS[pair];
+        let mut at = 0;
+        while at < first.len() {
+            places[first[at] as usize] |= 1 << pair;
+            at += 1;
+        }
+        at = 0;
+        while at < second.len() {
+            places[second[at] as usize] |= 0x10000 << pair;
+            at += 1;
+        }
+        pair += 1;
     }
     places
 };
@@ -124,11 +211,7 @@ pub(crate) fn may_begin(insns: &[RawInsn], slot: usize) -> bool {
     let Some(next) = insns.get(slot + 1) else {
         return false;
     };
-    let (begins, goes_on) = (
-        PLACES[insns[slot].code as usize] & 1,
-        PLACES[next.code as usize] >> 1,
-    );
-    begins & goes_on != 0
+    PLACES[insns[slot].code as usize] & PLACES[next.code as usize] >> 16 != 0
 }
 
 fn x(number: u8) -> Option<X> {
@@ -142,32 +225,45 @@ impl Emitter<'_> {
         let first = self.linked.program.insns[slot];
         match first.code {
             MOV64 | MOV32 if first.off == 0 => self.after_move(slot, first),
+            MOV64_IMM | MOV32_IMM => self.set_condition(slot, first),
             LSH64_IMM => self
                 .extend(first, self.follower(slot, 1)?, first.dst())
                 .then_some(2),
-            LDX_W | LDX_H | LDX_DW => self.swap_load(slot, first),
-            // Arithmetic of both classes by immediate or register, shifts and moves apart.
+            LDX_W | LDX_H | LDX_DW | LDX_B => self
+                .swap_load(slot, first)
+                .or_else(|| self.load_operand(slot, first)),
             0x04 | 0x0c | 0x07 | 0x0f | 0x14 | 0x1c | 0x17 | 0x1f | 0x44 | 0x4c | 0x47 | 0x4f
             | 0x54 | 0x5c | 0x57 | 0x5f | 0xa4 | 0xac | 0xa7 | 0xaf => {
                 self.after_arithmetic(slot, first)
             }
-            _ => None,
+            _ => self.select(slot, first),
         }
     }
 
     /// The slot `distance` further on, if control gets there from `slot` only by falling through.
     fn follower(&self, slot: usize, distance: usize) -> Option<RawInsn> {
         for between in slot + 1..=slot + distance {
-            if *self.plan.is_target.get(between)? {
+            if self.plan.slots.get(between)?.is_target {
                 return None;
             }
         }
         // A function does not run into the next: the slot before its end is an exit or a jump, which no rule continues.
-        Some(self.linked.program.insns[slot + distance])
+        self.linked.program.insns.get(slot + distance).copied()
+    }
+
+    /// Whether nobody reads the register from `slot` on.
+    fn is_dead(&self, slot: usize, register: u8) -> bool {
+        self.plan.slots[slot].live >> register & 1 == 0
     }
 
     fn after_move(&mut self, slot: usize, mov: RawInsn) -> Option<usize> {
         let next = self.follower(slot, 1)?;
+        if mov.code == MOV64
+            && next.code == ADD64_REG
+            && let Some(count) = self.indexed(slot, mov.src(), next, 1)
+        {
+            return Some(count);
+        }
         if let Some(count) = self.rotate_into(slot, mov, next) {
             return Some(count);
         }
@@ -236,180 +332,6 @@ impl Emitter<'_> {
         true
     }
 
-    /// `t = x; t <<= k; x >>= w - k; x |= t` and its mirror images. The temporary ends as the shifted value, as it would.
-    fn rotate(&mut self, slot: usize, mov: RawInsn, one: RawInsn) -> Option<usize> {
-        if !matches!(one.code, LSH64_IMM | RSH64_IMM | LSH32_IMM | RSH32_IMM) {
-            return None;
-        }
-        let (two, or) = (self.follower(slot, 2)?, self.follower(slot, 3)?);
-        let (bits, left, right, or_code, width) = match mov.code {
-            MOV64 => (64, LSH64_IMM, RSH64_IMM, OR64, Width::W64),
-            _ => (32, LSH32_IMM, RSH32_IMM, OR32, Width::W32),
-        };
-        let (temporary, value) = (mov.dst(), mov.src());
-        let is_shift = |insn: RawInsn| {
-            (insn.code == left || insn.code == right)
-                && insn.off == 0
-                && (1..bits).contains(&insn.imm)
-        };
-        let opposite = one.code != two.code
-            && one.dst() != two.dst()
-            && one.imm.checked_add(two.imm) == Some(bits);
-        let both = [one.dst(), two.dst()];
-        if temporary == value
-            || !is_shift(one)
-            || !is_shift(two)
-            || !opposite
-            || !both.contains(&temporary)
-            || !both.contains(&value)
-            || or.code != or_code
-            || or.off != 0
-            || ![(temporary, value), (value, temporary)].contains(&(or.dst(), or.src()))
-        {
-            return None;
-        }
-        // The register that is not the result keeps its shifted value; both shifts are of the value before.
-        let (result_shift, other_shift) = if one.dst() == or.dst() {
-            (one, two)
-        } else {
-            (two, one)
-        };
-        let rotation = Rotation {
-            width,
-            result: x(or.dst())?,
-            other: x(or.src())?,
-            source: x(value)?,
-            right_count: right_count(result_shift, left, bits),
-            other_shift: (
-                if other_shift.code == left {
-                    Shift::Shl
-                } else {
-                    Shift::Shr
-                },
-                other_shift.imm as u8,
-            ),
-            other_is_dead: self.is_dead(slot + 4, or.src()),
-        };
-        self.emit_rotation(&rotation);
-        Some(4)
-    }
-
-    /// `t = x; t >>= w - k; d = x; d <<= k; d |= t` and its mirror image, x unchanged.
-    fn rotate_into(&mut self, slot: usize, first: RawInsn, one: RawInsn) -> Option<usize> {
-        if !matches!(one.code, LSH64_IMM | RSH64_IMM | LSH32_IMM | RSH32_IMM) {
-            return None;
-        }
-        let (second, two, or) = (
-            self.follower(slot, 2)?,
-            self.follower(slot, 3)?,
-            self.follower(slot, 4)?,
-        );
-        let (bits, left, right, or_code, width) = match first.code {
-            MOV64 => (64, LSH64_IMM, RSH64_IMM, OR64, Width::W64),
-            _ => (32, LSH32_IMM, RSH32_IMM, OR32, Width::W32),
-        };
-        let is_shift = |insn: RawInsn, dst: u8| {
-            (insn.code == left || insn.code == right)
-                && insn.off == 0
-                && insn.dst() == dst
-                && (1..bits).contains(&insn.imm)
-        };
-        let (value, a, b) = (first.src(), first.dst(), second.dst());
-        let is_rotation = second.code == first.code
-            && second.off == 0
-            && second.src() == value
-            && a != b
-            && a != value
-            && b != value
-            && is_shift(one, a)
-            && is_shift(two, b)
-            && one.code != two.code
-            && one.imm.checked_add(two.imm) == Some(bits)
-            && or.code == or_code
-            && or.off == 0
-            && [(a, b), (b, a)].contains(&(or.dst(), or.src()));
-        if !is_rotation {
-            return None;
-        }
-        let (result_shift, other_shift) = if or.dst() == a {
-            (one, two)
-        } else {
-            (two, one)
-        };
-        let rotation = Rotation {
-            width,
-            result: x(or.dst())?,
-            other: x(or.src())?,
-            source: x(value)?,
-            right_count: right_count(result_shift, left, bits),
-            other_shift: (
-                if other_shift.code == left {
-                    Shift::Shl
-                } else {
-                    Shift::Shr
-                },
-                other_shift.imm as u8,
-            ),
-            other_is_dead: self.is_dead(slot + 5, or.src()),
-        };
-        self.emit_rotation(&rotation);
-        Some(5)
-    }
-
-    fn emit_rotation(&mut self, rotation: &Rotation) {
-        let Rotation {
-            width,
-            result,
-            other,
-            source,
-            right_count,
-            other_shift: (shift, count),
-            other_is_dead,
-        } = *rotation;
-        let asm = &mut self.asm;
-        // The source is the last to change: it may be the result or the other register.
-        if other != source && !other_is_dead {
-            asm.mov_rr(width, other, source);
-            asm.shift_ri(shift, width, other, count);
-        }
-        if result == source {
-            asm.shift_ri(Shift::Ror, width, result, right_count);
-        } else if self.cpu.bmi2 {
-            asm.rorx(width, result, source, right_count);
-        } else {
-            asm.mov_rr(width, result, source);
-            asm.shift_ri(Shift::Ror, width, result, right_count);
-        }
-        if other == source && !other_is_dead {
-            asm.shift_ri(shift, width, other, count);
-        }
-        self.hit(Rule::Rotate);
-    }
-
-    /// Whether the register is written before it is read on the straight path from `slot`; false where that is not seen within a few slots.
-    fn is_dead(&self, slot: usize, register: u8) -> bool {
-        const LOOK_AHEAD: usize = 16;
-        let Some(register) = Reg::new(register) else {
-            return false;
-        };
-        let mut at = slot;
-        for _ in 0..LOOK_AHEAD {
-            let Ok((insn, count)) = decode_xlated(&self.linked.program.insns, at) else {
-                return false;
-            };
-            let uses = insn.uses();
-            if uses.reads.contains(register) || insn.flow() != Flow::Next {
-                return false;
-            }
-            // A call may be one of those that leave argument registers alone.
-            if uses.writes.contains(register) {
-                return !matches!(insn, Insn::Call(_) | Insn::Internal(_));
-            }
-            at += count;
-        }
-        false
-    }
-
     /// A load whose value is byte-swapped at once.
     fn swap_load(&mut self, slot: usize, load: RawInsn) -> Option<usize> {
         let swap = self.follower(slot, 1)?;
@@ -468,6 +390,16 @@ impl Emitter<'_> {
     /// Arithmetic followed by a zero extension of its 32-bit result, or by a comparison of its result with zero.
     fn after_arithmetic(&mut self, slot: usize, first: RawInsn) -> Option<usize> {
         let next = self.follower(slot, 1)?;
+        if first.code == ADD64_REG
+            && let Some(count) = self.indexed(slot, first.dst(), first, 0)
+        {
+            return Some(count);
+        }
+        if matches!(first.code, AND64_IMM | AND32_IMM)
+            && let Some(count) = self.byte_compare(slot, first, next)
+        {
+            return Some(count);
+        }
         if next.dst() != first.dst() || first.off != 0 {
             return None;
         }
@@ -499,7 +431,7 @@ impl Emitter<'_> {
         // Some immediates have forms that set no flags: see `alu`.
         let sets_flags = !matches!(
             (op, src),
-            (_, Src::Imm(0 | -1)) | (AluOp::And, Src::Imm(0xff | 0xffff))
+            (_, Src::Imm(0)) | (AluOp::And, Src::Imm(-1 | 0xff | 0xffff))
         );
         if next.imm != 0 || next.off == 0 || !sets_flags {
             return None;
@@ -510,27 +442,6 @@ impl Emitter<'_> {
         self.jump_to(slot + 1, target, Some(condition(cond)));
         self.hit(Rule::Flags);
         Some(2)
-    }
-}
-
-/// What a rotation leaves: `result = source` rotated, `other = source` shifted unless nobody reads it.
-#[derive(Clone, Copy)]
-struct Rotation {
-    width: Width,
-    result: X,
-    other: X,
-    source: X,
-    right_count: u8,
-    other_shift: (Shift, u8),
-    other_is_dead: bool,
-}
-
-/// The rotation to the right that the shift of the result is part of.
-fn right_count(shift: RawInsn, left: u8, bits: i32) -> u8 {
-    if shift.code == left {
-        (bits - shift.imm) as u8
-    } else {
-        shift.imm as u8
     }
 }
 

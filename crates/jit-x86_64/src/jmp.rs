@@ -5,6 +5,7 @@ use ring3_isa::{JmpOp, Width};
 use crate::asm::{Arith, Cond};
 use crate::emit::{Emitter, Src};
 use crate::frame::Mode;
+use crate::fuse::{Rule, comparison};
 use crate::regs::X;
 
 /// The hardware's condition after `cmp`, or `test` for `Set`.
@@ -52,7 +53,51 @@ impl Emitter<'_> {
         }
         self.count_back_edge(distance);
         let target = (slot as i64 + 1 + i64::from(distance)) as usize;
-        self.jump_to(slot, target, None);
+        if !self.threaded(slot, target) {
+            self.jump_to(slot, target, None);
+        }
+    }
+
+    /// Instead of a jump in a loop to a condition: the condition, and what little stands before it. One taken jump less, and a
+    /// prediction of its own for each way to it.
+    fn threaded(&mut self, slot: usize, target: usize) -> bool {
+        let Some(jump_slot) = self.condition_after(slot, target) else {
+            return false;
+        };
+        self.hit(Rule::ThreadedJump);
+        // The slots have, or will have, code of their own.
+        let end = (jump_slot + 4).min(self.linked.program.insns.len());
+        let offsets = self.slot_offsets(target..end).to_vec();
+        let mut at = target;
+        while at <= jump_slot {
+            let Ok(count) = self.slot_from(at, slot) else {
+                // These slots compile elsewhere, or fail there.
+                break;
+            };
+            at += count;
+        }
+        self.set_slot_offsets(target, &offsets);
+        // A rule may have taken what follows the condition too.
+        self.jump_to(slot, at, None);
+        true
+    }
+
+    /// The slot of a conditional jump that is reached from `target` over a few moves and sums, in a loop that goes on by it or to it.
+    fn condition_after(&self, slot: usize, target: usize) -> Option<usize> {
+        const BETWEEN: usize = 3;
+        let insns = &self.linked.program.insns;
+        let is_short = |at: &usize| {
+            crate::live::rows()[usize::from(insns[*at].code)].is_pure() && !insns[*at].is_ld_imm64()
+        };
+        let end = self.function_end(slot)?;
+        if !self.is_quick() {
+            return None;
+        }
+        let jump_slot = (target..end.min(target + BETWEEN + 1)).find(|at| !is_short(at))?;
+        comparison(insns[jump_slot])?;
+        let goes_to = jump_slot as i64 + 1 + i64::from(insns[jump_slot].off);
+        let is_loop = target <= slot || goes_to <= slot as i64;
+        (is_loop && insns[jump_slot].off != 0 && jump_slot + 1 < end).then_some(jump_slot)
     }
 
     /// Jumps when the budget is used up, else uses one.

@@ -1,7 +1,7 @@
 //! A BPF to x86-64 compiler: a [`ring3_runtime::Linked`] program in, machine code in a pack out.
 //!
 //! Two passes over the program. `plan` decodes each instruction once and finds what whole functions need (saved registers, frame, jump
-//! targets, a size estimate per slot); `emit` walks the plan and writes code, consulting for each instruction the file of its kind (`alu`, `mem`,
+//! targets, a size estimate per slot) and `live` which registers are still read where; `emit` walks the plan and writes code, consulting for each instruction the file of its kind (`alu`, `mem`,
 //! `jmp`, `atomic`, `call`, `tail_call`) and before that `fuse`, whose rules look at several instructions. `pack` owns memory, `checked` the mode in which
 //! memory accesses are checked, `listing` the picture of the result.
 //!
@@ -33,6 +33,7 @@ mod frame;
 mod fuse;
 mod jmp;
 mod listing;
+mod live;
 mod mem;
 pub mod pack;
 mod plan;
@@ -48,6 +49,11 @@ pub use compile::{Compiled, compile};
 pub use cpu::CpuFeatures;
 pub use emit::{JitError, Options};
 pub use listing::{Listing, ListingLine};
+
+/// Names of the rules that make code better than instruction for instruction ([`Compiled::rule_hits`]).
+pub fn rule_names() -> impl Iterator<Item = &'static str> {
+    fuse::NAMES.into_iter()
+}
 
 /// The README's example, tested.
 #[cfg(doctest)]

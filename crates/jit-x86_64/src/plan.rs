@@ -18,16 +18,27 @@ use crate::emit::JitError;
 /// What the first pass found.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// Whether a jump ends at the slot.
-    pub(crate) is_target: Vec<bool>,
-    /// Estimated offset of each slot's code from the start, in bytes; only differences count.
-    pub(crate) estimate: Vec<u32>,
+    /// Per slot, and one more for the end.
+    pub(crate) slots: Vec<SlotPlan>,
     /// Functions in order.
     pub(crate) functions: Vec<Function>,
     /// The program throws or has an exception callback.
     pub(crate) has_exceptions: bool,
     /// Some function makes tail calls.
     pub(crate) has_tail_calls: bool,
+}
+
+/// What is known of one slot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SlotPlan {
+    /// Estimated offset of its code from the start, in bytes; only differences count.
+    pub(crate) estimate: u32,
+    /// The registers that are read from here on (`live`).
+    pub(crate) live: u16,
+    /// A jump ends here.
+    pub(crate) is_target: bool,
+    /// A jump back ends here.
+    pub(crate) is_back_target: bool,
 }
 
 /// What is known of one function.
@@ -49,6 +60,12 @@ pub(crate) struct Function {
     pub(crate) stack_bytes: u32,
     /// Called back by helpers.
     pub(crate) is_callback: bool,
+    /// No jumps, and one exit at the end.
+    pub(crate) is_straight: bool,
+    /// Some jump goes back.
+    pub(crate) has_back_edge: bool,
+    /// Calls of it are replaced by its instructions.
+    pub(crate) is_inlined: bool,
 }
 
 /// What an operation code says.
@@ -163,18 +180,34 @@ fn malformed(slot: usize, what: &str) -> JitError {
     }
 }
 
-/// Looks at everything once.
+/// How much a plan finds out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// What any compilation needs.
+    Basic,
+    /// What the rules of optimisation need too.
+    Full,
+}
+
+/// Looks at everything once, and at what is live where.
 ///
 /// # Errors
 /// [`JitError::Malformed`]: a jump or call to no instruction, a function that does not end.
-pub(crate) fn make(linked: &Linked) -> Result<Plan, JitError> {
+pub(crate) fn make(linked: &Linked, depth: Depth) -> Result<Plan, JitError> {
     let slots = &linked.program.insns;
     if slots.is_empty() || linked.program.subprogs.is_empty() {
         return Err(malformed(0, "the program is empty"));
     }
     let mut plan = Plan {
-        is_target: vec![false; slots.len()],
-        estimate: Vec::with_capacity(slots.len() + 1),
+        slots: vec![
+            SlotPlan {
+                estimate: 0,
+                live: if depth == Depth::Full { 0 } else { u16::MAX },
+                is_target: false,
+                is_back_target: false,
+            };
+            slots.len() + 1
+        ],
         functions: Vec::with_capacity(linked.program.subprogs.len()),
         has_exceptions: linked.program.exception_cb.is_some(),
         has_tail_calls: false,
@@ -205,7 +238,7 @@ pub(crate) fn make(linked: &Linked) -> Result<Plan, JitError> {
             "function bounds do not cover the program in order",
         ));
     }
-    plan.estimate.push(estimate);
+    plan.slots[slots.len()].estimate = estimate;
     for site in &linked.sites {
         match site.target {
             Target::Call(call) => plan.has_exceptions |= call.kind == CallKind::Throw,
@@ -221,7 +254,57 @@ pub(crate) fn make(linked: &Linked) -> Result<Plan, JitError> {
             Target::Imm64(_) | Target::Inline(_) | Target::LoadPacket(_) => {}
         }
     }
+    if depth == Depth::Full {
+        for (function, facts) in plan.functions.iter_mut().zip(&linked.program.subprogs) {
+            crate::live::find(linked, function, &mut plan.slots);
+            function.is_inlined = !facts.is_global && is_small_leaf(function);
+        }
+        if plan.functions.iter().any(|function| function.is_inlined) {
+            estimate_inlined(linked, &mut plan);
+        }
+    }
     Ok(plan)
+}
+
+/// Slots of a function that is cheaper in place than called, `exit` included.
+const INLINED_SLOTS: usize = 12;
+
+/// Straight code on r0 to r5 that ends with its only exit: in place of a call it changes what the call may change.
+fn is_small_leaf(function: &Function) -> bool {
+    const CALLER_SAVED: u16 = RegSet::CALLER_SAVED.bits();
+    function.is_straight
+        && !function.has_calls
+        && function.used.bits() & !CALLER_SAVED == 0
+        && function.end - function.start <= INLINED_SLOTS
+}
+
+/// Makes room in the estimate for functions in place of their calls.
+fn estimate_inlined(linked: &Linked, plan: &mut Plan) {
+    let mut more = 0;
+    for (slot, raw) in linked.program.insns.iter().enumerate() {
+        plan.slots[slot].estimate += more;
+        if let Some(callee) = called_function(linked, slot, *raw)
+            && let Some(function) = plan
+                .functions
+                .get(callee)
+                .filter(|callee| callee.is_inlined)
+        {
+            // Differences inside a function are right whether or not it was looked at before.
+            more += plan.slots[function.end].estimate - plan.slots[function.start].estimate;
+        }
+    }
+    plan.slots[linked.program.insns.len()].estimate += more;
+}
+
+/// The function that the slot calls, if it calls one of the program.
+pub(crate) fn called_function(linked: &Linked, slot: usize, raw: RawInsn) -> Option<usize> {
+    const CALL: u8 = 0x85;
+    const PSEUDO_CALL: u8 = 1;
+    if raw.code != CALL || raw.src() != PSEUDO_CALL {
+        return None;
+    }
+    let start = slot as i64 + 1 + i64::from(raw.imm);
+    linked.subprog_at(usize::try_from(start).ok()?)
 }
 
 /// Fills in `function` and its slots of `plan`; returns the slot behind it.
@@ -237,17 +320,19 @@ fn look_at_function(
     let mut all_marks = 0u8;
     let mut lowest = 0i16;
     let mut last = 0u8;
+    let mut ends = 0u32;
     let mut slot = function.start;
     while slot < function.end {
         let raw = slots[slot];
         let row = rows[raw.code as usize];
-        plan.estimate.push(*estimate);
+        plan.slots[slot].estimate = *estimate;
         // Displacements take up to four bytes more; a zero one takes none.
         *estimate += u32::from(row.estimate)
             + u32::from(raw.off != 0)
             + 3 * u32::from(raw.off as i8 as i16 != raw.off);
         used |= 1 << raw.dst();
         last = row.marks;
+        ends += u32::from(row.marks & ENDS != 0);
         if row.marks & (JUMPS | CALLS | TWO_SLOTS | LOADS | STORES) == 0 {
             used |= 1 << raw.src();
             all_marks |= row.marks;
@@ -271,7 +356,10 @@ fn look_at_function(
             let target = slot as i64 + 1 + i64::from(raw.distance().unwrap_or(0));
             match usize::try_from(target) {
                 Ok(target) if (function.start..function.end).contains(&target) => {
-                    plan.is_target[target] = true
+                    let is_back = target <= slot;
+                    plan.slots[target].is_target = true;
+                    plan.slots[target].is_back_target |= is_back;
+                    function.has_back_edge |= is_back;
                 }
                 _ => return Err(malformed(slot, "jump out of the function")),
             }
@@ -283,14 +371,16 @@ fn look_at_function(
             if let Some(distance) = raw.distance() {
                 let start =
                     usize::try_from(slot as i64 + 1 + i64::from(distance)).unwrap_or(usize::MAX);
-                if linked.subprog_at(start).is_none() {
+                if linked.subprog_at(start).is_none() && !linked.names_removed_function(slot) {
                     return Err(malformed(slot, "call or address of no function"));
                 }
             }
         }
         if row.marks & TWO_SLOTS != 0 {
             slot += 1;
-            plan.estimate.push(*estimate);
+            if slot < function.end {
+                plan.slots[slot].estimate = *estimate;
+            }
         }
         slot += 1;
     }
@@ -306,6 +396,7 @@ fn look_at_function(
             "control runs off the end of the function",
         ));
     }
+    function.is_straight = all_marks & (JUMPS | MAY_GOTO) == 0 && ends == 1;
     function.used = RegSet::from_bits(used);
     function.has_calls = all_marks & CALLS != 0;
     function.has_may_goto = all_marks & MAY_GOTO != 0;

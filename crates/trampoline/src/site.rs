@@ -137,9 +137,9 @@ impl Site {
     /// The site of a function of a compiled program.
     ///
     /// # Errors
-    /// [`PatchError::NoSite`]: no such function, or it is traced through another site.
+    /// [`PatchError::NoSite`]: no such function, one whose instructions stand in place of its calls, or it is traced through another site.
     pub fn of_program(program: Arc<Compiled>, function: usize) -> Result<Site, PatchError> {
-        if function >= program.function_count() {
+        if function >= program.function_count() || program.is_inlined(function) {
             return Err(PatchError::NoSite);
         }
         let address = program.function_address(function);

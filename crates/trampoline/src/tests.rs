@@ -376,7 +376,8 @@ fn many_programs_with_cookies_of_their_own() {
 
 #[test]
 fn compiled_programs_and_their_functions_are_targets() {
-    let text = "r6 = r1\n call f\n r0 += r6\n exit\n f: r0 = 100\n r0 += r1\n exit";
+    // With a stack of its own, else the call would be replaced by the function's instructions.
+    let text = "r6 = r1\n call f\n r0 += r6\n exit\n f: *(u64 *)(r10 -8) = r1\n r0 = 100\n r0 += r1\n exit";
     let program = ring3_isa::parse_asm(text, &ring3_isa::NoNames).unwrap();
     let linked = ring3_runtime::Linked::unverified(program.insns, &|_| None).unwrap();
     let compiled = Arc::new(
@@ -416,7 +417,10 @@ fn a_function_is_replaced_or_traced_but_not_both() {
         let linked = ring3_runtime::Linked::unverified(program.insns, &|_| None).unwrap();
         Arc::new(ring3_jit_x86_64::compile(&linked, &ring3_jit_x86_64::Options::default()).unwrap())
     };
-    let original = compile("r6 = 5\n call f\n r0 += r6\n exit\n f: r0 = 1\n exit");
+    let inlined = compile("r6 = 5\n call f\n r0 += r6\n exit\n f: r0 = 1\n exit");
+    assert!(Site::of_program(inlined, 1).is_err(), "nobody enters it");
+    let original =
+        compile("r6 = 5\n call f\n r0 += r6\n exit\n f: *(u64 *)(r10 -8) = 1\n r0 = 1\n exit");
     let other = compile("r6 = 9\n r0 = 100\n exit");
     // SAFETY: the programs touch no memory.
     let run = || unsafe { ring3_runtime::run(&original.entry(), 0) };

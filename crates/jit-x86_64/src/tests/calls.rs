@@ -412,3 +412,81 @@ fn may_goto_ends_loops() {
     let linked = linked_with(&asm(text), &[0], Vec::new());
     assert_eq!(run_both(&linked, [0; MEMORY_BYTES]).0, 8 << 20);
 }
+
+#[test]
+fn planted_faults_in_calls_are_found() {
+    let fallback = CallTarget::plain(mix);
+    let word = 0x77u64;
+    let address = std::ptr::from_ref(&word).expose_provenance() as u64;
+    let _section = ring3_sync::rcu::read();
+    let inlines = [
+        (
+            "array-lookup",
+            InlineCall::ArrayLookup {
+                base: 0x1000,
+                stride: 16,
+                max_entries: 8,
+                fallback,
+            },
+        ),
+        (
+            "const-lookup",
+            InlineCall::ConstAddress { address, fallback },
+        ),
+        ("section-cpu", InlineCall::SmpProcessorId { fallback }),
+    ];
+    for (rule, inline) in inlines {
+        let linked = linked_with(
+            &asm("r2 = r1\n r1 = 0\n r0 = 0\n call #1\n exit"),
+            &[0],
+            vec![site(3, Target::Inline(inline))],
+        );
+        let memory = [0; MEMORY_BYTES];
+        let right = execute(&compile_test(&linked, &Options::default()), memory);
+        let options = Options {
+            planted_fault: Some(rule),
+            ..Options::default()
+        };
+        let compiled = compile_test(&linked, &options);
+        let hits = compiled.rule_hits();
+        assert!(hits.iter().any(|(name, hits)| *name == rule && *hits == 1));
+        let wrong = execute(&compiled, memory);
+        assert_ne!(right, wrong, "{rule}");
+    }
+}
+
+#[test]
+fn per_cpu_addresses_are_those_of_the_section() {
+    let insns = [
+        asm("r3 = 0x70000 ll"),
+        vec![
+            InternalInsn::PercpuAddr {
+                dst: Reg::R0,
+                src: Reg::R3,
+            }
+            .into(),
+        ],
+        asm("exit"),
+    ]
+    .concat();
+    let mut linked = linked_with(&insns, &[0], Vec::new());
+    let error = compile(&linked, &Options::default()).expect_err("no stride");
+    assert_eq!(error.errno(), ring3_uapi::Errno::ENOTSUPP);
+    linked.percpu_stride = Some(4096);
+    let section = ring3_sync::rcu::read();
+    let expected = 0x70000 + section.cpu() as u64 * 4096;
+    assert_eq!(run_both(&linked, [0; MEMORY_BYTES]).0, expected);
+}
+
+#[test]
+fn functions_that_were_removed_are_named_without_harm() {
+    // What a `bpf_loop` of no rounds leaves: the address and the call of a function that is not there.
+    let text = "r2 = func[gone] ll\n r0 = 5\n if r1 != 0 goto +1\n call gone\n exit\n gone: exit";
+    let mut linked = linked_with(&asm(text), &[0], Vec::new());
+    let error = compile(&linked, &Options::default()).expect_err("no function");
+    assert!(error.to_string().contains("no function"), "{error}");
+    let mut program = (*linked.program).clone();
+    program.facts = vec![ring3_spec::InsnFacts::default(); program.insns.len()];
+    linked.program = std::sync::Arc::new(program);
+    assert_eq!(run_both(&linked, [0; MEMORY_BYTES]).0, 5);
+}

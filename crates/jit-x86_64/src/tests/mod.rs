@@ -4,6 +4,7 @@
 
 mod calls;
 mod checked;
+mod conformance;
 mod encoding;
 mod random;
 mod rules;
@@ -326,6 +327,7 @@ pub(super) fn assert_agrees(
     let linked = link(program);
     for (name, options) in variants() {
         let compiled = compile_test(&linked, &options);
+        encoding::assert_decodes(&compiled, what);
         let actual = execute(&compiled, context);
         if actual != expected {
             panic!(
@@ -371,15 +373,7 @@ pub(super) fn around(values: &[u64; 10], body: &[Insn]) -> Vec<RawInsn> {
 
 /// Stores r0 to r9 at the start of the context, whose address is at `r10 - 8`. Leaves r1 and r2 changed.
 pub(super) fn dump(insns: &mut Vec<Insn>) {
-    for number in 0..10 {
-        let off = -16 - 8 * number as i16;
-        insns.push(Insn::Store {
-            size: MemSize::Dw,
-            dst: Reg::FP,
-            off,
-            src: Operand::Reg(reg(number)),
-        });
-    }
+    store_all(insns);
     let load = |dst, src, off| Insn::Load {
         size: MemSize::Dw,
         mode: LoadMode::ZeroExtend,
@@ -395,6 +389,18 @@ pub(super) fn dump(insns: &mut Vec<Insn>) {
             dst: Reg::R1,
             off: 8 * number,
             src: Operand::Reg(Reg::R2),
+        });
+    }
+}
+
+/// Stores r0 to r9 to the stack, so that each is read.
+pub(super) fn store_all(insns: &mut Vec<Insn>) {
+    for number in 0..10 {
+        insns.push(Insn::Store {
+            size: MemSize::Dw,
+            dst: Reg::FP,
+            off: -16 - 8 * number as i16,
+            src: Operand::Reg(reg(number)),
         });
     }
 }
@@ -419,6 +425,7 @@ pub(super) fn linked_with(
         program: std::sync::Arc::new(program),
         sites,
         arena: None,
+        percpu_stride: None,
     }
 }
 
