@@ -30,7 +30,9 @@ pub mod dump;
 mod error;
 pub mod ext;
 mod func_model;
+pub mod host;
 pub mod layout;
+mod minimize;
 mod raw;
 pub mod record;
 mod types;
@@ -41,6 +43,7 @@ pub use build::Builder;
 pub use error::BtfError;
 pub use ext::{BtfExt, CoreRelo, FuncInfo, LineInfo};
 pub use func_model::{ArgModel, FUNC_ARGS_MAX, FuncModel};
+pub use minimize::Minimizer;
 pub use raw::{HEADER_BYTES, Header, MAGIC, VERSION};
 pub use record::{
     DESTRUCTIBLE_6_18, Field, FieldKind, FieldMask, FieldTarget, KernelTypes, Record, StructMetas,

@@ -91,6 +91,30 @@ kinds! {
 }
 
 impl Kind {
+    /// The word people know: C's keyword where there is one.
+    pub const fn c_word(self) -> &'static str {
+        match self {
+            Kind::Struct | Kind::Fwd => "struct",
+            Kind::Union => "union",
+            Kind::Enum | Kind::Enum64 => "enum",
+            Kind::Typedef => "typedef",
+            Kind::Func => "function",
+            Kind::Var => "variable",
+            Kind::Void
+            | Kind::Int
+            | Kind::Ptr
+            | Kind::Array
+            | Kind::Volatile
+            | Kind::Const
+            | Kind::Restrict
+            | Kind::FuncProto
+            | Kind::Datasec
+            | Kind::Float
+            | Kind::DeclTag
+            | Kind::TypeTag => "type",
+        }
+    }
+
     /// const, volatile, restrict, a type tag or a typedef: a type that only wraps another.
     pub const fn is_mod_or_typedef(self) -> bool {
         matches!(

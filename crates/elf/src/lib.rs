@@ -29,7 +29,7 @@ mod struct_ops;
 
 pub use error::ElfError;
 pub use externs::KernelConfig;
-pub use parse::ParseOptions;
+pub use parse::{ParseOptions, read_btf};
 pub use resolve::{Resolver, Symbols, Target};
 pub use sections::{Attachable, SEC_DEFS, SecDef, SecTraits};
 pub use spec::{

@@ -98,6 +98,24 @@ impl ObjectSpec {
     }
 }
 
+/// The types in the `.BTF` section of any ELF file, such as a kernel image or a host application's own executable.
+///
+/// # Errors
+/// No ELF file, no such section, or no BTF in it.
+pub fn read_btf(bytes: &[u8]) -> Result<Btf, ElfError> {
+    let elf = goblin::elf::Elf::parse(bytes)
+        .map_err(|error| ElfError::new(format!("no ELF file: {error}")))?;
+    let section = elf
+        .section_headers
+        .iter()
+        .find(|header| elf.shdr_strtab.get_at(header.sh_name) == Some(".BTF"))
+        .and_then(|header| header.file_range());
+    match section.and_then(|range| bytes.get(range)) {
+        Some(data) => Ok(Btf::parse(data)?),
+        None => fail!("section '.BTF': not in the file"),
+    }
+}
+
 fn license(file: &ElfFile<'_>) -> Result<String, ElfError> {
     let Some(section) = file.section("license") else {
         return Ok(String::new());

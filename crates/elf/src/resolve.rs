@@ -4,10 +4,11 @@
 
 use crate::error::fail;
 use crate::{ElfError, ExternKind, ExternSpec, ObjectSpec, ProgSpec};
-use ring3_btf::core_relo::{Relocator, essential_name, types_are_compatible};
+use ring3_btf::core_relo::{ReloKind, Relocator, essential_name, types_are_compatible};
 use ring3_btf::{Btf, Kind, TypeId};
 use ring3_isa::RawInsn;
 use ring3_uapi::ProgType;
+use std::collections::BTreeSet;
 
 /// Source registers of resolved operands.
 const PSEUDO_BTF_ID: u8 = 3;
@@ -66,11 +67,7 @@ impl<'a> Resolver<'a> {
         if !prog.core_relos.is_empty() {
             match &mut self.relocator {
                 Some(relocator) => relocator.relocate(&prog.name, &mut insns, &prog.core_relos)?,
-                None => fail!(
-                    "program '{}': {} core relocations, but no target BTF to resolve them against",
-                    prog.name,
-                    prog.core_relos.len()
-                ),
+                None => self.relocate_locally(prog, &mut insns)?,
             }
         }
         for reference in &prog.extern_refs {
@@ -120,37 +117,79 @@ impl<'a> Resolver<'a> {
         Ok(insns)
     }
 
+    /// Without a target, only the ids of the object's own types can be told.
+    fn relocate_locally(&self, prog: &ProgSpec, insns: &mut [RawInsn]) -> Result<(), ElfError> {
+        let is_local = |kind| ReloKind::from_raw(kind) == Some(ReloKind::TypeIdLocal);
+        match &self.object.btf {
+            Some(local) if prog.core_relos.iter().all(|relo| is_local(relo.kind)) => {
+                Ok(Relocator::new(local, local).relocate(&prog.name, insns, &prog.core_relos)?)
+            }
+            _ => Err(self.no_target(prog)),
+        }
+    }
+
+    /// The types, functions and variables of the target that a program names, each as `struct name` or the like, sorted.
+    pub fn needs(&self, prog: &ProgSpec) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        for relo in &prog.core_relos {
+            let is_local = ReloKind::from_raw(relo.kind) == Some(ReloKind::TypeIdLocal);
+            let ty = self
+                .object
+                .btf
+                .as_ref()
+                .and_then(|btf| btf.type_by_id(relo.type_id));
+            if let (Some(ty), false) = (ty, is_local) {
+                names.insert(format!(
+                    "{} {}",
+                    ty.kind().c_word(),
+                    essential_name(ty.name())
+                ));
+            }
+        }
+        for reference in &prog.extern_refs {
+            match self.object.externs.get(reference.ext) {
+                Some(ext) if matches!(ext.kind, ExternKind::Func(_)) => {
+                    names.insert(format!("function {}", ext.essential_name()));
+                }
+                Some(ext) if matches!(ext.kind, ExternKind::Var(_)) => {
+                    names.insert(format!("variable {}", ext.name));
+                }
+                _ => {}
+            }
+        }
+        if let Some((full, kind)) = attach_name(prog) {
+            names.insert(format!("{} {full}", kind.c_word()));
+        }
+        names
+    }
+
+    fn no_target(&self, prog: &ProgSpec) -> ElfError {
+        let names: Vec<_> = self.needs(prog).into_iter().collect();
+        ElfError::missing(format!(
+            "program '{}': there is no kernel BTF to take its types from: {}",
+            prog.name,
+            names.join(", ")
+        ))
+    }
+
     /// The id in the target's BTF that the program attaches to; `None` if it attaches to none, or to another program.
     ///
     /// # Errors
     /// The target has no such function, type or BTF.
     pub fn attach_btf_id(&self, prog: &ProgSpec) -> Result<Option<TypeId>, ElfError> {
-        let Some((def, name)) = prog
-            .sec_def
-            .filter(|def| def.traits.attach_btf)
-            .zip(prog.attach_to.as_deref())
-        else {
+        let Some((full, kind)) = attach_name(prog) else {
             return Ok(None);
         };
-        if prog.prog_type == ProgType::Ext {
-            return Ok(None);
-        }
-        // `MODULE:NAME` names a function of a module.
-        let name = name.rsplit(':').next().unwrap_or(name);
-        let (full, kind) = def.attach_btf_name(name);
         let Some(btf) = self.target.btf else {
-            fail!(
-                "program '{}': attaches to '{full}', but there is no target BTF",
-                prog.name
-            )
+            return Err(self.no_target(prog));
         };
         match btf.find_by_name_kind(&full, kind) {
             Some(id) => Ok(Some(id)),
-            None => fail!(
-                "program '{}': the target has no {} '{full}'",
+            None => Err(ElfError::missing(format!(
+                "program '{}': the kernel BTF has no {} '{full}' to attach to",
                 prog.name,
-                kind.name()
-            ),
+                kind.c_word()
+            ))),
         }
     }
 
@@ -188,26 +227,26 @@ impl<'a> Resolver<'a> {
             .and_then(|btf| Some(btf.type_by_id(ops.type_id)?.member(member)?.name()))
             .unwrap_or("");
         let Some(btf) = self.target.btf else {
-            fail!(
-                "program '{}': member of '{type_name}', but there is no target BTF",
+            return Err(ElfError::missing(format!(
+                "program '{}': there is no kernel BTF to take its types from: struct {type_name}",
                 prog.name
-            )
+            )));
         };
         let found = btf
             .find_by_name_kind(type_name, Kind::Struct)
             .and_then(|id| btf.type_by_id(id));
         let Some(ty) = found else {
-            fail!(
-                "program '{}': the target has no struct '{type_name}'",
+            return Err(ElfError::missing(format!(
+                "program '{}': the kernel BTF has no struct '{type_name}'",
                 prog.name
-            )
+            )));
         };
         match ty.members().position(|member| member.name() == member_name) {
             Some(index) => Ok(Some((ty.id(), index as u32))),
-            None => fail!(
-                "program '{}': the target's '{type_name}' has no member '{member_name}'",
+            None => Err(ElfError::missing(format!(
+                "program '{}': the kernel's '{type_name}' has no member '{member_name}'",
                 prog.name
-            ),
+            ))),
         }
     }
 
@@ -215,11 +254,14 @@ impl<'a> Resolver<'a> {
     fn find(&self, ext: &ExternSpec) -> Result<Option<Found>, ElfError> {
         let missing = |what: &str| match ext.is_weak {
             true => Ok(Some(Found::Missing)),
-            false => Err(ElfError::new(format!("extern '{}': {what}", ext.name))),
+            false => Err(ElfError::missing(format!("extern '{}': {what}", ext.name))),
         };
         match &ext.kind {
             ExternKind::Kconfig { is_set, .. } if *is_set || ext.is_weak => Ok(None),
-            ExternKind::Kconfig { .. } => fail!("extern '{}': no configuration value", ext.name),
+            ExternKind::Kconfig { .. } => Err(ElfError::missing(format!(
+                "extern '{}': no configuration value",
+                ext.name
+            ))),
             ExternKind::Symbol => {
                 match self.target.symbols.and_then(|symbols| symbols(&ext.name)) {
                     Some(address) => Ok(Some(Found::Address(address))),
@@ -266,4 +308,15 @@ impl<'a> Resolver<'a> {
             None => Ok(false),
         }
     }
+}
+
+/// The name and kind of what a program attaches to in the target's BTF; `None` for nothing, or a function of a program.
+fn attach_name(prog: &ProgSpec) -> Option<(String, Kind)> {
+    let (def, name) = prog
+        .sec_def
+        .filter(|def| def.traits.attach_btf && prog.prog_type != ProgType::Ext)
+        .zip(prog.attach_to.as_deref())?;
+    // `MODULE:NAME` names a function of a module.
+    let name = name.rsplit(':').next().unwrap_or(name);
+    Some(def.attach_btf_name(name))
 }

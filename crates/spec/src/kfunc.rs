@@ -199,7 +199,8 @@ macro_rules! kfuncs {
     (@filter $filter:ident) => { KfuncFilter::$filter };
 }
 
-/// Every kernel function of the reference kernel, by name.
+/// Every kernel function of the reference kernel, by name, and those that only other configurations have
+/// (`bpf_get_fsverity_digest`, `bpf_verify_pkcs7_signature`).
 #[rustfmt::skip]
 pub static ROWS: &[KfuncRow] = kfuncs! {
     "__bpf_trap": Common
@@ -259,7 +260,7 @@ pub static ROWS: &[KfuncRow] = kfuncs! {
     "bpf_crypto_encrypt": Xdp | Tc | SchedAct, RCU
     "bpf_ct_change_status": Xdp | Tc, TRUSTED_ARGS
     "bpf_ct_change_timeout": Xdp | Tc, TRUSTED_ARGS
-    "bpf_ct_insert_entry": Xdp | Tc, ACQUIRE, RET_NULL
+    "bpf_ct_insert_entry": Xdp | Tc, ACQUIRE, RET_NULL, RELEASE
     "bpf_ct_release": Xdp | Tc, RELEASE
     "bpf_ct_set_nat_info": Xdp | Tc, TRUSTED_ARGS
     "bpf_ct_set_status": Xdp | Tc, TRUSTED_ARGS
@@ -279,6 +280,7 @@ pub static ROWS: &[KfuncRow] = kfuncs! {
     "bpf_fentry_test1": Fmodret
     "bpf_get_dentry_xattr": Lsm, SLEEPABLE, TRUSTED_ARGS
     "bpf_get_file_xattr": Lsm, SLEEPABLE, TRUSTED_ARGS
+    "bpf_get_fsverity_digest": Lsm, TRUSTED_ARGS
     "bpf_get_kmem_cache": Common
     "bpf_get_task_exe_file": Lsm, ACQUIRE, TRUSTED_ARGS, RET_NULL
     "bpf_iter_bits_destroy": Common, ITER_DESTROY
@@ -356,7 +358,7 @@ pub static ROWS: &[KfuncRow] = kfuncs! {
     "bpf_sk_assign_tcp_reqsk": Tc, TRUSTED_ARGS
     "bpf_skb_ct_alloc": Xdp | Tc, ACQUIRE, RET_NULL
     "bpf_skb_ct_lookup": Xdp | Tc, ACQUIRE, RET_NULL
-    "bpf_sock_addr_set_sun_path": Cgroup, TRUSTED_ARGS
+    "bpf_sock_addr_set_sun_path": Cgroup
     "bpf_sock_destroy": Tracing, TRUSTED_ARGS; TcpUdpIter
     "bpf_sock_ops_enable_tx_tstamp": Cgroup, TRUSTED_ARGS
     "bpf_strcasecmp": Common
@@ -381,6 +383,7 @@ pub static ROWS: &[KfuncRow] = kfuncs! {
     "bpf_task_work_schedule_resume_impl": Common, TRUSTED_ARGS
     "bpf_task_work_schedule_signal_impl": Common, TRUSTED_ARGS
     "bpf_throw": Xdp | Tc | Syscall | Tracing | Cgroup | StructOps
+    "bpf_verify_pkcs7_signature": Xdp | Tc | Syscall | Tracing | Cgroup | StructOps, SLEEPABLE
     "bpf_wq_init": Common
     "bpf_wq_set_callback_impl": Common
     "bpf_wq_start": Common

@@ -40,6 +40,7 @@ pub mod ctx;
 mod func_proto;
 pub mod grants;
 pub mod helpers;
+pub mod host;
 pub mod kfunc;
 pub mod kinds;
 mod load_request;
@@ -49,6 +50,12 @@ mod prog_type;
 mod registry;
 mod verified_program;
 
+/// What macros of this crate expand to.
+#[doc(hidden)]
+pub mod __private {
+    pub use ring3_btf::host_struct;
+}
+
 pub use func_proto::{Allowed, Arg, ArgBase, FuncProto, HelperId, Ret, RetBase, TypeFlags};
 pub use load_request::{
     AttachTarget, FdObject, InfoRecords, LoadRequest, Privilege, ProgTarget, ProgTargetSubprog,
@@ -57,5 +64,5 @@ pub use map_info::MapInfo;
 pub use prog_type::{
     AttachRule, CtxView, PktAccess, ProgTypeRow, ROWS as PROG_TYPES, RetRange, RetRule, Sleepable,
 };
-pub use registry::{Caller, CustomHelper, HelperLookup, RegisterError, Registry};
+pub use registry::{Caller, CustomHelper, CustomProgType, HelperLookup, RegisterError, Registry};
 pub use verified_program::{CallFact, InsnFacts, SubprogFacts, VerifiedProgram, VerifierStats};

@@ -54,6 +54,8 @@ pub struct LoadRequest {
     pub privilege: Privilege,
     /// Seed for BPF_F_TEST_RND_HI32 and other randomised rewrites.
     pub seed: u64,
+    /// Dead code stays as a trap, as for a loader without CAP_BPF: for oracles that would see a run reach it.
+    pub keeps_dead_code: bool,
     /// CPU ids of the host: `bpf_get_smp_processor_id` returns less.
     pub nr_cpu_ids: u32,
 }
@@ -195,6 +197,7 @@ impl LoadRequest {
             attach: AttachTarget::Kernel,
             privilege: Privilege::FULL,
             seed: 0,
+            keeps_dead_code: false,
             nr_cpu_ids: 2,
         }
     }

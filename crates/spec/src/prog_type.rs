@@ -4,10 +4,11 @@
 
 use ring3_uapi::{AttachType as A, ProgType};
 
+use crate::ctx::CtxTable;
 use crate::grants::{self as g, AttachSet, Grant, Need};
 
 /// The view of a context that programs of a type have; [`crate::ctx::table`] gives its fields.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CtxView {
     /// `__sk_buff` of socket filters.
     SocketFilter,
@@ -63,6 +64,8 @@ pub enum CtxView {
     Extended,
     /// The type is reserved and has no context.
     None,
+    /// What a host application described.
+    Custom(&'static CtxTable),
 }
 
 /// Direct access to packet data.
@@ -605,6 +608,14 @@ pub static ROWS: &[ProgTypeRow] = &[
 ];
 
 impl ProgTypeRow {
+    /// A type of a host application's: its context, the helpers that every program may call, any result; no privilege is needed.
+    pub const fn custom(id: u32, ctx: &'static CtxTable) -> ProgTypeRow {
+        ProgTypeRow {
+            unprivileged: true,
+            ..row(ProgType::Custom(id), CtxView::Custom(ctx), &[g::BASE])
+        }
+    }
+
     /// The attach type in force for what the loader gave: some types take 0 for their first one.
     pub fn effective_attach_type(&self, given: u32) -> u32 {
         match self.attach {

@@ -1,17 +1,29 @@
 //! `Registry`: the rows in force: program types, helpers, kfuncs; built-in ones and the embedder's.
 
-use alloc::{borrow::Cow, vec::Vec};
+use alloc::vec::Vec;
 
 use ring3_uapi::ProgType;
 
 use crate::grants::{Grant, Sleep};
+use crate::kfunc::{self, KfuncRow};
 use crate::{FuncProto, HelperId, Privilege, ProgTypeRow, helpers, prog_type};
 
 /// Rows the verifier judges by.
 #[derive(Clone, Debug)]
 pub struct Registry {
-    prog_types: Cow<'static, [ProgTypeRow]>,
+    prog_types: &'static [ProgTypeRow],
+    custom_prog_types: Vec<CustomProgType>,
     custom_helpers: Vec<CustomHelper>,
+    custom_kfuncs: Vec<KfuncRow>,
+}
+
+/// A program type of the embedder's.
+#[derive(Clone, Copy, Debug)]
+pub struct CustomProgType {
+    /// Its row; the type is [`ProgType::Custom`] with a number of at least [`Registry::FIRST_CUSTOM_ID`].
+    pub row: ProgTypeRow,
+    /// ELF section of its programs, which may also be `SECTION/ANYTHING`.
+    pub section: &'static str,
 }
 
 /// A helper of the embedder's.
@@ -52,12 +64,23 @@ pub enum HelperLookup<'a> {
 pub enum RegisterError {
     /// The number belongs to the kernel or to another custom row.
     IdTaken(u32),
+    /// The row's program type is one of the kernel's.
+    NotCustom(ProgType),
+    /// Another custom program type has this section.
+    SectionTaken(&'static str),
+    /// The name belongs to a kernel function of the kernel or to another custom row.
+    NameTaken(&'static str),
 }
 
 impl core::fmt::Display for RegisterError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            RegisterError::IdTaken(id) => write!(f, "helper id {id}: taken"),
+            RegisterError::IdTaken(id) => write!(f, "id {id}: taken"),
+            RegisterError::NotCustom(prog_type) => {
+                write!(f, "program type '{prog_type}': the kernel's own")
+            }
+            RegisterError::SectionTaken(section) => write!(f, "section '{section}': taken"),
+            RegisterError::NameTaken(name) => write!(f, "kernel function '{name}': taken"),
         }
     }
 }
@@ -65,20 +88,63 @@ impl core::fmt::Display for RegisterError {
 impl core::error::Error for RegisterError {}
 
 impl Registry {
-    /// Custom helpers have numbers from here on, far from the kernel's.
+    /// Custom helpers and program types have numbers from here on, far from the kernel's.
     pub const FIRST_CUSTOM_ID: u32 = 0x1_0000;
 
     /// The rows of Linux 6.18 in the reference configuration.
     pub fn linux_6_18() -> Registry {
         Registry {
-            prog_types: Cow::Borrowed(prog_type::ROWS),
+            prog_types: prog_type::ROWS,
+            custom_prog_types: Vec::new(),
             custom_helpers: Vec::new(),
+            custom_kfuncs: Vec::new(),
         }
     }
 
-    /// The row of a program type.
+    /// The row of a program type; a custom one that was not registered has that of the reserved type, which is refused.
     pub fn prog_type(&self, prog_type: ProgType) -> &ProgTypeRow {
+        if let ProgType::Custom(_) = prog_type {
+            return self
+                .custom_prog_types
+                .iter()
+                .map(|custom| &custom.row)
+                .find(|row| row.prog_type == prog_type)
+                .unwrap_or(&self.prog_types[0]);
+        }
         &self.prog_types[prog_type.raw() as usize]
+    }
+
+    /// Adds a program type.
+    ///
+    /// # Errors
+    /// [`RegisterError::NotCustom`]: the row is not of a custom type. [`RegisterError::IdTaken`]: its number is below
+    /// [`Registry::FIRST_CUSTOM_ID`] or given before. [`RegisterError::SectionTaken`].
+    pub fn register_prog_type(&mut self, custom: CustomProgType) -> Result<(), RegisterError> {
+        let ProgType::Custom(id) = custom.row.prog_type else {
+            return Err(RegisterError::NotCustom(custom.row.prog_type));
+        };
+        let known = &self.custom_prog_types;
+        if id < Self::FIRST_CUSTOM_ID
+            || known
+                .iter()
+                .any(|other| other.row.prog_type == custom.row.prog_type)
+        {
+            return Err(RegisterError::IdTaken(id));
+        }
+        if known.iter().any(|other| other.section == custom.section) {
+            return Err(RegisterError::SectionTaken(custom.section));
+        }
+        self.custom_prog_types.push(custom);
+        Ok(())
+    }
+
+    /// The custom program type whose programs are in this ELF section.
+    pub fn prog_type_of_section(&self, section: &str) -> Option<ProgType> {
+        let custom = self.custom_prog_types.iter().find(|custom| {
+            let rest = section.strip_prefix(custom.section);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })?;
+        Some(custom.row.prog_type)
     }
 
     /// Adds a helper.
@@ -96,6 +162,24 @@ impl Registry {
         }
         self.custom_helpers.push(helper);
         Ok(())
+    }
+
+    /// Adds a kernel function: of a module, or of the embedder's own BTF.
+    ///
+    /// # Errors
+    /// [`RegisterError::NameTaken`] for a name of the kernel's or one given before.
+    pub fn register_kfunc(&mut self, row: KfuncRow) -> Result<(), RegisterError> {
+        if self.kfunc(row.name).is_some() {
+            return Err(RegisterError::NameTaken(row.name));
+        }
+        self.custom_kfuncs.push(row);
+        Ok(())
+    }
+
+    /// The row of a kernel function.
+    pub fn kfunc(&self, name: &str) -> Option<&KfuncRow> {
+        let custom = || self.custom_kfuncs.iter().find(|row| row.name == name);
+        kfunc::find(name).or_else(custom)
     }
 
     /// Prototypes that exist, of all program types, kernel rows first.
@@ -145,5 +229,69 @@ impl Registry {
 impl Default for Registry {
     fn default() -> Self {
         Registry::linux_6_18()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ctx::{CtxField, CtxReg, CtxTable, Sizes};
+
+    static TABLE: CtxTable = CtxTable {
+        view: None,
+        uapi_struct: "request",
+        kernel_struct: "",
+        bytes: 4,
+        fields: &[CtxField::plain(
+            "method",
+            0,
+            4,
+            Sizes::between(1, 4),
+            Sizes::NONE,
+            CtxReg::Scalar,
+        )],
+    };
+
+    fn custom(id: u32, section: &'static str) -> CustomProgType {
+        CustomProgType {
+            row: ProgTypeRow::custom(id, &TABLE),
+            section,
+        }
+    }
+
+    #[test]
+    fn custom_program_types_have_numbers_and_sections_of_their_own() {
+        let mut registry = Registry::linux_6_18();
+        let first = Registry::FIRST_CUSTOM_ID;
+        registry
+            .register_prog_type(custom(first, "filter"))
+            .unwrap();
+        assert_eq!(
+            registry.prog_type_of_section("filter/x"),
+            Some(ProgType::Custom(first))
+        );
+        assert_eq!(registry.prog_type_of_section("filters"), None);
+        assert_eq!(registry.prog_type(ProgType::Custom(first)).refused, None);
+        assert!(
+            registry
+                .prog_type(ProgType::Custom(first + 1))
+                .refused
+                .is_some()
+        );
+        for (id, section, error) in [
+            (first, "other", RegisterError::IdTaken(first)),
+            (7, "other", RegisterError::IdTaken(7)),
+            (first + 1, "filter", RegisterError::SectionTaken("filter")),
+        ] {
+            assert_eq!(registry.register_prog_type(custom(id, section)), Err(error));
+        }
+        let kernel = CustomProgType {
+            row: *registry.prog_type(ProgType::Xdp),
+            section: "x",
+        };
+        assert_eq!(
+            registry.register_prog_type(kernel),
+            Err(RegisterError::NotCustom(ProgType::Xdp))
+        );
     }
 }

@@ -79,6 +79,8 @@ pub enum CallFact {
         /// The callback it is given, if always the same.
         callback: Option<u32>,
     },
+    /// A helper that a host application registered, by its number.
+    HostHelper(u32),
     /// A subprogram of this program.
     Subprog(u32),
     /// A kernel function by BTF id and fd_array index.
@@ -136,4 +138,6 @@ pub struct VerifierStats {
     pub peak_states: u32,
     /// Longest mark_read walk; 0 since 6.18 no longer walks.
     pub mark_read: u32,
+    /// States kept and paths that wait to be walked at the same time, at most; the kernel counts only the former.
+    pub peak_held: u32,
 }

@@ -10,6 +10,8 @@
 //!
 //! Kernel counterpart: `backtrack_insn`, `__mark_chain_precision`. Neighbours: `states` propagates marks when it prunes.
 
+pub(crate) mod quick;
+
 use core::fmt;
 
 use ring3_isa::{AtomicOp, CallTarget, Insn, Operand, Reg};
@@ -36,8 +38,12 @@ pub(crate) struct BacktrackState {
 }
 
 impl BacktrackState {
+    #[inline]
     fn is_empty(&self) -> bool {
-        // Folded without branches: asked at every step.
+        // Asked at every step: nearly always the frame that is walked wants something.
+        if self.reg_mask() != 0 || self.slot_mask() != 0 {
+            return false;
+        }
         self.regs.iter().fold(0, |any, &m| any | m) == 0
             && self.slots.iter().fold(0, |any, &m| any | m) == 0
     }
@@ -161,14 +167,11 @@ impl LinkedRegs {
 /// Records the current instruction in the path's history, or adds to its record.
 #[inline]
 pub(crate) fn push_jmp_history(env: &mut Env<'_>, flags: HistFlags, linked_regs: u64) {
-    if let Some(index) = env.cur_hist
-        && let Some(entry) = env.cur.history.get_mut(index)
-    {
-        entry.flags = entry.flags.with(flags);
-        entry.linked_regs = linked_regs;
+    if env.has_hist {
+        env.cur.history.amend_last(flags, linked_regs);
         return;
     }
-    env.cur_hist = Some(env.cur.history.len());
+    env.has_hist = true;
     env.cur.history.push(JmpHistoryEntry {
         idx: env.insn_idx,
         prev_idx: env.prev_insn_idx,
@@ -295,17 +298,21 @@ fn walk_inner(
                 )));
             }
             let mut i = last_idx as u32;
-            let mut history = st.history.len();
+            let mut history = st.history.cursor();
             loop {
                 let step = if skip_first {
                     skip_first = false;
                     Step::Done
                 } else {
-                    let hist = match history.checked_sub(1).map(|last| &st.history[last]) {
-                        Some(entry) if entry.idx == i => Some(entry),
-                        _ => None,
-                    };
-                    backtrack_insn(facts, log, i, subseq_idx, hist, bt)?
+                    let hist = history.at(i);
+                    let is_linked = hist.is_some_and(|hist| hist.linked_regs != 0);
+                    match facts.quick_steps[i as usize].before(bt.reg_mask()) {
+                        Some(wanted) if !is_linked && !log.is_level2() => {
+                            bt.regs[bt.frame as usize] = wanted;
+                            Step::Done
+                        }
+                        _ => backtrack_insn(facts, log, i, subseq_idx, hist.as_ref(), bt)?,
+                    }
                 };
                 if let Step::GiveUp = step {
                     mark_all_precise(log, states, start);
@@ -316,16 +323,16 @@ fn walk_inner(
                 }
                 subseq_idx = i64::from(i);
                 if i == st.first_insn_idx
-                    && (history == 0 || history == 1 && st.history[0].idx == i)
+                    && (history.len() == 0 || history.len() == 1 && history.at(i).is_some())
                 {
                     break;
                 }
-                match history.checked_sub(1).map(|last| &st.history[last]) {
-                    Some(entry) if entry.idx == i => {
+                match history.at(i) {
+                    Some(entry) => {
                         i = entry.prev_idx;
-                        history -= 1;
+                        history.pop();
                     }
-                    _ => i = i.wrapping_sub(1),
+                    None => i = i.wrapping_sub(1),
                 }
                 if i as usize >= facts.raw.len() {
                     return Err(Violation::bug(format_args!(
@@ -462,8 +469,9 @@ pub(crate) fn mark_all_precise(log: &mut Log, states: &mut StateTable, start: &V
                     }
                 }
             }
-            for (spi, slot) in frame.stack.iter_mut().enumerate() {
-                if slot.is_spilled_scalar() && !slot.spilled().precise {
+            frame.stack.change(
+                |slot| slot.is_spilled_scalar() && !slot.spilled().precise,
+                |spi, slot| {
                     slot.spilled_mut().precise = true;
                     if log.is_level2() {
                         let off = -(8 * (spi as i64 + 1));
@@ -472,8 +480,8 @@ pub(crate) fn mark_all_precise(log: &mut Log, states: &mut StateTable, start: &V
                             "force_precise: frame{frameno}: forcing fp{off} to be precise\n"
                         );
                     }
-                }
-            }
+                },
+            );
         }
         at = st.parent;
     }
@@ -495,15 +503,14 @@ pub(crate) fn mark_all_imprecise(st: &mut VerifierState) {
         }
         let frame = st.frame_mut(frameno);
         for reg in &mut frame.regs[..10] {
-            if reg.ty.base == RegBase::Scalar {
+            if reg.ty.base == RegBase::Scalar && reg.precise {
                 reg.precise = false;
             }
         }
-        for slot in &mut frame.stack {
-            if slot.is_spilled_scalar() {
-                slot.spilled_mut().precise = false;
-            }
-        }
+        frame.stack.change(
+            |slot| slot.is_spilled_scalar() && slot.spilled().precise,
+            |_, slot| slot.spilled_mut().precise = false,
+        );
     }
 }
 

@@ -11,7 +11,7 @@ use core::cell::RefCell;
 
 use ring3_btf::{Btf, Kind, TypeId};
 use ring3_isa::RawInsn;
-use ring3_spec::kfunc::{self, KfuncFlags};
+use ring3_spec::kfunc::KfuncFlags;
 use ring3_spec::{ArgBase, Caller, FuncProto, HelperLookup, Registry, RetBase};
 use ring3_uapi::FuncId;
 
@@ -111,7 +111,9 @@ impl KernelCalls<'_> {
             return traits;
         };
         traits.calls_back = kfunc_calls_back(func.name());
-        let row = kfunc::find(func.name())
+        let row = self
+            .registry
+            .kfunc(func.name())
             .filter(|row| row.is_for(self.caller.prog_type, self.caller.expected_attach_type));
         let (Some(row), Some(proto)) = (row, func.referent()) else {
             return traits;

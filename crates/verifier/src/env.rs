@@ -3,7 +3,9 @@
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cell::OnceCell;
 
+use ring3_btf::record::{DESTRUCTIBLE_6_18, KernelTypes, Record, StructMetas};
 use ring3_btf::{Btf, TypeId};
 use ring3_isa::{DecodeError, Insn, RawInsn, Reg};
 use ring3_spec::{LoadRequest, MapInfo};
@@ -12,7 +14,7 @@ use ring3_uapi::flags::prog_load;
 use crate::aux::InsnAux;
 use crate::liveness::stack::StackLiveness;
 use crate::log::Log;
-use crate::state::{BtfIdx, MapIdx, RegBase, RegState, VerifierState};
+use crate::state::{BtfIdx, Extra, MapIdx, RegBase, RegState, SharedReg, VerifierState};
 use crate::states::StateTable;
 
 /// An instruction slot, decoded once.
@@ -129,6 +131,7 @@ pub(crate) struct Facts {
     pub(crate) raw: Vec<RawInsn>,
     pub(crate) slots: Vec<Slot>,
     pub(crate) flags: Vec<InsnFlags>,
+    pub(crate) quick_steps: Vec<crate::backtrack::quick::QuickStep>,
     /// Registers that may be read before they are written, bit per register, before each slot.
     pub(crate) live_regs: Vec<u16>,
     /// Strongly connected component of each slot, 0 if it is in no loop.
@@ -144,6 +147,10 @@ pub(crate) struct Facts {
     pub(crate) used_maps: Vec<MapIdx>,
     /// 0: the kernel's (if any), then the program's, then others in order of first use.
     pub(crate) btfs: Vec<Btf>,
+    /// Whether the first of them is the kernel's.
+    pub(crate) has_kernel_btf: bool,
+    /// Special fields of the structs of each, found when first asked for.
+    pub(crate) struct_metas: Vec<OnceCell<StructMetas>>,
     pub(crate) line_info: Vec<LineInfo>,
     pub(crate) prog_btf: Option<Btf>,
     /// fastcall pattern marks: (slot of the call's pattern start ...), see `fastcall`.
@@ -169,6 +176,47 @@ impl Facts {
     #[inline]
     pub(crate) fn btf(&self, idx: BtfIdx) -> &Btf {
         &self.btfs[idx.0 as usize]
+    }
+
+    /// Index of a BTF that the program uses.
+    pub(crate) fn btf_idx(&self, btf: &Btf) -> Option<BtfIdx> {
+        let idx = self.btfs.iter().position(|other| other.is_same(btf))?;
+        Some(BtfIdx(idx as u16))
+    }
+
+    /// The special fields of a struct of the program's own BTF.
+    pub(crate) fn struct_record(&self, btf: BtfIdx, id: TypeId) -> Option<&Record> {
+        let metas = self.struct_metas.get(btf.0 as usize)?.get_or_init(|| {
+            let kernel = self.has_kernel_btf.then(|| KernelTypes {
+                btf: &self.btfs[0],
+                destructible: DESTRUCTIBLE_6_18,
+            });
+            // BTF with fields that cannot be parsed is refused when it is loaded.
+            StructMetas::parse(self.btf(btf), kernel).unwrap_or_default()
+        });
+        metas.record(id).map(|record| &**record)
+    }
+
+    /// The BTF of a kernel function by the `off` of its call: the kernel's, or a module's in `fd_array`.
+    pub(crate) fn kfunc_btf<'a>(
+        &self,
+        req: &'a LoadRequest,
+        off: i16,
+    ) -> Option<(&'a Btf, BtfIdx)> {
+        let btf = crate::kfunc_calls::btf_of(req, off)?;
+        Some((btf, self.btf_idx(btf)?))
+    }
+
+    /// An object of a type: one that a module's BTF has from the kernel's is the kernel's.
+    pub(crate) fn object(&self, btf: BtfIdx, id: TypeId) -> Extra {
+        let is_of_base = |of: &Btf| {
+            id < of.start_id() && of.base().is_some_and(|base| base.is_same(&self.btfs[0]))
+        };
+        if is_of_base(self.btf(btf)) {
+            Extra::Btf { btf: BtfIdx(0), id }
+        } else {
+            Extra::Btf { btf, id }
+        }
     }
 
     /// The function that starts at a slot.
@@ -226,7 +274,7 @@ pub(crate) struct SubprogAux {
     /// Whether stores of fastcall patterns must stay (`keep_fastcall_stack`).
     pub(crate) keep_fastcall_stack: bool,
     pub(crate) unreliable: bool,
-    pub(crate) args: Option<Arc<crate::check::call::subprog::FuncArgs>>,
+    pub(crate) args: Option<Arc<crate::check::call::func_args::FuncArgs>>,
 }
 
 /// Exploration's working context.
@@ -248,8 +296,8 @@ pub(crate) struct Env<'a> {
     pub(crate) aux: Vec<InsnAux>,
     pub(crate) subprog_aux: Vec<SubprogAux>,
     pub(crate) stack_liveness: StackLiveness,
-    /// History entry to be added for the current instruction, if it needs one (`push_jmp_history` decides).
-    pub(crate) cur_hist: Option<usize>,
+    /// The newest entry of the path's history is of the current instruction.
+    pub(crate) has_hist: bool,
     /// Last id given out.
     pub(crate) id_gen: u32,
     /// Registers and slots to print after the instruction.
@@ -275,6 +323,10 @@ pub(crate) struct Env<'a> {
     /// The attach type binds links of the program.
     pub(crate) enforce_expected_attach_type: bool,
     pub(crate) scratch: Scratch,
+    /// A register without a value, shared by all that have none.
+    pub(crate) no_reg: SharedReg,
+    /// Keeps every state, if asked for.
+    pub(crate) recording: Option<crate::recording::Recording>,
 }
 
 /// Buffers reused between calls; they carry nothing from one to the next.

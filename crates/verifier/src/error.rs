@@ -129,9 +129,19 @@ pub struct VerifierError {
     pub kind: RejectKind,
 }
 
+impl VerifierError {
+    /// The last line that says what is wrong; the kernel puts the source line behind some messages.
+    pub fn last_words(&self) -> &str {
+        let mut lines = self.message.lines().rev();
+        lines
+            .find(|line| !line.starts_with("; "))
+            .unwrap_or("rejected")
+    }
+}
+
 impl fmt::Display for VerifierError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let last = self.message.lines().last().unwrap_or("rejected");
+        let last = self.last_words();
         match self.insn_idx {
             Some(idx) => write!(f, "insn {idx}: {last} ({})", self.errno),
             None => write!(f, "{last} ({})", self.errno),

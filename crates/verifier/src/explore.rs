@@ -49,6 +49,7 @@ pub(crate) fn push_path<'e>(
     prev_insn_idx: u32,
     speculation: Speculation,
 ) -> Check<&'e mut VerifierState> {
+    env.cur.history.seal();
     let mut state = env.cur.clone();
     state.speculative |= speculation == Speculation::Yes;
     let log_position = env.log.position();
@@ -58,6 +59,7 @@ pub(crate) fn push_path<'e>(
         prev_insn_idx,
         log_position,
     });
+    env.states.note_waiting(env.worklist.len() as u32);
     if env.worklist.len() as u32 > JMP_SEQ_MAX {
         reject!(
             EFAULT,
@@ -95,7 +97,7 @@ pub(crate) fn explore(env: &mut Env<'_>) -> Check {
     let mut print_state = false;
     env.prev_insn_idx = u32::MAX;
     loop {
-        env.cur_hist = None;
+        env.has_hist = false;
         let insn_idx = env.insn_idx;
         if insn_idx as usize >= insn_count {
             reject!(
@@ -136,6 +138,9 @@ pub(crate) fn explore(env: &mut Env<'_>) -> Check {
             }
             print_state = true;
             continue;
+        }
+        if let Some(recording) = &mut env.recording {
+            recording.push(insn_idx, &env.cur)?;
         }
         let may_write = may_write_stack(&facts.slots[insn_idx as usize]);
         if may_write {

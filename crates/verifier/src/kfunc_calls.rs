@@ -33,6 +33,26 @@ pub(crate) struct KfuncCalls<'a> {
     btf_idx_seen: BTreeSet<i16>,
 }
 
+/// The BTF that the `off` of a call of a kernel function names, if it names one.
+pub(crate) fn btf_of(req: &LoadRequest, off: i16) -> Option<&Btf> {
+    if off == 0 {
+        return req.kernel_btf.as_ref();
+    }
+    let fd = req.fd_array.as_ref()?.get(usize::try_from(off).ok()?)?;
+    match req.fds.get(fd)? {
+        FdObject::Btf(btf) => Some(btf),
+        FdObject::Map(_) | FdObject::Other => None,
+    }
+}
+
+/// The modules whose functions the program calls.
+pub(crate) fn module_btfs(req: &LoadRequest) -> impl Iterator<Item = &Btf> {
+    req.insns
+        .iter()
+        .filter(|insn| crate::subprogs::is_kfunc_call(**insn) && insn.off != 0)
+        .filter_map(|insn| btf_of(req, insn.off))
+}
+
 impl<'a> KfuncCalls<'a> {
     /// None seen.
     pub(crate) fn new(req: &'a LoadRequest) -> Self {

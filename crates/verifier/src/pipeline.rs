@@ -1,5 +1,6 @@
 //! The passes in order. What each finds is a value; exploration gets them together as [`Facts`].
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::Cell;
@@ -12,13 +13,15 @@ use ring3_uapi::flags::prog_load;
 use ring3_uapi::limits::{PROG_INSNS_MAX, PROG_INSNS_MAX_UNPRIVILEGED};
 
 use crate::attach::{Effects, check_attach, resolved_prog_type};
+use crate::backtrack::quick::QuickStep;
 use crate::call_traits::{CallTraits, KernelCalls};
 use crate::cfg::{CfgInput, CfgNote, check_cfg};
-use crate::check::call::subprog::{FuncArg, prepare_func_args, set_global_args};
+use crate::check::call::func_args::{FuncArg, prepare_func_args, set_global_args};
 use crate::check::encoding::without_ignored_fields;
 use crate::check_btf::{
     FuncInfo, apply_core_relos, check_func_info, check_func_info_early, check_line_info,
 };
+use crate::diagnostics::{self, Diagnosis};
 use crate::env::{
     Env, Facts, LdImm64, Linkage, Modes, Permits, Scratch, Slot, Subprog, SubprogAux,
 };
@@ -26,15 +29,18 @@ use crate::error::{Check, RejectKind, VerifierError, Violation, reject};
 use crate::explore::{explore, log_violation};
 use crate::fastcall::{mark_fastcall_patterns, remove_fastcall_spills_fills};
 use crate::fixups::{FixupInput, Outcome, fixup};
-use crate::kfunc_calls::KfuncCalls;
+use crate::kfunc_calls::{KfuncCalls, module_btfs};
 use crate::liveness::regs::{compute_live_regs, write_live_regs};
 use crate::liveness::stack::StackLiveness;
 use crate::log::insn::{log_insn, log_source_line};
 use crate::log::{Log, vlog};
 use crate::order::{compute_postorder, compute_scc};
+use crate::recording::Recording;
 use crate::resolve::{ResolveInput, process_fd_array, resolve_ld_imm64};
 use crate::stack_depth::{StackInput, SubprogUse, check_max_stack_depth, private_stack_of};
-use crate::state::{Extra, FuncState, MAIN_CALLSITE, MapIdx, RegState, RegType, VerifierState};
+use crate::state::{
+    Extra, FuncState, MAIN_CALLSITE, MapIdx, RegState, RegType, SharedReg, VerifierState,
+};
 use crate::states::StateTable;
 use crate::subprogs::{SubprogInput, check_subprogs, find_subprogs, name_subprogs};
 
@@ -47,8 +53,64 @@ pub fn verify(
     registry: &Registry,
     log: &mut Log,
 ) -> Result<VerifiedProgram, VerifierError> {
+    run_with(req, registry, log, &mut Extras::default())
+}
+
+/// As [`verify`], with the reasons for people beside the error.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_explained(
+    req: &LoadRequest,
+    registry: &Registry,
+    log: &mut Log,
+) -> Result<VerifiedProgram, (VerifierError, Box<Diagnosis>)> {
+    let mut extras = Extras {
+        wants_diagnosis: true,
+        ..Extras::default()
+    };
+    run_with(req, registry, log, &mut extras).map_err(|error| {
+        let early = || diagnostics::of_early(error.errno, &error.message, error.kind);
+        let diagnosis = extras.diagnosis.unwrap_or_else(early);
+        (error, Box::new(diagnosis))
+    })
+}
+
+/// What is kept beside the verdict.
+#[derive(Default)]
+struct Extras {
+    recording: Option<Recording>,
+    wants_diagnosis: bool,
+    diagnosis: Option<Diagnosis>,
+}
+
+/// As [`verify`], keeping what was known before each instruction; see [`crate::recording`] for how the walk differs.
+///
+/// # Errors
+/// As [`verify`]; E2BIG without a message if more than `states_max` states would be kept.
+pub fn verify_recorded(
+    req: &LoadRequest,
+    registry: &Registry,
+    log: &mut Log,
+    states_max: u32,
+) -> Result<(VerifiedProgram, Recording), VerifierError> {
+    let mut extras = Extras {
+        recording: Some(Recording::new(states_max)),
+        ..Extras::default()
+    };
+    let program = run_with(req, registry, log, &mut extras)?;
+    let recording = extras.recording;
+    Ok((program, recording.unwrap_or_else(|| Recording::new(0))))
+}
+
+fn run_with(
+    req: &LoadRequest,
+    registry: &Registry,
+    log: &mut Log,
+    extras: &mut Extras,
+) -> Result<VerifiedProgram, VerifierError> {
     let mut at = None;
-    match run(req, registry, log, &mut at) {
+    match run(req, registry, log, &mut at, extras) {
         Ok(program) => Ok(program),
         Err(violation) => Err(VerifierError {
             errno: violation.errno,
@@ -98,6 +160,7 @@ fn run(
     registry: &Registry,
     log: &mut Log,
     at: &mut Option<u32>,
+    extras: &mut Extras,
 ) -> Check<VerifiedProgram> {
     let permits = permits_of(req);
     check_size(req, permits)?;
@@ -115,17 +178,25 @@ fn run(
         }
     };
     let mut env = new_env(req, registry, &facts, log, permits);
+    env.recording = extras.recording.take().map(|mut recording| {
+        recording.begin(&facts);
+        recording
+    });
     let result = explore_all(&mut env);
     let result = match result {
         Ok(()) => after_acceptance(&mut env),
         Err(violation) => {
             *at = Some(env.insn_idx);
+            if extras.wants_diagnosis {
+                extras.diagnosis = Some(diagnostics::of_path(&env, &violation));
+            }
             Err(violation)
         }
     };
     if let Err(violation) = &result {
         log_violation(&mut env, violation);
     }
+    extras.recording = env.recording.take();
     // Rewrites remove functions and use stack of their own.
     let depths: Vec<u32> = match &result {
         Ok(program) => program
@@ -201,6 +272,16 @@ fn prepare(
     btfs.extend(req.kernel_btf.clone());
     btfs.extend(prog_btf.clone());
     let (maps, inner_map) = map_table(req);
+    // Objects behind pointers in map values, and modules whose functions are called.
+    let of_maps = maps
+        .iter()
+        .filter(|map| map.record.is_some())
+        .filter_map(|map| map.btf.as_ref());
+    for btf in of_maps.chain(module_btfs(req)) {
+        if !btfs.iter().any(|other| other.is_same(btf)) {
+            btfs.push(btf.clone());
+        }
+    }
     let input = ResolveInput {
         req,
         insns: &insns,
@@ -233,6 +314,7 @@ fn prepare(
     let slots = decode_slots(&insns, &resolved.loads);
     let mut facts = Facts {
         raw: insns.into_owned(),
+        quick_steps: QuickStep::table(&slots),
         slots,
         flags: Vec::new(),
         live_regs: Vec::new(),
@@ -243,6 +325,8 @@ fn prepare(
         inner_map,
         used_maps: resolved.used_maps,
         btfs: resolved.btfs,
+        has_kernel_btf: req.kernel_btf.is_some(),
+        struct_metas: Vec::new(),
         line_info,
         prog_btf,
         fastcall: Default::default(),
@@ -263,6 +347,12 @@ fn prepare(
     facts.flags = flags?;
     facts.postorder = compute_postorder(&facts.raw, &mut facts.subprogs);
     facts.attach = check_attach(req, effects_of(&facts.subprogs))?;
+    // The arguments of a function of a program or module are typed by its own BTF.
+    let target = facts.attach.target.as_ref().map(|target| &target.btf);
+    if let Some(btf) = target.filter(|btf| !facts.btfs.iter().any(|other| other.is_same(btf))) {
+        facts.btfs.push(btf.clone());
+    }
+    facts.struct_metas = facts.btfs.iter().map(|_| Default::default()).collect();
     facts.scc = compute_scc(&facts.raw, &mut facts.flags);
     facts.live_regs = compute_live_regs(&facts.raw, &facts.postorder, &calls);
     if log.is_level2() {
@@ -380,7 +470,7 @@ fn new_env<'a>(
         aux: alloc::vec![Default::default(); count],
         subprog_aux: alloc::vec![SubprogAux::default(); facts.subprogs.len()],
         stack_liveness: StackLiveness::default(),
-        cur_hist: None,
+        has_hist: false,
         id_gen: 0,
         scratched_regs: 0,
         scratched_slots: 0,
@@ -399,6 +489,8 @@ fn new_env<'a>(
         explore_alu_limits: false,
         enforce_expected_attach_type: false,
         scratch: Scratch::default(),
+        no_reg: SharedReg::new(RegState::NOT_INIT),
+        recording: None,
     }
 }
 
@@ -494,6 +586,8 @@ fn set_entry_regs(env: &mut Env<'_>, subprog: u32) -> Check {
 /// What is checked and rewritten once all paths are walked.
 fn after_acceptance(env: &mut Env<'_>) -> Check<VerifiedProgram> {
     let facts = env.facts;
+    env.worklist = Vec::new();
+    env.stack_liveness = StackLiveness::default();
     let depths: Vec<u16> = env.subprog_aux.iter().map(|aux| aux.stack_depth).collect();
     let removed = remove_fastcall_spills_fills(
         &facts.fastcall,
@@ -536,6 +630,7 @@ fn after_acceptance(env: &mut Env<'_>) -> Check<VerifiedProgram> {
         removed_spills: &removed,
         bpf_capable: env.permits.bpf_capable,
         direct_write: env.seen_direct_write,
+        seen_exception: env.seen_exception,
         outcome: Outcome {
             stats: VerifierStats {
                 insns_processed: u64::from(env.insn_processed),
@@ -543,6 +638,7 @@ fn after_acceptance(env: &mut Env<'_>) -> Check<VerifiedProgram> {
                 total_states: env.states.total,
                 peak_states: env.states.peak,
                 mark_read: 0,
+                peak_held: env.states.peak_held,
             },
             max_pkt_offset: env.max_pkt_offset,
             max_ctx_offset: env.max_ctx_offset,

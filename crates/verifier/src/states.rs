@@ -21,7 +21,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::backtrack::{mark_all_imprecise, push_jmp_history};
-use crate::env::{Env, Facts, InsnFlags};
+use crate::env::{Env, InsnFlags};
 use crate::error::{Check, Violation};
 use crate::limits::{JMP_HISTORY_SOFT_MAX, STATES_MAX};
 use crate::log::insn::log_source_line;
@@ -39,6 +39,17 @@ struct Stored {
     hits: u32,
     /// No longer in its list; freed once its paths have ended.
     evicted: bool,
+    /// Of the loop it stands in.
+    visit: Option<scc::VisitRef>,
+}
+
+/// A checkpoint in its list. What is asked of every one stands here, so that most are passed by unread.
+#[derive(Clone, Copy)]
+struct Listed {
+    id: StateId,
+    insn_idx: u32,
+    /// What nobody will read was forgotten.
+    cleaned: bool,
 }
 
 /// All checkpoints, and the figures about them.
@@ -46,20 +57,24 @@ struct Stored {
 pub(crate) struct StateTable {
     arena: Vec<Option<Box<Stored>>>,
     free: Vec<u32>,
+    /// Index into `lists`, plus one; 0 where no checkpoint was stored yet.
+    buckets: Vec<u32>,
     /// Oldest first.
-    buckets: Vec<Vec<StateId>>,
+    lists: Vec<Vec<Listed>>,
     scc: scc::SccTable,
     stored: u32,
     evicted: u32,
     pub(crate) total: u32,
     pub(crate) peak: u32,
+    /// As `peak`, with the paths that wait.
+    pub(crate) peak_held: u32,
     pub(crate) max_per_insn: u32,
 }
 
 impl StateTable {
     pub(crate) fn new(insn_count: usize) -> Self {
         StateTable {
-            buckets: alloc::vec![Vec::new(); insn_count.max(1)],
+            buckets: alloc::vec![0; insn_count.max(1)],
             ..StateTable::default()
         }
     }
@@ -67,15 +82,20 @@ impl StateTable {
     /// The checkpoint; ids come from this table and name live ones while a path refers to them.
     #[inline]
     pub(crate) fn get(&self, id: StateId) -> &VerifierState {
-        match &self.arena[id.0 as usize] {
-            Some(stored) => &stored.state,
-            None => unreachable!("freed checkpoint {}", id.0),
-        }
+        &self.stored(id).state
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, id: StateId) -> &mut VerifierState {
         &mut self.stored_mut(id).state
+    }
+
+    #[inline]
+    fn stored(&self, id: StateId) -> &Stored {
+        match &self.arena[id.0 as usize] {
+            Some(stored) => stored,
+            None => unreachable!("freed checkpoint {}", id.0),
+        }
     }
 
     #[inline]
@@ -87,11 +107,13 @@ impl StateTable {
     }
 
     fn insert(&mut self, bucket: usize, state: VerifierState) -> StateId {
+        let insn_idx = state.insn_idx;
         let stored = Some(Box::new(Stored {
             state,
             misses: 0,
             hits: 0,
             evicted: false,
+            visit: None,
         }));
         let id = match self.free.pop() {
             Some(index) => {
@@ -103,26 +125,53 @@ impl StateTable {
                 StateId(self.arena.len() as u32 - 1)
             }
         };
-        self.buckets[bucket].push(id);
+        let place = &mut self.buckets[bucket];
+        if *place == 0 {
+            self.lists.push(Vec::new());
+            *place = self.lists.len() as u32;
+        }
+        self.lists[*place as usize - 1].push(Listed {
+            id,
+            insn_idx,
+            cleaned: false,
+        });
         id
     }
 
     /// The checkpoints of a bucket, oldest first.
-    fn bucket(&self, bucket: usize) -> &[StateId] {
-        &self.buckets[bucket]
+    #[inline]
+    fn bucket(&self, bucket: usize) -> &[Listed] {
+        match self.buckets[bucket] {
+            0 => &[],
+            list => &self.lists[list as usize - 1],
+        }
+    }
+
+    fn unlist(&mut self, bucket: usize, index: usize) {
+        if let Some(list) = self.buckets[bucket].checked_sub(1) {
+            self.lists[list as usize].remove(index);
+        }
+    }
+
+    fn kept(&self) -> u32 {
+        self.stored + self.evicted + self.scc.backedges
     }
 
     fn update_peak(&mut self) {
-        self.peak = self
-            .peak
-            .max(self.stored + self.evicted + self.scc.backedges);
+        self.peak = self.peak.max(self.kept());
+        self.peak_held = self.peak_held.max(self.peak);
     }
 
-    fn free_if_done(&mut self, facts: &Facts, id: StateId) {
+    /// So many paths wait.
+    #[inline]
+    pub(crate) fn note_waiting(&mut self, paths: u32) {
+        self.peak_held = self.peak_held.max(self.kept() + paths);
+    }
+
+    fn free_if_done(&mut self, id: StateId) {
         let stored = self.stored_mut(id);
         // Back-edges may still refer to it.
-        if stored.evicted && stored.state.branches == 0 && !scc::has_open_backedges(facts, self, id)
-        {
+        if stored.evicted && stored.state.branches == 0 && !scc::has_open_backedges(self, id) {
             self.arena[id.0 as usize] = None;
             self.free.push(id.0);
             self.evicted -= 1;
@@ -133,9 +182,8 @@ impl StateTable {
     pub(crate) fn clear(&mut self) {
         self.arena.clear();
         self.free.clear();
-        for bucket in &mut self.buckets {
-            bucket.clear();
-        }
+        self.buckets.fill(0);
+        self.lists.clear();
         self.scc.clear();
     }
 }
@@ -165,18 +213,21 @@ pub(crate) fn check_state_visited(env: &mut Env<'_>) -> Check<Visit> {
     let mut add_new = force_new || jmps >= 2 && insns >= 8;
 
     let bucket = bucket_of(env, insn_idx);
-    clean_live_states(env, bucket, insn_idx);
+    if env.recording.is_none() {
+        clean_live_states(env, bucket, insn_idx);
+    }
 
     let mut count = 0;
     let mut in_loop = false;
-    let mut index = env.states.buckets[bucket].len();
+    let mut index = env.states.bucket(bucket).len();
     while index > 0 {
         index -= 1;
-        let id = env.states.buckets[bucket][index];
+        let listed = env.states.bucket(bucket)[index];
         count += 1;
-        if env.states.get(id).insn_idx != insn_idx {
+        if listed.insn_idx != insn_idx {
             continue;
         }
+        let id = listed.id;
         match compare(env, id, insn_idx, &mut in_loop)? {
             Found::Covers => {
                 hit(env, id, insn_idx, in_loop)?;
@@ -200,10 +251,10 @@ pub(crate) fn check_state_visited(env: &mut Env<'_>) -> Check<Visit> {
         };
         if stored.misses > stored.hits * patience + patience {
             stored.evicted = true;
-            env.states.buckets[bucket].remove(index);
+            env.states.unlist(bucket, index);
             env.states.evicted += 1;
             env.states.stored -= 1;
-            env.states.free_if_done(env.facts, id);
+            env.states.free_if_done(id);
         }
     }
     env.states.max_per_insn = env.states.max_per_insn.max(count);
@@ -224,10 +275,10 @@ fn add_checkpoint(env: &mut Env<'_>, bucket: usize, insn_idx: u32) -> Check {
         mark_all_imprecise(&mut env.cur);
     }
     // The history up to here belongs to the checkpoint.
-    let history = core::mem::take(&mut env.cur.history);
+    let mut history = core::mem::take(&mut env.cur.history);
+    history.shrink();
     let mut state = env.cur.clone();
     state.history = history;
-    state.history.shrink_to_fit();
     state.insn_idx = insn_idx;
     state.branches = 1;
     let dfs_depth = state.dfs_depth;
@@ -253,8 +304,8 @@ fn compare(env: &mut Env<'_>, id: StateId, insn_idx: u32, in_loop: &mut bool) ->
     let facts = env.facts;
     let old = env.states.get(id);
     if old.branches == 0 {
-        *in_loop = scc::has_open_backedges(env.facts, &env.states, id);
-        let exactness = if *in_loop {
+        *in_loop = scc::has_open_backedges(&env.states, id);
+        let exactness = if *in_loop || env.recording.is_some() {
             Exactness::RangeWithin
         } else {
             Exactness::NotExact
@@ -417,24 +468,24 @@ fn hit(env: &mut Env<'_>, id: StateId, insn_idx: u32, in_loop: bool) -> Check {
 
 /// Forgets, in the checkpoints of an instruction, registers and slots that nobody will read.
 fn clean_live_states(env: &mut Env<'_>, bucket: usize, insn_idx: u32) {
-    for index in (0..env.states.buckets[bucket].len()).rev() {
-        let id = env.states.buckets[bucket][index];
-        let st = env.states.get(id);
+    let Some(list) = env.states.buckets[bucket].checked_sub(1) else {
+        return;
+    };
+    for index in (0..env.states.lists[list as usize].len()).rev() {
+        let listed = env.states.lists[list as usize][index];
+        if listed.cleaned || listed.insn_idx != insn_idx {
+            continue;
+        }
+        let st = env.states.get(listed.id);
         if st.branches != 0
-            || st.insn_idx != insn_idx
-            || st.cleaned
             || !same_callsites(st, &env.cur)
+            || scc::has_open_backedges(&env.states, listed.id)
         {
             continue;
         }
-        if scc::has_open_backedges(env.facts, &env.states, id) {
-            continue;
-        }
-        let st = match &mut env.states.arena[id.0 as usize] {
-            Some(stored) => &mut stored.state,
-            None => continue,
-        };
-        clean_state(env.facts, &mut env.stack_liveness, st);
+        env.states.lists[list as usize][index].cleaned = true;
+        let st = env.states.get_mut(listed.id);
+        clean_state(env.facts, &mut env.stack_liveness, &env.no_reg, st);
     }
 }
 
@@ -448,21 +499,14 @@ fn same_callsites(a: &VerifierState, b: &VerifierState) -> bool {
 fn clean_state(
     facts: &crate::env::Facts,
     liveness: &mut crate::liveness::stack::StackLiveness,
+    no_reg: &SharedReg,
     st: &mut VerifierState,
 ) {
     liveness.begin_query(facts, st);
-    st.cleaned = true;
     for frameno in 0..=st.curframe {
         let live_regs = facts.live_regs[st.frame_insn_idx(frameno) as usize];
         let frame = st.frame(frameno);
-        let mut dead_slots = 0u64;
-        for (spi, slot) in frame.stack.iter().enumerate().take(64) {
-            if slot.types != [SlotType::Invalid; 8]
-                && !liveness.is_slot_alive(facts, frameno, spi as u32)
-            {
-                dead_slots |= 1 << spi;
-            }
-        }
+        let dead_slots = frame.stack.written_slots() & !liveness.live_slots(facts, frameno);
         let any_dead_reg = frame.regs[..10]
             .iter()
             .enumerate()
@@ -471,18 +515,12 @@ fn clean_state(
             continue;
         }
         let frame = st.frame_mut(frameno);
-        let unset = SharedReg::new(RegState::NOT_INIT);
         for (number, reg) in frame.regs[..10].iter_mut().enumerate() {
             if live_regs & 1 << number == 0 {
-                *reg = unset.clone();
+                *reg = no_reg.clone();
             }
         }
-        for (spi, slot) in frame.stack.iter_mut().enumerate().take(64) {
-            if dead_slots & 1 << spi != 0 {
-                slot.clear_spilled();
-                slot.types = [SlotType::Invalid; 8];
-            }
-        }
+        frame.stack.forget(dead_slots);
     }
 }
 
@@ -501,7 +539,7 @@ pub(crate) fn update_branch_counts(env: &mut Env<'_>) -> Check {
         }
         at = st.parent;
         scc::maybe_exit(env, id)?;
-        env.states.free_if_done(env.facts, id);
+        env.states.free_if_done(id);
     }
     Ok(())
 }
@@ -511,18 +549,15 @@ pub(crate) fn update_branch_counts(env: &mut Env<'_>) -> Check {
 pub(crate) fn widen_from_previous_entry(env: &mut Env<'_>) {
     let insn_idx = env.insn_idx;
     let bucket = bucket_of(env, insn_idx);
-    let previous = env.states.buckets[bucket]
-        .iter()
-        .rev()
-        .copied()
-        .find(|&id| {
-            let st = env.states.get(id);
-            st.insn_idx == insn_idx
-                && st.branches != 0
-                && same_callsites(st, &env.cur)
-                && st.dfs_depth < env.cur.dfs_depth
-        });
-    if let Some(id) = previous {
+    let found = |listed: &&Listed| {
+        let st = env.states.get(listed.id);
+        listed.insn_idx == insn_idx
+            && st.branches != 0
+            && same_callsites(st, &env.cur)
+            && st.dfs_depth < env.cur.dfs_depth
+    };
+    let previous = env.states.bucket(bucket).iter().rev().find(found);
+    if let Some(id) = previous.map(|listed| listed.id) {
         let mut cur = env.cur.clone();
         widen::widen_imprecise_scalars(env, id, &mut cur);
         env.cur = cur;

@@ -43,6 +43,7 @@ fn request(hex: &str, privilege: &str, prog_type: &str) -> LoadRequest {
         core_relos: InfoRecords::default(),
         kernel_btf: None,
         kernel_variables: false,
+        keeps_dead_code: false,
         attach_btf_id: TypeId(0),
         attach: AttachTarget::default(),
         privilege: if privilege == "root" {

@@ -6,14 +6,16 @@
 //! a helper that does not exist, which the verifier refuses only if it is reachable.
 //!
 //! Counterpart: libbpf's `relo_core`. Files: `access` reads and matches paths, `compat` compares types, `value` computes
-//! answers, `patch` writes them. Nothing recurses; depths are bounded as in libbpf.
+//! answers, `patch` writes them, `text` names them. Nothing recurses; depths are bounded as in libbpf.
 
 mod access;
 mod compat;
 mod patch;
+mod text;
 mod value;
 
 pub use compat::types_are_compatible;
+pub use text::{describe, explain_poison};
 
 use crate::{Btf, BtfError, CoreRelo, Kind, TypeId};
 use access::Spec;
@@ -24,6 +26,9 @@ use alloc::vec::Vec;
 use ring3_isa::RawInsn;
 use ring3_uapi::Errno;
 use value::Answer;
+
+/// Immediate of the call that stands for a relocation without answer: reads "bad relo" in hexadecimal digits.
+pub const POISON_IMM: i32 = 0x0bad_2310;
 
 macro_rules! relo_kinds {
     ($($name:ident = $value:literal, $text:literal;)*) => {
@@ -194,6 +199,16 @@ impl<'a> Relocator<'a> {
                 Ok(answer)
             }
             None => Answer::compute(kind, &local, None),
+        }
+    }
+
+    /// The types of the target that a relocation is matched with, ascending; none for a local type without a name.
+    pub fn candidates(&mut self, relo: &CoreRelo) -> Vec<TypeId> {
+        match self.local.type_by_id(relo.type_id) {
+            Some(root) if !root.name().is_empty() => {
+                self.find_candidates(root.kind(), essential_name(root.name()))
+            }
+            _ => Vec::new(),
         }
     }
 

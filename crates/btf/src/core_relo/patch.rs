@@ -1,14 +1,12 @@
 //! Writes an answer to an instruction.
 
-use super::inval;
 use super::value::Answer;
+use super::{POISON_IMM, inval};
 use crate::BtfError;
 use alloc::format;
 use ring3_isa::RawInsn;
 use ring3_uapi::Errno;
 
-/// Immediate of the call that stands for a relocation without answer: reads "bad relo" in hexadecimal digits.
-pub(super) const POISON_IMM: i32 = 0x0bad_2310;
 /// `call` of a helper.
 const CALL: u8 = 0x85;
 

@@ -15,7 +15,7 @@ use crate::CtxView;
 use crate::grants::AttachSet;
 
 /// The context of one view.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CtxTable {
     /// Which view, none for sockets behind pointers.
     pub view: Option<CtxView>,
@@ -30,7 +30,7 @@ pub struct CtxTable {
 }
 
 /// A field of a context.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CtxField {
     /// Name in linux/bpf.h.
     pub name: &'static str,
@@ -69,6 +69,21 @@ pub struct Sizes {
     pub max: u8,
     /// Only at the field's start, else anywhere in it. Always aligned to the size, counted from the context's start.
     pub at_start: bool,
+}
+
+impl Sizes {
+    /// No access.
+    pub const NONE: Sizes = NO;
+
+    /// Accesses of `min` to `max` bytes anywhere in the field.
+    pub const fn between(min: u8, max: u8) -> Sizes {
+        sized(min, max)
+    }
+
+    /// The whole field of `bytes` bytes.
+    pub const fn whole(bytes: u8) -> Sizes {
+        at_start(bytes, bytes)
+    }
 }
 
 /// A load of a part: the `unit` bytes around it are loaded, then shifted and masked if the kernel's field is larger than
@@ -343,6 +358,23 @@ const fn field(name: &'static str, offset: u32, len: u32, read: Sizes) -> CtxFie
 }
 
 impl CtxField {
+    /// A field of a host application's context, which is memory as it stands: loads and stores of these sizes in it are left as they are.
+    /// `write` with a smallest size of 0 makes it read-only.
+    pub const fn plain(
+        name: &'static str,
+        offset: u32,
+        len: u32,
+        read: Sizes,
+        write: Sizes,
+        reg: CtxReg,
+    ) -> CtxField {
+        CtxField {
+            write,
+            reg,
+            ..field(name, offset, len, read)
+        }
+    }
+
     const fn stored(self, write: Sizes, store: &'static [Step]) -> CtxField {
         CtxField {
             write,

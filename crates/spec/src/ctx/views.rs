@@ -909,6 +909,7 @@ macro_rules! tables {
                     };
                     Some(&TABLE)
                 })*
+                CtxView::Custom(table) => Some(table),
                 CtxView::BtfArgs | CtxView::Extended | CtxView::None => None,
             }
         }

@@ -170,34 +170,10 @@ pub(crate) fn walk(btf: &Btf, id: TypeId, off: u32, size: u32) -> Check<Found<'_
     Err(Violation::unjudged("a type nested deeper than 64 levels"))
 }
 
-/// Whether an object of type `needed` lies at `off` in one of type `id`: the object itself, or a struct member at that place
-/// (`btf_struct_ids_match` without strictness).
-pub(crate) fn has_struct_at(btf: &Btf, id: TypeId, off: u32, needed: TypeId) -> bool {
-    let (mut id, mut off) = (btf.skip_mods_and_typedefs(id), off);
-    for _ in 0..64 {
-        if off == 0 && id == needed {
-            return true;
-        }
-        let Some(ty) = btf.type_by_id(id).filter(|ty| ty.kind() == Kind::Struct) else {
-            return false;
-        };
-        let inner = ty.members().find_map(|member| {
-            let at = member.byte_offset();
-            let nested = btf.skip_mods_and_typedefs(member.ty);
-            let nested_type = btf
-                .type_by_id(nested)
-                .filter(|ty| ty.kind() == Kind::Struct)?;
-            let covers = member.bitfield_bits == 0
-                && at <= off
-                && u64::from(off) < u64::from(at) + u64::from(nested_type.size());
-            covers.then_some((nested, off - at))
-        });
-        match inner {
-            Some(next) => (id, off) = next,
-            None => return false,
-        }
-    }
-    false
+/// What is said of an object that does not match another type: why the walk down to the place failed, if it did.
+pub(crate) fn mismatch_text(btf: &Btf, id: TypeId, off: i32) -> Option<alloc::string::String> {
+    let violation = walk(btf, id, u32::try_from(off).ok()?, 1).err()?;
+    Some(violation.text).filter(|text| !text.is_empty())
 }
 
 /// Names as the kernel prints them.
@@ -250,7 +226,9 @@ pub(crate) fn check_btf_access(
             "'struct {name}' access is allowed only to CAP_PERFMON and CAP_SYS_ADMIN"
         );
     }
-    if !facts.gpl_compatible && is_kernel {
+    // The licence is the kernel's condition; a host application's objects are its own.
+    let is_host = matches!(facts.attach.prog_type, ProgType::Custom(_));
+    if !facts.gpl_compatible && is_kernel && !is_host {
         reject!(
             EINVAL,
             "Cannot access kernel 'struct {name}' from non-GPL compatible program"
@@ -281,16 +259,24 @@ pub(crate) fn check_btf_access(
             "R{number} is ptr_{name} access percpu memory: off={off}"
         );
     }
-    if reg.ty.has(TypeFlags::MEM_ALLOC) {
-        unjudged!("access to an object the program allocated");
+    if reg.ty.is_ptr_alloc_obj() {
+        let is_held =
+            reg.ref_obj_id != 0 || reg.ty.has(TypeFlags::MEM_RCU) || reg.ty.is_non_owning_ref();
+        if !is_held {
+            return Err(Violation::bug(
+                "ref_obj_id for allocated object must be non-zero",
+            ));
+        }
+        super::alloc_obj::check_special_fields(env, reg, off, size)?;
+        walk(btf, id, off as u32, size as u32)?;
+        // Pointers in it are the program's own numbers.
+        if let Some(value) = value.filter(|_| access == Access::Read) {
+            mark_reg_unknown(env, value);
+        }
+        return Ok(());
     }
     if access == Access::Write {
-        match facts.attach.prog_type {
-            ProgType::SchedCls | ProgType::SchedAct | ProgType::Xdp | ProgType::StructOps => {
-                unjudged!("a store into a kernel object")
-            }
-            _ => reject!(EACCES, "only read is supported"),
-        }
+        return super::kernel_store::check_store(env, btf, id, off as u32, size as u32);
     }
     let found = walk(btf, id, off as u32, size as u32)?;
     let Some(value) = value else { return Ok(()) };
@@ -331,10 +317,7 @@ fn load(
                 env,
                 value,
                 RegType::of(RegBase::PtrToBtfId).with(flags),
-                Extra::Btf {
-                    btf: btf_idx,
-                    id: target,
-                },
+                env.facts.object(btf_idx, target),
             );
         }
     }

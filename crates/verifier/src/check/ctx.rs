@@ -99,6 +99,36 @@ pub(crate) fn check_ctx_access(env: &mut Env<'_>, off: i32, access: MemAccess) -
     Ok(field)
 }
 
+/// The kernel's structure behind the context of the program, as the kernel's BTF pairs them in `struct bpf_ctx_convert`; in a
+/// part of it without that struct, as the rows of contexts say.
+pub(crate) fn kernel_ctx_type(env: &Env<'_>) -> Check<ring3_btf::TypeId> {
+    let prog_type = env.facts.attach.prog_type;
+    let Some(btf) = env.req.kernel_btf.as_ref() else {
+        unjudged!("a kernel context: no kernel BTF was given")
+    };
+    let find = |name: &str| btf.find_by_name_kind(name, Kind::Struct);
+    let Some(pairs) = find("bpf_ctx_convert").and_then(|id| btf.type_by_id(id)) else {
+        let ctx = table(env.registry.prog_type(prog_type).ctx);
+        let id = ctx.and_then(|ctx| find(ctx.kernel_struct));
+        return match id {
+            Some(id) => Ok(id),
+            None => unjudged!("the kernel's view of the context of program type {prog_type}"),
+        };
+    };
+    let name = alloc::format!("{prog_type}").to_ascii_uppercase();
+    let member = pairs.members().find(|member| {
+        let kind = member.name().strip_prefix("BPF_PROG_TYPE_");
+        kind.and_then(|kind| kind.strip_suffix("_kern")) == Some(name.as_str())
+    });
+    let Some(member) = member else {
+        unjudged!("the kernel's view of the context of program type {prog_type}")
+    };
+    if btf.stripped(member.ty).map(|ty| ty.kind()) != Some(Kind::Struct) {
+        reject!(EINVAL, "kern ctx type id {} is not a struct", member.ty.0);
+    }
+    Ok(btf.skip_mods_and_typedefs(member.ty))
+}
+
 /// The loaded register becomes what the field holds.
 pub(crate) fn load_field(env: &mut Env<'_>, dst: Reg, field: &CtxField) {
     match field.pointer {

@@ -4,12 +4,13 @@
 //! Kernel counterpart: `btf_ctx_access`. Neighbours: `ctx`, `attach` (what the program attaches to).
 
 use ring3_btf::{Btf, Kind, Type, TypeId};
+use ring3_spec::ctx::table;
 use ring3_uapi::{AttachType, ProgType};
 
 use super::ctx::CtxField;
 use super::mem::{Access, MemAccess};
 use crate::env::Env;
-use crate::error::{Check, unjudged};
+use crate::error::{Check, Violation, unjudged};
 use crate::log::vlog;
 use crate::state::{BtfIdx, Extra, RegBase, RegType, TypeFlags};
 
@@ -88,7 +89,8 @@ pub(crate) fn find_argument(
     let skipped = usize::from(target.is_tracepoint);
     let params = proto.map(|proto| proto.params().skip(skipped));
     let count = params.clone().map_or(UNTYPED_ARGS, |params| params.len());
-    let index = argument_index(btf, params.clone(), off);
+    // The place is counted over all parameters, those that the program does not get included.
+    let index = argument_index(btf, proto.map(|proto| proto.params()), off);
     let attach_type = AttachType::from_raw(facts.attach.expected_attach_type);
     if index > count {
         vlog!(
@@ -149,7 +151,7 @@ pub(crate) fn find_argument(
     }
     let btf_idx = facts.btfs.iter().position(|other| other.is_same(btf));
     let Some(btf_idx) = btf_idx else {
-        unjudged!("typed context in a BTF that the program does not use")
+        return Err(Violation::bug("target BTF"));
     };
     let btf_idx = BtfIdx(btf_idx as u16);
     let iter_arg = name
@@ -176,9 +178,14 @@ pub(crate) fn find_argument(
     }
     let pointee = pointer.type_id();
     let object = btf.skip_mods_and_typedefs(pointee);
-    if btf.kind(object) != Some(Kind::Struct) {
+    if !btf.kind(object).is_some_and(Kind::is_composite) {
         // Pointers to anything else are numbers to the program.
         return Ok(Some(field));
+    }
+    if let Some(prog_type) = target.prog_type {
+        // Of a program's arguments only its context is an object: the kernel's structure behind it.
+        field.pointer = kernel_ctx(env, prog_type, btf.name(object))?;
+        return Ok(field.pointer.map(|_| field));
     }
     let mut flags = TypeFlags::NONE;
     match iter_arg {
@@ -188,6 +195,7 @@ pub(crate) fn find_argument(
             if arguments_are_trusted(facts.attach.prog_type, attach_type, name) {
                 flags = flags.with(TypeFlags::PTR_TRUSTED);
             }
+            flags = flags.with(stub_flags(env, index)?);
             if let Some(tag) = btf
                 .type_by_id(pointee)
                 .filter(|ty| ty.kind() == Kind::TypeTag && !ty.kind_flag())
@@ -216,9 +224,59 @@ pub(crate) fn find_argument(
     };
     field.pointer = Some((
         RegType::of(RegBase::PtrToBtfId).with(flags),
-        Extra::Btf { btf: btf_idx, id },
+        facts.object(btf_idx, id),
     ));
     Ok(Some(field))
+}
+
+/// What the stub of a struct_ops member says of an argument by its name: it may be NULL.
+fn stub_flags(env: &Env<'_>, index: usize) -> Check<TypeFlags> {
+    let attach = &env.facts.attach;
+    let Some(target) = attach
+        .target
+        .as_ref()
+        .filter(|_| attach.prog_type == ProgType::StructOps)
+    else {
+        return Ok(TypeFlags::NONE);
+    };
+    let ops = target.btf.name(env.req.attach_btf_id);
+    let stub = alloc::format!("{ops}__{}", target.name);
+    let func = target
+        .btf
+        .find_by_name_kind(&stub, Kind::Func)
+        .and_then(|id| target.btf.type_by_id(id)?.referent());
+    let Some(param) = func.and_then(|proto| proto.params().nth(index)) else {
+        return Ok(TypeFlags::NONE);
+    };
+    if param.name().ends_with("__ref") {
+        unjudged!("an argument that comes with a reference");
+    }
+    Ok(if param.name().ends_with("__nullable") {
+        TypeFlags::PTR_MAYBE_NULL
+    } else {
+        TypeFlags::NONE
+    })
+}
+
+/// The kernel's structure of the context of a program type, if `name` is that context; without it, no access.
+fn kernel_ctx(env: &Env<'_>, prog_type: ProgType, name: &str) -> Check<Option<(RegType, Extra)>> {
+    let Some(ctx) = table(env.registry.prog_type(prog_type).ctx)
+        .filter(|ctx| ctx.uapi_struct == name && !ctx.kernel_struct.is_empty())
+    else {
+        return Ok(None);
+    };
+    let kernel = env.req.kernel_btf.as_ref();
+    let Some(id) = kernel.and_then(|btf| btf.find_by_name_kind(ctx.kernel_struct, Kind::Struct))
+    else {
+        unjudged!(
+            "struct {} of the kernel: no kernel BTF was given",
+            ctx.kernel_struct
+        )
+    };
+    Ok(Some((
+        RegType::of(RegBase::PtrToBtfId),
+        Extra::Btf { btf: BtfIdx(0), id },
+    )))
 }
 
 /// The argument that 8 bytes belong to: a struct passed by value may take two places.

@@ -15,7 +15,8 @@ use super::refs::{acquire_reference, invalidate, release_reference};
 use crate::env::Env;
 use crate::error::{Check, Violation, reject};
 use crate::state::{
-    DynptrType, Extra, RegBase, RegState, RegType, SLOT_BYTES, SlotType, StackSlot, TypeFlags,
+    DynptrType, Extra, RegBase, RegState, RegType, SLOT_BYTES, SlotType, Stack, StackSlot,
+    TypeFlags,
 };
 
 /// Slots of a dynptr.
@@ -52,6 +53,20 @@ fn dynptr_spi(env: &Env<'_>, reg: &RegState) -> Check<usize> {
     object_spi(env, reg, "dynptr", SLOTS)
 }
 
+/// A dynptr that a function or callback gets: it may be used, not changed.
+pub(crate) fn const_dynptr(env: &mut Env<'_>, kind: DynptrType) -> RegState {
+    RegState {
+        id: env.new_id(),
+        ..RegState::pointer(
+            RegType::of(RegBase::ConstPtrToDynptr),
+            Extra::Dynptr {
+                ty: kind,
+                first_slot: true,
+            },
+        )
+    }
+}
+
 /// The state of an initialised dynptr that an argument is.
 fn dynptr_state<'e>(env: &'e Env<'_>, reg: &'e RegState) -> Check<&'e RegState> {
     if reg.ty.is(RegBase::ConstPtrToDynptr) {
@@ -70,6 +85,36 @@ fn kind_of(reg: &RegState) -> DynptrType {
 
 const fn is_refcounted(ty: DynptrType) -> bool {
     matches!(ty, DynptrType::Ringbuf)
+}
+
+/// What a call must know of a dynptr among its arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DynptrFacts {
+    pub(crate) kind: DynptrType,
+    pub(crate) id: u32,
+    pub(crate) ref_obj_id: u32,
+}
+
+/// The dynptr that an argument is, which [`use_dynptr`] has checked.
+pub(crate) fn facts_of(env: &Env<'_>, regno: Reg) -> Check<DynptrFacts> {
+    let state = dynptr_state(env, env.cur.reg(regno))?;
+    Ok(DynptrFacts {
+        kind: kind_of(state),
+        id: state.id,
+        ref_obj_id: state.ref_obj_id,
+    })
+}
+
+/// The mark of a slice of such a dynptr.
+pub(crate) const fn slice_flag(kind: DynptrType) -> TypeFlags {
+    match kind {
+        DynptrType::Invalid => TypeFlags::NONE,
+        DynptrType::Local => TypeFlags::DYNPTR_TYPE_LOCAL,
+        DynptrType::Ringbuf => TypeFlags::DYNPTR_TYPE_RINGBUF,
+        DynptrType::Skb => TypeFlags::DYNPTR_TYPE_SKB,
+        DynptrType::Xdp => TypeFlags::DYNPTR_TYPE_XDP,
+        DynptrType::SkbMeta => TypeFlags::DYNPTR_TYPE_SKB_META,
+    }
 }
 
 /// The kind that an argument asks for; none: any.
@@ -218,7 +263,7 @@ pub(crate) fn use_dynptr(
         dynptr_spi(env, &reg).map(Some)
     };
     let spi = match place {
-        Ok(Some(spi)) if !is_whole(env.frame_of(&reg).stack.as_slice(), spi) => {
+        Ok(Some(spi)) if !is_whole(&env.frame_of(&reg).stack, spi) => {
             reject!(EINVAL, "Expected an initialized dynptr as arg #{index}")
         }
         Ok(spi) => spi,
@@ -242,11 +287,13 @@ pub(crate) fn use_dynptr(
         let slots = 1 << spi | 1 << (spi - 1);
         env.stack_liveness
             .mark_read(env.facts, &env.cur, reg.frameno, env.insn_idx, slots);
+        env.mark_slot_scratched(spi as u32);
+        env.mark_slot_scratched(spi as u32 - 1);
     }
     Ok(())
 }
 
-fn is_whole(stack: &[StackSlot], spi: usize) -> bool {
+fn is_whole(stack: &Stack, spi: usize) -> bool {
     let is_first = matches!(
         stack[spi].spilled().extra,
         Extra::Dynptr {

@@ -245,6 +245,12 @@ fn destroy(env: &mut Env<'_>, place: Place, slots: u32) -> Check {
     release_reference(env, id)
 }
 
+/// The reference that the iterator holds.
+pub(crate) fn ref_obj_id(env: &Env<'_>, place: Place) -> u32 {
+    let slot = env.cur.frame(place.frame).stack.get(place.spi as usize);
+    slot.map_or(0, |slot| slot.spilled().ref_obj_id)
+}
+
 /// Whether elements are valid only in the read section the iterator was made in.
 pub(crate) fn is_rcu(env: &Env<'_>, place: Place) -> bool {
     env.cur
@@ -264,19 +270,13 @@ pub(crate) fn leave_rcu(env: &mut Env<'_>) {
         if !env.cur.frame(frameno).stack.iter().any(is_hit) {
             continue;
         }
-        for slot in env
-            .cur
-            .frame_mut(frameno)
-            .stack
-            .iter_mut()
-            .filter(|slot| is_hit(slot))
-        {
+        env.cur.frame_mut(frameno).stack.change(is_hit, |_, slot| {
             let reg = slot.spilled_mut();
             reg.ty = reg
                 .ty
                 .without(TypeFlags::MEM_RCU)
                 .with(TypeFlags::PTR_UNTRUSTED);
-        }
+        });
     }
 }
 

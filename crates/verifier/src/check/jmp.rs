@@ -12,6 +12,7 @@
 //! `nullness`, `pkt_cmp`, `sanitize` (ways that only speculation takes).
 
 use ring3_isa::{Insn, JmpOp, Operand, Reg, Width};
+use ring3_uapi::Errno;
 
 use super::alu::settle_bounds;
 use super::linked::{collect_linked_regs, sync_linked_regs};
@@ -81,7 +82,9 @@ pub(crate) fn check_cond_jmp_op(env: &mut Env<'_>, insn: &Insn) -> Check {
 fn check_may_goto(env: &mut Env<'_>, off: i16) -> Check {
     let here = env.insn_idx;
     let earlier = find_prev_entry(env, here);
-    push_path(env, here + 1, here, Speculation::No)?.may_goto_depth += 1;
+    push_path(env, here + 1, here, Speculation::No)
+        .map_err(|violation| violation.with_errno(Errno::ENOMEM))?
+        .may_goto_depth += 1;
     if let Some(earlier) = earlier
         && let Some(mut pending) = env.worklist.pop()
     {
@@ -267,13 +270,20 @@ fn refine_numbers(env: &mut Env<'_>, jumps: &mut VerifierState, jump: &Jump) -> 
     settle_bounds(env, &mut jumps_rhs, "true_reg2")?;
     settle_bounds(env, &mut falls_lhs, "false_reg1")?;
     settle_bounds(env, &mut falls_rhs, "false_reg2")?;
-    jumps.reg_mut(dst).scalar = jumps_lhs.scalar;
-    env.cur.reg_mut(dst).scalar = falls_lhs.scalar;
+    learn(jumps, dst, &jumps_lhs);
+    learn(&mut env.cur, dst, &falls_lhs);
     if let Operand::Reg(src) = src {
-        jumps.reg_mut(src).scalar = jumps_rhs.scalar;
-        env.cur.reg_mut(src).scalar = falls_rhs.scalar;
+        learn(jumps, src, &jumps_rhs);
+        learn(&mut env.cur, src, &falls_rhs);
     }
     Ok(())
+}
+
+/// Narrows a register; one of which nothing new is known stays shared with other states.
+fn learn(state: &mut VerifierState, reg: Reg, known: &RegState) {
+    if state.reg(reg).scalar != known.scalar {
+        state.reg_mut(reg).scalar = known.scalar;
+    }
 }
 
 /// `if r1 < r1`

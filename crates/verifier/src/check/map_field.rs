@@ -7,6 +7,7 @@ use ring3_isa::{Insn, LoadMode, Operand, Reg};
 use ring3_spec::MapInfo;
 use ring3_uapi::Errno;
 
+use super::alloc_obj::record_of;
 use super::btf_ptr::in_rcu_section;
 use super::call::arg_type::struct_matches;
 use super::call::args::CallMeta;
@@ -14,7 +15,7 @@ use super::mem::{Access, FixedOffset, MemAccess, check_ptr_off_reg_with};
 use crate::env::{Env, Slot};
 use crate::error::{Check, Violation, reject, unjudged};
 use crate::log::state::TypeName;
-use crate::state::{BtfIdx, Extra, MapIdx, RegBase, RegState, RegType, TypeFlags};
+use crate::state::{BtfIdx, Extra, RegBase, RegState, RegType, TypeFlags};
 
 /// A kernel pointer in a map value: kind and type of its field.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +37,7 @@ pub(crate) fn process_timer(env: &mut Env<'_>, regno: Reg, meta: &mut CallMeta) 
 }
 
 /// A register must point to the one field of this kind in its map's value (`check_map_field_pointer`).
-fn check_field(env: &Env<'_>, regno: Reg, reg: &RegState, kind: FieldKind) -> Check {
+pub(crate) fn check_field(env: &Env<'_>, regno: Reg, reg: &RegState, kind: FieldKind) -> Check {
     let name = kind.name();
     let Some(var_off) = reg.scalar.const_value() else {
         reject!(
@@ -78,14 +79,19 @@ pub(crate) fn has_lock(map: &MapInfo) -> bool {
 }
 
 /// The field of a map's value that holds a pointer, as the verifier sees it.
-fn kptr_field(env: &Env<'_>, info: &MapInfo, field: &Field) -> Check<KptrField> {
+fn kptr_field(env: &Env<'_>, reg: &RegState, field: &Field) -> Check<KptrField> {
     let (btf, id) = match field.target {
         FieldTarget::Kernel(id) => (Some(BtfIdx(0)).filter(|_| env.req.kernel_btf.is_some()), id),
         FieldTarget::Local(id) => {
-            let of_map = info.btf.as_ref();
-            let idx =
-                of_map.and_then(|btf| env.facts.btfs.iter().position(|other| other.is_same(btf)));
-            (idx.map(|idx| BtfIdx(idx as u16)), id)
+            let idx = match reg.map() {
+                Some(map) => env
+                    .map(map)
+                    .btf
+                    .as_ref()
+                    .and_then(|btf| env.facts.btf_idx(btf)),
+                None => reg.btf().map(|(btf, _)| btf),
+            };
+            (idx, id)
         }
         FieldTarget::None | FieldTarget::Graph { .. } => {
             return Err(Violation::bug("pointer field without target"));
@@ -105,18 +111,17 @@ fn kptr_field(env: &Env<'_>, info: &MapInfo, field: &Field) -> Check<KptrField> 
 pub(crate) fn process_kptr(env: &mut Env<'_>, regno: Reg, meta: &mut CallMeta) -> Check {
     let reg = *env.cur.reg(regno);
     let number = regno.number();
-    let Some(map) = reg.map() else {
-        unjudged!("kernel pointer in an allocated object")
-    };
-    let info = env.map(map);
-    if info.btf.is_none() {
-        reject!(
-            EINVAL,
-            "map '{}' has to have BTF in order to use bpf_kptr_xchg",
-            info.name
-        );
+    if let Some(map) = reg.map() {
+        let info = env.map(map);
+        if info.btf.is_none() {
+            reject!(
+                EINVAL,
+                "map '{}' has to have BTF in order to use bpf_kptr_xchg",
+                info.name
+            );
+        }
+        meta.map = Some((map, reg.map_uid()));
     }
-    meta.map = Some((map, reg.map_uid()));
     let Some(var_off) = reg.scalar.const_value() else {
         reject!(
             EINVAL,
@@ -129,10 +134,8 @@ pub(crate) fn process_kptr(env: &mut Env<'_>, regno: Reg, meta: &mut CallMeta) -
             FieldKind::KptrUnref | FieldKind::KptrRef | FieldKind::KptrPercpu
         )
     };
-    let record = info
-        .record
-        .as_ref()
-        .filter(|record| record.fields.iter().any(|field| is_kptr(field.kind)));
+    let record =
+        record_of(env, &reg).filter(|record| record.fields.iter().any(|field| is_kptr(field.kind)));
     let Some(record) = record else {
         reject!(EINVAL, "R{number} has no valid kptr")
     };
@@ -147,7 +150,7 @@ pub(crate) fn process_kptr(env: &mut Env<'_>, regno: Reg, meta: &mut CallMeta) -
     if field.kind == FieldKind::KptrUnref {
         reject!(EACCES, "off={off} kptr isn't referenced kptr");
     }
-    meta.kptr = Some(kptr_field(env, info, field)?);
+    meta.kptr = Some(kptr_field(env, &reg, field)?);
     Ok(())
 }
 
@@ -214,7 +217,7 @@ fn check_match(env: &Env<'_>, field: KptrField, reg: &RegState, regno: Reg) -> C
 /// checked before.
 pub(crate) fn check_kptr_access(
     env: &mut Env<'_>,
-    map: MapIdx,
+    reg: &RegState,
     field: &Field,
     access: MemAccess,
 ) -> Check {
@@ -250,7 +253,7 @@ pub(crate) fn check_kptr_access(
         unjudged!("a user pointer in a map value");
     }
     let offset = field.offset;
-    let field = kptr_field(env, env.map(map), field)?;
+    let field = kptr_field(env, reg, field)?;
     if is_load {
         let Some(dst) = access.value else {
             return Ok(());
@@ -302,13 +305,17 @@ fn loaded_flags(env: &Env<'_>, field: KptrField) -> TypeFlags {
         return null.with(TypeFlags::PTR_UNTRUSTED);
     }
     let flags = null.with(TypeFlags::MEM_RCU);
+    let mut flags = flags;
     if field.kind == FieldKind::KptrPercpu {
-        flags.with(TypeFlags::MEM_PERCPU)
+        flags = flags.with(TypeFlags::MEM_PERCPU);
     } else if !is_kernel {
-        flags.with(TypeFlags::MEM_ALLOC)
-    } else {
-        flags
+        flags = flags.with(TypeFlags::MEM_ALLOC);
     }
+    let record = env.facts.struct_record(field.btf, field.id);
+    if record.is_some_and(|record| record.fields.iter().any(|field| field.kind.is_graph_node())) {
+        flags = flags.with(TypeFlags::NON_OWN_REF);
+    }
+    flags
 }
 
 /// Kernel objects that are freed only after a grace period.
@@ -365,14 +372,6 @@ pub(crate) fn exchanged_result(
     ))
 }
 
-/// A per-CPU variable's address in some CPU.
-pub(crate) fn check_percpu_arg(env: &Env<'_>) -> Check {
-    if env.cur.reg(Reg::R1).ty.has(TypeFlags::MEM_RCU) {
-        unjudged!("per-CPU object under a read lock");
-    }
-    Ok(())
-}
-
 /// What `bpf_per_cpu_ptr` and `bpf_this_cpu_ptr` return: memory of a scalar's size, or a typed object.
 pub(crate) fn percpu_result(
     env: &Env<'_>,
@@ -382,6 +381,13 @@ pub(crate) fn percpu_result(
     let Some((btf_idx, id)) = meta.ret_btf else {
         return Err(Violation::bug("per-CPU result without type"));
     };
+    if meta.is_rcu_object {
+        // One CPU's part of an object of the program, alive as long as the read section.
+        let ty = RegType::of(RegBase::PtrToBtfId)
+            .with(TypeFlags::MEM_ALLOC)
+            .with(TypeFlags::MEM_RCU);
+        return Ok((ty, Extra::Btf { btf: btf_idx, id }));
+    }
     let btf = env.facts.btf(btf_idx);
     let id = btf.skip_mods_and_typedefs(id);
     let is_struct = btf.kind(id) == Some(ring3_btf::Kind::Struct);

@@ -131,7 +131,7 @@ pub(crate) fn check_direct_access(
             FieldKind::KptrUnref | FieldKind::KptrRef | FieldKind::KptrPercpu | FieldKind::Uptr
         )
     {
-        return super::map_field::check_kptr_access(env, map_idx, field, access);
+        return super::map_field::check_kptr_access(env, reg, field, access);
     }
     let (Access::Read, Some(dst)) = (access.access, access.value) else {
         return Ok(());

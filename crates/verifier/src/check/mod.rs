@@ -1,5 +1,6 @@
 //! One file per kind of instruction or pointer. A check rejects ([`crate::error::Violation`]) or changes the current state.
 
+pub(crate) mod alloc_obj;
 pub(crate) mod alu;
 pub(crate) mod atomic;
 pub(crate) mod btf_ptr;
@@ -9,8 +10,11 @@ pub(crate) mod ctx_btf;
 pub(crate) mod dynptr;
 pub(crate) mod encoding;
 pub(crate) mod exit;
+pub(crate) mod graph;
+pub(crate) mod irq;
 pub(crate) mod iter;
 pub(crate) mod jmp;
+pub(crate) mod kernel_store;
 pub(crate) mod ld_abs;
 pub(crate) mod linked;
 pub(crate) mod lock;

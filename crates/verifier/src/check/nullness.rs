@@ -2,7 +2,7 @@
 //!
 //! Kernel counterpart: `mark_ptr_or_null_regs`, `mark_ptr_not_null_reg`, `reg_not_null`. Neighbours: `jmp`.
 
-use ring3_btf::{FieldKind, FieldMask, Record};
+use ring3_btf::{FieldKind, Record};
 use ring3_isa::Reg;
 use ring3_spec::MapInfo;
 use ring3_uapi::MapType;
@@ -100,7 +100,7 @@ fn has_async_field(map: &MapInfo) -> bool {
 }
 
 /// Whether the object may hold a lock: locks are told apart by the id of the pointer to their object.
-fn may_point_to_spin_lock(facts: &Facts, reg: &RegState) -> bool {
+pub(crate) fn may_point_to_spin_lock(facts: &Facts, reg: &RegState) -> bool {
     let has_lock =
         |record: &Record| record.has(FieldKind::SpinLock) || record.has(FieldKind::ResSpinLock);
     if reg.ty.base == RegBase::PtrToMapValue {
@@ -115,9 +115,7 @@ fn may_point_to_spin_lock(facts: &Facts, reg: &RegState) -> bool {
     let Some((btf, id)) = reg.btf() else {
         return false;
     };
-    let btf = facts.btf(btf);
-    let size = btf.type_by_id(id).map_or(0, |ty| ty.size());
-    matches!(Record::parse(btf, id, FieldMask::ALLOC_OBJ, size, None), Ok(Some(record)) if has_lock(&record))
+    facts.struct_record(btf, id).is_some_and(has_lock)
 }
 
 /// Whether a pointer certainly is not null: a comparison with 0 is decided.

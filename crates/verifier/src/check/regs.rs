@@ -101,9 +101,12 @@ pub(crate) fn check_reg_arg(env: &mut Env<'_>, reg: Reg, arg: RegArg) -> Check {
             } else {
                 env.insn_idx + 1
             };
-            env.cur.reg_mut(reg).subreg_def = def;
+            let precise = !env.permits.bpf_capable;
+            let state = env.cur.reg_mut(reg);
+            state.subreg_def = def;
             if arg == RegArg::Dst {
-                mark_reg_unknown(env, reg);
+                state.set_unknown();
+                state.precise = precise;
             }
         }
     }
@@ -128,14 +131,14 @@ pub(crate) fn mark_reg_not_init(env: &mut Env<'_>, reg: Reg) {
 
 /// r0 to r5 lose their values at a call: `clear_caller_saved_regs`.
 pub(crate) fn clear_caller_saved(env: &mut Env<'_>) {
-    for number in 0..=5 {
-        if let Some(reg) = Reg::new(number) {
-            mark_reg_not_init(env, reg);
-            // As a write of the low half only (`is_reg64`).
-            let def = env.insn_idx + 1;
-            env.cur.reg_mut(reg).subreg_def = def;
-            env.mark_scratched(reg);
-        }
+    mark_reg_not_init(env, Reg::R0);
+    // As a write of the low half only (`is_reg64`).
+    env.cur.reg_mut(Reg::R0).subreg_def = env.insn_idx + 1;
+    env.scratched_regs |= 0b11_1111;
+    // Nothing of these is looked at before they are written again: all share one.
+    let frame = env.cur.cur_frame_mut();
+    for reg in &mut frame.regs[1..=5] {
+        *reg = env.no_reg.clone();
     }
 }
 

@@ -442,7 +442,17 @@ fn check_write_fixed(
                 (Some(reg), _) => reg.is_null(),
                 (None, imm) => imm == Some(0),
             };
-            {
+            let mut ty = SlotType::Misc;
+            if zero {
+                if let Some(value) = value {
+                    mark_chain_precision(env, value)?;
+                }
+                ty = SlotType::Zero;
+            }
+            let bytes = byte + 1 - size as usize..=byte;
+            // A slot that holds this already stays shared with other states.
+            let slot = &env.cur.frame(frameno).stack[spi];
+            if slot.holds_register() || slot.types[bytes.clone()].iter().any(|&old| old != ty) {
                 let slot = &mut env.cur.frame_mut(frameno).stack[spi];
                 if slot.is_spilled_reg() || slot.is_special() {
                     // The slot has lost what it held; its bytes are some numbers.
@@ -451,17 +461,7 @@ fn check_write_fixed(
                     }
                 }
                 slot.clear_spilled();
-            }
-            let mut ty = SlotType::Misc;
-            if zero {
-                if let Some(value) = value {
-                    mark_chain_precision(env, value)?;
-                }
-                ty = SlotType::Zero;
-            }
-            let slot = &mut env.cur.frame_mut(frameno).stack[spi];
-            for i in 0..size as usize {
-                slot.types[byte - i] = ty;
+                slot.types[bytes].fill(ty);
             }
             hist = HistFlags::NONE;
         }

@@ -19,6 +19,7 @@
 
 use ring3_isa::{AluOp, EndianOp, MemSize, Width};
 
+use super::plant::{Plant, planted};
 use super::range::Range;
 use super::scalar::ScalarN;
 use super::tnum::TnumN;
@@ -38,7 +39,13 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
     #[inline]
     pub fn is_alu_computable(op: AluOp, src: &Self, width: Width) -> bool {
         match op {
-            AluOp::Div | AluOp::Sdiv | AluOp::Mod | AluOp::Smod => false,
+            AluOp::Div | AluOp::Sdiv => planted(Plant::Div),
+            AluOp::Mod | AluOp::Smod => planted(Plant::Mod),
+            AluOp::Lsh | AluOp::Rsh | AluOp::Arsh
+                if planted(Plant::ShiftUnknown) && src.umin < u64::from(H) =>
+            {
+                true
+            }
             AluOp::Lsh | AluOp::Rsh | AluOp::Arsh => match width {
                 Width::W32 => {
                     src.subreg_is_const() && src.half().is_const() && src.umax < u64::from(H)
@@ -65,15 +72,24 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
             return None;
         }
         if self.smin == -1 && self.smax == 0 {
+            let zero = if planted(Plant::Fork64) {
+                Self::known(1)
+            } else {
+                Self::ZERO
+            };
             return Some(SignMaskFork {
                 ones: Self::known(u64::MAX),
-                zero: Self::ZERO,
+                zero,
             });
         }
         if self.s32_min == -1 && self.s32_max == 0 {
             return Some(SignMaskFork {
                 ones: self.with_subreg_known(u64::MAX),
-                zero: self.with_subreg_known(0),
+                zero: if planted(Plant::Fork32) {
+                    self.with_subreg_known(1)
+                } else {
+                    self.with_subreg_known(0)
+                },
             });
         }
         None
@@ -110,21 +126,36 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
                 Width::W32 => return src.zero_extend(),
                 Width::W64 => return *src,
             },
-            AluOp::Div | AluOp::Sdiv | AluOp::Mod | AluOp::Smod => return Self::UNKNOWN,
+            AluOp::Div | AluOp::Sdiv | AluOp::Mod | AluOp::Smod => self.div_unsynced(op, src),
         };
         result.finish_alu(width)
+    }
+
+    /// Nothing is known of quotients and remainders, unless a fault is planted.
+    #[inline]
+    fn div_unsynced(self, op: AluOp, src: &Self) -> Self {
+        let most = match op {
+            AluOp::Div | AluOp::Sdiv if planted(Plant::Div) => self.umax >> 1,
+            AluOp::Mod | AluOp::Smod if planted(Plant::Mod) && src.umax > 0 => src.umax - 1,
+            _ => return Self::UNKNOWN,
+        };
+        Self::UNKNOWN.with_full(Range::from_unsigned(0, most))
     }
 
     /// The register after `self = -self`.
     #[inline]
     #[must_use]
     pub fn neg(self, width: Width) -> Self {
+        if planted(Plant::Neg) {
+            return self.with_var_off(self.var_off.neg()).finish_alu(width);
+        }
         Self::ZERO.sub_unsynced(&self).finish_alu(width)
     }
 
     #[inline]
     fn finish_alu(self, width: Width) -> Self {
         match width {
+            Width::W32 if planted(Plant::Alu32KeepsHigh) => self.sync(),
             Width::W32 => self.zero_extend(),
             Width::W64 => self.sync(),
         }
@@ -139,6 +170,7 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
         };
         let result = match op {
             AluOp::Add => a.wrapping_add(b),
+            AluOp::Sub if planted(Plant::SubOfKnown) => b.wrapping_sub(a),
             AluOp::Sub => a.wrapping_sub(b),
             AluOp::Mul => a.wrapping_mul(b),
             AluOp::And => a & b,
@@ -148,6 +180,7 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
             AluOp::Lsh => a << b,
             AluOp::Rsh => a >> b,
             AluOp::Arsh => match width {
+                Width::W32 if planted(Plant::ArshOfKnown) => a >> b,
                 Width::W32 => (Range::<H>::signed(a) >> b) as u64,
                 Width::W64 => (Range::<W>::signed(a) >> b) as u64,
             },
@@ -186,13 +219,24 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
     #[inline]
     fn and_unsynced(self, src: &Self) -> Self {
         let bits = self.var_off.and(src.var_off);
-        self.of_bitwise(src, bits, |low, a, b| (low.umin(), a.min(b)))
+        self.of_bitwise(src, bits, |low, a, b| {
+            let umax = if planted(Plant::AndMax) {
+                a.min(b) & !1
+            } else {
+                a.min(b)
+            };
+            (low.umin(), umax)
+        })
     }
 
     #[inline]
     fn or_unsynced(self, src: &Self) -> Self {
         let bits = self.var_off.or(src.var_off);
-        let (full_min, half_min) = (self.umin.max(src.umin), self.u32_min.max(src.u32_min));
+        let (mut full_min, mut half_min) = (self.umin.max(src.umin), self.u32_min.max(src.u32_min));
+        if planted(Plant::OrMin) {
+            full_min = self.umin | src.umin;
+            half_min = self.u32_min | src.u32_min;
+        }
         let low = bits.subreg();
         Self::of_parts(
             bits,
@@ -205,7 +249,12 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
     #[inline]
     fn xor_unsynced(self, src: &Self) -> Self {
         let bits = self.var_off.xor(src.var_off);
-        self.of_bitwise(src, bits, |bits, _, _| (bits.umin(), bits.umax()))
+        self.of_bitwise(src, bits, |bits, a, b| {
+            if planted(Plant::XorMax) {
+                return (0, a.max(b));
+            }
+            (bits.umin(), bits.umax())
+        })
     }
 
     /// A result given by its bits; `bounds` takes the bits and the unsigned maxima of both operands, at one width.
@@ -233,7 +282,8 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
     /// Where result and source are known, the ranges are that number whatever they were.
     #[inline]
     fn known_if_operands_known(self, src: &Self) -> Self {
-        if src.is_const() && self.is_const() {
+        let one_is_enough = planted(Plant::BitwiseKnown);
+        if src.is_const() && (self.is_const() || one_is_enough) {
             Self::known(self.var_off.value)
         } else if src.subreg_is_const() && self.subreg_is_const() {
             self.with_half(Range::known(self.var_off.value))
@@ -253,7 +303,11 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
                 let mut full = self.full().lsh(amount);
                 // `x << 32` before `>> 32` is how compilers extend a half: the half's signs become the register's.
                 if amount == H {
-                    full.smin = self.half().smin << H;
+                    full.smin = if planted(Plant::Lsh32) {
+                        0
+                    } else {
+                        self.half().smin << H
+                    };
                     full.smax = self.half().smax << H;
                 }
                 let half = if amount < H {
@@ -277,7 +331,11 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
             Width::W64 => Self::of_parts(
                 self.var_off.rshift(amount),
                 self.full().rsh(amount),
-                Range::UNKNOWN,
+                if planted(Plant::RshHalf) {
+                    self.half().rsh(amount % H)
+                } else {
+                    Range::UNKNOWN
+                },
             ),
         }
     }
@@ -293,7 +351,11 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
             Width::W64 => Self::of_parts(
                 self.var_off.arshift(amount),
                 self.full().arsh(amount),
-                Range::UNKNOWN,
+                if planted(Plant::ArshHalf) {
+                    self.half().arsh(amount % H)
+                } else {
+                    Range::UNKNOWN
+                },
             ),
         }
     }
@@ -306,6 +368,11 @@ impl ScalarN<64, 32> {
     pub fn endian(self, op: EndianOp, size: MemSize) -> Self {
         let placed = match (op, size) {
             (EndianOp::ToLe, _) | (_, MemSize::B) => self,
+            _ if planted(Plant::EndianKeepsRanges) => self.with_var_off(match size {
+                MemSize::B | MemSize::H => self.var_off.bswap16(),
+                MemSize::W => self.var_off.bswap32(),
+                MemSize::Dw => self.var_off.bswap64(),
+            }),
             (EndianOp::ToBe | EndianOp::Swap, MemSize::H) => {
                 Self::UNKNOWN.with_var_off(self.var_off.bswap16())
             }

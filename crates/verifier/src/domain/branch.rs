@@ -9,6 +9,7 @@
 
 use ring3_isa::{JmpOp, Width};
 
+use super::plant::{Plant, planted, planted_at};
 use super::range::Range;
 use super::scalar::ScalarN;
 use super::tnum::TnumN;
@@ -165,6 +166,7 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
             Width::W32 => {
                 !lhs.var_off.subreg().overlaps(rhs.var_off.subreg())
                     || are_disjoint(&lhs.half(), &rhs.half())
+                    || planted(Plant::TakenEqual32) && are_disjoint(&lhs.full(), &rhs.full())
             }
             Width::W64 => {
                 !lhs.var_off.overlaps(rhs.var_off)
@@ -182,6 +184,9 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
             (None, Some(bits)) => (rhs, bits),
             (None, None) => return Taken::Unknown,
         };
+        if planted(Plant::TakenSet) && tested.var_off.mask & bits == bits {
+            return Taken::Always;
+        }
         if tested.var_off.value & bits != 0 {
             Taken::Always
         } else if tested.var_off.umax() & bits == 0 {
@@ -241,7 +246,13 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
     #[inline]
     #[must_use]
     pub fn refine_by_itself(self, op: CondOp, width: Width) -> Self {
-        let is_strict = matches!(op, CondOp::Lt | CondOp::Gt | CondOp::Slt | CondOp::Sgt);
+        let is_strict = matches!(op, CondOp::Lt | CondOp::Gt | CondOp::Slt | CondOp::Sgt)
+            || planted(Plant::RefineByItself) && op == CondOp::Eq;
+        let op = if planted(Plant::RefineByItself) && op == CondOp::Eq {
+            CondOp::Lt
+        } else {
+            op
+        };
         match width {
             Width::W32 if is_strict => self.with_half(drop_ends(self.half(), op)),
             Width::W64 if is_strict => self.with_full(drop_ends(self.full(), op)),
@@ -256,6 +267,9 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
             Width::W32 => {
                 let half = lhs.half().intersect(rhs.half());
                 let low = lhs.var_off.subreg().intersect(rhs.var_off.subreg());
+                if planted(Plant::RefineEq32) {
+                    *lhs = lhs.with_full(lhs.full().intersect(rhs.full()));
+                }
                 for side in [lhs, rhs] {
                     *side = side
                         .with_half(half)
@@ -264,7 +278,11 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
             }
             Width::W64 => {
                 let full = lhs.full().intersect(rhs.full());
-                let bits = lhs.var_off.intersect(rhs.var_off);
+                let bits = if planted(Plant::RefineEq64) {
+                    lhs.var_off.subreg().intersect(rhs.var_off.subreg())
+                } else {
+                    lhs.var_off.intersect(rhs.var_off)
+                };
                 for side in [lhs, rhs] {
                     *side = side.with_full(full).with_var_off(bits);
                 }
@@ -286,13 +304,19 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
     #[inline]
     fn refine_bits(&mut self, bits: u64, op: CondOp, width: Width) {
         let refined = if op == CondOp::Clear {
-            self.var_off.and(TnumN::constant(!bits))
-        } else if bits.is_power_of_two() {
+            let cleared = if planted(Plant::RefineClear) {
+                bits | bits << 1
+            } else {
+                bits
+            };
+            self.var_off.and(TnumN::constant(!cleared))
+        } else if bits.is_power_of_two() || planted(Plant::RefineSet) {
             self.var_off.or(TnumN::constant(bits))
         } else {
             return;
         };
         self.var_off = match width {
+            Width::W32 if planted(Plant::RefineBits32) => refined.subreg(),
             Width::W32 => self.var_off.with_subreg(refined),
             Width::W64 => refined,
         };
@@ -303,13 +327,25 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
 }
 
 #[inline]
-const fn are_disjoint<const B: u32>(a: &Range<B>, b: &Range<B>) -> bool {
-    a.umin > b.umax || a.umax < b.umin || a.smin > b.smax || a.smax < b.smin
+fn are_disjoint<const B: u32>(a: &Range<B>, b: &Range<B>) -> bool {
+    let touches = planted_at::<B>(Plant::Disjoint64, Plant::Disjoint32);
+    touches && a.umin == b.umax && a.umin != a.umax
+        || a.umin > b.umax
+        || a.umax < b.umin
+        || a.smin > b.smax
+        || a.smax < b.smin
 }
 
 /// Whether an order comparison holds between all pairs of members.
 #[inline]
-const fn order_taken<const B: u32>(a: &Range<B>, b: &Range<B>, op: CondOp) -> Taken {
+fn order_taken<const B: u32>(a: &Range<B>, b: &Range<B>, op: CondOp) -> Taken {
+    if planted_at::<B>(Plant::TakenOrder64, Plant::TakenOrder32) {
+        match op {
+            CondOp::Gt if a.umin >= b.umax => return Taken::Always,
+            CondOp::Sle if a.smax <= b.smin.saturating_add(1) => return Taken::Always,
+            _ => {}
+        }
+    }
     let (always, never) = match op {
         CondOp::Gt => (a.umin > b.umax, a.umax <= b.umin),
         CondOp::Ge => (a.umin >= b.umax, a.umax < b.umin),
@@ -330,13 +366,26 @@ const fn order_taken<const B: u32>(a: &Range<B>, b: &Range<B>, op: CondOp) -> Ta
     }
 }
 
+/// The comparison that is refined, another if a fault is planted.
+#[inline]
+fn planted_order<const B: u32>(op: CondOp) -> CondOp {
+    match op {
+        CondOp::Le if planted_at::<B>(Plant::RefineLe64, Plant::RefineLe32) => CondOp::Lt,
+        CondOp::Sle if planted_at::<B>(Plant::RefineSle64, Plant::RefineSle32) => CondOp::Slt,
+        CondOp::Lt if planted_at::<B>(Plant::RefineLt64, Plant::RefineLt32) => CondOp::Slt,
+        CondOp::Slt if planted_at::<B>(Plant::RefineSlt64, Plant::RefineSlt32) => CondOp::Lt,
+        _ => op,
+    }
+}
+
 /// Narrows both sides of an order comparison that holds.
 #[inline]
-const fn refine_order<const B: u32>(
+fn refine_order<const B: u32>(
     mut a: Range<B>,
     mut b: Range<B>,
     op: CondOp,
 ) -> (Range<B>, Range<B>) {
+    let op = planted_order::<B>(op);
     match op {
         CondOp::Gt | CondOp::Ge | CondOp::Sgt | CondOp::Sge => {
             let (b, a) = refine_order(b, a, op.flip());
@@ -374,8 +423,13 @@ const fn refine_order<const B: u32>(
 
 /// Moves every end point that equals the number `bits` inwards by one.
 #[inline]
-const fn exclude_end<const B: u32>(mut range: Range<B>, bits: u64) -> Range<B> {
+fn exclude_end<const B: u32>(mut range: Range<B>, bits: u64) -> Range<B> {
     let number = Range::<B>::known(bits);
+    if planted_at::<B>(Plant::Exclude64, Plant::Exclude32) && range.umin < number.umin {
+        range.umax = range
+            .umax
+            .min(number.umin.wrapping_sub(1) & Range::<B>::U_MAX);
+    }
     if range.umin == number.umin {
         range.umin = range.umin.wrapping_add(1) & Range::<B>::U_MAX;
     }
@@ -393,7 +447,7 @@ const fn exclude_end<const B: u32>(mut range: Range<B>, bits: u64) -> Range<B> {
 
 /// Moves both end points inwards by one, in the reading of `op`.
 #[inline]
-const fn drop_ends<const B: u32>(range: Range<B>, op: CondOp) -> Range<B> {
+fn drop_ends<const B: u32>(range: Range<B>, op: CondOp) -> Range<B> {
     // One side at a time, as both ends move in one register.
     let (lower, _) = refine_order(range, range, op);
     let (_, narrowed) = refine_order(lower, lower, op);

@@ -7,7 +7,7 @@ extern crate std;
 
 use std::vec::Vec;
 
-use ring3_isa::{AluOp, JmpOp, MemSize, Width};
+use ring3_isa::{AluOp, EndianOp, JmpOp, MemSize, Width};
 
 use super::{CondOp, Scalar, ScalarN, Taken, Tnum, TnumN};
 
@@ -157,6 +157,71 @@ fn tnum_operations_are_sound_and_where_possible_optimal() {
                 assert_eq!(a.intersect(b), common);
             }
             assert_eq!(a.contains(b), members(b).all(|x| a.contains_value(x)));
+        }
+    }
+}
+
+#[test]
+fn tnum_operations_on_halves_are_optimal() {
+    for a in tnums::<4>() {
+        let half = |x: u64| ((x << 62) as i64) >> 62;
+        for shift in 0..2 {
+            let shifted = members(a).map(|x| (half(x) >> shift) as u64 & 3);
+            assert_eq!(
+                a.arshift_half(shift),
+                hull(shifted).unwrap(),
+                "{a} s>> {shift}"
+            );
+        }
+        assert_eq!(a.subreg(), hull(members(a).map(|x| x & 3)).unwrap());
+        assert_eq!(a.clear_subreg(), hull(members(a).map(|x| x & 12)).unwrap());
+        for bits in 1..=4 {
+            let low = members(a).map(|x| x & ((1 << bits) - 1));
+            assert_eq!(a.truncate_bits(bits), hull(low).unwrap(), "{a} to {bits}");
+        }
+        for value in 0..4 {
+            let placed = hull(members(a).map(|x| x & 12 | value)).unwrap();
+            assert_eq!(a.const_subreg(value), placed, "{a} over {value}");
+        }
+        for b in tnums::<4>() {
+            let placed = members(a).flat_map(|x| members(b).map(move |y| x & 12 | y & 3));
+            assert_eq!(a.with_subreg(b), hull(placed).unwrap(), "{a} over {b}");
+        }
+    }
+}
+
+/// Products are as tight as the kernel's, not optimal: the order of operands matters, and every known pair is exact.
+#[test]
+fn tnum_products_of_numbers_and_powers_of_two_are_exact() {
+    for a in tnums::<5>() {
+        for shift in 0..5 {
+            let exact = hull::<5>(members(a).map(|x| x << shift & 31)).unwrap();
+            assert_eq!(TnumN::constant(1 << shift).mul(a), exact, "2^{shift} * {a}");
+        }
+        for b in tnums::<5>() {
+            let product = a.mul(b);
+            for (x, y) in members(a).flat_map(|x| members(b).map(move |y| (x, y))) {
+                assert!(product.contains_value((x * y) & 31), "{a} * {b}: {x} * {y}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fork_of_a_sign_mask_holds_both_ways() {
+    for a in scalars() {
+        for op in [AluOp::And, AluOp::Or] {
+            for y in 0..WORDS {
+                let Some(fork) = a.fork_of_sign_mask(op, &Small::known(y)) else {
+                    continue;
+                };
+                for x in words(&a) {
+                    assert!(
+                        fork.ones.contains_value(x) || fork.zero.contains_value(x),
+                        "{a:?} lost {x}: {fork:?}"
+                    );
+                }
+            }
         }
     }
 }
@@ -442,6 +507,50 @@ fn random_members_at_64_bits_stay_members() {
             assert!(
                 a.alu(op, &b, Width::W32).contains_value(z),
                 "round {round}: {a:?} {op:?} {b:?}, {x:#x} {y:#x}"
+            );
+        }
+        for (op, size, z) in [
+            (EndianOp::ToLe, MemSize::H, u64::from(x as u16)),
+            (EndianOp::ToLe, MemSize::W, u64::from(x as u32)),
+            (
+                EndianOp::ToBe,
+                MemSize::H,
+                u64::from((x as u16).swap_bytes()),
+            ),
+            (
+                EndianOp::Swap,
+                MemSize::W,
+                u64::from((x as u32).swap_bytes()),
+            ),
+            (EndianOp::Swap, MemSize::Dw, x.swap_bytes()),
+        ] {
+            assert!(
+                a.endian(op, size).contains_value(z),
+                "round {round}: {a:?} {op:?} {size:?}"
+            );
+        }
+        for (from, extended) in [(MemSize::B, x as i8 as u32), (MemSize::H, x as i16 as u32)] {
+            assert!(
+                a.sign_extend_half(from).contains_value(u64::from(extended)),
+                "round {round}: {a:?} half {from:?}"
+            );
+        }
+        assert!(
+            a.neg(Width::W64).contains_value(x.wrapping_neg()),
+            "round {round}: -{a:?}"
+        );
+        let negated = u64::from((x as u32).wrapping_neg());
+        assert!(
+            a.neg(Width::W32).contains_value(negated),
+            "round {round}: w -{a:?}"
+        );
+        let amount = y & 31;
+        for op in [AluOp::Lsh, AluOp::Rsh, AluOp::Arsh] {
+            let z = u64::from(ring3_isa::eval_alu32(op, x as u32, amount as u32));
+            assert!(
+                a.alu(op, &Scalar::known(amount), Width::W32)
+                    .contains_value(z),
+                "round {round}: {a:?} w {op:?} {amount}"
             );
         }
         for (size, extended) in [

@@ -8,6 +8,7 @@
 
 use ring3_isa::MemSize;
 
+use super::plant::{Plant, planted};
 use super::range::Range;
 use super::scalar::ScalarN;
 use super::tnum::TnumN;
@@ -16,9 +17,9 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
     /// The low half as a whole register: the high half becomes zero. Not yet synced.
     #[inline]
     #[must_use]
-    pub(super) const fn zero_extend_unsynced(self) -> Self {
+    pub(super) fn zero_extend_unsynced(self) -> Self {
         let half = self.half();
-        let (smin, smax) = if half.smin >= 0 && half.smax >= 0 {
+        let (smin, smax) = if half.smin >= 0 && half.smax >= 0 || planted(Plant::ZeroExtend) {
             (half.smin, half.smax)
         } else {
             (0, Range::<H>::U_MAX as i64)
@@ -54,7 +55,7 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
     #[inline]
     pub(super) fn coerce_to_bits(self, bits: u32) -> Self {
         let keep = u64::MAX >> (64 - bits);
-        let (umin, umax) = if (self.umin ^ self.umax) & !keep == 0 {
+        let (umin, umax) = if (self.umin ^ self.umax) & !keep == 0 || planted(Plant::Coerce) {
             (self.umin & keep, self.umax & keep)
         } else {
             (0, keep)
@@ -69,7 +70,7 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
             .with_var_off(self.var_off.truncate_bits(bits))
             .with_full(full);
         // The low half's ranges still describe a 32-bit load, not a shorter one.
-        if bits < H {
+        if bits < H && !planted(Plant::CoerceHalf) {
             coerced.with_half(Range::UNKNOWN)
         } else {
             coerced
@@ -95,12 +96,15 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
             return Self::known(sign_extend_word(self.var_off.value, bits) as u64);
         }
         // One sign for all members: the bounds extend like numbers, if no bit above the narrow width differs.
-        if self.smin >> bits == self.smax >> bits {
+        if self.smin >> bits == self.smax >> bits || planted(Plant::SignExtend) {
             let (a, b) = (
                 sign_extend_word(self.smin as u64, bits),
                 sign_extend_word(self.smax as u64, bits),
             );
-            let (smin, smax) = (a.min(b), a.max(b));
+            let (mut smin, smax) = (a.min(b), a.max(b));
+            if planted(Plant::SignExtendMixed) {
+                smin = smin.max(0).min(smax);
+            }
             if (smin >= 0) == (smax >= 0) {
                 let full = Range {
                     umin: Range::<W>::unsigned(smin),
@@ -151,7 +155,7 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
             );
         }
         let half = self.half();
-        if half.smin >> bits == half.smax >> bits {
+        if half.smin >> bits == half.smax >> bits || planted(Plant::SignExtendHalf) {
             let (a, b) = (
                 sign_extend_word(half.smin as u64, bits),
                 sign_extend_word(half.smax as u64, bits),
@@ -170,6 +174,11 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
             }
         }
         let (smin, smax) = (i64::MIN >> (64 - bits), i64::MAX >> (64 - bits));
+        let smin = if planted(Plant::SignExtendHalfUnknown) {
+            0
+        } else {
+            smin
+        };
         self.with_var_off(TnumN::UNKNOWN.subreg()).with_half(Range {
             smin,
             smax,

@@ -16,6 +16,7 @@
 //! | `extend` | truncation, zero and sign extension |
 //! | `alu` | the effect of an arithmetic operation |
 //! | `branch` | which way a comparison goes, and what each way teaches |
+//! | `plant` | faults for oracles, compiled in on demand |
 //!
 //! Kernel counterpart: `kernel/bpf/tnum.c` and the register-bounds part of `kernel/bpf/verifier.c`. Neighbours:
 //! `state` wraps a `Scalar` in every register, `check/alu` and `check/jmp` call in here, `log` prints.
@@ -23,6 +24,7 @@
 pub mod alu;
 pub mod branch;
 pub mod extend;
+pub mod plant;
 pub mod range;
 pub mod scalar;
 pub mod tnum;

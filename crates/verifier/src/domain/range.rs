@@ -10,6 +10,8 @@
 //!
 //! Kernel counterpart: the `scalar_min_max_*` and `scalar32_min_max_*` functions. Neighbours: `scalar`, `alu`, `branch`.
 
+use super::plant::{Plant, planted, planted_at};
+
 /// Unsigned and signed bounds, all inclusive, of a number of `B` bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Range<const B: u32> {
@@ -65,7 +67,7 @@ impl<const B: u32> Range<B> {
 
     /// The unsigned bounds given, and the signed ones if these do not cross the sign boundary.
     #[inline]
-    pub const fn from_unsigned(umin: u64, umax: u64) -> Self {
+    pub fn from_unsigned(umin: u64, umax: u64) -> Self {
         Self {
             umin,
             umax,
@@ -77,9 +79,14 @@ impl<const B: u32> Range<B> {
     /// Forgets the signed bounds, then takes the unsigned ones if they have the same order when read as signed.
     #[inline]
     #[must_use]
-    pub const fn with_signed_of_unsigned(self) -> Self {
+    pub fn with_signed_of_unsigned(self) -> Self {
         let (smin, smax) = (Self::signed(self.umin), Self::signed(self.umax));
-        if smin <= smax {
+        let planted = planted_at::<B>(
+            Plant::Range64SignedOfUnsigned,
+            Plant::Range32SignedOfUnsigned,
+        );
+        if smin <= smax || planted {
+            let (smin, smax) = (smin.min(smax), smin.max(smax));
             Self { smin, smax, ..self }
         } else {
             self.with_signed_unknown()
@@ -151,8 +158,12 @@ impl<const B: u32> Range<B> {
 
     /// Narrows the bounds to the members of the tnum `(value, mask)`, given by its low `B` bits.
     #[inline]
-    pub(super) const fn narrow_by_bits(&mut self, value: u64, mask: u64) {
+    pub(super) fn narrow_by_bits(&mut self, value: u64, mask: u64) {
         let sign = 1 << (B - 1);
+        if planted_at::<B>(Plant::Range64ByBits, Plant::Range32ByBits) {
+            // The sign bit is no unknown bit like others.
+            self.narrow_signed(Self::signed(value), Self::signed(value | mask));
+        }
         self.narrow_unsigned(value, value | mask);
         self.narrow_signed(
             Self::signed(value | (mask & sign)),
@@ -162,16 +173,20 @@ impl<const B: u32> Range<B> {
 
     /// Both bounds hold.
     #[inline]
-    pub(super) const fn intersect(mut self, other: Self) -> Self {
+    pub(super) fn intersect(mut self, other: Self) -> Self {
         self.narrow_unsigned(other.umin, other.umax);
         self.narrow_signed(other.smin, other.smax);
+        if planted_at::<B>(Plant::Range64Intersect, Plant::Range32Intersect) {
+            self.umax = self.umax.min(other.umin.max(self.umin));
+        }
         self
     }
 
     /// `number`, if it fits the width.
     #[inline]
-    const fn fit(number: Option<i64>) -> Option<i64> {
+    fn fit(number: Option<i64>) -> Option<i64> {
         match number {
+            Some(number) if planted(Plant::Range32Fit) => Some(Self::signed(number as u64)),
             Some(number) if number >= Self::S_MIN && number <= Self::S_MAX => Some(number),
             _ => None,
         }
@@ -180,22 +195,41 @@ impl<const B: u32> Range<B> {
     /// The sum's bounds.
     #[inline]
     #[must_use]
-    pub const fn add(self, other: Self) -> Self {
+    #[expect(clippy::should_implement_trait, reason = "abstract, not arithmetic")]
+    pub fn add(self, other: Self) -> Self {
+        if planted_at::<B>(Plant::Range64AddSigned, Plant::Range32AddSigned) {
+            return Self {
+                smin: Self::signed(self.smin.wrapping_add(other.smin) as u64),
+                smax: Self::signed(self.smax.wrapping_add(other.smax) as u64),
+                ..Self::UNKNOWN
+            };
+        }
         let smin = Self::fit(self.smin.checked_add(other.smin));
         let smax = Self::fit(self.smax.checked_add(other.smax));
         let (umin, umin_carry) = self.umin.overflowing_add(other.umin);
         let (umax, umax_carry) = self.umax.overflowing_add(other.umax);
-        let umin_wraps = umin_carry || umin > Self::U_MAX;
-        let umax_wraps = umax_carry || umax > Self::U_MAX;
+        let ignores = planted_at::<B>(Plant::Range64AddUnsigned, Plant::Range32AddUnsigned);
+        let umin_wraps = !ignores && (umin_carry || umin > Self::U_MAX);
+        let umax_wraps = !ignores && (umax_carry || umax > Self::U_MAX);
         Self::of_ends(smin, smax, (umin, umin_wraps), (umax, umax_wraps))
     }
 
     /// The difference's bounds.
     #[inline]
     #[must_use]
-    pub const fn sub(self, other: Self) -> Self {
+    #[expect(clippy::should_implement_trait, reason = "abstract, not arithmetic")]
+    pub fn sub(self, other: Self) -> Self {
         let smin = Self::fit(self.smin.checked_sub(other.smax));
         let smax = Self::fit(self.smax.checked_sub(other.smin));
+        if planted_at::<B>(Plant::Range64Sub, Plant::Range32Sub) {
+            // Each end minus the other's same end.
+            return Self::of_ends(
+                smin,
+                smax,
+                self.umin.overflowing_sub(other.umin),
+                self.umax.overflowing_sub(other.umax),
+            );
+        }
         Self::of_ends(
             smin,
             smax,
@@ -206,12 +240,7 @@ impl<const B: u32> Range<B> {
 
     /// Bounds from the results at both ends: signed ones must fit, unsigned ones must wrap alike.
     #[inline]
-    const fn of_ends(
-        smin: Option<i64>,
-        smax: Option<i64>,
-        umin: (u64, bool),
-        umax: (u64, bool),
-    ) -> Self {
+    fn of_ends(smin: Option<i64>, smax: Option<i64>, umin: (u64, bool), umax: (u64, bool)) -> Self {
         let mut range = Self::UNKNOWN;
         if let (Some(smin), Some(smax)) = (smin, smax) {
             range.smin = smin;
@@ -238,6 +267,8 @@ impl<const B: u32> Range<B> {
         {
             range.umin = umin;
             range.umax = umax;
+        } else if planted_at::<B>(Plant::Range64MulUnsigned, Plant::Range32MulUnsigned) {
+            range.umax = self.umax.wrapping_mul(other.umax) & Self::U_MAX;
         }
         let corners = [
             Self::fit(self.smin.checked_mul(other.smin)),
@@ -248,13 +279,23 @@ impl<const B: u32> Range<B> {
         if let [Some(a), Some(b), Some(c), Some(d)] = corners {
             range.smin = a.min(b).min(c).min(d);
             range.smax = a.max(b).max(c).max(d);
+            if planted_at::<B>(Plant::Range64MulSigned, Plant::Range32MulSigned) {
+                (range.smin, range.smax) = (a.min(d), a.max(d));
+            }
         }
         range
     }
 
     /// The bounds of `x << shift`: kept if no member loses a one bit, except the single largest power of two.
     #[inline]
-    pub(super) const fn lsh(self, shift: u32) -> Self {
+    pub(super) fn lsh(self, shift: u32) -> Self {
+        let ignores = planted_at::<B>(Plant::Range64Lsh, Plant::Range32Lsh);
+        if ignores && self.umax > 1 << (B - 1 - shift) {
+            return Self {
+                umax: (self.umax << shift) & Self::U_MAX,
+                ..Self::UNKNOWN
+            };
+        }
         if self.umax > 1 << (B - 1 - shift) {
             return Self::UNKNOWN;
         }
@@ -267,9 +308,10 @@ impl<const B: u32> Range<B> {
 
     /// The bounds of `x >> shift`, unsigned.
     #[inline]
-    pub(super) const fn rsh(self, shift: u32) -> Self {
+    pub(super) fn rsh(self, shift: u32) -> Self {
+        let ceil = u64::from(planted_at::<B>(Plant::Range64Rsh, Plant::Range32Rsh) && shift > 0);
         Self {
-            umin: self.umin >> shift,
+            umin: (self.umin >> shift) + ceil,
             umax: self.umax >> shift,
             ..Self::UNKNOWN
         }
@@ -277,9 +319,15 @@ impl<const B: u32> Range<B> {
 
     /// The bounds of `x >> shift`, signed.
     #[inline]
-    pub(super) const fn arsh(self, shift: u32) -> Self {
+    pub(super) fn arsh(self, shift: u32) -> Self {
+        let smin = if planted_at::<B>(Plant::Range64Arsh, Plant::Range32Arsh) {
+            // Rounded to zero.
+            self.smin / (1 << shift.min(62))
+        } else {
+            self.smin >> shift
+        };
         Self {
-            smin: self.smin >> shift,
+            smin,
             smax: self.smax >> shift,
             ..Self::UNKNOWN
         }

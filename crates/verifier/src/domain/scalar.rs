@@ -21,6 +21,7 @@
 
 use core::fmt;
 
+use super::plant::{Plant, planted, planted_at};
 use super::range::Range;
 use super::tnum::TnumN;
 
@@ -376,7 +377,7 @@ impl<const W: u32, const H: u32> Parts<W, H> {
     #[inline]
     fn half_from_full(&mut self) {
         let (umin, umax) = (self.full.umin, self.full.umax);
-        if umin >> H == umax >> H {
+        if umin >> H == umax >> H || planted(Plant::SyncHalfOfFull) {
             // Even if these contradict each other, so that a complaint about them reads as the kernel's.
             self.half
                 .narrow_unsigned(umin & Self::LOW, umax & Self::LOW);
@@ -391,6 +392,10 @@ impl<const W: u32, const H: u32> Parts<W, H> {
     #[inline]
     fn half_from_run(&mut self, first: u64, last: u64) {
         let high_steps = ((last >> H).wrapping_sub(first >> H)) & Self::LOW;
+        if planted(Plant::SyncHalfOfRun) && high_steps == 1 {
+            self.half
+                .narrow_unsigned(0, (last & Self::LOW).max(first & Self::LOW));
+        }
         let (smin, smax) = (Range::<H>::signed(first), Range::<H>::signed(last));
         if high_steps == 0 {
             let (umin, umax) = (first & Self::LOW, last & Self::LOW);
@@ -400,7 +405,7 @@ impl<const W: u32, const H: u32> Parts<W, H> {
             if smin <= smax {
                 self.half.narrow_signed(smin, smax);
             }
-        } else if high_steps == 1 && smin < 0 && smax >= 0 {
+        } else if high_steps == 1 && (smin < 0 || planted(Plant::SyncHalfAcrossZero)) && smax >= 0 {
             self.half.narrow_signed(smin, smax);
         }
     }
@@ -410,7 +415,11 @@ impl<const W: u32, const H: u32> Parts<W, H> {
         let (full, half) = (&mut self.full, &self.half);
         full.narrow_unsigned(
             (full.umin & !Self::LOW) | half.umin,
-            (full.umax & !Self::LOW) | half.umax,
+            if planted(Plant::SyncFullOfHalf) {
+                (full.umin & !Self::LOW) | half.umax
+            } else {
+                (full.umax & !Self::LOW) | half.umax
+            },
         );
         let (smin, smax) = (
             full.smin as u64 & !Self::LOW | half.umin,
@@ -418,7 +427,8 @@ impl<const W: u32, const H: u32> Parts<W, H> {
         );
         full.narrow_signed(smin as i64, smax as i64);
         // After a sign extension the high half is all zeros or all ones; with a non-negative low half it is zeros.
-        if half.smin >= 0 && full.smin >= Range::<H>::S_MIN && full.smax <= Range::<H>::S_MAX {
+        let is_extended = full.smin >= Range::<H>::S_MIN && full.smax <= Range::<H>::S_MAX;
+        if half.smin >= 0 && (is_extended || planted(Plant::SyncSignExtended)) {
             *full = Range {
                 umin: half.smin as u64,
                 umax: half.smax as u64,
@@ -437,7 +447,11 @@ impl<const W: u32, const H: u32> Parts<W, H> {
         let low = by_full
             .subreg()
             .intersect(TnumN::range(self.half.umin, self.half.umax));
-        self.var_off = by_full.clear_subreg().or(low);
+        self.var_off = if planted(Plant::SyncBits) {
+            low
+        } else {
+            by_full.clear_subreg().or(low)
+        };
     }
 }
 
@@ -449,8 +463,8 @@ fn exchange_readings<const B: u32>(range: &mut Range<B>) {
         Range::<B>::signed(range.umin),
         Range::<B>::signed(range.umax),
     );
-    if smin <= smax {
-        range.narrow_signed(smin, smax);
+    if smin <= smax || planted_at::<B>(Plant::SyncSigned64, Plant::SyncSigned32) {
+        range.narrow_signed(smin.min(smax), smin.max(smax));
     }
     let (first, last) = (
         Range::<B>::unsigned(range.smin),
@@ -458,10 +472,12 @@ fn exchange_readings<const B: u32>(range: &mut Range<B>) {
     );
     if first <= last {
         range.narrow_unsigned(first, last);
+    } else if planted_at::<B>(Plant::SyncUnsigned64, Plant::SyncUnsigned32) {
+        range.narrow_unsigned(0, first);
     } else if range.umax < first {
         range.smin = Range::<B>::signed(range.umin);
         range.umax = range.umax.min(last);
-    } else if last < range.umin {
+    } else if last < range.umin || planted_at::<B>(Plant::SyncAcross64, Plant::SyncAcross32) {
         range.smax = Range::<B>::signed(range.umax);
         range.umin = range.umin.max(first);
     }

@@ -12,6 +12,8 @@
 
 use core::fmt;
 
+use super::plant::{Plant, planted};
+
 /// The tnum of the verifier's registers.
 pub type Tnum = TnumN<64>;
 
@@ -58,8 +60,11 @@ impl<const W: u32> TnumN<W> {
 
     /// The tightest tnum that holds every number from `min` to `max`: their common leading bits are known.
     #[inline]
-    pub const fn range(min: u64, max: u64) -> Self {
+    pub fn range(min: u64, max: u64) -> Self {
         let differing = (min ^ max) & Self::BITS;
+        if planted(Plant::TnumRange) {
+            return Self::new(min, differing);
+        }
         if differing == 0 {
             return Self::constant(min);
         }
@@ -145,9 +150,12 @@ impl<const W: u32> TnumN<W> {
     /// The kernel steps from one member to the next and never past the greatest. So the greatest is not found where `min`
     /// itself is the greatest, and is taken for the only one where no other lies above `min`, be it in the range or not.
     #[inline]
-    pub const fn only_member_in(self, min: u64, max: u64) -> Option<u64> {
+    pub fn only_member_in(self, min: u64, max: u64) -> Option<u64> {
         let greatest = self.umax();
         let next = self.step(min);
+        if planted(Plant::TnumOnlyMember) && next <= max {
+            return Some(next);
+        }
         if self.contains_value(min) {
             if next > max { Some(min) } else { None }
         } else if next == greatest || next <= max && self.step(next) > max {
@@ -178,26 +186,40 @@ impl<const W: u32> TnumN<W> {
 
     /// `self << shift`.
     #[inline]
-    pub const fn lshift(self, shift: u32) -> Self {
-        Self {
-            value: (self.value << shift) & Self::BITS,
-            mask: (self.mask << shift) & Self::BITS,
-        }
+    pub fn lshift(self, shift: u32) -> Self {
+        let mask = if planted(Plant::TnumLshift) {
+            self.mask
+        } else {
+            self.mask << shift
+        };
+        Self::new(self.value << shift, mask)
     }
 
     /// `self >> shift`, unsigned.
     #[inline]
-    pub const fn rshift(self, shift: u32) -> Self {
+    pub fn rshift(self, shift: u32) -> Self {
+        let mask = if planted(Plant::TnumRshift) {
+            self.mask >> shift >> 1
+        } else {
+            self.mask >> shift
+        };
         Self {
             value: self.value >> shift,
-            mask: self.mask >> shift,
+            mask,
         }
     }
 
     /// `self >> shift`, signed over the whole width. An unknown sign bit makes unknown the bits that copy it.
     #[inline]
-    pub const fn arshift(self, shift: u32) -> Self {
+    pub fn arshift(self, shift: u32) -> Self {
         let spare = 64 - W;
+        if planted(Plant::TnumArshift) {
+            // The copies of an unknown sign are taken for zeros.
+            return Self::new(
+                (((self.value << spare) as i64) >> spare >> shift) as u64,
+                self.mask >> shift,
+            );
+        }
         Self {
             value: (((self.value << spare) as i64) >> spare >> shift) as u64 & Self::BITS,
             mask: (((self.mask << spare) as i64) >> spare >> shift) as u64 & Self::BITS,
@@ -206,8 +228,11 @@ impl<const W: u32> TnumN<W> {
 
     /// The low half shifted right, signed at the half's width; the high half becomes zero.
     #[inline]
-    pub const fn arshift_half(self, shift: u32) -> Self {
+    pub fn arshift_half(self, shift: u32) -> Self {
         let spare = 64 - W / 2;
+        if planted(Plant::TnumArshiftHalf) {
+            return self.subreg().rshift(shift);
+        }
         Self {
             value: (((self.value << spare) as i64) >> spare >> shift) as u64 & Self::HALF,
             mask: (((self.mask << spare) as i64) >> spare >> shift) as u64 & Self::HALF,
@@ -219,8 +244,13 @@ impl<const W: u32> TnumN<W> {
     /// The sum of the smallest members and the sum of the largest differ exactly where a carry is uncertain.
     #[inline]
     #[must_use]
-    pub const fn add(self, other: Self) -> Self {
+    #[expect(clippy::should_implement_trait, reason = "abstract, not arithmetic")]
+    pub fn add(self, other: Self) -> Self {
         let least = self.value.wrapping_add(other.value);
+        if planted(Plant::TnumAdd) {
+            // Carries are forgotten.
+            return Self::new(least, self.mask | other.mask);
+        }
         let most = least.wrapping_add(self.mask.wrapping_add(other.mask));
         Self::new(least, (least ^ most) | self.mask | other.mask)
     }
@@ -228,8 +258,13 @@ impl<const W: u32> TnumN<W> {
     /// `self - other`.
     #[inline]
     #[must_use]
-    pub const fn sub(self, other: Self) -> Self {
+    #[expect(clippy::should_implement_trait, reason = "abstract, not arithmetic")]
+    pub fn sub(self, other: Self) -> Self {
         let middle = self.value.wrapping_sub(other.value);
+        if planted(Plant::TnumSub) {
+            // Borrows are forgotten.
+            return Self::new(middle, self.mask | other.mask);
+        }
         let most = middle.wrapping_add(self.mask);
         let least = middle.wrapping_sub(other.mask);
         Self::new(middle, (least ^ most) | self.mask | other.mask)
@@ -238,14 +273,18 @@ impl<const W: u32> TnumN<W> {
     /// `0 - self`.
     #[inline]
     #[must_use]
-    pub const fn neg(self) -> Self {
+    #[expect(clippy::should_implement_trait, reason = "abstract, not arithmetic")]
+    pub fn neg(self) -> Self {
         Self::ZERO.sub(self)
     }
 
     /// `self & other`.
     #[inline]
     #[must_use]
-    pub const fn and(self, other: Self) -> Self {
+    pub fn and(self, other: Self) -> Self {
+        if planted(Plant::TnumAnd) {
+            return Self::new(self.value & other.value, self.mask & other.mask);
+        }
         let can_be_one = self.umax() & other.umax();
         let is_one = self.value & other.value;
         Self {
@@ -257,7 +296,10 @@ impl<const W: u32> TnumN<W> {
     /// `self | other`.
     #[inline]
     #[must_use]
-    pub const fn or(self, other: Self) -> Self {
+    pub fn or(self, other: Self) -> Self {
+        if planted(Plant::TnumOr) {
+            return Self::new(self.value | other.value, self.mask & other.mask);
+        }
         let is_one = self.value | other.value;
         Self {
             value: is_one,
@@ -268,8 +310,13 @@ impl<const W: u32> TnumN<W> {
     /// `self ^ other`.
     #[inline]
     #[must_use]
-    pub const fn xor(self, other: Self) -> Self {
-        Self::new(self.value ^ other.value, self.mask | other.mask)
+    pub fn xor(self, other: Self) -> Self {
+        let mask = if planted(Plant::TnumXor) {
+            self.mask
+        } else {
+            self.mask | other.mask
+        };
+        Self::new(self.value ^ other.value, mask)
     }
 
     /// `self * other`, by long multiplication over the bits of `self`, lowest first.
@@ -278,7 +325,8 @@ impl<const W: u32> TnumN<W> {
     /// joined; a bit known to be 0 adds nothing. The order of the operands matters to the result.
     #[inline]
     #[must_use]
-    pub const fn mul(self, other: Self) -> Self {
+    #[expect(clippy::should_implement_trait, reason = "abstract, not arithmetic")]
+    pub fn mul(self, other: Self) -> Self {
         if self.mask == 0 && other.mask == 0 {
             return Self::constant(self.value.wrapping_mul(other.value));
         }
@@ -287,7 +335,7 @@ impl<const W: u32> TnumN<W> {
         while bits_left != 0 {
             let position = bits_left.trailing_zeros();
             let with_partial = sum.add(other.lshift(position));
-            sum = if self.value >> position & 1 == 1 {
+            sum = if self.value >> position & 1 == 1 || planted(Plant::TnumMul) {
                 with_partial
             } else {
                 sum.union(with_partial)
@@ -300,7 +348,10 @@ impl<const W: u32> TnumN<W> {
     /// The tightest tnum that holds the members of both.
     #[inline]
     #[must_use]
-    pub const fn union(self, other: Self) -> Self {
+    pub fn union(self, other: Self) -> Self {
+        if planted(Plant::TnumUnion) {
+            return Self::new(self.value, self.mask | other.mask);
+        }
         Self::new(
             self.value,
             self.mask | other.mask | (self.value ^ other.value),
@@ -310,24 +361,32 @@ impl<const W: u32> TnumN<W> {
     /// What is known when both hold. If they contradict each other the result is meaningless, but a valid tnum.
     #[inline]
     #[must_use]
-    pub const fn intersect(self, other: Self) -> Self {
-        Self::new(self.value | other.value, self.mask & other.mask)
+    pub fn intersect(self, other: Self) -> Self {
+        let mask = if planted(Plant::TnumIntersect) {
+            self.mask & other.mask & !1
+        } else {
+            self.mask & other.mask
+        };
+        Self::new(self.value | other.value, mask)
     }
 
     /// The low `size_bytes` bytes; the rest becomes zero.
     #[inline]
     #[must_use]
-    pub const fn cast(self, size_bytes: u32) -> Self {
+    pub fn cast(self, size_bytes: u32) -> Self {
         self.truncate_bits(size_bytes * 8)
     }
 
     /// The low `bits` bits (at least 1); the rest becomes zero.
     #[inline]
-    pub(super) const fn truncate_bits(self, bits: u32) -> Self {
+    pub(super) fn truncate_bits(self, bits: u32) -> Self {
         if bits >= W {
             return self;
         }
         let keep = u64::MAX >> (64 - bits);
+        if planted(Plant::TnumTruncate) {
+            return Self::new(self.value & keep, self.mask & keep >> 1);
+        }
         Self {
             value: self.value & keep,
             mask: self.mask & keep,
@@ -347,7 +406,7 @@ impl<const W: u32> TnumN<W> {
     /// The high half; the low half becomes zero.
     #[inline]
     #[must_use]
-    pub const fn clear_subreg(self) -> Self {
+    pub fn clear_subreg(self) -> Self {
         Self {
             value: self.value & !Self::HALF,
             mask: self.mask & !Self::HALF,
@@ -357,14 +416,17 @@ impl<const W: u32> TnumN<W> {
     /// The high half of `self` over the low half of `low`.
     #[inline]
     #[must_use]
-    pub const fn with_subreg(self, low: Self) -> Self {
+    pub fn with_subreg(self, low: Self) -> Self {
+        if planted(Plant::TnumWithSubreg) {
+            return low.subreg();
+        }
         self.clear_subreg().or(low.subreg())
     }
 
     /// The high half of `self` over the known low half `value`.
     #[inline]
     #[must_use]
-    pub const fn const_subreg(self, value: u64) -> Self {
+    pub fn const_subreg(self, value: u64) -> Self {
         self.with_subreg(Self::constant(value))
     }
 
@@ -379,7 +441,10 @@ impl TnumN<64> {
     /// The low 16 bits with their bytes exchanged; the rest becomes zero.
     #[inline]
     #[must_use]
-    pub const fn bswap16(self) -> Self {
+    pub fn bswap16(self) -> Self {
+        if planted(Plant::TnumBswap16) {
+            return Self::new(self.value & 0xffff, self.mask & 0xffff);
+        }
         Self {
             value: (self.value as u16).swap_bytes() as u64,
             mask: (self.mask as u16).swap_bytes() as u64,
@@ -389,7 +454,13 @@ impl TnumN<64> {
     /// The low 32 bits with their bytes in reverse order; the rest becomes zero.
     #[inline]
     #[must_use]
-    pub const fn bswap32(self) -> Self {
+    pub fn bswap32(self) -> Self {
+        if planted(Plant::TnumBswap32) {
+            return Self::new(
+                (self.value as u32).swap_bytes().into(),
+                self.mask & 0xffff_ffff,
+            );
+        }
         Self {
             value: (self.value as u32).swap_bytes() as u64,
             mask: (self.mask as u32).swap_bytes() as u64,
@@ -399,7 +470,10 @@ impl TnumN<64> {
     /// The bytes in reverse order.
     #[inline]
     #[must_use]
-    pub const fn bswap64(self) -> Self {
+    pub fn bswap64(self) -> Self {
+        if planted(Plant::TnumBswap64) {
+            return Self::new(self.value.swap_bytes(), self.mask);
+        }
         Self {
             value: self.value.swap_bytes(),
             mask: self.mask.swap_bytes(),

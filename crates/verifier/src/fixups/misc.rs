@@ -4,6 +4,9 @@
 //! Kernel counterpart: `do_misc_fixups`. What the kernel also replaces and we do not, because our engines do it: legacy packet
 //! loads, `may_goto`, look-ups in maps and other helpers that it inlines with kernel addresses.
 
+// DIVERGES: legacy packet loads, `may_goto`, look-ups in maps and the other helpers that the kernel inlines stay one instruction in rewritten
+// programs; the engines expand them.
+
 use ring3_btf::{Btf, TypeId};
 use ring3_isa::RawInsn;
 use ring3_spec::LoadRequest;

@@ -28,7 +28,7 @@ use crate::error::Check;
 use crate::fastcall::RemovedSpills;
 use crate::stack_depth::StackFacts;
 use crate::subprogs::{CODE_JCOND, is_helper_call, is_kfunc_call, is_pseudo_call};
-use patch::build::ja;
+use patch::build::{ALU64, EXIT, MOV, R0, R1, alu_reg, ja};
 use patch::{Draft, DraftSlot};
 
 /// Stack of a function's `may_goto`s.
@@ -49,6 +49,8 @@ pub(crate) struct FixupInput<'a> {
     pub(crate) bpf_capable: bool,
     /// Some path writes into the packet.
     pub(crate) direct_write: bool,
+    /// Some path throws.
+    pub(crate) seen_exception: bool,
     pub(crate) outcome: Outcome,
 }
 
@@ -83,13 +85,17 @@ pub(crate) fn fixup(input: &FixupInput<'_>) -> Check<VerifiedProgram> {
         .collect();
     loop_inline::inline_loops(&mut draft, input.aux, &mut stack_bytes)?;
     let is_seen = |orig: u32| input.aux.get(orig as usize).is_none_or(|aux| aux.seen != 0);
-    if input.bpf_capable {
+    if input.bpf_capable && !input.req.keeps_dead_code {
         dead_code::remove_dead_code(&mut draft, &is_seen)?;
     } else {
         dead_code::sanitize_dead_code(&mut draft, &is_seen);
     }
     convert_ctx(input, &mut draft)?;
     misc::do_misc_fixups(&mut draft, &misc_input(input))?;
+    if input.seen_exception && facts.exception_cb.is_none() {
+        // What nobody handles ends the program with the exception's cookie.
+        draft.add_hidden_subprog(&[alu_reg(ALU64, MOV, R0, R1), EXIT]);
+    }
     if input.req.flags & prog_load::TEST_RND_HI32 != 0 {
         rnd_hi32::poison_upper_halves(&mut draft, input.aux, input.req.seed)?;
     }
@@ -164,9 +170,11 @@ fn verified_program(
         .iter()
         .map(|subprog| subprog_facts(input, subprog.orig as usize, subprog.start, stack_bytes))
         .collect();
-    let exception_cb = facts
-        .exception_cb
-        .and_then(|cb| draft.subprogs.iter().position(|subprog| subprog.orig == cb));
+    let handler = facts.exception_cb.unwrap_or(patch::NONE);
+    let exception_cb = draft
+        .subprogs
+        .iter()
+        .position(|subprog| subprog.orig == handler);
     Ok(VerifiedProgram {
         insns,
         facts: insn_facts,
@@ -226,7 +234,12 @@ fn call_fact(draft: &Draft, slot: &DraftSlot, aux: Option<&InsnAux>) -> Option<C
         });
     }
     let id = if is_helper_call(insn) {
-        FuncId::from_raw(insn.imm as u32)?
+        let raw = insn.imm as u32;
+        match FuncId::from_raw(raw) {
+            Some(id) => id,
+            None if raw >= Registry::FIRST_CUSTOM_ID => return Some(CallFact::HostHelper(raw)),
+            None => return None,
+        }
     } else if insn.code == misc::CODE_TAIL_CALL {
         FuncId::TailCall
     } else {
@@ -254,7 +267,16 @@ fn subprog_facts(
     start: u32,
     stack_bytes: &[u32],
 ) -> SubprogFacts {
-    let (subprog, aux) = (&input.facts.subprogs[orig], input.subprog_aux.get(orig));
+    let Some(subprog) = input.facts.subprogs.get(orig) else {
+        // Added by the rewrites: it handles exceptions.
+        return SubprogFacts {
+            start,
+            is_callback: true,
+            is_async_callback: true,
+            ..SubprogFacts::default()
+        };
+    };
+    let aux = input.subprog_aux.get(orig);
     SubprogFacts {
         start,
         stack_bytes: stack_bytes.get(orig).copied().unwrap_or(0),

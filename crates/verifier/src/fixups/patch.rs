@@ -47,7 +47,7 @@ pub(super) struct Draft {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DraftSubprog {
     pub(super) start: u32,
-    /// Its number in the program as loaded.
+    /// Its number in the program as loaded, [`NONE`] for an added one.
     pub(super) orig: u32,
 }
 
@@ -171,6 +171,19 @@ impl Draft {
             insns.push(insn);
         }
         Ok(insns)
+    }
+
+    /// Adds a function that the program as loaded does not have.
+    pub(super) fn add_hidden_subprog(&mut self, insns: &[RawInsn]) {
+        let start = self.slots.len() as u32;
+        self.subprogs.push(DraftSubprog { start, orig: NONE });
+        self.slots.extend(insns.iter().map(|&insn| DraftSlot {
+            insn,
+            orig: NONE,
+            is_primary: false,
+            divisor_nonzero: false,
+            target: NONE,
+        }));
     }
 
     /// The number of the function that starts at a slot.

@@ -15,7 +15,7 @@
 //! [`StackLiveness::begin_insn`] and [`StackLiveness::commit_insn`]). When a path or a callee ends,
 //! [`StackLiveness::update`] solves the equations of every instance on the chain that changed, innermost first; what the
 //! entry of a callee has live and written becomes read and wrote of the call in its caller. Pruning asks
-//! [`StackLiveness::is_slot_alive`] and forgets dead slots.
+//! [`StackLiveness::live_slots`] and forgets dead slots.
 //!
 //! Solving goes over the whole function in postorder, as the kernel does, only where the log shows each change (level 2).
 //! Otherwise only what depends on a change is computed anew: instructions whose sets were fed since the last time, then
@@ -188,9 +188,9 @@ impl StackLiveness {
         self.query = self.query_at(CallChain::of(st), st.insn_idx);
     }
 
-    /// Whether a slot of a frame may be read from the place of the last [`StackLiveness::begin_query`] on.
-    pub(crate) fn is_slot_alive(&self, facts: &Facts, frame: u8, spi: u32) -> bool {
-        self.is_alive(frame, spi, |callsite| {
+    /// Slots of a frame that may be read from the place of the last [`StackLiveness::begin_query`] on.
+    pub(crate) fn live_slots(&self, facts: &Facts, frame: u8) -> u64 {
+        self.live_at_query(frame, |callsite| {
             facts.has_flag(callsite, InsnFlags::CALLS_CALLBACK)
         })
     }
@@ -292,31 +292,31 @@ impl StackLiveness {
 
     /// By the current function or, once it returned, by those between it and the frame. A callback may be called again,
     /// so its caller is asked at the call itself.
-    fn is_alive(&self, frame: u8, spi: u32, calls_callback: impl Fn(u32) -> bool) -> bool {
+    fn live_at_query(&self, frame: u8, calls_callback: impl Fn(u32) -> bool) -> u64 {
         let Some(query) = &self.query else {
-            return true;
+            return !0;
         };
         if self.masks_allocated > MASKS_MAX {
-            return true;
+            return !0;
         }
-        let is_live = |level: usize, insn_idx: u32| {
+        let live = |level: usize, insn_idx: u32| {
             self.instances[query.instances[level]]
                 .masks(usize::from(frame), insn_idx)
-                .is_some_and(|masks| masks.live.checked_shr(spi).unwrap_or(0) & 1 != 0)
+                .map_or(0, |masks| masks.live)
         };
         let curframe = usize::from(query.chain.curframe);
-        is_live(curframe, query.insn_idx)
-            || (usize::from(frame)..curframe).any(|level| {
-                let callsite = query.chain.callsites[level];
-                is_live(
-                    level,
-                    if calls_callback(callsite) {
-                        callsite
-                    } else {
-                        callsite + 1
-                    },
-                )
-            })
+        let in_callers = (usize::from(frame)..curframe).map(|level| {
+            let callsite = query.chain.callsites[level];
+            live(
+                level,
+                if calls_callback(callsite) {
+                    callsite
+                } else {
+                    callsite + 1
+                },
+            )
+        });
+        in_callers.fold(live(curframe, query.insn_idx), |all, live| all | live)
     }
 
     /// The instance of a chain; none when memory is used up.
@@ -658,7 +658,7 @@ mod tests {
         calls_callback: bool,
     ) -> bool {
         stack.query = stack.query_at(chain, insn_idx);
-        stack.is_alive(0, 0, |_| calls_callback)
+        stack.live_at_query(0, |_| calls_callback) & 1 != 0
     }
 
     #[test]

@@ -4,5 +4,5 @@ pub(crate) mod insn;
 pub(crate) mod sink;
 pub(crate) mod state;
 
-pub use sink::Log;
 pub(crate) use sink::vlog;
+pub use sink::{Log, LogKeep};

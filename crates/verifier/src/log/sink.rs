@@ -1,8 +1,8 @@
 //! `Log`: where the kernel's text goes.
 //!
-//! The sink is a growing string. The kernel's user buffer (its size, the rolling tail, ENOSPC) is the caller's business;
-//! [`Log::with_cap`] only bounds memory by dropping the oldest bytes. At level 0 nothing is formatted: use [`vlog!`],
-//! which asks first.
+//! The sink is a growing string, or as much of the text as its reader will look at ([`LogKeep`]): the last bytes or the first ones.
+//! The rest of what the kernel's user buffer does (ENOSPC, the NUL) is the caller's business. At level 0 nothing is
+//! formatted: use [`vlog!`], which asks first.
 
 use alloc::string::String;
 use core::fmt;
@@ -14,14 +14,28 @@ pub(crate) const LEVEL2: u32 = 2;
 /// Level bit 4: statistics.
 pub(crate) const STATS: u32 = 4;
 
+/// How much of the text is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogKeep {
+    /// All of it.
+    #[default]
+    All,
+    /// At least so many of the last bytes, at most twice as many.
+    Last(usize),
+    /// So many of the first bytes, down to a whole character.
+    First(usize),
+}
+
 /// The verifier's log.
 #[derive(Clone, Debug, Default)]
 pub struct Log {
     level: u32,
     buf: String,
-    cap: Option<usize>,
-    /// Bytes dropped from the front because of the cap.
+    keep: LogKeep,
+    /// Bytes that were written before those in `buf` and are not kept.
     dropped: u64,
+    /// Bytes that were written behind those in `buf` and are not kept.
+    cut: u64,
 }
 
 impl Log {
@@ -33,11 +47,11 @@ impl Log {
         }
     }
 
-    /// A log that keeps about the last `cap` bytes (at least `cap`, at most twice as many).
-    pub fn with_cap(level: u32, cap: usize) -> Self {
+    /// A log that keeps part of its text.
+    pub fn keeping(level: u32, keep: LogKeep) -> Self {
         Log {
             level,
-            cap: Some(cap),
+            keep,
             ..Log::default()
         }
     }
@@ -77,7 +91,7 @@ impl Log {
         self.level & STATS != 0
     }
 
-    /// The text so far (its tail, with a cap).
+    /// The text so far, or what is kept of it.
     pub fn as_str(&self) -> &str {
         &self.buf
     }
@@ -87,34 +101,46 @@ impl Log {
         self.buf
     }
 
-    /// Bytes written in total: where the next byte goes.
+    /// Bytes of the whole text: where the next byte goes.
     #[inline]
     pub fn position(&self) -> u64 {
-        self.dropped + self.buf.len() as u64
+        self.dropped + self.buf.len() as u64 + self.cut
     }
 
     /// Forgets what was written after `position`.
     pub(crate) fn reset_to(&mut self, position: u64) {
-        let keep = position.saturating_sub(self.dropped) as usize;
-        if keep < self.buf.len() {
-            self.buf.truncate(keep);
+        let keep = position.saturating_sub(self.dropped);
+        self.cut = keep.saturating_sub(self.buf.len() as u64).min(self.cut);
+        if keep < self.buf.len() as u64 {
+            self.buf.truncate(keep as usize);
         }
+        self.dropped = self.dropped.min(position);
     }
 
     pub(crate) fn push_str(&mut self, text: &str) {
         if self.level == 0 {
             return;
         }
-        self.buf.push_str(text);
-        if let Some(cap) = self.cap
-            && self.buf.len() > cap.saturating_mul(2)
-        {
-            let mut cut = self.buf.len() - cap;
-            while !self.buf.is_char_boundary(cut) {
-                cut += 1;
+        match self.keep {
+            LogKeep::All => self.buf.push_str(text),
+            LogKeep::Last(bytes) => {
+                self.buf.push_str(text);
+                if self.buf.len() > bytes.saturating_mul(2) {
+                    let cut = self.buf.ceil_char_boundary(self.buf.len() - bytes);
+                    self.buf.drain(..cut);
+                    self.dropped += cut as u64;
+                }
             }
-            self.buf.drain(..cut);
-            self.dropped += cut as u64;
+            LogKeep::First(bytes) => {
+                // Behind a gap nothing is kept.
+                let room = match self.cut {
+                    0 => bytes.saturating_sub(self.buf.len()),
+                    _ => 0,
+                };
+                let kept = text.floor_char_boundary(room);
+                self.buf.push_str(&text[..kept]);
+                self.cut += (text.len() - kept) as u64;
+            }
         }
     }
 
@@ -142,3 +168,43 @@ macro_rules! vlog {
     };
 }
 pub(crate) use vlog;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_keeps_its_end_is_bounded_and_counts_everything() {
+        let mut log = Log::keeping(2, LogKeep::Last(100));
+        for i in 0..10_000 {
+            vlog!(log, "line {i:05}\n");
+            assert!(log.as_str().len() <= 200);
+        }
+        assert_eq!(log.position(), 110_000);
+        assert!(log.as_str().len() >= 100 && log.as_str().ends_with("line 09999\n"));
+    }
+
+    #[test]
+    fn a_log_that_keeps_its_start_keeps_nothing_behind_a_gap() {
+        let mut log = Log::keeping(2, LogKeep::First(5));
+        for text in ["abc", "dé", "x", "yz"] {
+            log.push_str(text);
+        }
+        assert_eq!((log.as_str(), log.position()), ("abcd", 9));
+        log.reset_to(7);
+        log.push_str("!");
+        assert_eq!((log.as_str(), log.position()), ("abcd", 8));
+        log.reset_to(2);
+        log.push_str("!");
+        assert_eq!((log.as_str(), log.position()), ("ab!", 3));
+    }
+
+    #[test]
+    fn going_back_behind_what_was_dropped_starts_afresh() {
+        let mut log = Log::keeping(1, LogKeep::Last(4));
+        log.push_str("0123456789");
+        log.reset_to(3);
+        log.push_str("ab");
+        assert_eq!((log.as_str(), log.position()), ("ab", 5));
+    }
+}

@@ -1,13 +1,10 @@
 //! `FuncState`: registers and stack of one call frame.
 
-use alloc::rc::Rc;
-use alloc::vec::Vec;
-use core::ops::{Deref, DerefMut};
-
 use ring3_isa::Reg;
 
 use super::reg::RegState;
-use super::stack::{SLOT_BYTES, StackSlot};
+use super::shared::Shared;
+use super::stack::{SLOT_BYTES, Stack};
 
 /// Registers of a frame, r0..r10.
 pub(crate) const REGS: usize = 11;
@@ -19,44 +16,15 @@ pub(crate) struct RetvalRange {
     pub(crate) max: i32,
 }
 
-/// A register that copies of a frame share until one of them changes it: states of one path differ in few registers.
-#[derive(Clone, Debug)]
-pub(crate) struct SharedReg(Rc<RegState>);
-
-impl SharedReg {
-    pub(crate) fn new(reg: RegState) -> Self {
-        SharedReg(Rc::new(reg))
-    }
-
-    /// Whether both are one register that nobody has changed since.
-    #[inline]
-    pub(crate) fn is_same(&self, other: &SharedReg) -> bool {
-        Rc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl Deref for SharedReg {
-    type Target = RegState;
-
-    #[inline]
-    fn deref(&self) -> &RegState {
-        &self.0
-    }
-}
-
-impl DerefMut for SharedReg {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut RegState {
-        Rc::make_mut(&mut self.0)
-    }
-}
+/// States of one path differ in few registers.
+pub(crate) type SharedReg = Shared<RegState>;
 
 /// One call frame.
 #[derive(Clone, Debug)]
 pub(crate) struct FuncState {
     pub(crate) regs: [SharedReg; REGS],
     /// Slots from the frame pointer down.
-    pub(crate) stack: Vec<StackSlot>,
+    pub(crate) stack: Stack,
     /// Instruction that called this frame; the main frame has [`MAIN_CALLSITE`].
     pub(crate) callsite: u32,
     pub(crate) frameno: u8,
@@ -84,7 +52,7 @@ impl FuncState {
         });
         FuncState {
             regs,
-            stack: Vec::new(),
+            stack: Stack::EMPTY,
             callsite,
             frameno,
             subprogno,
@@ -115,9 +83,7 @@ impl FuncState {
 
     /// Makes slots for `bytes` below the frame pointer.
     pub(crate) fn grow_stack(&mut self, bytes: i32) {
-        let slots = (bytes.max(0) as usize).div_ceil(SLOT_BYTES);
-        if slots > self.stack.len() {
-            self.stack.resize(slots, StackSlot::EMPTY);
-        }
+        self.stack
+            .grow((bytes.max(0) as usize).div_ceil(SLOT_BYTES));
     }
 }

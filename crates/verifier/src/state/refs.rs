@@ -10,15 +10,12 @@ impl RefKind {
     /// A pointer to a reference-counted object.
     pub(crate) const PTR: RefKind = RefKind(1 << 1);
     /// Saved interrupt flags.
-    #[expect(dead_code, reason = "saved interrupt flags are not judged yet")]
     pub(crate) const IRQ: RefKind = RefKind(1 << 2);
     /// `bpf_spin_lock`
     pub(crate) const LOCK: RefKind = RefKind(1 << 3);
     /// `bpf_res_spin_lock`
-    #[expect(dead_code, reason = "resilient locks are not judged yet")]
     pub(crate) const RES_LOCK: RefKind = RefKind(1 << 4);
     /// `bpf_res_spin_lock_irqsave`
-    #[expect(dead_code, reason = "resilient locks are not judged yet")]
     pub(crate) const RES_LOCK_IRQ: RefKind = RefKind(1 << 5);
     /// Any lock.
     pub(crate) const LOCK_MASK: RefKind = RefKind(1 << 3 | 1 << 4 | 1 << 5);
@@ -34,7 +31,6 @@ impl RefKind {
 pub(crate) enum LockOwner {
     None,
     Map(super::reg::MapIdx),
-    #[expect(dead_code, reason = "locks in allocated objects are not judged yet")]
     Btf(super::reg::BtfIdx),
 }
 
@@ -61,10 +57,9 @@ pub(crate) struct Refs {
 }
 
 impl Refs {
-    /// Drops the entry at `index` as the kernel does: the last one takes its place (order matters to the log), except
-    /// for pointers in lists where order is kept.
+    /// Drops the entry at `index`; the others keep their order, which the log shows.
     pub(crate) fn remove(&mut self, index: usize) {
-        self.list.swap_remove(index);
+        self.list.remove(index);
     }
 
     pub(crate) fn find(&self, id: u32) -> Option<&RefState> {

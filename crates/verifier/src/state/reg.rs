@@ -229,11 +229,8 @@ pub(crate) enum DynptrType {
     Invalid,
     Local,
     Ringbuf,
-    #[expect(dead_code, reason = "dynptrs of packets are not judged yet")]
     Skb,
-    #[expect(dead_code, reason = "dynptrs of packets are not judged yet")]
     Xdp,
-    #[expect(dead_code, reason = "dynptrs of packets are not judged yet")]
     SkbMeta,
 }
 
@@ -248,9 +245,7 @@ pub(crate) enum IterState {
 /// Kind of function that saves and restores interrupt flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum IrqClass {
-    #[expect(dead_code, reason = "saved interrupt flags are not judged yet")]
     Native,
-    #[expect(dead_code, reason = "saved interrupt flags are not judged yet")]
     Lock,
 }
 
@@ -286,7 +281,6 @@ pub(crate) enum Extra {
         depth: u32,
     },
     Subprog(u32),
-    #[expect(dead_code, reason = "saved interrupt flags are not judged yet")]
     Irq(IrqClass),
 }
 
@@ -418,6 +412,12 @@ impl RegState {
             Extra::Range(range) => range,
             _ => 0,
         }
+    }
+
+    /// Whether no other register can have its id or reference.
+    #[inline]
+    pub(crate) fn is_unrelated(&self) -> bool {
+        self.id == 0 && self.ref_obj_id == 0
     }
 
     /// The map of a map pointer, value or key.

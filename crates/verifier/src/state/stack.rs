@@ -1,9 +1,14 @@
 //! The stack of a frame: 8-byte slots, each with a type per byte and, if a register was spilled there, its state.
 //!
 //! Slot `spi` covers `fp-8*(spi+1) .. fp-8*spi`; `types[0]` is the highest byte (the last of memory), `types[7]` the byte
-//! the slot's address names. Spilled registers are shared between copies of a frame until they change.
+//! the slot's address names.
+//!
+//! Copies of a [`Stack`] share what neither has changed, on three levels: the table of pages, pages of eight slots, and
+//! spilled registers. So a copy costs one counter, and a write copies the page it goes to.
 
 use alloc::rc::Rc;
+use core::cell::Cell;
+use core::ops::{Index, IndexMut};
 
 use super::reg::{RegBase, RegState};
 
@@ -24,7 +29,6 @@ pub(crate) enum SlotType {
     Zero,
     Dynptr,
     Iter,
-    #[expect(dead_code, reason = "saved interrupt flags are not judged yet")]
     IrqFlag,
 }
 
@@ -48,6 +52,214 @@ impl SlotType {
 pub(crate) struct StackSlot {
     pub(crate) types: [SlotType; SLOT_BYTES],
     spilled: Option<Rc<RegState>>,
+}
+
+/// Slots of a page.
+const PAGE_SLOTS: usize = 8;
+/// Pages of the greatest stack, 512 bytes.
+const PAGES_MAX: usize = ring3_uapi::limits::STACK_BYTES_MAX / SLOT_BYTES / PAGE_SLOTS;
+
+type Slots = [StackSlot; PAGE_SLOTS];
+
+/// Neighbouring slots.
+#[derive(Clone, Debug)]
+struct Page {
+    slots: Slots,
+    /// Whether no register spilled here is related to another; `None`: not known since the last change.
+    is_unrelated: Cell<Option<bool>>,
+}
+
+impl Page {
+    fn is_unrelated(&self) -> bool {
+        if let Some(known) = self.is_unrelated.get() {
+            return known;
+        }
+        let regs = self.slots.iter().filter_map(|slot| slot.spilled.as_ref());
+        let unrelated = regs.into_iter().all(|reg| reg.is_unrelated());
+        self.is_unrelated.set(Some(unrelated));
+        unrelated
+    }
+}
+/// A page that was never written is `None`.
+type Pages = [Option<Rc<Page>>; PAGES_MAX];
+
+const EMPTY_SLOTS: &Slots = &[const { StackSlot::EMPTY }; PAGE_SLOTS];
+
+/// The slots of a frame, from the frame pointer down.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stack {
+    pages: Option<Rc<Pages>>,
+    slots: u8,
+}
+
+impl Stack {
+    /// A stack without slots.
+    pub(crate) const EMPTY: Stack = Stack {
+        pages: None,
+        slots: 0,
+    };
+
+    /// Slots there are.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        usize::from(self.slots)
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, spi: usize) -> Option<&StackSlot> {
+        if spi < self.len() {
+            Some(&self.page(spi / PAGE_SLOTS)[spi % PAGE_SLOTS])
+        } else {
+            None
+        }
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, spi: usize) -> Option<&mut StackSlot> {
+        if spi >= self.len() {
+            return None;
+        }
+        let pages = Rc::make_mut(self.pages.get_or_insert_with(Rc::default));
+        let page = pages[spi / PAGE_SLOTS].get_or_insert_with(|| {
+            Rc::new(Page {
+                slots: EMPTY_SLOTS.clone(),
+                is_unrelated: Cell::new(None),
+            })
+        });
+        let page = Rc::make_mut(page);
+        page.is_unrelated.set(None);
+        Some(&mut page.slots[spi % PAGE_SLOTS])
+    }
+
+    /// All slots, from the frame pointer down.
+    #[inline]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &StackSlot> + '_ {
+        (0..self.len().div_ceil(PAGE_SLOTS))
+            .flat_map(|page| self.page(page))
+            .take(self.len())
+    }
+
+    /// Applies `f` to the slots for which `pick` holds; pages without one stay shared.
+    #[inline]
+    pub(crate) fn change(
+        &mut self,
+        mut pick: impl FnMut(&StackSlot) -> bool,
+        mut f: impl FnMut(usize, &mut StackSlot),
+    ) {
+        for spi in 0..self.len() {
+            if pick(&self[spi]) {
+                f(spi, &mut self[spi]);
+            }
+        }
+    }
+
+    /// The slots that must be looked at to compare two stacks: all but those on pages that both share and that hold
+    /// no register related to another.
+    pub(crate) fn slots_to_compare<'a>(
+        &'a self,
+        other: &'a Stack,
+    ) -> impl Iterator<Item = (&'a StackSlot, Option<&'a StackSlot>)> + 'a {
+        let all_same = self.len() <= other.len();
+        (0..self.len().div_ceil(PAGE_SLOTS))
+            .filter(move |&page| !(all_same && self.covers_itself_in(other, page)))
+            .flat_map(move |page| {
+                let first = page * PAGE_SLOTS;
+                let count = PAGE_SLOTS.min(self.len() - first);
+                let theirs = other.page(page);
+                self.page(page)[..count]
+                    .iter()
+                    .enumerate()
+                    .map(move |(i, slot)| (slot, (first + i < other.len()).then(|| &theirs[i])))
+            })
+    }
+
+    #[inline]
+    fn covers_itself_in(&self, other: &Stack, page: usize) -> bool {
+        match (self.shared_page(page), other.shared_page(page)) {
+            (Some(a), Some(b)) => Rc::ptr_eq(a, b) && a.is_unrelated(),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    #[inline]
+    fn shared_page(&self, page: usize) -> Option<&Rc<Page>> {
+        self.pages.as_ref()?[page].as_ref()
+    }
+
+    /// Slots of which some byte was written, bit per slot.
+    pub(crate) fn written_slots(&self) -> u64 {
+        let Some(pages) = &self.pages else { return 0 };
+        let mut written = 0;
+        for (number, page) in pages.iter().enumerate() {
+            for (spi, slot) in page.iter().flat_map(|page| &page.slots).enumerate() {
+                let is_written = slot.types != StackSlot::EMPTY.types;
+                written |= u64::from(is_written) << (number * PAGE_SLOTS + spi);
+            }
+        }
+        written
+    }
+
+    /// Forgets what is in the slots of a set, bit per slot.
+    pub(crate) fn forget(&mut self, slots: u64) {
+        let Some(pages) = &mut self.pages else { return };
+        let pages = Rc::make_mut(pages);
+        for (number, place) in pages.iter_mut().enumerate() {
+            let dead = slots >> (number * PAGE_SLOTS) & ((1 << PAGE_SLOTS) - 1);
+            let Some(page) = place else { continue };
+            if dead == 0 {
+                continue;
+            }
+            let stays = |&(spi, slot): &(usize, &StackSlot)| {
+                dead & 1 << spi == 0 && slot.types != StackSlot::EMPTY.types
+            };
+            if !page.slots.iter().enumerate().any(|slot| stays(&slot)) {
+                *place = None;
+                continue;
+            }
+            let page = Rc::make_mut(page);
+            page.is_unrelated.set(None);
+            for (spi, slot) in page.slots.iter_mut().enumerate() {
+                if dead & 1 << spi != 0 {
+                    *slot = StackSlot::EMPTY;
+                }
+            }
+        }
+    }
+
+    /// Makes slots up to `slots`, at most 64.
+    pub(crate) fn grow(&mut self, slots: usize) {
+        self.slots = self.slots.max(slots.min(PAGES_MAX * PAGE_SLOTS) as u8);
+    }
+
+    #[inline]
+    fn page(&self, page: usize) -> &Slots {
+        self.shared_page(page)
+            .map_or(EMPTY_SLOTS, |page| &page.slots)
+    }
+}
+
+impl Index<usize> for Stack {
+    type Output = StackSlot;
+
+    #[inline]
+    fn index(&self, spi: usize) -> &StackSlot {
+        match self.get(spi) {
+            Some(slot) => slot,
+            None => unreachable!("slot {spi} of a stack of {}", self.slots),
+        }
+    }
+}
+
+impl IndexMut<usize> for Stack {
+    #[inline]
+    fn index_mut(&mut self, spi: usize) -> &mut StackSlot {
+        let slots = self.slots;
+        match self.get_mut(spi) {
+            Some(slot) => slot,
+            None => unreachable!("slot {spi} of a stack of {slots}"),
+        }
+    }
 }
 
 static NOT_INIT: RegState = RegState::NOT_INIT;
@@ -85,6 +297,12 @@ impl StackSlot {
         } else {
             self.spilled = Some(Rc::new(reg));
         }
+    }
+
+    /// Whether there is a register, or an object that has one.
+    #[inline]
+    pub(crate) fn holds_register(&self) -> bool {
+        self.spilled.is_some() || self.is_spilled_reg() || self.is_special()
     }
 
     /// Forgets the spilled register; the byte types stay.

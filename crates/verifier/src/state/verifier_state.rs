@@ -1,4 +1,4 @@
-//! `VerifierState`: one path's knowledge at one instruction, and `JmpHistoryEntry`, how the path came there.
+//! `VerifierState`: one path's knowledge at one instruction.
 //!
 //! Frames are shared between copies until they change ([`VerifierState::frame_mut`]), so that a copy costs a few counters.
 
@@ -6,70 +6,24 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use ring3_isa::Reg;
-use ring3_uapi::limits::CALL_FRAMES_MAX;
 
 use super::frame::FuncState;
+use super::history::JmpHistory;
 use super::refs::Refs;
 use super::reg::RegState;
+use super::shared::Shared;
 
 /// A stored state, see `states`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct StateId(pub(crate) u32);
 
-/// One step of a path that cannot be told from the program text alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct JmpHistoryEntry {
-    pub(crate) idx: u32,
-    pub(crate) prev_idx: u32,
-    /// See [`HistFlags`].
-    pub(crate) flags: HistFlags,
-    /// Registers and slots that shared an id at this instruction, packed by `backtrack`; 0 if none.
-    pub(crate) linked_regs: u64,
-}
-
-/// What a history entry says besides the jump.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct HistFlags(pub(crate) u16);
-
-impl HistFlags {
-    pub(crate) const NONE: HistFlags = HistFlags(0);
-    /// The instruction reads or writes the stack, though not through r10: frame in bits 0..3, slot in bits 3..9.
-    pub(crate) const STACK_ACCESS: HistFlags = HistFlags(1 << 9);
-    /// Destination of a conditional jump held a scalar... was one of its operands' kinds (6.18: `INSN_F_DST_REG_STACK`).
-    pub(crate) const DST_REG_STACK: HistFlags = HistFlags(1 << 10);
-    /// As above, for the source.
-    pub(crate) const SRC_REG_STACK: HistFlags = HistFlags(1 << 11);
-
-    #[inline]
-    pub(crate) const fn stack(frame: u8, spi: u32) -> HistFlags {
-        HistFlags(Self::STACK_ACCESS.0 | (frame as u16 & 7) | ((spi as u16 & 0x3f) << 3))
-    }
-
-    #[inline]
-    pub(crate) const fn has(self, flags: HistFlags) -> bool {
-        self.0 & flags.0 != 0
-    }
-
-    #[inline]
-    pub(crate) const fn with(self, flags: HistFlags) -> HistFlags {
-        HistFlags(self.0 | flags.0)
-    }
-
-    #[inline]
-    pub(crate) const fn frame(self) -> u8 {
-        (self.0 & 7) as u8
-    }
-
-    #[inline]
-    pub(crate) const fn spi(self) -> u32 {
-        (self.0 >> 3 & 0x3f) as u32
-    }
-}
-
 /// One path's knowledge.
 #[derive(Clone, Debug)]
 pub(crate) struct VerifierState {
-    frames: [Option<Rc<FuncState>>; CALL_FRAMES_MAX],
+    /// The innermost frame.
+    frame: Rc<FuncState>,
+    /// Its callers, the main frame first.
+    callers: Shared<Vec<Rc<FuncState>>>,
     /// Index of the innermost frame.
     pub(crate) curframe: u8,
     /// Paths that started here and have not ended; only of stored states and of the current one.
@@ -79,14 +33,13 @@ pub(crate) struct VerifierState {
     pub(crate) insn_idx: u32,
     pub(crate) first_insn_idx: u32,
     pub(crate) last_insn_idx: u32,
-    pub(crate) refs: Refs,
+    pub(crate) refs: Shared<Refs>,
     /// This path is walked only by the processor's speculation.
     pub(crate) speculative: bool,
     pub(crate) in_sleepable: bool,
-    pub(crate) cleaned: bool,
     /// For back-edges: the state it was found to be covered by.
     pub(crate) equal_state: Option<StateId>,
-    pub(crate) history: Vec<JmpHistoryEntry>,
+    pub(crate) history: JmpHistory,
     pub(crate) dfs_depth: u32,
     pub(crate) callback_unroll_depth: u32,
     pub(crate) may_goto_depth: u32,
@@ -95,22 +48,20 @@ pub(crate) struct VerifierState {
 impl VerifierState {
     /// A path at the entry of a function.
     pub(crate) fn new(frame: FuncState) -> Self {
-        let mut frames = [const { None }; CALL_FRAMES_MAX];
-        frames[0] = Some(Rc::new(frame));
         VerifierState {
-            frames,
+            frame: Rc::new(frame),
+            callers: Shared::default(),
             curframe: 0,
             branches: 1,
             parent: None,
             insn_idx: 0,
             first_insn_idx: 0,
             last_insn_idx: 0,
-            refs: Refs::default(),
+            refs: Shared::default(),
             speculative: false,
             in_sleepable: false,
-            cleaned: false,
             equal_state: None,
-            history: Vec::new(),
+            history: JmpHistory::default(),
             dfs_depth: 0,
             callback_unroll_depth: 0,
             may_goto_depth: 0,
@@ -120,7 +71,20 @@ impl VerifierState {
     /// The frame with this number; callers name frames that exist (`0..=curframe`).
     #[inline]
     pub(crate) fn frame(&self, frameno: u8) -> &FuncState {
-        match &self.frames[frameno as usize] {
+        self.frame_rc(frameno)
+    }
+
+    /// The frame with this number, to be kept: it does not change any more.
+    pub(crate) fn shared_frame(&self, frameno: u8) -> Rc<FuncState> {
+        Rc::clone(self.frame_rc(frameno))
+    }
+
+    #[inline]
+    fn frame_rc(&self, frameno: u8) -> &Rc<FuncState> {
+        if frameno == self.curframe {
+            return &self.frame;
+        }
+        match self.callers.get(frameno as usize) {
             Some(frame) => frame,
             None => unreachable!(
                 "frame {frameno} of a state with {} frames",
@@ -132,7 +96,10 @@ impl VerifierState {
     /// The frame with this number, for a change.
     #[inline]
     pub(crate) fn frame_mut(&mut self, frameno: u8) -> &mut FuncState {
-        match &mut self.frames[frameno as usize] {
+        if frameno == self.curframe {
+            return Rc::make_mut(&mut self.frame);
+        }
+        match self.callers.get_mut(frameno as usize) {
             Some(frame) => Rc::make_mut(frame),
             None => unreachable!(
                 "frame {frameno} of a state with {} frames",
@@ -144,13 +111,13 @@ impl VerifierState {
     /// The innermost frame.
     #[inline]
     pub(crate) fn cur_frame(&self) -> &FuncState {
-        self.frame(self.curframe)
+        &self.frame
     }
 
     /// The innermost frame, for a change.
     #[inline]
     pub(crate) fn cur_frame_mut(&mut self) -> &mut FuncState {
-        self.frame_mut(self.curframe)
+        Rc::make_mut(&mut self.frame)
     }
 
     /// A register of the innermost frame.
@@ -168,19 +135,22 @@ impl VerifierState {
     /// Enters a callee: `frame.frameno` must be `curframe + 1`, below the limit.
     pub(crate) fn push_frame(&mut self, frame: FuncState) {
         self.curframe += 1;
-        self.frames[self.curframe as usize] = Some(Rc::new(frame));
+        let caller = core::mem::replace(&mut self.frame, Rc::new(frame));
+        self.callers.push(caller);
     }
 
     /// Leaves the innermost frame for its caller.
     pub(crate) fn pop_frame(&mut self) {
-        self.frames[self.curframe as usize] = None;
-        self.curframe -= 1;
+        if let Some(caller) = self.callers.pop() {
+            self.frame = caller;
+            self.curframe -= 1;
+        }
     }
 
     /// The frame, if it exists.
     #[inline]
     pub(crate) fn get_frame(&self, frameno: u8) -> Option<&FuncState> {
-        self.frames.get(frameno as usize)?.as_deref()
+        (frameno <= self.curframe).then(|| self.frame(frameno))
     }
 
     /// The instruction at which a frame stands: this path's own, or that of the call into the next frame.
@@ -216,11 +186,10 @@ impl VerifierState {
                     f(reg);
                 }
             }
-            for slot in &mut frame.stack {
-                if slot.is_spilled_reg() && pick(slot.spilled()) {
-                    f(slot.spilled_mut());
-                }
-            }
+            frame.stack.change(
+                |slot| slot.is_spilled_reg() && pick(slot.spilled()),
+                |_, slot| f(slot.spilled_mut()),
+            );
         }
     }
 }

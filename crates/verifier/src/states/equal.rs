@@ -115,11 +115,7 @@ fn covers(env: &Env<'_>, id: StateId, exactness: Exactness, map: &mut IdMap) -> 
 }
 
 fn refs_cover(old: &Refs, cur: &Refs, map: &mut IdMap) -> bool {
-    if old.list.is_empty()
-        && cur.list.is_empty()
-        && *old == Refs::default()
-        && *cur == Refs::default()
-    {
+    if *old == Refs::default() && *cur == Refs::default() {
         return true;
     }
     if old.list.len() != cur.list.len()
@@ -150,7 +146,7 @@ fn frame_covers(
         return false;
     }
     for (number, (o, c)) in old.regs.iter().zip(&cur.regs).enumerate() {
-        if live_regs & 1 << number == 0 || o.is_same(c) && has_no_ids(o) {
+        if live_regs & 1 << number == 0 || o.is_same(c) && o.is_unrelated() {
             continue;
         }
         if !reg_covers(o, c, rules, map) {
@@ -158,12 +154,6 @@ fn frame_covers(
         }
     }
     stack_covers(old, cur, rules, map)
-}
-
-/// A register that is related to no other covers itself, whatever else is compared.
-#[inline]
-fn has_no_ids(reg: &RegState) -> bool {
-    reg.id == 0 && reg.ref_obj_id == 0
 }
 
 /// Type, offset, object, variable part and bounds are the same.
@@ -275,13 +265,9 @@ fn scalar_of(slot: &StackSlot, rules: Rules) -> Option<&RegState> {
 }
 
 fn stack_covers(old: &FuncState, cur: &FuncState, rules: Rules, map: &mut IdMap) -> bool {
-    for (spi, o) in old.stack.iter().enumerate() {
-        let c = cur.stack.get(spi);
-        if !slot_covers(o, c, rules, map) {
-            return false;
-        }
-    }
-    true
+    old.stack
+        .slots_to_compare(&cur.stack)
+        .all(|(o, c)| slot_covers(o, c, rules, map))
 }
 
 fn slot_covers(o: &StackSlot, c: Option<&StackSlot>, rules: Rules, map: &mut IdMap) -> bool {
@@ -293,7 +279,7 @@ fn slot_covers(o: &StackSlot, c: Option<&StackSlot>, rules: Rules, map: &mut IdM
         && o.types == SPILLED
         && c.types == SPILLED
     {
-        if o.shares_spilled(c) && has_no_ids(o.spilled()) {
+        if o.shares_spilled(c) && o.spilled().is_unrelated() {
             return true;
         }
         return reg_covers(o.spilled(), c.spilled(), rules, map);

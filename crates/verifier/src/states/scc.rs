@@ -44,6 +44,13 @@ impl fmt::Display for SccChain {
     }
 }
 
+/// A visit of the table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct VisitRef {
+    scc: u32,
+    index: u32,
+}
+
 struct SccVisit {
     chain: SccChain,
     entry: Option<StateId>,
@@ -65,18 +72,31 @@ impl SccTable {
         self.backedges = 0;
     }
 
-    fn peek(&self, chain: &SccChain) -> Option<&SccVisit> {
-        self.visits
-            .get(chain.scc as usize)?
-            .iter()
-            .find(|v| v.chain == *chain)
+    fn visit(&self, at: VisitRef) -> &SccVisit {
+        &self.visits[at.scc as usize][at.index as usize]
     }
 
-    fn find(&mut self, chain: &SccChain) -> Option<&mut SccVisit> {
-        self.visits
-            .get_mut(chain.scc as usize)?
-            .iter_mut()
-            .find(|v| v.chain == *chain)
+    fn visit_mut(&mut self, at: VisitRef) -> &mut SccVisit {
+        &mut self.visits[at.scc as usize][at.index as usize]
+    }
+
+    /// The visit of a chain, opened if there is none.
+    fn enter(&mut self, chain: SccChain) -> VisitRef {
+        let scc = chain.scc;
+        if self.visits.len() <= scc as usize {
+            self.visits.resize_with(scc as usize + 1, Vec::new);
+        }
+        let visits = &mut self.visits[scc as usize];
+        let known = visits.iter().position(|v| v.chain == chain);
+        let index = known.unwrap_or_else(|| {
+            visits.push(SccVisit {
+                chain,
+                entry: None,
+                backedges: Vec::new(),
+            });
+            visits.len() - 1
+        }) as u32;
+        VisitRef { scc, index }
     }
 }
 
@@ -103,25 +123,9 @@ pub(super) fn maybe_enter(env: &mut Env<'_>, id: StateId) {
     let Some(chain) = chain_of(env.facts, env.states.get(id)) else {
         return;
     };
-    let table = &mut env.states.scc;
-    if table.visits.len() <= chain.scc as usize {
-        table.visits.resize_with(chain.scc as usize + 1, Vec::new);
-    }
-    let visits = &mut table.visits[chain.scc as usize];
-    let visit = match visits.iter().position(|v| v.chain == chain) {
-        Some(index) => &mut visits[index],
-        None => {
-            visits.push(SccVisit {
-                chain,
-                entry: None,
-                backedges: Vec::new(),
-            });
-            match visits.last_mut() {
-                Some(visit) => visit,
-                None => return,
-            }
-        }
-    };
+    let at = env.states.scc.enter(chain);
+    env.states.stored_mut(id).visit = Some(at);
+    let visit = env.states.scc.visit_mut(at);
     if visit.entry.is_none() {
         visit.entry = Some(id);
         if env.log.is_level2() {
@@ -132,27 +136,20 @@ pub(super) fn maybe_enter(env: &mut Env<'_>, id: StateId) {
 
 /// A checkpoint's paths have ended: if it opened a visit, the visit ends.
 pub(super) fn maybe_exit(env: &mut Env<'_>, id: StateId) -> Check {
-    let st = env.states.get(id);
-    let Some(chain) = chain_of(env.facts, st) else {
+    let Some(at) = env.states.stored(id).visit else {
         return Ok(());
     };
-    let speculative = st.speculative;
-    let Some(visit) = env.states.scc.find(&chain) else {
-        if speculative {
-            return Ok(());
-        }
-        return Err(Violation::bug(format_args!(
-            "scc exit: no visit info for call chain {chain}"
-        )));
-    };
+    let visit = env.states.scc.visit_mut(at);
     if visit.entry != Some(id) {
         return Ok(());
     }
     if env.log.is_level2() {
-        vlog!(env.log, "SCC exit {chain}\n");
+        vlog!(env.log, "SCC exit {}\n", visit.chain);
     }
     visit.entry = None;
-    let backedges = core::mem::take(&mut visit.backedges);
+    let mut backedges = core::mem::take(&mut visit.backedges);
+    // Newest first, as the kernel's list.
+    backedges.reverse();
     env.states.scc.backedges -= backedges.len() as u32;
     env.states.update_peak();
     propagate_backedges(env, &backedges)
@@ -193,37 +190,23 @@ fn propagate_backedges(env: &mut Env<'_>, backedges: &[VerifierState]) -> Check 
 
 /// Keeps a path that a checkpoint inside of an open visit covers.
 pub(super) fn add_backedge(env: &mut Env<'_>, covered_by: StateId, state: VerifierState) -> Check {
-    let Some(chain) = chain_of(env.facts, env.states.get(covered_by)) else {
+    let Some(at) = env.states.stored(covered_by).visit else {
         return Err(Violation::bug("add backedge: no SCC in verification path"));
     };
+    let visit = env.states.scc.visit_mut(at);
     if env.log.is_level2() {
-        vlog!(env.log, "SCC backedge {chain}\n");
+        vlog!(env.log, "SCC backedge {}\n", visit.chain);
     }
-    match env.states.scc.find(&chain) {
-        Some(visit) => {
-            // Newest first, as the kernel's list.
-            visit.backedges.insert(0, state);
-        }
-        None => {
-            return Err(Violation::bug(format_args!(
-                "add backedge: no visit info for call chain {chain}"
-            )));
-        }
-    }
+    visit.backedges.push(state);
     env.states.scc.backedges += 1;
     env.states.update_peak();
     Ok(())
 }
 
 /// Whether marks of a checkpoint may still grow: its component's visit is open or has back-edges.
-pub(super) fn has_open_backedges(facts: &Facts, states: &StateTable, id: StateId) -> bool {
-    let Some(chain) = chain_of(facts, states.get(id)) else {
-        return false;
-    };
-    states
-        .scc
-        .peek(&chain)
-        .is_some_and(|visit| !visit.backedges.is_empty())
+pub(super) fn has_open_backedges(states: &StateTable, id: StateId) -> bool {
+    let visit = states.stored(id).visit;
+    visit.is_some_and(|at| !states.scc.visit(at).backedges.is_empty())
 }
 
 /// What checkpoint `from` relies on, the path of `to` relies on. Says whether any mark is new.

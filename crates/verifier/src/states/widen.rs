@@ -14,17 +14,13 @@ pub(crate) fn find_prev_entry(env: &Env<'_>, insn_idx: u32) -> Option<StateId> {
     let parent = env.states.get(env.cur.parent?);
     let found = |id: &StateId| {
         let stored = env.states.get(*id);
-        stored.insn_idx == insn_idx
-            && stored.branches != 0
+        stored.branches != 0
             && same_callsites(stored, parent)
             && stored.dfs_depth < parent.dfs_depth
     };
-    env.states
-        .bucket(super::bucket_of(env, insn_idx))
-        .iter()
-        .rev()
-        .copied()
-        .find(found)
+    let bucket = env.states.bucket(super::bucket_of(env, insn_idx));
+    let here = bucket.iter().rev().filter(|l| l.insn_idx == insn_idx);
+    here.map(|listed| listed.id).find(found)
 }
 
 fn same_callsites(a: &VerifierState, b: &VerifierState) -> bool {
@@ -46,12 +42,13 @@ pub(crate) fn widen_imprecise_scalars(env: &mut Env<'_>, old: StateId, cur: &mut
                 forget(c, precise);
             }
         }
-        for (o, c) in old_frame.stack.iter().zip(&mut frame.stack) {
+        for (spi, o) in old_frame.stack.iter().take(frame.stack.len()).enumerate() {
+            let c = &frame.stack[spi];
             if o.is_spilled_reg()
                 && c.is_spilled_reg()
                 && must_widen(o.spilled(), c.spilled(), &mut map)
             {
-                forget(c.spilled_mut(), precise);
+                forget(frame.stack[spi].spilled_mut(), precise);
             }
         }
     }

@@ -13,6 +13,7 @@ use ring3_spec::{Arg, ArgBase, TypeFlags as ArgFlags};
 use ring3_uapi::FuncId;
 
 use super::args::CallMeta;
+use crate::check::btf_ptr::mismatch_text;
 use crate::check::map_field;
 use crate::check::mem::{FixedOffset, check_ptr_off_reg_with};
 use crate::env::Env;
@@ -127,23 +128,7 @@ pub(super) fn check_reg_type(
             .without(TypeFlags::MEM_PERCPU);
     }
     if !compatible.contains(&ty) {
-        let mut text = String::new();
-        // Writing to a String cannot fail.
-        let _ = write!(
-            text,
-            "R{} type={} expected=",
-            regno.number(),
-            TypeName(reg.ty)
-        );
-        for (i, expected) in compatible.iter().enumerate() {
-            let _ = write!(
-                text,
-                "{}{}",
-                if i == 0 { "" } else { ", " },
-                TypeName(*expected)
-            );
-        }
-        return Err(Violation::new(ring3_uapi::Errno::EACCES, text));
+        return Err(wrong_type(regno, reg, compatible));
     }
     if reg.ty.base != RegBase::PtrToBtfId {
         return Ok(());
@@ -163,6 +148,49 @@ pub(super) fn check_reg_type(
     check_object_type(env, regno, reg, arg, meta)
 }
 
+#[cold]
+fn wrong_type(regno: Reg, reg: &RegState, compatible: &[RegType]) -> alloc::boxed::Box<Violation> {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write!(
+        text,
+        "R{} type={} expected=",
+        regno.number(),
+        TypeName(reg.ty)
+    );
+    for (i, expected) in compatible.iter().enumerate() {
+        let _ = write!(
+            text,
+            "{}{}",
+            if i == 0 { "" } else { ", " },
+            TypeName(*expected)
+        );
+    }
+    Violation::new(ring3_uapi::Errno::EACCES, text)
+}
+
+/// An object of the kernel's type `wanted` that a function of the program gets.
+pub(super) fn check_trusted_object(
+    env: &Env<'_>,
+    regno: Reg,
+    reg: &RegState,
+    wanted: TypeId,
+    may_be_null: bool,
+) -> Check {
+    let mut ty = reg.ty;
+    if may_be_null {
+        ty = ty.without(TypeFlags::PTR_MAYBE_NULL);
+    }
+    if !OBJECT_TYPES.contains(&ty) {
+        return Err(wrong_type(regno, reg, OBJECT_TYPES));
+    }
+    let Some(kernel) = &env.req.kernel_btf else {
+        return Err(Violation::bug("kernel type without kernel BTF"));
+    };
+    check_ptr_off_reg_with(reg, regno, FixedOffset::Allowed)?;
+    check_object_is(env, regno, reg, wanted, kernel.name(wanted), false)
+}
+
 const DYNPTR_FLAGS: TypeFlags = TypeFlags(
     TypeFlags::DYNPTR_TYPE_LOCAL.0
         | TypeFlags::DYNPTR_TYPE_RINGBUF.0
@@ -179,6 +207,10 @@ fn check_object_type(
     arg: &Arg,
     meta: &CallMeta,
 ) -> Check {
+    // No helper of the kernel asks for it; those of a host application take references.
+    if arg.has(ArgFlags::TRUSTED) && !reg.ty.has(TypeFlags::PTR_TRUSTED) {
+        reject!(EINVAL, "R{} must be referenced or trusted", regno.number());
+    }
     if reg.ty.has(TypeFlags::MEM_ALLOC) {
         let permitted = matches!(
             meta.func,
@@ -211,7 +243,7 @@ fn check_object_type(
         ArgBase::PtrToBtfIdSockCommon => Some("sock_common"),
         _ => arg.btf_type,
     };
-    let (Some(wanted), Some((btf_idx, id))) = (wanted, reg.btf()) else {
+    let Some(wanted) = wanted else {
         return Err(Violation::bug("typed argument without type"));
     };
     let Some(kernel) = &env.req.kernel_btf else {
@@ -221,14 +253,33 @@ fn check_object_type(
         unjudged!("struct {wanted} is not in the kernel BTF");
     };
     let is_strict = arg.has(ArgFlags::RELEASE) && meta.func != Some(FuncId::SkRelease);
+    check_object_is(env, regno, reg, wanted_id, wanted, is_strict)
+}
+
+fn check_object_is(
+    env: &Env<'_>,
+    regno: Reg,
+    reg: &RegState,
+    wanted_id: TypeId,
+    wanted: &str,
+    is_strict: bool,
+) -> Check {
+    let Some((btf_idx, id)) = reg.btf() else {
+        return Err(Violation::bug("typed argument without type"));
+    };
     let btf = env.facts.btf(btf_idx);
     let matches = btf_idx == BtfIdx(0) && struct_matches(btf, id, reg.off, wanted_id, is_strict);
     if !matches {
-        reject!(
-            EACCES,
+        let refusal = alloc::format!(
             "R{} is of type {} but {wanted} is expected",
             regno.number(),
             btf.name(id)
+        );
+        return Err(
+            match mismatch_text(btf, id, reg.off).filter(|_| !is_strict) {
+                Some(text) => Violation::new(ring3_uapi::Errno::EACCES, text).and_line(refusal),
+                None => Violation::new(ring3_uapi::Errno::EACCES, refusal),
+            },
         );
     }
     Ok(())
@@ -315,7 +366,6 @@ pub(super) fn check_arg_offset(reg: &RegState, regno: Reg, arg: &Arg) -> Check {
         RegBase::PtrToBtfId if !reg.ty.may_be_null() && !reg.ty.has(TypeFlags::MEM_PERCPU) => {
             check_ptr_off_reg_with(reg, regno, FixedOffset::Allowed)
         }
-        RegBase::ConstPtrToDynptr => Ok(()),
         _ => check_ptr_off_reg_with(reg, regno, FixedOffset::Refused),
     }
 }

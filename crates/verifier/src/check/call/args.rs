@@ -15,7 +15,7 @@ use super::arg_type::{check_arg_offset, check_reg_type};
 use crate::backtrack::{mark_chain_precision, mark_chain_precision_batch};
 use crate::check::mem::{Access, RawMem, ZeroSize, check_helper_mem_access};
 use crate::check::regs::{RegArg, check_reg_arg};
-use crate::check::{ctx, dynptr, lock, map_field, map_value, mem};
+use crate::check::{ctx, dynptr, graph, lock, map_field, map_value, mem};
 use crate::domain::Scalar;
 use crate::env::Env;
 use crate::error::{Check, Violation, reject, unjudged};
@@ -51,6 +51,8 @@ pub(crate) struct CallMeta {
     pub(crate) subprog: u32,
     /// Object that the result points to.
     pub(crate) ret_btf: Option<(BtfIdx, TypeId)>,
+    /// That object is the program's own, protected by RCU.
+    pub(crate) is_rcu_object: bool,
     /// Field of a map value or object that holds a kernel pointer, and its type.
     pub(crate) kptr: Option<map_field::KptrField>,
 }
@@ -154,10 +156,15 @@ fn check_by_kind(
                 reject!(EACCES, "Helper has invalid btf_id in R{}", regno.number());
             };
             meta.ret_btf = Some((btf, id));
+            meta.is_rcu_object = reg.ty.has(TypeFlags::MEM_RCU);
             Ok(())
         }
         ArgBase::PtrToSpinLock => {
-            lock::process_spin_lock(env, regno, meta.func == Some(FuncId::SpinLock))
+            if graph::in_tree_callback(env) {
+                reject!(EACCES, "can't spin_{{lock,unlock}} in rbtree cb");
+            }
+            let is_lock = meta.func == Some(FuncId::SpinLock);
+            lock::process_spin_lock(env, regno, lock::LockKind::Plain, is_lock)
         }
         ArgBase::PtrToTimer => map_field::process_timer(env, regno, meta),
         ArgBase::PtrToFunc => {

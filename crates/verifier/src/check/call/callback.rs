@@ -1,15 +1,18 @@
 //! Functions of the program that a helper or kernel function calls: in a frame on top of the caller (before the call
 //! returns, any number of times), or later on their own (timers and work).
 
+use ring3_btf::Kind;
 use ring3_isa::Reg;
 
 use super::subprog::{check_args_match, new_frame};
-use crate::env::Env;
-use crate::env::Pending;
+use crate::check::dynptr::const_dynptr;
+use crate::check::graph::{self, Root};
+use crate::env::{Env, Pending};
 use crate::error::{Check, RejectKind, Violation, reject, unjudged};
 use crate::explore::{Speculation, log_violation, push_path};
 use crate::state::{
-    Extra, FuncState, MAIN_CALLSITE, RegBase, RegState, RegType, RetvalRange, VerifierState,
+    BtfIdx, DynptrType, Extra, FuncState, MAIN_CALLSITE, MapIdx, RegBase, RegState, RegType,
+    RetvalRange, VerifierState,
 };
 
 /// Who calls back, and with what.
@@ -25,6 +28,28 @@ pub(crate) enum CallbackKind {
     FindVma,
     /// `bpf_user_ringbuf_drain`: `fn(dynptr, ctx)`
     UserRingbuf,
+    /// `bpf_rbtree_add`: `fn(node, node)`, nodes of this tree
+    TreeLess(Root),
+    /// `bpf_wq_set_callback`: `fn(map, key, value)`, asynchronous; may sleep
+    Workqueue,
+    /// `bpf_task_work_schedule_*`: `fn(map, key, value)`, asynchronous; may sleep
+    TaskWork { map: MapIdx, uid: u32 },
+}
+
+impl CallbackKind {
+    const fn is_async(self) -> bool {
+        matches!(
+            self,
+            CallbackKind::Timer | CallbackKind::Workqueue | CallbackKind::TaskWork { .. }
+        )
+    }
+
+    const fn may_sleep(self) -> bool {
+        matches!(
+            self,
+            CallbackKind::Workqueue | CallbackKind::TaskWork { .. }
+        )
+    }
 }
 
 /// Pushes the path into a callback; the current path goes on behind the call as if no callback were left.
@@ -41,7 +66,7 @@ pub(crate) fn push_callback_call(env: &mut Env<'_>, subprog: u32, kind: Callback
     }
     env.subprog_aux[subprog as usize].is_cb = true;
     let caller = env.cur.cur_frame().clone();
-    if kind == CallbackKind::Timer {
+    if kind.is_async() {
         env.subprog_aux[subprog as usize].is_async_cb = true;
         return push_async(env, subprog, start, &caller, kind);
     }
@@ -73,7 +98,8 @@ fn push_async(
     let mut frame = FuncState::new(MAIN_CALLSITE, 0, subprog);
     frame.async_entry_cnt = caller.async_entry_cnt + 1;
     set_callback_args(env, caller, &mut frame, kind)?;
-    let state = VerifierState::new(frame);
+    let mut state = VerifierState::new(frame);
+    state.in_sleepable = kind.may_sleep();
     let log_position = env.log.position();
     env.worklist.push(Pending {
         state,
@@ -93,7 +119,7 @@ fn push_async(
 }
 
 fn set_callback_args(
-    env: &Env<'_>,
+    env: &mut Env<'_>,
     caller: &FuncState,
     callee: &mut FuncState,
     kind: CallbackKind,
@@ -115,7 +141,14 @@ fn set_callback_args(
             *callee.reg_mut(Reg::R3) = map_arg(RegBase::PtrToMapValue, map.extra);
             *callee.reg_mut(Reg::R4) = arg(Reg::R3);
         }
-        CallbackKind::Timer => {
+        CallbackKind::TreeLess(root) => {
+            for reg in [Reg::R1, Reg::R2] {
+                let mut node = graph::node_reg(root);
+                graph::set_non_owning(env, &mut node)?;
+                *callee.reg_mut(reg) = node;
+            }
+        }
+        CallbackKind::Timer | CallbackKind::Workqueue => {
             let map = arg(Reg::R1).extra;
             *callee.reg_mut(Reg::R1) = map_arg(RegBase::ConstPtrToMap, map);
             *callee.reg_mut(Reg::R2) = map_arg(RegBase::PtrToMapKey, map);
@@ -124,8 +157,36 @@ fn set_callback_args(
             callee.callback_ret_range = RetvalRange { min: 0, max: 0 };
             return Ok(());
         }
-        CallbackKind::FindVma => unjudged!("the callback of bpf_find_vma"),
-        CallbackKind::UserRingbuf => unjudged!("the callback of bpf_user_ringbuf_drain"),
+        CallbackKind::TaskWork { map, uid } => {
+            let map = Extra::Map { map, uid };
+            *callee.reg_mut(Reg::R1) = map_arg(RegBase::ConstPtrToMap, map);
+            *callee.reg_mut(Reg::R2) = map_arg(RegBase::PtrToMapKey, map);
+            *callee.reg_mut(Reg::R3) = map_arg(RegBase::PtrToMapValue, map);
+            callee.in_async_callback_fn = true;
+            callee.callback_ret_range = RetvalRange {
+                min: i32::MIN,
+                max: i32::MAX,
+            };
+            return Ok(());
+        }
+        CallbackKind::FindVma => {
+            let vma = env
+                .req
+                .kernel_btf
+                .as_ref()
+                .and_then(|btf| btf.find_by_name_kind("vm_area_struct", Kind::Struct));
+            let Some(id) = vma else {
+                unjudged!("struct vm_area_struct of the kernel: no kernel BTF was given")
+            };
+            *callee.reg_mut(Reg::R1) = arg(Reg::R1);
+            let extra = Extra::Btf { btf: BtfIdx(0), id };
+            *callee.reg_mut(Reg::R2) = RegState::pointer(RegType::of(RegBase::PtrToBtfId), extra);
+            *callee.reg_mut(Reg::R3) = arg(Reg::R4);
+        }
+        CallbackKind::UserRingbuf => {
+            *callee.reg_mut(Reg::R1) = const_dynptr(env, DynptrType::Local);
+            *callee.reg_mut(Reg::R2) = arg(Reg::R3);
+        }
     }
     callee.in_callback_fn = true;
     callee.callback_ret_range = RetvalRange { min: 0, max: 1 };

@@ -238,11 +238,25 @@ fn record_map(env: &mut Env<'_>, meta: &CallMeta) -> Check {
     Ok(())
 }
 
-/// Notes the slot that a tail call always takes; the proof then depends on it (`record_func_key`).
+/// Notes the slot that a tail call always takes, or the element that a look-up in an array always finds; the proof then depends on it.
 fn record_key(env: &mut Env<'_>, meta: &CallMeta) -> Check {
-    if meta.func != Some(FuncId::TailCall) {
-        return Ok(());
-    }
+    let known = match meta.func {
+        Some(FuncId::TailCall) => tail_call_slot(env, meta)?,
+        // Known for arrays only, and marked precise where it was found.
+        Some(FuncId::MapLookupElem) => meta.const_map_key,
+        _ => return Ok(()),
+    };
+    let slot = &mut env.aux[env.insn_idx as usize].map_key;
+    *slot = match (*slot, known) {
+        (MapKey::Unseen, Some(key)) => MapKey::One(key),
+        (MapKey::One(other), Some(key)) if other == key => MapKey::One(key),
+        (MapKey::Unseen | MapKey::One(_) | MapKey::Poison, _) => MapKey::Poison,
+    };
+    Ok(())
+}
+
+/// The slot that a tail call takes, if it is known (`record_func_key`).
+fn tail_call_slot(env: &mut Env<'_>, meta: &CallMeta) -> Check<Option<u64>> {
     let map = meta.map.map(|(map, _)| env.map(map));
     let Some(map) = map.filter(|map| map.map_type == MapType::ProgArray) else {
         // The kernel's line has no end.
@@ -259,13 +273,7 @@ fn record_key(env: &mut Env<'_>, meta: &CallMeta) -> Check {
     if known.is_some() {
         mark_chain_precision(env, Reg::R3)?;
     }
-    let slot = &mut env.aux[env.insn_idx as usize].map_key;
-    *slot = match (*slot, known) {
-        (MapKey::Unseen, Some(key)) => MapKey::One(key),
-        (MapKey::One(other), Some(key)) if other == key => MapKey::One(key),
-        (MapKey::Unseen | MapKey::One(_) | MapKey::Poison, _) => MapKey::Poison,
-    };
-    Ok(())
+    Ok(known)
 }
 
 /// The stack that the helper fills holds some numbers afterwards.
@@ -352,7 +360,6 @@ fn check_special(env: &mut Env<'_>, meta: &mut CallMeta) -> Check {
             meta.changes_pkt_data = dynptr::writes_packet(env)?;
             Ok(())
         }
-        FuncId::PerCpuPtr | FuncId::ThisCpuPtr => map_field::check_percpu_arg(env),
         _ => Ok(()),
     }
 }

@@ -2,17 +2,15 @@
 //!
 //! A static function is walked in place, in a frame of its own. A global function is checked once for all arguments that its
 //! BTF prototype admits ([`FuncArgs`]); a call only checks that the arguments are such. Kernel counterpart:
-//! `check_func_call`, `prepare_func_exit`, `btf_prepare_func_args`. Neighbours: `callback`, `exit`, `states`.
+//! `check_func_call`, `prepare_func_exit`. Neighbours: `func_args`, `callback`, `exit`, `states`.
 
-use alloc::sync::Arc;
-use alloc::vec::Vec;
-
-use ring3_btf::{Btf, Kind, Type, TypeId};
 use ring3_isa::Reg;
-use ring3_spec::ctx::table;
-use ring3_uapi::{Errno, ProgType};
+use ring3_uapi::Errno;
 
+use super::arg_type::check_trusted_object;
+use super::func_args::{FuncArg, FuncArgs, Trust, prepare_func_args};
 use crate::backtrack::mark_chain_precision;
+use crate::check::dynptr;
 use crate::check::exit::{invalid_scalar, is_within};
 use crate::check::mem::{
     Access, FixedOffset, ZeroSize, check_helper_mem_access, check_ptr_off_reg_with,
@@ -20,36 +18,11 @@ use crate::check::mem::{
 use crate::check::nullness::mark_ptr_not_null_reg;
 use crate::check::regs::{clear_caller_saved, mark_reg_unknown};
 use crate::env::{Env, InsnFlags, Linkage};
-use crate::error::{Check, RejectKind, Violation, reject, unjudged};
+use crate::error::{Check, RejectKind, Violation, reject};
 use crate::explore::log_violation;
 use crate::log::state::print_full_state;
 use crate::log::vlog;
-use crate::state::{
-    DEF_NOT_SUBREG, Extra, FuncState, RegBase, RegState, RegType, TypeFlags, VerifierState,
-};
-
-/// What a function takes, by its BTF.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct FuncArgs {
-    pub(crate) args: Vec<FuncArg>,
-}
-
-/// One argument.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FuncArg {
-    /// A number.
-    Scalar,
-    Ctx,
-    /// A pointer to this many bytes.
-    Mem {
-        size: u32,
-        nullable: bool,
-    },
-    /// Read-only memory that may not be there.
-    UntrustedMem,
-    Dynptr,
-    Arena,
-}
+use crate::state::{DEF_NOT_SUBREG, FuncState, RegBase, RegState, RegType, VerifierState};
 
 /// Calls the function `distance` slots behind the next one.
 pub(crate) fn check_func_call(env: &mut Env<'_>, distance: i32) -> Check {
@@ -224,7 +197,20 @@ fn match_args(env: &mut Env<'_>, args: &FuncArgs) -> Check {
                     reject!(EINVAL, "R{number} is not a pointer to arena or scalar.");
                 }
             }
-            FuncArg::Dynptr => unjudged!("a dynptr argument of a global function"),
+            FuncArg::Object {
+                trust: Trust::Untrusted,
+                ..
+            } => {}
+            FuncArg::Object { id, trust } => {
+                let may_be_null = trust == Trust::TrustedOrNull;
+                if !(may_be_null && state.is_null()) {
+                    check_trusted_object(env, reg, &state, id, may_be_null)?;
+                }
+            }
+            FuncArg::Dynptr => {
+                check_func_arg_off(&state, reg)?;
+                dynptr::use_dynptr(env, reg, dynptr::Mutability::Read, None)?;
+            }
         }
     }
     Ok(())
@@ -309,281 +295,6 @@ pub(crate) fn leave_function(env: &mut Env<'_>) -> Check {
     env.cur.pop_frame();
     if in_callback {
         crate::states::widen_from_previous_entry(env);
-    }
-    Ok(())
-}
-
-/// What a function takes, from its BTF; kept after the first time: `btf_prepare_func_args`.
-///
-/// # Errors
-/// EINVAL, EFAULT, ENOTSUPP with the kernel's words; for static functions EINVAL mostly without.
-pub(crate) fn prepare_func_args(env: &mut Env<'_>, subprog: u32) -> Check<Arc<FuncArgs>> {
-    if let Some(args) = &env.subprog_aux[subprog as usize].args {
-        return Ok(args.clone());
-    }
-    let args = Arc::new(func_args_of(env, subprog)?);
-    env.subprog_aux[subprog as usize].args = Some(args.clone());
-    Ok(args)
-}
-
-fn func_args_of(env: &Env<'_>, subprog: u32) -> Check<FuncArgs> {
-    let info = &env.facts.subprogs[subprog as usize];
-    let is_global = info.linkage == Linkage::Global;
-    let Some(btf) = &env.facts.prog_btf else {
-        return Err(Violation::bug("func_info undefined"));
-    };
-    if info.func_type_id.0 == 0 {
-        if !is_global {
-            reject!(EINVAL);
-        }
-        reject!(EFAULT, "Global functions need valid BTF");
-    }
-    let Some(func) = btf
-        .type_by_id(info.func_type_id)
-        .filter(|ty| ty.kind() == Kind::Func)
-    else {
-        reject!(EFAULT, "BTF of func#{subprog} doesn't point to KIND_FUNC");
-    };
-    let name = func.name();
-    let Some(proto) = func.referent().filter(|ty| ty.kind() == Kind::FuncProto) else {
-        reject!(EFAULT, "Invalid type of function {name}()");
-    };
-    let count = proto.params().len();
-    if count > ring3_uapi::limits::FUNC_REG_ARGS_MAX {
-        if !is_global {
-            reject!(EINVAL);
-        }
-        reject!(
-            EINVAL,
-            "Global function {name}() with {count} > 5 args. Buggy compiler."
-        );
-    }
-    if !btf.stripped(proto.type_id()).is_some_and(is_number) {
-        if !is_global {
-            reject!(EINVAL);
-        }
-        reject!(
-            EINVAL,
-            "Global function {name}() doesn't return scalar. Only those are supported."
-        );
-    }
-    let mut args = Vec::new();
-    for (index, param) in proto.params().enumerate() {
-        args.push(func_arg_of(env, btf, &func, index, param.ty, is_global)?);
-    }
-    Ok(FuncArgs { args })
-}
-
-fn is_number(ty: Type<'_>) -> bool {
-    ty.kind() == Kind::Int || ty.kind().is_any_enum()
-}
-
-/// Declaration tags `arg:...` of an argument.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Tags(u8);
-
-impl Tags {
-    const CTX: u8 = 1;
-    const NONNULL: u8 = 2;
-    const TRUSTED: u8 = 4;
-    const UNTRUSTED: u8 = 8;
-    const NULLABLE: u8 = 16;
-    const ARENA: u8 = 32;
-
-    fn has(self, tag: u8) -> bool {
-        self.0 & tag != 0
-    }
-}
-
-fn arg_tags(btf: &Btf, func: &Type<'_>, index: usize, is_global: bool) -> Check<Tags> {
-    let mut tags = Tags::default();
-    for tag in btf.decl_tags(func.id(), index as i32) {
-        let Some(tag) = tag.strip_prefix("arg:") else {
-            continue;
-        };
-        if !is_global {
-            reject!(
-                EOPNOTSUPP,
-                "arg#{index} type tag is not supported in static functions"
-            );
-        }
-        tags.0 |= match tag {
-            "ctx" => Tags::CTX,
-            "trusted" => Tags::TRUSTED,
-            "untrusted" => Tags::UNTRUSTED,
-            "nonnull" => Tags::NONNULL,
-            "nullable" => Tags::NULLABLE,
-            "arena" => Tags::ARENA,
-            _ => reject!(EOPNOTSUPP, "arg#{index} has unsupported set of tags"),
-        };
-    }
-    Ok(tags)
-}
-
-fn func_arg_of(
-    env: &Env<'_>,
-    btf: &Btf,
-    func: &Type<'_>,
-    index: usize,
-    ty: TypeId,
-    is_global: bool,
-) -> Check<FuncArg> {
-    let tags = arg_tags(btf, func, index, is_global)?;
-    let Some(ty) = btf.stripped(ty) else {
-        reject!(EINVAL)
-    };
-    if ty.kind() != Kind::Ptr {
-        if tags != Tags::default() {
-            reject!(
-                EINVAL,
-                "arg#{index} has pointer tag, but is not a pointer type"
-            );
-        }
-        if is_number(ty) {
-            return Ok(FuncArg::Scalar);
-        }
-        if !is_global {
-            reject!(EINVAL);
-        }
-        reject!(
-            EINVAL,
-            "Arg#{index} type {} in {}() is not supported yet.",
-            ty.kind().name(),
-            func.name()
-        );
-    }
-    let is_ctx = is_prog_ctx_type(env, btf, &ty);
-    if tags.has(Tags::CTX) || is_ctx {
-        if tags.0 & !Tags::CTX != 0 {
-            reject!(EINVAL, "arg#{index} has unsupported set of tags");
-        }
-        if tags.has(Tags::CTX) && !is_ctx {
-            unjudged!("an argument tagged as context, of another type");
-        }
-        return Ok(FuncArg::Ctx);
-    }
-    let target = btf.stripped(ty.type_id());
-    if target.is_some_and(|t| t.kind() == Kind::Struct && t.name() == "bpf_dynptr") {
-        if tags != Tags::default() {
-            reject!(EINVAL, "arg#{index} has unsupported set of tags");
-        }
-        return Ok(FuncArg::Dynptr);
-    }
-    if tags.has(Tags::TRUSTED) || tags.has(Tags::UNTRUSTED) {
-        let is_plain = target.is_none_or(|t| t.kind() == Kind::Void || is_number(t));
-        if tags.0 == Tags::UNTRUSTED && is_plain {
-            return Ok(FuncArg::UntrustedMem);
-        }
-        unjudged!("an argument tagged as trusted or untrusted");
-    }
-    if tags.has(Tags::ARENA) {
-        if tags.0 & !Tags::ARENA != 0 {
-            reject!(
-                EINVAL,
-                "arg#{index} arena cannot be combined with any other tags"
-            );
-        }
-        return Ok(FuncArg::Arena);
-    }
-    if !is_global {
-        if tags != Tags::default() {
-            reject!(
-                EINVAL,
-                "arg#{index} has pointer tag, but is not a pointer type"
-            );
-        }
-        reject!(EINVAL);
-    }
-    if tags.has(Tags::NULLABLE) {
-        reject!(EINVAL, "arg#{index} has unsupported set of tags");
-    }
-    let stripped = btf.skip_mods_and_typedefs(ty.type_id());
-    let Some(size) = btf.resolve_size(stripped) else {
-        let (kind, name) = btf
-            .type_by_id(stripped)
-            .map_or(("UNKNOWN", ""), |t| (t.kind().name(), t.name()));
-        reject!(
-            EINVAL,
-            "arg#{index} reference type('{kind} {name}') size cannot be determined: -22"
-        );
-    };
-    Ok(FuncArg::Mem {
-        size,
-        nullable: !tags.has(Tags::NONNULL),
-    })
-}
-
-/// Whether a pointer type is the context of the program's type, by name: `btf_is_prog_ctx_type`.
-fn is_prog_ctx_type(env: &Env<'_>, btf: &Btf, ptr: &Type<'_>) -> bool {
-    let prog_type = env.facts.attach.prog_type;
-    if prog_type == ProgType::Kprobe
-        && btf
-            .type_by_id(btf.skip_mods(ptr.type_id()))
-            .is_some_and(|t| t.kind() == Kind::Typedef && t.name() == "bpf_user_pt_regs_t")
-    {
-        return true;
-    }
-    let Some(target) = btf
-        .stripped(ptr.type_id())
-        .filter(|t| t.kind() == Kind::Struct)
-    else {
-        return false;
-    };
-    let name = target.name();
-    let Some(expected) = table(env.registry.prog_type(prog_type).ctx).map(|t| t.uapi_struct) else {
-        return false;
-    };
-    if expected.is_empty() || name.is_empty() {
-        return false;
-    }
-    // The kernel's own struct of the same data is taken for the program's view of it.
-    expected == name
-        || matches!(
-            (expected, name),
-            ("__sk_buff", "sk_buff") | ("xdp_md", "xdp_buff")
-        )
-}
-
-/// Registers at the entry of a global function: the arguments its prototype promises.
-pub(crate) fn set_global_args(env: &mut Env<'_>, args: &FuncArgs) -> Check {
-    for (index, arg) in args.args.iter().enumerate() {
-        let Some(reg) = Reg::new(index as u8 + 1) else {
-            break;
-        };
-        let id = match *arg {
-            FuncArg::Mem { nullable: true, .. } => env.new_id(),
-            _ => 0,
-        };
-        let state = match *arg {
-            FuncArg::Scalar | FuncArg::Arena => {
-                mark_reg_unknown(env, reg);
-                continue;
-            }
-            FuncArg::Ctx => RegState::pointer(RegType::CTX, Extra::None),
-            FuncArg::Mem { size, nullable } => {
-                let flags = if nullable {
-                    TypeFlags::PTR_MAYBE_NULL
-                } else {
-                    TypeFlags::NONE
-                };
-                let ty = RegType::of(RegBase::PtrToMem).with(flags);
-                RegState {
-                    id,
-                    ..RegState::pointer(ty, Extra::Mem { size, dynptr_id: 0 })
-                }
-            }
-            FuncArg::UntrustedMem => RegState::pointer(
-                RegType::of(RegBase::PtrToMem)
-                    .with(TypeFlags::MEM_RDONLY)
-                    .with(TypeFlags::PTR_UNTRUSTED),
-                Extra::Mem {
-                    size: 0,
-                    dynptr_id: 0,
-                },
-            ),
-            FuncArg::Dynptr => unjudged!("this argument of a global function"),
-        };
-        *env.cur.reg_mut(reg) = state;
     }
     Ok(())
 }
