@@ -8,9 +8,9 @@ use ring3_maps::Map;
 use ring3_runtime::CallbackRef;
 use ring3_spec::kinds::{
     AllocSize, Any, Btf, ConstStr, Ctx, Dynptr, DynptrLocalOut, DynptrMem, DynptrRingbufOut,
-    DynptrRingbufRelease, FixedMemInOut, FixedMemOut, Func, Int, Key, MapVal, MapValOut, MapValue,
-    Mem, MemInOut, MemOut, OrNull, Released, RingbufMem, RingbufRecord, Size, SizeOrZero,
-    SpinLockPtr, StackPtr, Trusted, Value, Void,
+    DynptrRingbufRelease, FixedMem, FixedMemInOut, FixedMemOut, Func, Int, Key, MapVal, MapValOut,
+    MapValue, Mem, MemInOut, MemOut, OrNull, Released, RingbufMem, RingbufRecord, Size, SizeOrZero,
+    SpinLockPtr, StackPtr, TimerPtr, Trusted, Value, Void,
 };
 
 use crate::dynptr::DynptrKern;
@@ -74,12 +74,19 @@ pointers! {
     OrNull<MemInOut> => *mut u8,
     ConstStr => *const u8,
     SpinLockPtr => *mut u32,
+    TimerPtr => *mut u64,
     Released<RingbufMem> => *mut u8
 }
 
 impl<const BYTES: u32> FromValue<FixedMemInOut<BYTES>> for *mut u8 {
     unsafe fn from_value(value: Value<FixedMemInOut<BYTES>>) -> Self {
         std::ptr::with_exposed_provenance_mut::<u8>(value.raw as usize)
+    }
+}
+
+impl<const BYTES: u32> FromValue<FixedMem<BYTES>> for *const u8 {
+    unsafe fn from_value(value: Value<FixedMem<BYTES>>) -> Self {
+        std::ptr::with_exposed_provenance::<u8>(value.raw as usize)
     }
 }
 
@@ -147,6 +154,12 @@ pub(crate) struct AnyCtx;
 
 impl FromValue<Ctx> for AnyCtx {
     unsafe fn from_value(_: Value<Ctx>) -> Self {
+        AnyCtx
+    }
+}
+
+impl FromValue<OrNull<Ctx>> for AnyCtx {
+    unsafe fn from_value(_: Value<OrNull<Ctx>>) -> Self {
         AnyCtx
     }
 }

@@ -13,27 +13,35 @@
 //! ```
 
 mod bind;
+mod cgroup;
 mod dynptr;
 mod format;
+pub mod host;
 mod lock;
 mod looping;
 mod map;
 mod memory;
 pub mod packet;
 mod perf;
+mod permit;
+pub mod plain_context;
 mod random;
 mod ringbuf;
 mod storage;
-mod syscall;
+mod syncookie;
+pub mod syscall;
 mod task;
 mod task_object;
 mod text;
 mod time;
+mod timer;
 mod trace;
 mod traced;
 
 pub use packet::skb_helpers::load_packet;
-pub use perf::{PerfRecord, PerfSink};
+pub use perf::{PerfCounter, PerfRecord, PerfSink, PerfValue};
+pub use permit::{Permissions, set_permissions};
+pub use timer::Hooks as FieldHooks;
 pub use trace::{TraceLine, set_trace_sink};
 
 use ring3_runtime::HelperFn;
@@ -56,10 +64,15 @@ const TABLES: &[&[Row]] = &[
     random::ROWS,
     task::ROWS,
     time::ROWS,
+    timer::ROWS,
     trace::ROWS,
     traced::ROWS,
     text::ROWS,
     memory::ROWS,
+    memory::TASK_ROWS,
+    cgroup::ROWS,
+    permit::ROWS,
+    syncookie::ROWS,
     lock::ROWS,
     dynptr::ROWS,
     ringbuf::MAP_ROWS,
@@ -67,6 +80,7 @@ const TABLES: &[&[Row]] = &[
     storage::ROWS,
     syscall::ROWS,
     perf::ROWS,
+    perf::COUNTER_ROWS,
     packet::skb_helpers::ROWS,
     packet::xdp_helpers::ROWS,
 ];

@@ -89,7 +89,7 @@ mod tests {
         for index in 0..5 {
             typed.insert(&index, &(10 * u64::from(index))).unwrap();
         }
-        let record = Callback { code: sum };
+        let record = Callback::new(sum);
         let callback = std::ptr::from_ref(&record).expose_provenance() as u64;
         let for_each = crate::find(FuncId::ForEachMapElem).unwrap();
         let walk = |start: u64, flags: u64| {

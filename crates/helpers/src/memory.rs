@@ -110,6 +110,19 @@ reads! {
     CopyFromUser read_to |_| Errno::EFAULT;
 }
 
+implement! { TASK_ROWS:
+    /// Every task that is modelled lives in this process.
+    CopyFromUserTask(dst: *mut u8, size: u32, src: u64, task: u64, flags: u64) {
+        // SAFETY: 1. ARG_PTR_TO_UNINIT_MEM with its size.
+        let dst = unsafe { bytes_mut(dst, size) };
+        if flags != 0 || task == 0 {
+            Err(Errno::EINVAL)
+        } else {
+            read(dst, src)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

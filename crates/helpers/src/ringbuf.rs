@@ -152,7 +152,7 @@ mod tests {
             put(4096 + 16 * at + 8, word);
         }
         put(0, 48);
-        let record = Callback { code: add_sample };
+        let record = Callback::new(add_sample);
         let callback = std::ptr::from_ref(&record).expose_provenance() as u64;
         let mut sum = 0u64;
         let sum_ptr = (&raw mut sum).expose_provenance() as u64;

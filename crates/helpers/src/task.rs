@@ -3,14 +3,14 @@
 use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 
-use ring3_runtime::{RunContext, current_task};
+use ring3_runtime::{RunContext, current_ids, current_task};
 use ring3_uapi::Errno;
 
 use crate::bind::{AnyCtx, bytes_mut, implement};
 use crate::task_object;
 
 /// Id of the root of the cgroup hierarchy.
-const ROOT_CGROUP: u64 = 1;
+pub(crate) const ROOT_CGROUP: u64 = 1;
 
 /// Device and inode of this process's PID namespace, as stat(2) of `/proc/self/ns/pid` gives them.
 fn pid_namespace() -> Option<(u64, u64)> {
@@ -42,8 +42,8 @@ fn ancestor_cgroup_id(cgroup: u64, level: i32) -> u64 {
 
 implement! { ROWS:
     GetCurrentPidTgid() {
-        let task = current_task();
-        u64::from(task.tgid) << 32 | u64::from(task.pid)
+        let (pid, tgid) = current_ids();
+        u64::from(tgid) << 32 | u64::from(pid)
     }
     GetCurrentUidGid() {
         let task = current_task();

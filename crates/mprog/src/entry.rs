@@ -64,8 +64,10 @@ impl<P, L> Pending<'_, P, L> {
         &self.hook.arrays[1 - self.hook.active]
     }
 
-    /// Makes the edit the hook's state. Returns what was replaced or detached; its references are released after readers are gone.
+    /// Makes the edit the hook's state. Returns what was replaced or detached, the last the hook has of it; its references are released after
+    /// readers are gone.
     pub fn commit(self) -> Option<Entry<P, L>> {
+        self.hook.arrays[self.hook.active].clear();
         self.hook.active = 1 - self.hook.active;
         self.hook.revision += 1;
         self.removed
@@ -91,6 +93,12 @@ impl<P: Clone + PartialEq, L: Clone + PartialEq> Mprog<P, L> {
     /// What is attached, in the order it runs.
     pub fn entries(&self) -> &[Entry<P, L>] {
         &self.arrays[self.active]
+    }
+
+    /// Forgets everything: a new hook, in the memory of this one.
+    pub fn reset(&mut self) {
+        self.arrays.iter_mut().for_each(Vec::clear);
+        self.revision = 1;
     }
 
     /// Number of edits so far plus 1.
@@ -399,6 +407,19 @@ mod tests {
             hook.detach(None, &Anchor::none(), None).err(),
             Some(Errno::ENOENT)
         );
+    }
+
+    #[test]
+    fn what_was_removed_is_kept_nowhere() {
+        let prog = alloc::sync::Arc::new(1);
+        let mut hook = Mprog::<alloc::sync::Arc<i32>, u32>::new();
+        hook.attach(Entry::program(prog.clone()), &Anchor::none(), None)
+            .unwrap()
+            .commit();
+        drop(hook.detach(None, &Anchor::none(), None).unwrap().commit());
+        assert_eq!(alloc::sync::Arc::strong_count(&prog), 1);
+        hook.reset();
+        assert_eq!((hook.revision(), hook.entries().len()), (1, 0));
     }
 
     #[test]

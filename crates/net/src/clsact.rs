@@ -3,15 +3,18 @@
 //! # Source
 //! tc-bpf(8), tc-actions(8); verdicts as Linux 6.18 takes them.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use parking_lot::Mutex;
 use ring3_helpers::packet::{PacketProgram, Skb};
 use ring3_objects::{Error, Program};
-use ring3_sync::RcuCell;
+use ring3_sync::{RcuPair, rcu};
 use ring3_uapi::{Errno, ProgType};
 
-use crate::hook::Counts;
+use crate::{device::bump, hook::Counts};
 
 /// `TC_ACT_*`
 #[expect(missing_docs, reason = "named as in linux/pkt_cls.h")]
@@ -42,6 +45,8 @@ pub enum FilterAction {
     Bpf {
         /// Program.
         prog: Arc<Program>,
+        /// What `tc filter show` calls it: file and section.
+        label: String,
         /// Verdict by default.
         default: i32,
         /// What it did.
@@ -70,8 +75,44 @@ pub struct Filter {
     pub label: String,
     /// Actions in order.
     pub actions: Vec<FilterAction>,
-    /// What it did: runs, and packets it matched.
+    /// What it did: runs, and packets it decided.
     pub counts: Arc<Counts>,
+    /// What its program returned, how often.
+    pub results: Arc<Results>,
+}
+
+/// How often a program returned what.
+#[derive(Debug, Default)]
+pub struct Results {
+    /// -1, then 0 to 8.
+    named: [AtomicU64; Self::NAMED],
+    other: AtomicU64,
+}
+
+impl Results {
+    const NAMED: usize = 10;
+
+    fn count(&self, result: i32) {
+        let named = usize::try_from(result.wrapping_add(1)).ok();
+        bump(
+            named
+                .and_then(|at| self.named.get(at))
+                .unwrap_or(&self.other),
+        );
+    }
+
+    /// Results from -1 to 8 that were returned, with their numbers.
+    pub fn named(&self) -> impl Iterator<Item = (i32, u64)> {
+        let counted = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (-1..)
+            .zip(self.named.iter().map(counted))
+            .filter(|(_, count)| *count != 0)
+    }
+
+    /// How often another was returned: a class.
+    pub fn other(&self) -> u64 {
+        self.other.load(Ordering::Relaxed)
+    }
 }
 
 /// How a new filter is described.
@@ -96,14 +137,14 @@ pub struct FilterSpec {
 /// The filters of one direction of a device.
 pub struct Clsact {
     edits: Mutex<()>,
-    filters: RcuCell<Arc<[Filter]>>,
+    filters: RcuPair<Arc<[Filter]>>,
 }
 
 impl Default for Clsact {
     fn default() -> Self {
         Clsact {
             edits: Mutex::new(()),
-            filters: RcuCell::new(Arc::from([])),
+            filters: RcuPair::new([(); 2].map(|()| Arc::from([]))),
         }
     }
 }
@@ -112,7 +153,8 @@ impl Clsact {
     /// Adds a filter; its priority and handle.
     ///
     /// # Errors
-    /// EINVAL: neither a classifier nor (as action) an action program, or a priority out of range. EEXIST: the handle is taken.
+    /// EINVAL: no classifier, a priority out of range, or one whose filters are of another protocol. EEXIST: the handle is taken. EBUSY: inside of a
+    /// program run.
     pub fn add(&self, prog: &Arc<Program>, spec: FilterSpec) -> Result<(u32, u32), Error> {
         if prog.prog_type() != ProgType::SchedCls {
             let message = format!("program '{}' is no classifier", prog.name());
@@ -133,8 +175,15 @@ impl Clsact {
             let highest = same().map(|filter| filter.handle).max();
             highest.map_or(1, |highest| highest.saturating_add(1))
         });
+        if same().any(|filter| filter.protocol != spec.protocol) {
+            let message = format!(
+                "priority {priority}: Protocol mismatch for filter with specified priority."
+            );
+            return Err(Error::new(Errno::EINVAL, message));
+        }
         if same().any(|filter| filter.handle == handle) {
-            let message = format!("filter handle {handle:#x} of priority {priority}");
+            let message =
+                format!("handle {handle:#x} of priority {priority}: Filter already exists.");
             return Err(Error::new(Errno::EEXIST, message));
         }
         let filter = Filter {
@@ -147,17 +196,21 @@ impl Clsact {
             label: spec.label,
             actions: spec.actions,
             counts: Arc::default(),
+            results: Arc::default(),
         };
         let mut filters = old.to_vec();
         let at =
             filters.partition_point(|known| (known.priority, known.handle) < (priority, handle));
         filters.insert(at, filter);
-        self.filters.store(filters.into());
+        self.publish(filters)?;
         Ok((priority, handle))
     }
 
     /// Removes the filters of a priority, or one of them, or all; how many.
-    pub fn remove(&self, priority: Option<u32>, handle: Option<u32>) -> usize {
+    ///
+    /// # Errors
+    /// EBUSY: inside of a program run.
+    pub fn remove(&self, priority: Option<u32>, handle: Option<u32>) -> Result<usize, Error> {
         let _edit = self.edits.lock();
         let old = self.filters();
         let is_kept = |filter: &Filter| {
@@ -170,23 +223,37 @@ impl Clsact {
             .cloned()
             .collect();
         let removed = old.len() - kept.len();
-        self.filters.store(kept.into());
-        removed
+        self.publish(kept)?;
+        Ok(removed)
+    }
+
+    fn publish(&self, filters: Vec<Filter>) -> Result<(), Error> {
+        let mut removed = None;
+        self.filters.edit(
+            |_, new| {
+                *new = filters.into();
+                Ok::<_, Error>(())
+            },
+            |old| removed = Some(std::mem::replace(old, Arc::from([]))),
+        )?;
+        drop(removed);
+        Ok(())
     }
 
     /// The filters in order.
     pub fn filters(&self) -> Arc<[Filter]> {
-        Arc::clone(&self.filters.load())
+        Arc::clone(self.filters.read(&rcu::read()))
     }
 
     /// Classifies a packet: a `TC_ACT_*`, `UNSPEC` where no filter matched. The class goes to `tc_index` where the packet passes.
     pub(crate) fn classify(&self, skb: &mut Skb) -> i32 {
-        let filters = self.filters.load();
+        let section = rcu::read();
+        let filters = self.filters.read(&section);
         if filters.is_empty() {
             return act::UNSPEC;
         }
         for _ in 0..RECLASSIFY_MAX {
-            let (verdict, classid) = classify_once(&filters, skb);
+            let (verdict, classid) = classify_once(filters, skb);
             match verdict {
                 act::RECLASSIFY => {}
                 act::OK => {
@@ -214,6 +281,7 @@ fn classify_once(filters: &[Filter], skb: &mut Skb) -> (i32, u32) {
         filter.counts.count_run();
         skb.clear_tc_classid();
         let result = program.run(skb) as i32;
+        filter.results.count(result);
         let (verdict, classid) = if filter.is_direct {
             let classid = filter.classid & 0xffff_0000 | skb.tc_classid();
             (direct_verdict(result), classid)
@@ -251,6 +319,7 @@ fn run_actions(filter: &Filter, skb: &mut Skb) -> i32 {
                     prog,
                     default,
                     counts,
+                    ..
                 } => run_action(prog, *default, counts, skb),
             };
             if verdict != act::REPEAT {

@@ -1,18 +1,20 @@
 //! `Device`: one device of the model with its hooks and counters.
 
 use std::sync::{
-    Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+    Arc, OnceLock, Weak,
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use parking_lot::Mutex;
 use ring3_helpers::packet::NetDevice;
-use ring3_objects::LinkObject;
-use ring3_sync::RcuCell;
+use ring3_objects::{Error, LinkObject};
+use ring3_sync::{RcuPair, rcu};
+use ring3_uapi::Errno;
 
 use crate::{
     clsact::Clsact,
     hook::{HookSlot, MultiHook},
+    wire::Wire,
 };
 
 /// Which way a packet goes through a hook.
@@ -90,6 +92,43 @@ counters! {
     cgroup_drop,
     /// Longer than the device's MTU.
     too_long,
+    /// Refused by the device of the host behind it.
+    wire_failed,
+}
+
+/// How a new device is described.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceSpec {
+    /// Name, 1 to 15 bytes.
+    pub name: String,
+    /// Index, or the next free one.
+    pub ifindex: Option<u32>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Link address, or one made of the index.
+    pub mac: Option<[u8; 6]>,
+    /// Receive queues.
+    pub queues: u32,
+}
+
+impl DeviceSpec {
+    /// An Ethernet device with one queue and MTU 1500.
+    pub fn new(name: &str) -> DeviceSpec {
+        DeviceSpec {
+            name: name.to_owned(),
+            ifindex: None,
+            mtu: 1500,
+            mac: None,
+            queues: 1,
+        }
+    }
+}
+
+/// Links that the device's end detaches.
+#[derive(Default)]
+struct HeldLinks {
+    links: Vec<Weak<LinkObject>>,
+    is_gone: bool,
 }
 
 /// A device.
@@ -97,23 +136,28 @@ pub struct Device {
     net: Arc<NetDevice>,
     mac: [u8; 6],
     queues: u32,
+    /// IPv4, IPv6.
+    forwards: [AtomicBool; 2],
     peer: AtomicU32,
-    pub(crate) xdp: RcuCell<Option<HookSlot>>,
+    wire: OnceLock<Wire>,
+    pub(crate) xdp: RcuPair<Option<HookSlot>>,
     pub(crate) tcx: [MultiHook; 2],
     pub(crate) clsact: [Clsact; 2],
     pub(crate) counters: Counters,
-    /// Links that the device's end detaches.
-    pub(crate) links: Mutex<Vec<std::sync::Weak<LinkObject>>>,
+    links: Mutex<HeldLinks>,
 }
 
 impl Device {
-    pub(crate) fn new(ifindex: u32, name: &str, mtu: u32, mac: [u8; 6], queues: u32) -> Device {
+    pub(crate) fn new(ifindex: u32, spec: &DeviceSpec) -> Device {
+        let [a, b, c, d] = ifindex.to_be_bytes();
         Device {
-            net: NetDevice::new(ifindex, name, mtu),
-            mac,
-            queues,
+            net: NetDevice::new(ifindex, &spec.name, spec.mtu),
+            mac: spec.mac.unwrap_or([2, 0, a, b, c, d]),
+            queues: spec.queues,
+            forwards: [(); 2].map(|()| AtomicBool::new(true)),
             peer: AtomicU32::new(0),
-            xdp: RcuCell::new(None),
+            wire: OnceLock::new(),
+            xdp: RcuPair::new([None, None]),
             tcx: Default::default(),
             clsact: Default::default(),
             counters: Counters::default(),
@@ -151,9 +195,36 @@ impl Device {
         &self.net
     }
 
+    /// Whether packets of this device may be forwarded: what `bpf_fib_lookup` asks first. They may from the start.
+    pub fn forwards(&self, is_ipv6: bool) -> bool {
+        self.forwards[usize::from(is_ipv6)].load(Ordering::Relaxed)
+    }
+
+    /// Says whether packets of this device may be forwarded.
+    pub fn set_forwarding(&self, is_ipv6: bool, forwards: bool) {
+        self.forwards[usize::from(is_ipv6)].store(forwards, Ordering::Relaxed);
+    }
+
     /// The device at the other end of the wire.
     pub fn peer(&self) -> Option<u32> {
         Some(self.peer.load(Ordering::Relaxed)).filter(|peer| *peer != 0)
+    }
+
+    /// Connects it with a device of the host, once: what is sent out of it goes there, and [`crate::PacketPath::pump`] brings in what comes from
+    /// there.
+    ///
+    /// # Errors
+    /// EBUSY: it is connected.
+    pub fn connect(&self, wire: Wire) -> Result<(), Error> {
+        self.wire.set(wire).map_err(|_| {
+            let message = format!("device '{}' has a wire", self.name());
+            Error::new(Errno::EBUSY, message)
+        })
+    }
+
+    /// The host's device it is connected with.
+    pub fn wire(&self) -> Option<&Wire> {
+        self.wire.get()
     }
 
     pub(crate) fn set_peer(&self, ifindex: u32) {
@@ -162,7 +233,7 @@ impl Device {
 
     /// The attached XDP program.
     pub fn xdp(&self) -> Option<HookSlot> {
-        self.xdp.load().clone()
+        self.xdp.read(&rcu::read()).clone()
     }
 
     /// The tcx hook of a direction.
@@ -173,6 +244,60 @@ impl Device {
     /// The classifier of a direction.
     pub fn clsact(&self, direction: Direction) -> &Clsact {
         &self.clsact[direction as usize]
+    }
+
+    /// Detaches the link with the device's end; at once if the device is gone meanwhile.
+    pub(crate) fn hold_link(&self, link: &Arc<LinkObject>) {
+        let mut held = self.links.lock();
+        if held.is_gone {
+            drop(held);
+            return link.orphan();
+        }
+        held.links.retain(|link| link.strong_count() > 0);
+        held.links.push(Arc::downgrade(link));
+    }
+
+    /// The device is taken away: its links are detached, its hooks emptied.
+    ///
+    /// # Errors
+    /// EBUSY: inside of a program run.
+    pub(crate) fn end(&self) -> Result<(), Error> {
+        let links = {
+            let mut held = self.links.lock();
+            held.is_gone = true;
+            std::mem::take(&mut held.links)
+        };
+        for link in links {
+            if let Some(link) = link.upgrade() {
+                link.orphan();
+            }
+        }
+        self.set_xdp_slot(|_| Ok(None))?;
+        self.tcx.iter().try_for_each(MultiHook::clear)?;
+        for filters in &self.clsact {
+            filters.remove(None, None)?;
+        }
+        Ok(())
+    }
+
+    /// Puts what `choose` says of the attached program in its place.
+    ///
+    /// # Errors
+    /// What `choose` refuses. EBUSY: inside of a program run.
+    pub(crate) fn set_xdp_slot(
+        &self,
+        choose: impl FnOnce(&Option<HookSlot>) -> Result<Option<HookSlot>, Error>,
+    ) -> Result<(), Error> {
+        let mut removed = None;
+        self.xdp.edit(
+            |old, new| {
+                *new = choose(old)?;
+                Ok::<_, Error>(())
+            },
+            |old| removed = old.take(),
+        )?;
+        drop(removed);
+        Ok(())
     }
 
     /// Counters so far.

@@ -1,4 +1,5 @@
-//! `MultiHook`: several programs at one place, in order. Readers run one packed array; edits go through `mprog` and publish a new one.
+//! `MultiHook`: several programs at one place, in order. Readers run one packed array; edits go through `mprog`, which judges them, and are published
+//! as a whole. Both arrays exist from the start: an edit allocates nothing but the counters of a program that is new.
 
 use std::sync::{
     Arc,
@@ -9,8 +10,8 @@ use parking_lot::Mutex;
 use ring3_mprog::{Anchor, Entry, Mprog, Query, QueryResult};
 use ring3_objects::{Error, Program};
 use ring3_runtime::ProgObject;
-use ring3_sync::RcuCell;
-use ring3_uapi::Errno;
+use ring3_sync::{RcuPair, rcu};
+use ring3_uapi::{Errno, limits::MPROG_MAX};
 
 /// A program as an entry of a hook: equal only to itself.
 #[derive(Clone)]
@@ -79,14 +80,14 @@ impl HookSlot {
 /// A hook for several programs.
 pub struct MultiHook {
     entries: Mutex<Mprog<Held, u32>>,
-    slots: RcuCell<Arc<[HookSlot]>>,
+    slots: RcuPair<Vec<HookSlot>>,
 }
 
 impl Default for MultiHook {
     fn default() -> Self {
         MultiHook {
             entries: Mutex::new(Mprog::new()),
-            slots: RcuCell::new(Arc::from([])),
+            slots: RcuPair::new([(); 2].map(|()| Vec::with_capacity(MPROG_MAX))),
         }
     }
 }
@@ -95,7 +96,7 @@ impl MultiHook {
     /// Attaches a program, by itself or held by a link.
     ///
     /// # Errors
-    /// As [`Mprog::attach`].
+    /// As [`Mprog::attach`]. EBUSY: inside of a program run.
     pub fn attach(
         &self,
         prog: &Arc<Program>,
@@ -108,19 +109,20 @@ impl MultiHook {
             prog: Held(Arc::clone(prog)),
             link,
         };
-        let removed = entries
+        let pending = entries
             .attach(entry, anchor, expected_revision)
-            .map_err(|errno| refused(errno, "attach", Some(prog)))?
-            .commit();
-        self.publish(&entries);
+            .map_err(|errno| refused(errno, "attach", Some(prog)))?;
+        self.publish(pending.entries())?;
+        let removed = pending.commit();
+        drop(entries);
         drop(removed);
         Ok(())
     }
 
-    /// Detaches a program, or what stands at the anchor's place.
+    /// Detaches a program, or what stands at the anchor's place. An emptied hook is forgotten, and its revision with it.
     ///
     /// # Errors
-    /// As [`Mprog::detach`].
+    /// As [`Mprog::detach`]. EBUSY: inside of a program run.
     pub fn detach(
         &self,
         prog: Option<&Arc<Program>>,
@@ -133,15 +135,15 @@ impl MultiHook {
             prog: Held(Arc::clone(prog)),
             link,
         });
-        let removed = entries
+        let pending = entries
             .detach(wanted.as_ref(), anchor, expected_revision)
-            .map_err(|errno| refused(errno, "detach", prog))?
-            .commit();
+            .map_err(|errno| refused(errno, "detach", prog))?;
+        self.publish(pending.entries())?;
+        let removed = pending.commit();
         if entries.entries().is_empty() {
-            // An empty hook is forgotten, and its revision with it.
-            *entries = Mprog::new();
+            entries.reset();
         }
-        self.publish(&entries);
+        drop(entries);
         drop(removed);
         Ok(())
     }
@@ -149,7 +151,7 @@ impl MultiHook {
     /// Gives a link's entry another program.
     ///
     /// # Errors
-    /// As [`Mprog::update_link`].
+    /// As [`Mprog::update_link`]. EBUSY: inside of a program run.
     pub fn update_link(
         &self,
         link: u32,
@@ -157,11 +159,22 @@ impl MultiHook {
         to: &Arc<Program>,
     ) -> Result<(), Error> {
         let mut entries = self.entries.lock();
-        let removed = entries
+        let pending = entries
             .update_link(link, Held(Arc::clone(from)), Held(Arc::clone(to)))
-            .map_err(|errno| refused(errno, "link update", Some(to)))?
-            .commit();
-        self.publish(&entries);
+            .map_err(|errno| refused(errno, "link update", Some(to)))?;
+        self.publish(pending.entries())?;
+        let removed = pending.commit();
+        drop(entries);
+        drop(removed);
+        Ok(())
+    }
+
+    /// Detaches everything, links too: the device is gone.
+    pub(crate) fn clear(&self) -> Result<(), Error> {
+        let mut entries = self.entries.lock();
+        self.publish(&[])?;
+        let removed = std::mem::take(&mut *entries);
+        drop(entries);
         drop(removed);
         Ok(())
     }
@@ -179,35 +192,37 @@ impl MultiHook {
         self.entries.lock().revision()
     }
 
-    /// The programs in the order they run; the array stays whole while it is held.
-    pub fn slots(&self) -> Arc<[HookSlot]> {
-        Arc::clone(&self.slots.load())
+    /// The programs in the order they run now.
+    pub fn slots(&self) -> Vec<HookSlot> {
+        self.slots.read(&rcu::read()).clone()
     }
 
-    /// Runs `each` over the slots until it says to stop, without taking a reference: what a packet does.
+    /// Runs `each` over the slots until it says to stop, without taking a reference: what a packet does. The array is the same to the end.
     #[inline]
     pub(crate) fn run(&self, mut each: impl FnMut(&HookSlot) -> bool) {
-        for slot in self.slots.load().iter() {
+        let section = rcu::read();
+        for slot in self.slots.read(&section) {
             if !each(slot) {
                 return;
             }
         }
     }
 
-    fn publish(&self, entries: &Mprog<Held, u32>) {
-        let old = self.slots();
-        let counts_of = |entry: &Entry<Held, u32>| {
-            let known = old
-                .iter()
-                .find(|slot| Arc::ptr_eq(&slot.prog, &entry.prog.0));
-            known.map_or_else(Arc::default, |slot| Arc::clone(&slot.counts))
+    fn publish(&self, entries: &[Entry<Held, u32>]) -> Result<(), Error> {
+        let write = |old: &Vec<HookSlot>, new: &mut Vec<HookSlot>| {
+            new.clear();
+            new.extend(entries.iter().map(|entry| {
+                let is_same = |slot: &&HookSlot| Arc::ptr_eq(&slot.prog, &entry.prog.0);
+                let known = old.iter().find(is_same);
+                HookSlot {
+                    prog: Arc::clone(&entry.prog.0),
+                    link: entry.link,
+                    counts: known.map_or_else(Arc::default, |slot| Arc::clone(&slot.counts)),
+                }
+            }));
+            Ok(())
         };
-        let slots = entries.entries().iter().map(|entry| HookSlot {
-            prog: Arc::clone(&entry.prog.0),
-            link: entry.link,
-            counts: counts_of(entry),
-        });
-        self.slots.store(slots.collect());
+        self.slots.edit(write, Vec::clear)
     }
 }
 

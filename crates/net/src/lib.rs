@@ -7,29 +7,40 @@
 //! `ring3-helpers`; here is what happens around a run.
 #![forbid(unsafe_code)]
 
+mod attach;
 mod capture;
+mod cgroup;
 pub mod clsact;
 mod device;
 mod hook;
+mod links;
 mod path;
 mod plan;
+mod route;
 mod script;
+mod socket;
 mod test_run;
+mod wire;
 mod world;
 
 use std::sync::Arc;
 
+pub use attach::{AttachRequest, CallerFds, QueryAnswer, QueryRequest, Target};
 pub use capture::{CaptureReader, CaptureWriter, CapturedPacket};
-pub use device::{Device, DeviceStats, Direction};
+pub use cgroup::{Cgroup, CgroupAttach, CgroupPlace};
+pub use device::{Device, DeviceSpec, DeviceStats, Direction};
 pub use hook::{Counts, Held, HookSlot, MultiHook};
 pub use path::{Exit, PacketPath, Sink};
 pub use plan::simulate;
-pub use ring3_helpers::packet::{NetDevice, Redirect, Skb, XdpBuff, take_redirect};
+pub use ring3_helpers::packet::{NetDevice, Redirect, Skb, WorldGuard, XdpBuff, take_redirect};
 use ring3_objects::System;
 use ring3_uapi::ProgType;
+pub use route::{Route, RouteKind};
 pub use script::Script;
+pub use socket::TapSocket;
 pub use test_run::{action_name, run_frame};
-pub use world::{Net, Route, RouteKind};
+pub use wire::Wire;
+pub use world::Net;
 
 /// Registers the test runs of every program type that runs over packets.
 pub fn register(system: &System) {

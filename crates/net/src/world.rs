@@ -1,66 +1,27 @@
-//! `Net`: devices, routes and neighbours, and what programs are attached to. Packets travel in [`crate::PacketPath`].
+//! `Net`: devices, routes and neighbours. Programs are attached in `attach`; packets travel in [`crate::PacketPath`].
 
 use std::{
     collections::BTreeMap,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
 
 use parking_lot::{Mutex, RwLock};
-use ring3_helpers::packet::{NetDevice, PacketWorld, RouteAnswer, RouteHop, RouteQuery};
+use ring3_helpers::packet::{
+    NetDevice, PacketWorld, RouteAnswer, RouteHop, RouteQuery, Skb, WorldGuard,
+};
 use ring3_maps::fd::FdTable;
-use ring3_mprog::Anchor;
-use ring3_objects::{Error, LinkDetail, LinkObject, LinkOps, Program, System};
-use ring3_uapi::{AttachType, Errno, LinkType, ProgType};
+use ring3_objects::{Error, System};
+use ring3_uapi::Errno;
 
 use crate::{
-    device::{Device, Direction},
-    hook::{Held, HookSlot, MultiHook},
+    cgroup::Cgroup,
+    device::{Device, DeviceSpec},
+    route::{Route, RouteKind},
+    socket::TapSocket,
 };
-
-/// What a route does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RouteKind {
-    /// Forward.
-    Unicast,
-    /// Drop silently.
-    Blackhole,
-    /// Drop, say unreachable.
-    Unreachable,
-    /// Drop, say prohibited.
-    Prohibit,
-}
-
-/// A route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// IPv6 instead of IPv4.
-    pub is_ipv6: bool,
-    /// Destination; IPv4 addresses are the first four bytes.
-    pub prefix: [u8; 16],
-    /// Bits of the destination that count.
-    pub prefix_bits: u8,
-    /// What it does.
-    pub kind: RouteKind,
-    /// Device.
-    pub ifindex: u32,
-    /// Next hop, if not the destination itself.
-    pub gateway: Option<[u8; 16]>,
-    /// Lower is preferred.
-    pub metric: u32,
-}
-
-impl Route {
-    fn matches(&self, query: &RouteQuery) -> bool {
-        self.is_ipv6 == query.is_ipv6
-            && (0..usize::from(self.prefix_bits)).all(|bit| {
-                let differ = self.prefix[bit / 8] ^ query.destination[bit / 8];
-                differ & (0x80 >> (bit % 8)) == 0
-            })
-    }
-}
 
 /// A packet that a program sent a copy of.
 pub(crate) struct Cloned {
@@ -84,13 +45,30 @@ pub(crate) struct World {
     clones: Mutex<Vec<Cloned>>,
     pub(crate) has_clones: AtomicBool,
     next_ifindex: AtomicU32,
-    /// The cgroup that every packet belongs to.
-    pub(crate) cgroup: [MultiHook; 2],
+    /// Changes with every device that comes or goes.
+    generation: AtomicU64,
+    root_cgroup: Arc<Cgroup>,
+    next_cgroup: AtomicU64,
+    sockets: RwLock<Vec<Weak<TapSocket>>>,
+    pub(crate) has_sockets: AtomicBool,
 }
 
 impl World {
     pub(crate) fn get(&self, ifindex: u32) -> Option<Arc<Device>> {
         self.devices.read().get(&ifindex).cloned()
+    }
+
+    /// Sockets hear a packet that came in on a device.
+    pub(crate) fn deliver(&self, ifindex: u32, skb: &mut Skb) {
+        let sockets: Vec<_> = self
+            .sockets
+            .read()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
+        for socket in sockets {
+            socket.deliver(ifindex, skb);
+        }
     }
 
     pub(crate) fn take_clones(&self) -> Vec<Cloned> {
@@ -114,8 +92,13 @@ impl PacketWorld for World {
         const UNREACHABLE: u8 = 2;
         const PROHIBIT: u8 = 3;
         const NOT_FORWARDED: u8 = 4;
-        if self.get(query.ifindex).is_none() {
-            return RouteAnswer::NoDevice;
+        const FORWARDING_OFF: u8 = 5;
+        match self.get(query.ifindex) {
+            None => return RouteAnswer::NoDevice,
+            Some(device) if !device.forwards(query.is_ipv6) => {
+                return RouteAnswer::Stopped(FORWARDING_OFF);
+            }
+            Some(_) => {}
         }
         let routes = self.routes.read();
         let found = routes
@@ -126,6 +109,7 @@ impl PacketWorld for World {
             return RouteAnswer::Stopped(NOT_FORWARDED);
         };
         match route.kind {
+            RouteKind::Local => return RouteAnswer::Stopped(NOT_FORWARDED),
             RouteKind::Blackhole => return RouteAnswer::Stopped(BLACKHOLE),
             RouteKind::Unreachable => return RouteAnswer::Stopped(UNREACHABLE),
             RouteKind::Prohibit => return RouteAnswer::Stopped(PROHIBIT),
@@ -160,6 +144,29 @@ impl PacketWorld for World {
     }
 }
 
+/// The device that was looked up last, as long as none comes or goes.
+#[derive(Default)]
+pub(crate) struct LastDevice {
+    device: Option<Arc<Device>>,
+    generation: u64,
+}
+
+impl LastDevice {
+    /// The device with an index.
+    pub(crate) fn get(&mut self, world: &World, ifindex: u32) -> Option<Arc<Device>> {
+        let generation = world.generation.load(Ordering::Acquire);
+        let known = self.device.as_ref();
+        if let Some(device) = known.filter(|device| device.ifindex() == ifindex)
+            && self.generation == generation
+        {
+            return Some(Arc::clone(device));
+        }
+        self.device = world.get(ifindex);
+        self.generation = generation;
+        self.device.clone()
+    }
+}
+
 /// A network of devices.
 #[derive(Clone)]
 pub struct Net {
@@ -180,10 +187,19 @@ impl Net {
                 clones: Mutex::default(),
                 has_clones: AtomicBool::new(false),
                 next_ifindex: AtomicU32::new(1),
-                cgroup: Default::default(),
+                generation: AtomicU64::new(0),
+                root_cgroup: Cgroup::root(),
+                next_cgroup: AtomicU64::new(2),
+                sockets: RwLock::default(),
+                has_sockets: AtomicBool::new(false),
             }),
         };
-        net.add_device_with("lo", LOOPBACK_MTU, [0; 6], 1)
+        let lo = DeviceSpec {
+            mtu: LOOPBACK_MTU,
+            mac: Some([0; 6]),
+            ..DeviceSpec::new("lo")
+        };
+        net.add_device_with(&lo)
             .expect("the first device has a fresh name");
         net
     }
@@ -196,41 +212,47 @@ impl Net {
     /// Adds an Ethernet device with one queue, MTU 1500 and an address made of its index.
     ///
     /// # Errors
-    /// EEXIST: the name is taken. EINVAL: an empty name, or one of more than 15 bytes.
+    /// As [`Net::add_device_with`].
     pub fn add_device(&self, name: &str) -> Result<Arc<Device>, Error> {
-        let next = self
-            .world
-            .next_ifindex
-            .load(Ordering::Relaxed)
-            .to_be_bytes();
-        let mac = [2, 0, next[0], next[1], next[2], next[3]];
-        self.add_device_with(name, 1500, mac, 1)
+        self.add_device_with(&DeviceSpec::new(name))
     }
 
     /// Adds a device.
     ///
     /// # Errors
-    /// As [`Net::add_device`].
-    pub fn add_device_with(
-        &self,
-        name: &str,
-        mtu: u32,
-        mac: [u8; 6],
-        queues: u32,
-    ) -> Result<Arc<Device>, Error> {
+    /// EEXIST: the name is taken. EBUSY: the index is taken. EINVAL: an index of 0, an empty name, or one of more than 15 bytes.
+    pub fn add_device_with(&self, spec: &DeviceSpec) -> Result<Arc<Device>, Error> {
         const NAME_BYTES_MAX: usize = 15;
-        let refuse = |errno| Err(Error::new(errno, format!("device '{name}'")));
-        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        let refuse = |errno| Err(Error::new(errno, format!("device '{}'", spec.name)));
+        if spec.name.is_empty() || spec.name.len() > NAME_BYTES_MAX || spec.ifindex == Some(0) {
             return refuse(Errno::EINVAL);
         }
         let mut devices = self.world.devices.write();
-        if devices.values().any(|device| device.name() == name) {
+        if devices.values().any(|device| device.name() == spec.name) {
             return refuse(Errno::EEXIST);
         }
-        let ifindex = self.world.next_ifindex.fetch_add(1, Ordering::Relaxed);
-        let device = Arc::new(Device::new(ifindex, name, mtu, mac, queues));
+        let free = || {
+            let last = devices.last_key_value();
+            let next = self.world.next_ifindex.load(Ordering::Relaxed);
+            last.map_or(next, |(last, _)| next.max(last.saturating_add(1)))
+        };
+        let ifindex = spec.ifindex.unwrap_or_else(free);
+        if devices.contains_key(&ifindex) {
+            return refuse(Errno::EBUSY);
+        }
+        let after = ifindex.saturating_add(1);
+        self.world.next_ifindex.fetch_max(after, Ordering::Relaxed);
+        let device = Arc::new(Device::new(ifindex, spec));
         devices.insert(ifindex, Arc::clone(&device));
+        self.world.generation.fetch_add(1, Ordering::Release);
         Ok(device)
+    }
+
+    /// Enters the network: as long as the guard lives, the helpers of programs that run on this thread see its devices and routes. Packets that
+    /// travel do so by themselves; this is for test runs.
+    pub fn enter(&self) -> WorldGuard {
+        let world: Arc<dyn PacketWorld> = self.world.clone();
+        WorldGuard::enter(world)
     }
 
     /// Joins two devices: what one sends, the other receives.
@@ -242,15 +264,12 @@ impl Net {
     /// Takes a device away; its links are detached, links stay as objects.
     ///
     /// # Errors
-    /// ENODEV: there is none.
+    /// ENODEV: there is none. EBUSY: inside of a program run.
     pub fn remove_device(&self, ifindex: u32) -> Result<(), Error> {
         let removed = self.world.devices.write().remove(&ifindex);
+        self.world.generation.fetch_add(1, Ordering::Release);
         let device = removed.ok_or_else(|| no_device(ifindex))?;
-        for link in device.links.lock().drain(..) {
-            if let Some(link) = link.upgrade() {
-                link.orphan();
-            }
-        }
+        device.end()?;
         if let Some(peer) = device.peer().and_then(|peer| self.world.get(peer)) {
             peer.set_peer(0);
         }
@@ -301,6 +320,25 @@ impl Net {
         Ok(())
     }
 
+    /// Gives a device an address of `prefix_bits`: packets to it end here, its neighbours lie behind the device.
+    ///
+    /// # Errors
+    /// As [`Net::add_route`].
+    pub fn add_address(&self, route: Route) -> Result<(), Error> {
+        let bits = usize::from(route.prefix_bits);
+        let mut network = route;
+        for (at, byte) in network.prefix.iter_mut().enumerate() {
+            let kept = bits.saturating_sub(at * 8).min(8) as u32;
+            *byte &= 0xffu8.checked_shl(8 - kept).unwrap_or(0);
+        }
+        self.add_route(network)?;
+        self.add_route(Route {
+            prefix_bits: if route.is_ipv6 { 128 } else { 32 },
+            kind: RouteKind::Local,
+            ..route
+        })
+    }
+
     /// Says the link address of a next hop behind a device.
     pub fn add_neighbour(&self, ifindex: u32, address: [u8; 16], mac: [u8; 6]) {
         self.world
@@ -309,94 +347,42 @@ impl Net {
             .insert((ifindex, address), mac);
     }
 
-    /// The hook of the cgroup that every packet belongs to.
-    pub fn cgroup(&self, direction: Direction) -> &MultiHook {
-        &self.world.cgroup[direction as usize]
+    /// The cgroup that packets belong to unless their path says otherwise.
+    pub fn root_cgroup(&self) -> &Arc<Cgroup> {
+        &self.world.root_cgroup
     }
 
-    /// Attaches an XDP program to a device, or takes it off with `None`.
+    /// Adds a cgroup below another. It lasts as long as somebody holds it, or until it is removed.
     ///
     /// # Errors
-    /// EINVAL: no XDP program. EBUSY: a link holds the place.
-    pub fn set_xdp(&self, device: &Device, prog: Option<&Arc<Program>>) -> Result<(), Error> {
-        if let Some(prog) = prog {
-            check_type(prog, ProgType::Xdp)?;
+    /// EEXIST: the name is taken. EINVAL: an empty name, or one with a slash.
+    pub fn add_cgroup(&self, parent: &Arc<Cgroup>, name: &str) -> Result<Arc<Cgroup>, Error> {
+        let id = self.world.next_cgroup.fetch_add(1, Ordering::Relaxed);
+        parent.add_child(id, name)
+    }
+
+    /// Takes a cgroup away; its links are detached, links stay as objects.
+    ///
+    /// # Errors
+    /// EBUSY: there are cgroups below it, it is the root, or inside of a program run.
+    pub fn remove_cgroup(&self, cgroup: &Arc<Cgroup>) -> Result<(), Error> {
+        cgroup.end()
+    }
+
+    /// A socket that hears the frames of a device, or of all. It is closed with its last reference.
+    ///
+    /// # Errors
+    /// ENODEV: no such device.
+    pub fn open_socket(&self, ifindex: Option<u32>) -> Result<Arc<TapSocket>, Error> {
+        if let Some(ifindex) = ifindex {
+            self.device(ifindex).ok_or_else(|| no_device(ifindex))?;
         }
-        device.xdp.update(|old| match old {
-            Some(HookSlot { link: Some(_), .. }) => {
-                let message = format!("device '{}': a link holds its XDP program", device.name());
-                (old.clone(), Err(Error::new(Errno::EBUSY, message)))
-            }
-            _ => (prog.map(|prog| HookSlot::new(prog, None)), Ok(())),
-        })
-    }
-
-    /// Attaches an XDP program through a link.
-    ///
-    /// # Errors
-    /// EINVAL: no XDP program. EBUSY: there is one already.
-    pub fn link_xdp(
-        &self,
-        device: &Arc<Device>,
-        prog: &Arc<Program>,
-    ) -> Result<Arc<LinkObject>, Error> {
-        check_type(prog, ProgType::Xdp)?;
-        let ops = Arc::new(XdpLink(Arc::downgrade(device)));
-        let link = LinkObject::create(&self.system, LinkType::Xdp, prog, ops, |id| {
-            device.xdp.update(|old| match old {
-                Some(_) => {
-                    let message = format!("device '{}' has an XDP program", device.name());
-                    (old.clone(), Err(Error::new(Errno::EBUSY, message)))
-                }
-                None => (Some(HookSlot::new(prog, Some(id))), Ok(())),
-            })
-        })?;
-        device.links.lock().push(Arc::downgrade(&link));
-        Ok(link)
-    }
-
-    /// Attaches a classifier at a tcx hook.
-    ///
-    /// # Errors
-    /// EINVAL: no classifier. Else as [`MultiHook::attach`].
-    pub fn attach_tcx(
-        &self,
-        device: &Device,
-        direction: Direction,
-        prog: &Arc<Program>,
-        anchor: &Anchor<Held, u32>,
-        expected_revision: Option<u64>,
-    ) -> Result<(), Error> {
-        check_type(prog, ProgType::SchedCls)?;
-        device
-            .tcx(direction)
-            .attach(prog, None, anchor, expected_revision)
-    }
-
-    /// Attaches a classifier at a tcx hook through a link.
-    ///
-    /// # Errors
-    /// As [`Net::attach_tcx`].
-    pub fn link_tcx(
-        &self,
-        device: &Arc<Device>,
-        direction: Direction,
-        prog: &Arc<Program>,
-        anchor: &Anchor<Held, u32>,
-        expected_revision: Option<u64>,
-    ) -> Result<Arc<LinkObject>, Error> {
-        check_type(prog, ProgType::SchedCls)?;
-        let ops = Arc::new(TcxLink {
-            device: Arc::downgrade(device),
-            direction,
-        });
-        let link = LinkObject::create(&self.system, LinkType::Tcx, prog, ops, |id| {
-            device
-                .tcx(direction)
-                .attach(prog, Some(id), anchor, expected_revision)
-        })?;
-        device.links.lock().push(Arc::downgrade(&link));
-        Ok(link)
+        let socket = TapSocket::new(ifindex);
+        let mut sockets = self.world.sockets.write();
+        sockets.retain(|socket| socket.strong_count() > 0);
+        sockets.push(Arc::downgrade(&socket));
+        self.world.has_sockets.store(true, Ordering::Relaxed);
+        Ok(socket)
     }
 }
 
@@ -410,78 +396,6 @@ impl FdTable for Net {
     }
 }
 
-fn no_device(ifindex: u32) -> Error {
+pub(crate) fn no_device(ifindex: u32) -> Error {
     Error::new(Errno::ENODEV, format!("no device with index {ifindex}"))
-}
-
-fn check_type(prog: &Arc<Program>, wanted: ProgType) -> Result<(), Error> {
-    if prog.prog_type() == wanted {
-        return Ok(());
-    }
-    let message = format!(
-        "program '{}' is of type {}, expected {wanted}",
-        prog.name(),
-        prog.prog_type()
-    );
-    Err(Error::new(Errno::EINVAL, message))
-}
-
-fn gone(link: u32) -> Error {
-    Error::new(Errno::ENOLINK, format!("link {link}: its device is gone"))
-}
-
-struct XdpLink(Weak<Device>);
-
-impl LinkOps for XdpLink {
-    fn update(&self, link: u32, _from: &Arc<Program>, to: &Arc<Program>) -> Result<(), Error> {
-        let device = self.0.upgrade().ok_or_else(|| gone(link))?;
-        device.xdp.store(Some(HookSlot::new(to, Some(link))));
-        Ok(())
-    }
-
-    fn detach(&self, _link: u32, _prog: &Arc<Program>) {
-        if let Some(device) = self.0.upgrade() {
-            device.xdp.store(None);
-        }
-    }
-
-    fn info(&self) -> LinkDetail {
-        LinkDetail {
-            ifindex: self.0.upgrade().map_or(0, |device| device.ifindex()),
-            attach_type: AttachType::Xdp.raw(),
-        }
-    }
-}
-
-struct TcxLink {
-    device: Weak<Device>,
-    direction: Direction,
-}
-
-impl LinkOps for TcxLink {
-    fn update(&self, link: u32, from: &Arc<Program>, to: &Arc<Program>) -> Result<(), Error> {
-        let device = self.device.upgrade().ok_or_else(|| gone(link))?;
-        device.tcx(self.direction).update_link(link, from, to)
-    }
-
-    fn detach(&self, link: u32, prog: &Arc<Program>) {
-        if let Some(device) = self.device.upgrade() {
-            // A link that is attached is an entry of its hook, so this finds it.
-            let _ =
-                device
-                    .tcx(self.direction)
-                    .detach(Some(prog), Some(link), &Anchor::none(), None);
-        }
-    }
-
-    fn info(&self) -> LinkDetail {
-        let attach_type = match self.direction {
-            Direction::Ingress => AttachType::TcxIngress,
-            Direction::Egress => AttachType::TcxEgress,
-        };
-        LinkDetail {
-            ifindex: self.device.upgrade().map_or(0, |device| device.ifindex()),
-            attach_type: attach_type.raw(),
-        }
-    }
 }

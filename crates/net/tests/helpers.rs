@@ -7,16 +7,16 @@ mod oracle;
 
 use std::{fmt::Write, fs, path::PathBuf, sync::Arc};
 
-use oracle::{Case, Subject, answer, subjects};
+use oracle::{Case, Kind, Subject, answer, subjects};
 use ring3_isa::RawInsn;
-use ring3_objects::{EngineKind, ProgAttr, Program, System, TestRun};
-use ring3_uapi::ProgType;
+use ring3_net::Script;
+use ring3_objects::{EngineKind, LoadOptions, ProgAttr, Program, System, TestRun};
+use ring3_uapi::{ProgType, flags::prog_load};
 
 fn load(system: &Arc<System>, subject: &Subject, engine: EngineKind) -> Arc<Program> {
-    let prog_type = if subject.is_xdp {
-        ProgType::Xdp
-    } else {
-        ProgType::SchedCls
+    let prog_type = match subject.kind {
+        Kind::Tc => ProgType::SchedCls,
+        Kind::Xdp | Kind::XdpFrags => ProgType::Xdp,
     };
     let insns = subject
         .insns
@@ -26,6 +26,9 @@ fn load(system: &Arc<System>, subject: &Subject, engine: EngineKind) -> Arc<Prog
     let mut attr = ProgAttr::new(prog_type, insns);
     attr.engine = engine;
     attr.log_level = 1;
+    if subject.kind == Kind::XdpFrags {
+        attr.flags = prog_load::XDP_HAS_FRAGS;
+    }
     Program::load(system, attr)
         .unwrap_or_else(|error| panic!("{}: {error}\n{}", subject.name, error.log))
 }
@@ -52,6 +55,21 @@ fn every_recorded_helper_call_gives_the_kernels_answer() {
     );
     let system = System::new();
     ring3_net::register(&system);
+    let mut out = Vec::new();
+    let mut world = Script::new(&system, &LoadOptions::default(), &folder, &mut out);
+    let lines: String = oracle::WORLD
+        .lines()
+        .map(|line| format!("ip {line}\n"))
+        .collect();
+    world
+        .run(&lines)
+        .unwrap_or_else(|error| panic!("the world: {error}"));
+    let net = world.net().clone();
+    for device in net.devices() {
+        device.set_forwarding(false, device.ifindex() == oracle::VA);
+        device.set_forwarding(true, false);
+    }
+    let _inside = net.enter();
     let (mut cases, mut report) = (0, String::new());
     for subject in subjects() {
         let path = folder.join(format!("{}.txt", subject.name));

@@ -1,9 +1,10 @@
 //! The two engines behind one face: a linked program becomes something that can be called.
 
-use std::str::FromStr;
+use std::{any::Any, str::FromStr, sync::Weak};
 
 use ring3_interp as interp;
 use ring3_jit_x86_64 as jit;
+pub use ring3_jit_x86_64::Options as JitOptions;
 use ring3_runtime::{Entry, Linked};
 use ring3_uapi::Errno;
 
@@ -17,6 +18,8 @@ pub enum EngineKind {
     Jit,
     /// Interpreted.
     Interp,
+    /// Interpreted, and checked inside of [`ring3_interp::watch`]: for oracles.
+    Watched,
 }
 
 impl FromStr for EngineKind {
@@ -40,6 +43,8 @@ pub enum Engine {
     Jit(jit::Compiled),
     /// Pre-decoded steps.
     Interp(interp::Program),
+    /// Pre-decoded steps whose runs may be watched.
+    Watched(interp::Program),
 }
 
 impl Engine {
@@ -47,13 +52,20 @@ impl Engine {
     ///
     /// # Errors
     /// ENOTSUPP: the engine cannot run an instruction yet; ENOMEM: no room for code.
-    pub(crate) fn compile(kind: EngineKind, linked: Linked) -> Result<Engine, Error> {
+    pub(crate) fn compile(
+        kind: EngineKind,
+        options: &JitOptions,
+        linked: Linked,
+    ) -> Result<Engine, Error> {
         match kind {
-            EngineKind::Jit => jit::compile(&linked, &jit::Options::default())
+            EngineKind::Jit => jit::compile(&linked, options)
                 .map(Engine::Jit)
                 .map_err(|error| Error::new(error.errno(), error.to_string())),
             EngineKind::Interp => interp::Program::load(&linked)
                 .map(Engine::Interp)
+                .map_err(|error| Error::new(Errno::ENOTSUPP, error.to_string())),
+            EngineKind::Watched => interp::Program::load(&linked)
+                .map(Engine::Watched)
                 .map_err(|error| Error::new(Errno::ENOTSUPP, error.to_string())),
         }
     }
@@ -63,6 +75,15 @@ impl Engine {
         match self {
             Engine::Jit(program) => program.entry(),
             Engine::Interp(program) => program.entry(),
+            Engine::Watched(program) => program.watched_entry(),
+        }
+    }
+
+    /// Says who keeps it alive, for callbacks that run after the program's run.
+    pub(crate) fn set_owner(&self, owner: &Weak<dyn Any + Send + Sync>) {
+        match self {
+            Engine::Jit(program) => program.set_owner(owner),
+            Engine::Interp(program) | Engine::Watched(program) => program.set_owner(owner),
         }
     }
 
@@ -70,7 +91,7 @@ impl Engine {
     pub(crate) fn tail_target(&self) -> usize {
         match self {
             Engine::Jit(program) => program.tail_target(),
-            Engine::Interp(program) => program.tail_target(),
+            Engine::Interp(program) | Engine::Watched(program) => program.tail_target(),
         }
     }
 
@@ -78,7 +99,7 @@ impl Engine {
     pub fn listing(&self) -> Option<jit::Listing> {
         match self {
             Engine::Jit(program) => Some(program.listing()),
-            Engine::Interp(_) => None,
+            Engine::Interp(_) | Engine::Watched(_) => None,
         }
     }
 }

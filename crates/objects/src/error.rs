@@ -31,6 +31,12 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+impl From<ring3_sync::rcu::InReadSection> for Error {
+    fn from(error: ring3_sync::rcu::InReadSection) -> Error {
+        Error::new(Errno::EBUSY, error.to_string())
+    }
+}
+
 impl From<ring3_maps::MapError> for Error {
     fn from(error: ring3_maps::MapError) -> Error {
         Error::new(error.errno, error.message)
@@ -39,7 +45,7 @@ impl From<ring3_maps::MapError> for Error {
 
 impl From<ring3_elf::ElfError> for Error {
     fn from(error: ring3_elf::ElfError) -> Error {
-        Error::new(Errno::EINVAL, error.message())
+        Error::new(error.errno(), error.message())
     }
 }
 

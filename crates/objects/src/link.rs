@@ -5,18 +5,20 @@ use std::sync::Arc;
 use ring3_helpers as helpers;
 use ring3_maps::Map;
 use ring3_runtime::{
-    CallKind, CallTarget, Clobbers, InlineCall, Linked, Site, TailCallSite, TailCallTable, Target,
+    CallKind, CallTarget, Clobbers, HubRef, InlineCall, Linked, Site, TailCallSite, TailCallTable,
+    Target,
 };
 use ring3_spec::{CallFact, VerifiedProgram};
 use ring3_uapi::{AttachType, Errno, FuncId, MapType};
 
-use crate::{Error, MapObject, ProgAttr};
+use crate::{Error, MapObject, ProgAttr, System};
 
 /// Resolves every slot of a verified program.
 ///
 /// # Errors
 /// ENOTSUPP: a helper or kfunc without an implementation.
 pub(crate) fn link(
+    system: &System,
     attr: &ProgAttr,
     program: &Arc<VerifiedProgram>,
     maps: &[Arc<MapObject>],
@@ -33,7 +35,7 @@ pub(crate) fn link(
                 None => None,
             }
         } else if let Some(call) = fact.call {
-            call_target(attr, call, maps)?
+            call_target(system, attr, call, maps)?
         } else if is_packet_load(insn.code) {
             Some(Target::LoadPacket(helpers::load_packet))
         } else {
@@ -50,6 +52,7 @@ pub(crate) fn link(
         program: Arc::clone(program),
         sites,
         arena: None,
+        percpu_stride: None,
     })
 }
 
@@ -93,12 +96,26 @@ fn is_packet_load(code: u8) -> bool {
 }
 
 fn call_target(
+    system: &System,
     attr: &ProgAttr,
     call: CallFact,
     maps: &[Arc<MapObject>],
 ) -> Result<Option<Target>, Error> {
     let (id, map, const_key) = match call {
         CallFact::Subprog(_) => return Ok(None),
+        CallFact::HostHelper(id) => {
+            let code = system.host_helper(id).ok_or_else(|| {
+                Error::new(
+                    Errno::ENOTSUPP,
+                    format!("helper #{id} of the host: registered without an implementation"),
+                )
+            })?;
+            return Ok(Some(Target::Call(CallTarget {
+                code,
+                clobbers: Clobbers::All,
+                kind: CallKind::Plain,
+            })));
+        }
         CallFact::Kfunc { id, .. } => {
             return Err(Error::new(
                 Errno::ENOTSUPP,
@@ -188,5 +205,6 @@ fn tail_call(map: &Arc<Map>, const_key: Option<u64>) -> Result<Target, Error> {
     Ok(Target::TailCall(TailCallSite {
         table,
         const_index: const_key.and_then(|key| u32::try_from(key).ok()),
+        hub: Some(HubRef::new(array.hub())),
     }))
 }

@@ -1,7 +1,7 @@
 //! `LinkObject`: a program held at a hook by an object of its own. The last reference detaches.
 //!
 //! What a link is attached to belongs to the floors above, which implement [`LinkOps`]. A link is made in two steps, as a hook needs its id
-//! before it can hold it: [`LinkObject::create`] gives the id, and only a link whose attach went well is seen by others.
+//! before it can hold it: [`LinkObject::create`] reserves the id, and only a link whose attach went well can be found under it.
 
 use std::sync::{Arc, Weak};
 
@@ -27,11 +27,72 @@ pub trait LinkOps: Send + Sync {
 
 /// The part of `struct bpf_link_info` that differs by type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LinkDetail {
-    /// Device, 0 for none.
-    pub ifindex: u32,
-    /// `attach_type`, raw.
-    pub attach_type: u32,
+pub enum LinkDetail {
+    /// Nothing but zeros.
+    #[default]
+    None,
+    /// `xdp`
+    Xdp {
+        /// Device, 0 once it is detached.
+        ifindex: u32,
+    },
+    /// `tcx`
+    Tcx {
+        /// Device, 0 once it is detached.
+        ifindex: u32,
+        /// Hook, raw.
+        attach_type: u32,
+    },
+    /// `cgroup`
+    Cgroup {
+        /// Cgroup, 0 once it is detached.
+        cgroup_id: u64,
+        /// Hook, raw.
+        attach_type: u32,
+    },
+}
+
+impl LinkDetail {
+    /// Offset of these bytes in `struct bpf_link_info`.
+    pub const OFFSET: usize = 16;
+    const BYTES: usize = 16;
+
+    /// The bytes from [`LinkDetail::OFFSET`] on, in host order.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let (low, high, third) = match self {
+            LinkDetail::None => (0, 0, 0),
+            LinkDetail::Xdp { ifindex } => (ifindex, 0, 0),
+            LinkDetail::Tcx {
+                ifindex,
+                attach_type,
+            } => (ifindex, attach_type, 0),
+            LinkDetail::Cgroup {
+                cgroup_id,
+                attach_type,
+            } => (cgroup_id as u32, (cgroup_id >> 32) as u32, attach_type),
+        };
+        let mut bytes = [0; Self::BYTES];
+        for (field, value) in bytes.chunks_exact_mut(4).zip([low, high, third]) {
+            field.copy_from_slice(&value.to_ne_bytes());
+        }
+        bytes
+    }
+
+    /// What is told of a link that was detached: the hook, but not where.
+    fn detached(self) -> LinkDetail {
+        match self {
+            LinkDetail::None => LinkDetail::None,
+            LinkDetail::Xdp { .. } => LinkDetail::Xdp { ifindex: 0 },
+            LinkDetail::Tcx { attach_type, .. } => LinkDetail::Tcx {
+                ifindex: 0,
+                attach_type,
+            },
+            LinkDetail::Cgroup { attach_type, .. } => LinkDetail::Cgroup {
+                cgroup_id: 0,
+                attach_type,
+            },
+        }
+    }
 }
 
 /// What BPF_OBJ_GET_INFO_BY_FD tells of a link.
@@ -43,7 +104,7 @@ pub struct LinkInfo {
     pub id: u32,
     /// `prog_id`
     pub prog_id: u32,
-    /// By type; all zero once the link is detached.
+    /// By type; says no place once the link is detached.
     pub detail: LinkDetail,
 }
 
@@ -62,7 +123,8 @@ struct State {
 }
 
 impl LinkObject {
-    /// Makes a link and attaches it: `attach` gets its id. No link is left if that fails.
+    /// Makes a link and attaches it: `attach` gets its id. While that runs nobody can find the link; if it fails, no link is left and the id
+    /// is free.
     ///
     /// # Errors
     /// What `attach` refuses.
@@ -73,20 +135,19 @@ impl LinkObject {
         ops: Arc<dyn LinkOps>,
         attach: impl FnOnce(u32) -> Result<(), Error>,
     ) -> Result<Arc<LinkObject>, Error> {
-        let link = system.register_link(|id, system| LinkObject {
+        let id = system.reserve_link_id();
+        attach(id).inspect_err(|_| system.forget_link(id))?;
+        let link = Arc::new(LinkObject {
             id,
             link_type,
             ops,
             state: Mutex::new(State {
                 prog: Arc::clone(prog),
-                is_attached: false,
+                is_attached: true,
             }),
-            system,
+            system: Arc::downgrade(system),
         });
-        let mut state = link.state.lock();
-        attach(link.id)?;
-        state.is_attached = true;
-        drop(state);
+        system.publish_link(&link);
         Ok(link)
     }
 
@@ -154,18 +215,15 @@ impl LinkObject {
     /// What BPF_OBJ_GET_INFO_BY_FD tells.
     pub fn info(&self) -> LinkInfo {
         let state = self.state.lock();
-        let attached = self.ops.info();
+        let detail = self.ops.info();
         LinkInfo {
             link_type: self.link_type,
             id: self.id,
             prog_id: ring3_runtime::ProgObject::id(&*state.prog),
             detail: if state.is_attached {
-                attached
+                detail
             } else {
-                LinkDetail {
-                    ifindex: 0,
-                    ..attached
-                }
+                detail.detached()
             },
         }
     }

@@ -172,5 +172,5 @@ fn value_record(record: &Record) -> ValueRecord {
             size: field.size(),
         })
         .collect();
-    ValueRecord::new(fields, None)
+    ValueRecord::new(fields, Some(Arc::new(ring3_helpers::FieldHooks)))
 }

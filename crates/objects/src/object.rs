@@ -2,13 +2,21 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use ring3_btf::{check::CheckOptions, ext::write_records};
-use ring3_elf::{MapOrigin, MapSpec, ObjectSpec, ProgSpec, SlotSpec};
+use ring3_btf::{
+    Btf,
+    check::CheckOptions,
+    core_relo::{POISON_IMM, describe, explain_poison},
+    ext::write_records,
+};
+use ring3_elf::{
+    MapOrigin, MapSpec, ObjectSpec, ParseOptions, Pinning, ProgSpec, Resolver, SlotSpec, Target,
+};
+use ring3_isa::RawInsn;
 use ring3_maps::{Access, Map, MapAttr, Plain, ProgSlot, TypedMap, fd::FdTable};
 use ring3_spec::{InfoRecords, Privilege};
 use ring3_uapi::{Errno, MapType, ProgType, flags::map_create, flags::map_elem};
 
-use crate::{EngineKind, Error, LoadError, MapObject, ProgAttr, Program, System};
+use crate::{EngineKind, Error, LoadError, MapObject, ProgAttr, Program, SharedMaps, System};
 
 /// A parsed object file.
 #[derive(Clone, Debug)]
@@ -29,6 +37,8 @@ pub struct LoadOptions {
     pub programs: Option<Vec<String>>,
     /// Go on when a program is rejected; the rejections are in [`LoadedObject::rejected`].
     pub keep_going: bool,
+    /// Maps that files share by name; without, each object has its own.
+    pub shared_maps: Option<SharedMaps>,
 }
 
 impl Default for LoadOptions {
@@ -39,6 +49,7 @@ impl Default for LoadOptions {
             privilege: Privilege::FULL,
             programs: None,
             keep_going: false,
+            shared_maps: None,
         }
     }
 }
@@ -49,6 +60,14 @@ impl Object {
     /// # Errors
     /// The file cannot be read, or is no BPF object; the message names the path.
     pub fn open(path: impl AsRef<Path>) -> Result<Object, Error> {
+        Object::open_with(path, &ParseOptions::default())
+    }
+
+    /// Reads an object file; the options give the values of configuration externs.
+    ///
+    /// # Errors
+    /// As [`Object::open`].
+    pub fn open_with(path: impl AsRef<Path>, options: &ParseOptions) -> Result<Object, Error> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(|error| {
             let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
@@ -57,7 +76,7 @@ impl Object {
         let name = path
             .file_stem()
             .map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-        Object::parse(&bytes, &name).map_err(|error| {
+        Object::parse_with(&bytes, &name, options).map_err(|error| {
             Error::new(
                 error.errno,
                 format!("{}: {}", path.display(), error.message),
@@ -70,7 +89,15 @@ impl Object {
     /// # Errors
     /// EINVAL: no BPF object.
     pub fn parse(bytes: &[u8], name: &str) -> Result<Object, Error> {
-        let mut spec = ObjectSpec::parse(bytes, name)?;
+        Object::parse_with(bytes, name, &ParseOptions::default())
+    }
+
+    /// Parses an object file's bytes; the options give the values of configuration externs.
+    ///
+    /// # Errors
+    /// As [`Object::parse`].
+    pub fn parse_with(bytes: &[u8], name: &str, options: &ParseOptions) -> Result<Object, Error> {
+        let mut spec = ObjectSpec::parse_with(bytes, name, options)?;
         drop_refused_btf(&mut spec)?;
         Ok(Object { spec })
     }
@@ -98,12 +125,16 @@ impl Object {
                 is_unjudged: false,
             })
         };
-        let maps = self.create_maps(system).map_err(map_error)?;
+        let maps = self
+            .create_maps(system, options.shared_maps.as_ref())
+            .map_err(map_error)?;
         let mut loaded = LoadedObject {
             maps,
             programs: Vec::new(),
             rejected: Vec::new(),
         };
+        let kernel_btf = system.kernel_btf();
+        let mut resolver = self.resolver(kernel_btf.as_ref());
         let mut by_index = BTreeMap::new();
         for (index, prog) in self.spec.progs.iter().enumerate() {
             let is_wanted = match &options.programs {
@@ -113,7 +144,7 @@ impl Object {
             if !is_wanted {
                 continue;
             }
-            match self.load_program(system, prog, &loaded.maps, options) {
+            match self.load_program(system, &mut resolver, prog, &loaded.maps, options) {
                 Ok(program) => {
                     by_index.insert(index, Arc::clone(&program));
                     loaded.programs.push((prog.name.clone(), program));
@@ -132,10 +163,17 @@ impl Object {
     pub(crate) fn create_maps(
         &self,
         system: &Arc<System>,
+        shared: Option<&SharedMaps>,
     ) -> Result<Vec<(String, Arc<MapObject>)>, Error> {
         let mut maps: Vec<(String, Arc<MapObject>)> = Vec::new();
         for spec in &self.spec.maps {
-            let map = self.create_map(system, spec)?;
+            let create = || self.create_map(system, spec);
+            let map = match shared {
+                Some(shared) if spec.pinning == Pinning::ByName => {
+                    shared.get_or_create(spec, create)?
+                }
+                _ => create()?,
+            };
             if spec.origin.is_global_data() {
                 fill_global_data(map.map(), spec)?;
             }
@@ -185,17 +223,34 @@ impl Object {
         MapObject::create(system, &attr, self.spec.btf.clone(), inner.as_deref())
     }
 
-    /// What BPF_PROG_LOAD would get for a program of this object with these maps.
+    /// Fits programs of this object to the types of a kernel; one for all of them, since it remembers what it found.
+    pub fn resolver<'a>(&'a self, kernel_btf: Option<&'a Btf>) -> Resolver<'a> {
+        Resolver::new(
+            &self.spec,
+            Target {
+                btf: kernel_btf,
+                symbols: None,
+            },
+        )
+    }
+
+    /// What BPF_PROG_LOAD would get for a program of this object with these maps: CO-RE relocations applied, externs and the attach target
+    /// looked up, its type by its section (a host's own sections first).
     ///
     /// # Errors
-    /// EINVAL: the section name is unknown. ESRCH: an extern symbol that nothing defines.
+    /// EINVAL: the section name is unknown, or a relocation cannot be applied. ESRCH: the kernel's types lack what the program attaches to
+    /// or an extern, or there are none; the message names them.
     pub fn prog_attr(
         &self,
+        system: &System,
+        resolver: &mut Resolver<'_>,
         prog: &ProgSpec,
         maps: &[(String, Arc<MapObject>)],
         options: &LoadOptions,
     ) -> Result<ProgAttr, Error> {
-        if prog.prog_type == ProgType::Unspec {
+        let custom = system.registry().prog_type_of_section(&prog.section);
+        let prog_type = custom.unwrap_or(prog.prog_type);
+        if prog_type == ProgType::Unspec {
             return Err(Error::new(
                 Errno::EINVAL,
                 format!(
@@ -204,19 +259,16 @@ impl Object {
                 ),
             ));
         }
-        if let Some(reference) = prog.extern_refs.first() {
-            let name = self
-                .spec
-                .externs
-                .get(reference.ext)
-                .map_or("?", |ext| ext.name.as_str());
-            return Err(Error::new(
-                Errno::ESRCH,
-                format!("program '{}': extern '{name}' is not resolved", prog.name),
-            ));
-        }
-        let mut attr = ProgAttr::new(prog.prog_type, prog.insns.clone());
+        let mut attr = ProgAttr::new(prog_type, resolver.insns(prog)?);
         attr.expected_attach_type = prog.expected_attach_type;
+        if let Some(id) = resolver.attach_btf_id(prog)? {
+            attr.attach_btf_id = id;
+        }
+        if prog.prog_type == ProgType::StructOps
+            && let Some((id, member)) = resolver.struct_ops_member(prog)?
+        {
+            (attr.attach_btf_id, attr.expected_attach_type) = (id, member);
+        }
         attr.flags = prog.prog_flags;
         attr.name = prog.kernel_name().to_owned();
         attr.license.clone_from(&self.spec.license);
@@ -236,24 +288,63 @@ impl Object {
         Ok(attr)
     }
 
+    /// The log of a rejected program in libbpf's words: one that ends at a poisoned instruction names the relocation. `None` for any other.
+    pub fn explain_log(&self, prog: &ProgSpec, log: &str) -> Option<String> {
+        let relo_at = |slot| {
+            let relo = prog.core_relos.iter().find(|relo| relo.insn_off == slot);
+            relo.copied()
+        };
+        explain_poison(self.spec.btf.as_ref()?, log, relo_at)
+    }
+
+    /// Why a slot is poisoned, if it is: a relocation that the kernel's types do not answer.
+    pub(crate) fn explain_slot(
+        &self,
+        prog: &ProgSpec,
+        insns: &[RawInsn],
+        slot: u32,
+    ) -> Option<String> {
+        const CALL: u8 = 0x85;
+        let insn = insns.get(slot as usize)?;
+        let relo = prog.core_relos.iter().find(|relo| relo.insn_off == slot)?;
+        if insn.code != CALL || insn.src() != 0 || insn.imm != POISON_IMM {
+            return None;
+        }
+        let text = describe(self.spec.btf.as_ref()?, relo)?;
+        Some(format!("failed to resolve CO-RE relocation {text}"))
+    }
+
     fn load_program(
         &self,
         system: &Arc<System>,
+        resolver: &mut Resolver<'_>,
         prog: &ProgSpec,
         maps: &[(String, Arc<MapObject>)],
         options: &LoadOptions,
     ) -> Result<Arc<Program>, Box<LoadError>> {
-        let attr = self.prog_attr(prog, maps, options).map_err(|error| {
-            Box::new(LoadError {
-                program: prog.name.clone(),
-                error,
-                log: String::new(),
-                insn_idx: None,
-                is_unjudged: false,
-            })
-        })?;
+        let attr = self
+            .prog_attr(system, resolver, prog, maps, options)
+            .map_err(|error| {
+                Box::new(LoadError {
+                    program: prog.name.clone(),
+                    error,
+                    log: String::new(),
+                    insn_idx: None,
+                    is_unjudged: false,
+                })
+            })?;
+        let insns = attr.insns.clone();
         Program::load(system, attr).map_err(|mut error| {
             error.program.clone_from(&prog.name);
+            if let Some(explained) = error
+                .insn_idx
+                .and_then(|slot| self.explain_slot(prog, &insns, slot))
+            {
+                error.error.message = explained;
+            }
+            if let Some(log) = self.explain_log(prog, &error.log) {
+                error.log = log;
+            }
             error
         })
     }

@@ -10,16 +10,20 @@ use std::{
     time::SystemTime,
 };
 
+use parking_lot::Mutex;
 use ring3_btf::{Btf, TypeId};
 use ring3_isa::RawInsn;
 use ring3_maps::{OwnerKey, ProgSlot};
-use ring3_runtime::{Entry, InArray, ProgObject, Task};
-use ring3_spec::{AttachTarget, FdObject, InfoRecords, LoadRequest, Privilege, VerifiedProgram};
+use ring3_runtime::{Entry, InArray, ProgObject, Task, current_task};
+use ring3_spec::{
+    AttachTarget, CtxView, FdObject, InfoRecords, LoadRequest, Privilege, VerifiedProgram,
+    ctx::CtxTable,
+};
 use ring3_uapi::{AttachType, Errno, ProgType, flags::prog_load, limits::TAG_BYTES};
 use ring3_verifier::{Log, RejectKind, verify};
 
 use crate::{
-    AuditEvent, AuditOp, BtfObject, EngineKind, Error, LoadError, MapObject, System,
+    AuditEvent, AuditOp, BtfObject, EngineKind, Error, JitOptions, LoadError, MapObject, System,
     engine::Engine, link::link, tag::compute_tag,
 };
 
@@ -66,6 +70,8 @@ pub struct ProgAttr {
     pub log_level: u32,
     /// Which engine runs it.
     pub engine: EngineKind,
+    /// How the compiler works, if it is the engine: blinding for programs that are not trusted.
+    pub jit: JitOptions,
 }
 
 impl ProgAttr {
@@ -92,11 +98,12 @@ impl ProgAttr {
             privilege: Privilege::FULL,
             log_level: 0,
             engine: EngineKind::default(),
+            jit: JitOptions::default(),
         }
     }
 
     /// The verifier's view of the request, and the maps in the order it indexes them.
-    pub(crate) fn request(&self, system: &System) -> (LoadRequest, Vec<Arc<MapObject>>) {
+    pub fn request(&self, system: &System) -> (LoadRequest, Vec<Arc<MapObject>>) {
         let mut request = LoadRequest::new(self.prog_type, self.insns.clone());
         let mut maps: Vec<Arc<MapObject>> = Vec::new();
         for (&fd, map) in &self.maps {
@@ -130,6 +137,7 @@ impl ProgAttr {
         request.attach_btf_id = self.attach_btf_id;
         request.attach = self.attach.clone();
         request.privilege = self.privilege;
+        request.keeps_dead_code = self.engine == EngineKind::Watched;
         (request, maps)
     }
 }
@@ -148,6 +156,10 @@ pub struct Program {
     in_arrays: AtomicU32,
     /// Maps in the order the verifier indexes them.
     maps: Vec<Arc<MapObject>>,
+    /// For a program of a host's type: its context, and the types it was verified with.
+    host_context: Option<(&'static CtxTable, Btf)>,
+    /// Maps that a caller tied to it beside those it uses.
+    bound_maps: Mutex<Vec<Arc<MapObject>>>,
     btf_object: OnceLock<Arc<BtfObject>>,
     system: Weak<System>,
 }
@@ -159,26 +171,35 @@ impl Program {
     /// What the verifier says; ENOTSUPP where a helper has no implementation or an engine cannot run an instruction yet. Nothing is left
     /// behind.
     pub fn load(system: &Arc<System>, attr: ProgAttr) -> Result<Arc<Program>, Box<LoadError>> {
-        let (request, maps) = attr.request(system);
         let mut log = Log::new(attr.log_level);
-        let verified = match verify(&request, system.registry(), &mut log) {
+        Self::load_logged(system, attr, &mut log)
+    }
+
+    /// As [`Self::load`], with a log of the caller's, at its level, that may keep only a part.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_logged(
+        system: &Arc<System>,
+        attr: ProgAttr,
+        log: &mut Log,
+    ) -> Result<Arc<Program>, Box<LoadError>> {
+        let (request, maps) = attr.request(system);
+        let verified = match verify(&request, system.registry(), log) {
             Ok(verified) => Arc::new(verified),
             Err(error) => {
                 return Err(Box::new(LoadError {
                     program: attr.name,
-                    error: Error::new(
-                        error.errno,
-                        error.message.lines().last().unwrap_or("rejected"),
-                    ),
-                    log: log.into_string(),
+                    error: Error::new(error.errno, error.last_words()),
+                    log: log.as_str().to_owned(),
                     insn_idx: error.insn_idx,
                     is_unjudged: error.kind == RejectKind::Unjudged,
                 }));
             }
         };
-        let log = log.into_string();
-        let engine =
-            link(&attr, &verified, &maps).and_then(|linked| Engine::compile(attr.engine, linked));
+        let log = log.as_str().to_owned();
+        let engine = link(system, &attr, &verified, &maps)
+            .and_then(|linked| Engine::compile(attr.engine, &attr.jit, linked));
         let engine = match engine {
             Ok(engine) => engine,
             Err(error) => {
@@ -192,7 +213,11 @@ impl Program {
             }
         };
         let tag = compute_tag(&attr.insns);
-        let loaded_by = Task::host();
+        let host_context = match system.registry().prog_type(attr.prog_type).ctx {
+            CtxView::Custom(table) => request.kernel_btf.clone().map(|btf| (table, btf)),
+            _ => None,
+        };
+        let loaded_by = current_task();
         let program = system.register_program(|id, system| Program {
             id,
             attr,
@@ -204,6 +229,8 @@ impl Program {
             loaded_by,
             in_arrays: AtomicU32::new(0),
             maps,
+            host_context,
+            bound_maps: Mutex::default(),
             btf_object: OnceLock::new(),
             system,
         });
@@ -216,6 +243,8 @@ impl Program {
                 is_unjudged: false,
             }));
         }
+        let owner: Weak<dyn Any + Send + Sync> = Arc::downgrade(&program) as _;
+        program.engine.set_owner(&owner);
         system.audit(&program.audit_event(AuditOp::Load));
         Ok(program)
     }
@@ -258,6 +287,27 @@ impl Program {
     pub fn used_maps(&self) -> impl Iterator<Item = &Arc<MapObject>> {
         let used = self.verified.used_maps.iter();
         used.filter_map(|&index| self.maps.get(index))
+    }
+
+    /// Ties a map to the program, which holds it from now on; once is enough.
+    pub fn bind_map(&self, map: &Arc<MapObject>) {
+        let mut bound = self.bound_maps.lock();
+        let is_known = self
+            .used_maps()
+            .chain(bound.iter())
+            .any(|known| Arc::ptr_eq(known, map));
+        if !is_known {
+            bound.push(Arc::clone(map));
+        }
+    }
+
+    /// Ids of the maps it uses, then of those tied to it.
+    pub fn map_ids(&self) -> Vec<u32> {
+        let bound = self.bound_maps.lock();
+        self.used_maps()
+            .chain(bound.iter())
+            .map(|map| map.id())
+            .collect()
     }
 
     /// The map that instruction facts name with this index.
@@ -360,6 +410,10 @@ impl ProgObject for Program {
 
     fn prog_type(&self) -> ProgType {
         self.attr.prog_type
+    }
+
+    fn host_context(&self) -> Option<(&'static CtxTable, &Btf)> {
+        self.host_context.as_ref().map(|(table, btf)| (*table, btf))
     }
 
     fn is_sleepable(&self) -> bool {

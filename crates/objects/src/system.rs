@@ -5,11 +5,15 @@ use std::sync::{Arc, Weak};
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use ring3_btf::Btf;
-use ring3_spec::Registry;
+use ring3_helpers::host::Host;
+use ring3_runtime::HelperFn;
+use ring3_spec::{Registry, host::HostContext};
 use ring3_sync::idr::Idr;
 use ring3_uapi::ProgType;
 
-use crate::{AuditEvent, BtfObject, LinkObject, MapObject, ProgTypeOps, Program};
+use crate::{
+    AuditEvent, BtfObject, Error, LinkObject, MapObject, ProgTypeOps, Program, plain_runs,
+};
 
 type Subscriber = Box<dyn Fn(&AuditEvent) + Send + Sync>;
 
@@ -22,6 +26,7 @@ pub struct System {
     btfs: Idr<Weak<BtfObject>>,
     prog_types: RwLock<HashMap<ProgType, Arc<dyn ProgTypeOps>>>,
     kernel_btf: RwLock<Option<Btf>>,
+    host_helpers: HashMap<u32, HelperFn>,
     subscribers: Mutex<Vec<Subscriber>>,
 }
 
@@ -33,14 +38,33 @@ impl System {
 
     /// A system with a registry of the embedder's.
     pub fn with_registry(registry: Registry) -> Arc<System> {
+        System::build(registry, HashMap::new())
+    }
+
+    /// A system for programs of a host application: its program type, types and helpers beside those of Linux.
+    ///
+    /// # Errors
+    /// As [`Host::build`].
+    pub fn for_host<C: HostContext>(host: Host<C>) -> Result<Arc<System>, Error> {
+        let rows = host
+            .build()
+            .map_err(|(errno, message)| Error::new(errno, message))?;
+        let (registry, btf, helpers) = rows.into_parts();
+        let system = System::build(registry, helpers.into_iter().collect());
+        system.set_kernel_btf(btf);
+        Ok(system)
+    }
+
+    fn build(registry: Registry, host_helpers: HashMap<u32, HelperFn>) -> Arc<System> {
         Arc::new(System {
             registry,
             maps: Idr::new(),
             progs: Idr::new(),
             links: Idr::new(),
             btfs: Idr::new(),
-            prog_types: RwLock::default(),
+            prog_types: RwLock::new(plain_runs::ops().into_iter().collect()),
             kernel_btf: RwLock::default(),
+            host_helpers,
             subscribers: Mutex::default(),
         })
     }
@@ -73,6 +97,11 @@ impl System {
     /// Gives the BTF that kernel types are looked up in.
     pub fn set_kernel_btf(&self, btf: Btf) {
         *self.kernel_btf.write() = Some(btf);
+    }
+
+    /// The implementation of a helper that the host registered.
+    pub(crate) fn host_helper(&self, id: u32) -> Option<HelperFn> {
+        self.host_helpers.get(&id).copied()
     }
 
     /// Hears every load and unload from now on.
@@ -139,23 +168,24 @@ impl System {
         self.links.get(id)?.upgrade()
     }
 
-    /// The lowest link id above `id`.
-    pub fn next_link_id(&self, id: u32) -> Option<u32> {
-        self.links.next_id(id)
+    /// The lowest id above `id` of a link that is attached or was; ids that are only reserved are passed by.
+    pub fn next_link_id(&self, mut id: u32) -> Option<u32> {
+        loop {
+            id = self.links.next_id(id)?;
+            if self.link_by_id(id).is_some() {
+                return Some(id);
+            }
+        }
     }
 
-    pub(crate) fn register_link(
-        self: &Arc<Self>,
-        make: impl FnOnce(u32, Weak<System>) -> LinkObject,
-    ) -> Arc<LinkObject> {
-        let mut made = None;
-        self.links.insert_with(|id| {
-            let link = Arc::new(make(id, Arc::downgrade(self)));
-            let weak = Arc::downgrade(&link);
-            made = Some(link);
-            weak
-        });
-        made.expect("fewer than 2^31 links are alive")
+    /// Takes an id for a link that is about to be attached. Nobody finds anything under it before [`System::publish_link`].
+    pub(crate) fn reserve_link_id(&self) -> u32 {
+        let id = self.links.insert(Weak::new());
+        id.expect("fewer than 2^31 links are alive")
+    }
+
+    pub(crate) fn publish_link(&self, link: &Arc<LinkObject>) {
+        self.links.replace(link.id(), Arc::downgrade(link));
     }
 
     /// The BTF with this id, if it is alive.

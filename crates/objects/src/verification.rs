@@ -21,8 +21,11 @@ pub struct Verification {
     pub request: LoadRequest,
     /// The program after rewrites, or why it was rejected.
     pub result: Result<Arc<VerifiedProgram>, VerifierError>,
-    /// The log at the level asked for.
+    /// The log at the level asked for, in the kernel's words.
     pub log: String,
+    /// What libbpf says where the program was rejected at an instruction that it poisoned: the relocation that the kernel's types do not
+    /// answer.
+    pub explanation: Option<String>,
     /// Time the verifier took.
     pub duration: Duration,
 }
@@ -47,6 +50,7 @@ impl Verification {
             request,
             result,
             log: log.into_string(),
+            explanation: None,
             duration: begin.elapsed(),
         }
     }
@@ -63,7 +67,7 @@ impl Object {
         system: &Arc<System>,
         options: &LoadOptions,
     ) -> Result<Vec<NamedVerification>, Error> {
-        let maps = self.create_maps(system)?;
+        let maps = self.create_maps(system, None)?;
         let is_wanted = |name: &String| {
             options
                 .programs
@@ -75,17 +79,26 @@ impl Object {
             .progs
             .iter()
             .filter(|prog| is_wanted(&prog.name));
+        let kernel_btf = system.kernel_btf();
+        let mut resolver = self.resolver(kernel_btf.as_ref());
         Ok(progs
             .map(|prog| {
-                let verified = self.prog_attr(prog, &maps, options).map(|attr| {
+                let attr = self.prog_attr(system, &mut resolver, prog, &maps, options);
+                let verified = attr.map(|attr| {
                     let (request, _maps) = attr.request(system);
-                    Verification::run(
+                    let mut verification = Verification::run(
                         &prog.name,
                         &prog.section,
                         request,
                         system,
                         options.log_level,
-                    )
+                    );
+                    let slot = verification.result.as_ref().err();
+                    verification.explanation =
+                        slot.and_then(|error| error.insn_idx).and_then(|slot| {
+                            self.explain_slot(prog, &verification.request.insns, slot)
+                        });
+                    verification
                 });
                 (prog.name.clone(), verified)
             })

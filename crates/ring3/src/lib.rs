@@ -25,7 +25,17 @@ pub use ring3_objects::{
     ProgAttr, Program, System, TestRun, TestRunResult, Verification,
 };
 
+/// What a host application registers: [`Host`](host::Host) for its program type, context and helpers, [`host_struct!`] and [`host_context!`] for
+/// its structs.
+pub mod host {
+    pub use ring3_btf::host::*;
+    pub use ring3_helpers::host::*;
+    pub use ring3_spec::host::*;
+}
+
+pub use ring3_bpffs as bpffs;
 pub use ring3_btf as btf;
+pub use ring3_btf::host_struct;
 pub use ring3_elf as elf;
 pub use ring3_helpers as helpers;
 pub use ring3_interp as interp;
@@ -37,5 +47,8 @@ pub use ring3_net as net;
 pub use ring3_objects as objects;
 pub use ring3_runtime as runtime;
 pub use ring3_spec as spec;
+pub use ring3_spec::host_context;
+pub use ring3_syscall_shim as syscall_shim;
+pub use ring3_trampoline as trampoline;
 pub use ring3_uapi as uapi;
 pub use ring3_verifier as verifier;

@@ -38,6 +38,11 @@ impl Object {
         })
     }
 
+    /// An object that was read before, to be loaded into this system.
+    pub fn with_system(object: ring3_objects::Object, system: Arc<System>) -> Object {
+        Object { object, system }
+    }
+
     /// Loads maps and programs with the default options.
     ///
     /// # Errors

@@ -74,9 +74,9 @@ fn answer(params: &mut [u8], query: &RouteQuery, hop: &RouteHop, len: Option<usi
         0 => len.is_some_and(|len| len > hop.mtu as usize + super::skb::ETH_HEADER_BYTES),
         given => u32::from(given) > hop.mtu,
     };
-    let mtu = u16::try_from(hop.mtu).unwrap_or(u16::MAX);
-    params[TOT_LEN..TOT_LEN + 2].copy_from_slice(&mtu.to_ne_bytes());
+    let mtu = u16::try_from(hop.mtu).unwrap_or(u16::MAX).to_ne_bytes();
     if too_long {
+        params[TOT_LEN..TOT_LEN + 2].copy_from_slice(&mtu);
         return RET_FRAG_NEEDED;
     }
     params[IFINDEX..IFINDEX + 4].copy_from_slice(&hop.ifindex.to_ne_bytes());
@@ -85,17 +85,17 @@ fn answer(params: &mut [u8], query: &RouteQuery, hop: &RouteHop, len: Option<usi
         let bytes = if query.is_ipv6 { 16 } else { 4 };
         params[DST..DST + bytes].copy_from_slice(&gateway[..bytes]);
     }
+    if query.wants_neighbour {
+        let Some((own, next)) = hop.link else {
+            return RET_NO_NEIGH;
+        };
+        params[SMAC..DMAC].copy_from_slice(&own);
+        params[DMAC..PARAMS_BYTES].copy_from_slice(&next);
+    }
     // VLAN protocol and tag: the devices of the model have none.
     params[48..SMAC].fill(0);
-    match hop.link {
-        _ if !query.wants_neighbour => RET_SUCCESS,
-        Some((own, next)) => {
-            params[SMAC..DMAC].copy_from_slice(&own);
-            params[DMAC..PARAMS_BYTES].copy_from_slice(&next);
-            RET_SUCCESS
-        }
-        None => RET_NO_NEIGH,
-    }
+    params[TOT_LEN..TOT_LEN + 2].copy_from_slice(&mtu);
+    RET_SUCCESS
 }
 
 /// `bpf_check_mtu` for a packet of `len` bytes: 0 or 1 (too long), and the MTU in `mtu_len`.

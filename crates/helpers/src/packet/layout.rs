@@ -49,6 +49,7 @@ pub(super) mod xdp_buff {
     pub(crate) const RXQ: usize = 32;
     pub(crate) const TXQ: usize = 40;
     pub(crate) const FRAME_SZ: usize = 48;
+    pub(crate) const FLAGS: usize = 52;
 }
 
 pub(super) mod xdp_rxq_info {

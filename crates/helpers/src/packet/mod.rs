@@ -23,6 +23,6 @@ pub(crate) mod xdp_helpers;
 pub use device::NetDevice;
 pub use redirect::{MapTargets, Redirect, take_map_targets, take_redirect};
 pub use run::{PacketProgram, SKB_PROG_TYPES, SkbProgram, XdpProgram};
-pub use skb::Skb;
+pub use skb::{Sender, Skb};
 pub use world::{PacketWorld, RouteAnswer, RouteHop, RouteQuery, WorldGuard};
 pub use xdp::XdpBuff;

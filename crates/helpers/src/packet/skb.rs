@@ -42,8 +42,23 @@ pub(super) struct SkbState {
     pub(super) csum_level: Option<u8>,
     /// An outer header was put on.
     pub(super) is_encapsulated: bool,
+    /// Whose it is, where a socket sent it.
+    pub(super) sender: Option<Arc<Sender>>,
     /// Key and options of the tunnel it is meant for.
     pub(super) tunnel: Option<Box<super::tunnel::TunnelInfo>>,
+}
+
+/// The socket that sends a packet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sender {
+    /// Cookie of the socket, 0 for none.
+    pub cookie: u64,
+    /// Its owner.
+    pub uid: u32,
+    /// Ids of its cgroup and that one's ancestors, the root first.
+    pub cgroups: Vec<u64>,
+    /// Class of the group, 0 for none.
+    pub classid: u32,
 }
 
 impl Skb {
@@ -99,6 +114,35 @@ impl Skb {
         self.object.set_u64(at::DEV, self.dev.program_ptr());
         self.refresh();
         Ok(())
+    }
+
+    /// Cookie of the packet's socket, 0 without one.
+    pub(super) fn socket_cookie(&self) -> u64 {
+        self.state.sender.as_ref().map_or(0, |sender| sender.cookie)
+    }
+
+    /// Owner of the packet's socket; the overflow id without one.
+    pub(super) fn socket_uid(&self) -> u32 {
+        const OVERFLOW_UID: u32 = 65534;
+        self.state
+            .sender
+            .as_ref()
+            .filter(|sender| sender.cookie != 0)
+            .map_or(OVERFLOW_UID, |sender| sender.uid)
+    }
+
+    /// Says which socket the packet belongs to.
+    pub fn set_sender(&mut self, sender: Option<Arc<Sender>>) {
+        self.state.sender = sender;
+    }
+
+    /// Id of the sender's cgroup at a level, the root being 0; 0 where there is none.
+    pub(super) fn cgroup_id(&self, level: impl FnOnce(usize) -> Option<usize>) -> u64 {
+        let find = |sender: &Arc<Sender>| {
+            let deepest = sender.cgroups.len().checked_sub(1)?;
+            sender.cgroups.get(level(deepest)?).copied()
+        };
+        self.state.sender.as_ref().and_then(find).unwrap_or(0)
     }
 
     /// Hands the packet to another device: what programs see as `ifindex`.

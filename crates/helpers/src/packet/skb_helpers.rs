@@ -230,12 +230,21 @@ fn clone_redirect(skb: &Skb, ifindex: u32, flags: u64) -> Result<(), Errno> {
     world.send_clone(skb.frame(), ifindex, flags & F_INGRESS != 0)
 }
 
-/// Whether the packet's socket is below a cgroup of the map. Packets here have no socket, which is below the root.
-fn under_cgroup(map: &ring3_maps::Map, index: u32) -> Result<u64, Errno> {
+/// Whether the packet's socket is in a cgroup of the map, or below it. A packet without a socket is not.
+fn under_cgroup(skb: &Skb, map: &ring3_maps::Map, index: u32) -> Result<u64, Errno> {
     let groups = map
         .downcast::<ring3_maps::CgroupArray>()
         .ok_or(Errno::EINVAL)?;
-    groups.cgroup_id(index).map(|_| 0)
+    let wanted = groups.cgroup_id(index)?;
+    let sender = skb.state.sender.as_ref();
+    Ok(u64::from(
+        sender.is_some_and(|sender| sender.cgroups.contains(&wanted)),
+    ))
+}
+
+fn classid(skb: &Skb) -> u64 {
+    let sender = skb.state.sender.as_ref();
+    sender.map_or(0, |sender| u64::from(sender.classid))
 }
 
 implement! { ROWS:
@@ -292,13 +301,19 @@ implement! { ROWS:
         redirect_neigh(ifindex, unsafe { bytes(params, size) }, flags)
     }
     CloneRedirect(skb: &mut Skb, ifindex: u32, flags: u64) { clone_redirect(skb, ifindex, flags) }
-    SkbUnderCgroup(_skb: &mut Skb, map: &ring3_maps::Map, index: u32) { under_cgroup(map, index) }
-    /// No route leads a packet here to a realm, and no socket to a class or cgroup.
+    SkbUnderCgroup(skb: &mut Skb, map: &ring3_maps::Map, index: u32) { under_cgroup(skb, map, index) }
+    /// No route leads a packet here to a realm.
     GetRouteRealm(_skb: AnyCtx) { 0u64 }
-    SkbCgroupClassid(_skb: AnyCtx) { 0u64 }
-    GetCgroupClassid(_skb: AnyCtx) { 0u64 }
-    SkbCgroupId(_skb: AnyCtx) { 0u64 }
-    SkbAncestorCgroupId(_skb: AnyCtx, _level: u32) { 0u64 }
+    GetSocketCookie(skb: &mut Skb) { skb.socket_cookie() }
+    GetSocketUid(skb: &mut Skb) { u64::from(skb.socket_uid()) }
+    /// There is one network namespace, the initial one.
+    GetNetnsCookie(_skb: AnyCtx) { 1u64 }
+    SkbCgroupClassid(skb: &mut Skb) { classid(skb) }
+    GetCgroupClassid(skb: &mut Skb) { classid(skb) }
+    SkbCgroupId(skb: &mut Skb) { skb.cgroup_id(Some) }
+    SkbAncestorCgroupId(skb: &mut Skb, level: i32) {
+        skb.cgroup_id(|deepest| usize::try_from(level).ok().filter(|level| *level <= deepest))
+    }
     SkbLoadBytes(skb: &mut Skb, offset: u32, to: *mut u8, len: u32) {
         // SAFETY: 1. ARG_PTR_TO_UNINIT_MEM with its size.
         let out = unsafe { bytes_mut(to, len) };

@@ -1,6 +1,13 @@
 //! `XdpBuff`: a frame before the stack. Key type: [`XdpBuff`], whose first bytes are the kernel's `struct xdp_buff`.
+//!
+//! A frame is a linear part, which programs address, and up to 17 fragments of a page behind it, which only helpers reach:
+//!
+//! ```text
+//! | headroom 256 | metadata | linear part ... | tailroom | shared info 320 |   | fragment ... | tailroom |   | fragment ... | tailroom |
+//!                           data              data_end
+//! ```
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use ring3_uapi::Errno;
 
@@ -19,6 +26,17 @@ pub(super) const SHARED_INFO_BYTES: usize = 320;
 /// Frame size of a driver that gives a page per packet.
 const PAGE_BYTES: usize = 4096;
 
+/// Fragments that a frame may have. Source: `MAX_SKB_FRAGS`.
+const FRAGS_MAX: usize = 17;
+/// `XDP_FLAGS_HAS_FRAGS`
+const FLAG_HAS_FRAGS: u32 = 1;
+
+/// A page and the bytes of it that are packet.
+struct Frag {
+    page: Box<[u8; PAGE_BYTES]>,
+    len: usize,
+}
+
 /// A frame with its receive queue.
 #[repr(C)]
 pub struct XdpBuff {
@@ -27,14 +45,17 @@ pub struct XdpBuff {
     txq: Object<{ rxq::BYTES }>,
     /// Headroom, packet, tailroom, shared info.
     memory: Vec<u8>,
+    frags: Vec<Frag>,
+    /// Pages of earlier fragments.
+    spare: Vec<Box<[u8; PAGE_BYTES]>>,
     dev: Arc<NetDevice>,
 }
 
 impl XdpBuff {
-    /// Longest packet in one page. Longer frames get as many pages as they need, in one piece.
+    /// Longest packet in one page, and the longest linear part of one in fragments.
     pub const PAGE_LEN_MAX: usize = PAGE_BYTES - HEADROOM_BYTES - SHARED_INFO_BYTES;
 
-    /// A frame received on queue `queue_index` of `dev`.
+    /// A frame received on queue `queue_index` of `dev`, in one piece: one longer than a page gets as many as it needs.
     ///
     /// # Errors
     /// EINVAL: shorter than an Ethernet header or longer than 65535 bytes.
@@ -48,10 +69,42 @@ impl XdpBuff {
             rxq: Object::zeroed(),
             txq: Object::zeroed(),
             memory: Vec::new(),
+            frags: Vec::new(),
+            spare: Vec::new(),
             dev: Arc::clone(dev),
         });
         xdp.refill(frame, dev, queue_index)?;
         Ok(xdp)
+    }
+
+    /// Makes this a freshly received frame whose first `linear_bytes` are linear; the rest is in fragments of a page each.
+    ///
+    /// # Errors
+    /// EINVAL: shorter than an Ethernet header. ENOMEM: more than 17 fragments. The frame is unchanged then.
+    pub fn refill_split(
+        &mut self,
+        frame: &[u8],
+        linear_bytes: usize,
+        dev: &Arc<NetDevice>,
+        queue_index: u32,
+    ) -> Result<(), Errno> {
+        if frame.len() < super::skb::ETH_HEADER_BYTES {
+            return Err(Errno::EINVAL);
+        }
+        let (linear, rest) = frame.split_at(linear_bytes.min(Self::PAGE_LEN_MAX).min(frame.len()));
+        if rest.len() > FRAGS_MAX * PAGE_BYTES {
+            return Err(Errno::ENOMEM);
+        }
+        self.refill_linear(linear, dev, queue_index);
+        for bytes in rest.chunks(PAGE_BYTES) {
+            let fresh = || Box::new([0; PAGE_BYTES]);
+            let mut page = self.spare.pop().unwrap_or_else(fresh);
+            page[..bytes.len()].copy_from_slice(bytes);
+            let len = bytes.len();
+            self.frags.push(Frag { page, len });
+        }
+        self.show_frags();
+        Ok(())
     }
 
     /// Makes this a freshly received frame, in the memory it has.
@@ -66,6 +119,14 @@ impl XdpBuff {
     ) -> Result<(), Errno> {
         if frame.len() < super::skb::ETH_HEADER_BYTES || frame.len() > 0xffff {
             return Err(Errno::EINVAL);
+        }
+        self.refill_linear(frame, dev, queue_index);
+        Ok(())
+    }
+
+    fn refill_linear(&mut self, frame: &[u8], dev: &Arc<NetDevice>, queue_index: u32) {
+        while let Some(frag) = self.frags.pop() {
+            self.spare.push(frag.page);
         }
         let frame_bytes =
             (HEADROOM_BYTES + frame.len() + SHARED_INFO_BYTES).next_multiple_of(PAGE_BYTES);
@@ -86,7 +147,16 @@ impl XdpBuff {
         self.object.set_u64(at::TXQ, txq_ptr);
         self.object.set_u32(at::FRAME_SZ, frame_bytes as u32);
         self.set_bounds(HEADROOM_BYTES, HEADROOM_BYTES, HEADROOM_BYTES + frame.len());
-        Ok(())
+        self.show_frags();
+    }
+
+    fn show_frags(&mut self) {
+        let flags = if self.frags.is_empty() {
+            0
+        } else {
+            FLAG_HAS_FRAGS
+        };
+        self.object.set_u32(at::FLAGS, flags);
     }
 
     /// The pointer that programs get as their context.
@@ -94,16 +164,60 @@ impl XdpBuff {
         std::ptr::from_mut(self).expose_provenance() as u64
     }
 
-    /// The packet.
+    /// The linear part of the packet: all of it, where it has no fragments.
     pub fn data(&self) -> &[u8] {
         let (_, data, end) = self.bounds();
         &self.memory[data..end]
     }
 
-    /// The packet, writable.
+    /// The linear part of the packet, writable.
     pub fn data_mut(&mut self) -> &mut [u8] {
         let (_, data, end) = self.bounds();
         &mut self.memory[data..end]
+    }
+
+    /// The whole packet.
+    pub fn frame(&self) -> Cow<'_, [u8]> {
+        if self.frags.is_empty() {
+            return Cow::Borrowed(self.data());
+        }
+        Cow::Owned(self.parts().flatten().copied().collect())
+    }
+
+    /// Bytes of the whole packet.
+    pub fn len_bytes(&self) -> usize {
+        self.parts().map(<[u8]>::len).sum()
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let frags = self.frags.iter().map(|frag| &frag.page[..frag.len]);
+        std::iter::once(self.data()).chain(frags)
+    }
+
+    /// Copies the bytes from `offset` on, which are all there, to `out`.
+    pub(super) fn load(&self, mut offset: usize, mut out: &mut [u8]) {
+        for part in self.parts() {
+            let found = part.get(offset..).unwrap_or_default();
+            let (now, later) = out.split_at_mut(found.len().min(out.len()));
+            now.copy_from_slice(&found[..now.len()]);
+            offset = offset.saturating_sub(part.len());
+            out = later;
+        }
+    }
+
+    /// Copies `bytes` over the packet's from `offset` on, which are all there.
+    pub(super) fn store(&mut self, mut offset: usize, mut bytes: &[u8]) {
+        let (_, data, end) = self.bounds();
+        let linear = &mut self.memory[data..end];
+        let frags = self.frags.iter_mut().map(|frag| &mut frag.page[..frag.len]);
+        for part in std::iter::once(linear).chain(frags) {
+            let len = part.len();
+            let found = part.get_mut(offset..).unwrap_or_default();
+            let (now, later) = bytes.split_at(found.len().min(bytes.len()));
+            found[..now.len()].copy_from_slice(now);
+            offset = offset.saturating_sub(len);
+            bytes = later;
+        }
     }
 
     /// What the program put before the packet with `bpf_xdp_adjust_meta`.
@@ -166,13 +280,49 @@ impl XdpBuff {
         Ok(())
     }
 
-    /// `bpf_xdp_adjust_tail`: moves the end of the packet by `delta` bytes; what is gained is zero.
+    /// `bpf_xdp_adjust_tail`: moves the end of the packet by `delta` bytes; what is gained is zero. A fragment that loses its last byte is gone.
     ///
     /// # Errors
-    /// EINVAL: beyond the frame, or less than an Ethernet header would be left.
+    /// EINVAL: beyond the last page, or less than an Ethernet header would be left.
     pub(super) fn adjust_tail(&mut self, delta: i32) -> Result<(), Errno> {
+        if self.frags.is_empty() {
+            return self.adjust_linear_tail(i64::from(delta));
+        }
+        if let Ok(grow) = usize::try_from(delta) {
+            return self.grow_last_frag(grow);
+        }
+        let mut shrink = delta.unsigned_abs() as usize;
+        if self.len_bytes() < shrink + super::skb::ETH_HEADER_BYTES {
+            return Err(Errno::EINVAL);
+        }
+        while let Some(last) = self.frags.last_mut() {
+            let cut = shrink.min(last.len);
+            last.len -= cut;
+            shrink -= cut;
+            if last.len > 0 {
+                break;
+            }
+            self.spare.extend(self.frags.pop().map(|frag| frag.page));
+        }
+        self.show_frags();
         let (meta, data, end) = self.bounds();
-        let new_end = end as i64 + i64::from(delta);
+        self.set_bounds(meta, data, end - shrink);
+        Ok(())
+    }
+
+    fn grow_last_frag(&mut self, bytes: usize) -> Result<(), Errno> {
+        let Some(last) = self.frags.last_mut() else {
+            return Err(Errno::EINVAL);
+        };
+        let gained = last.page.get_mut(last.len..last.len + bytes);
+        gained.ok_or(Errno::EINVAL)?.fill(0);
+        last.len += bytes;
+        Ok(())
+    }
+
+    fn adjust_linear_tail(&mut self, delta: i64) -> Result<(), Errno> {
+        let (meta, data, end) = self.bounds();
+        let new_end = end as i64 + delta;
         let highest = (self.memory.len() - SHARED_INFO_BYTES) as i64;
         if new_end > highest || new_end < (data + super::skb::ETH_HEADER_BYTES) as i64 {
             return Err(Errno::EINVAL);
@@ -224,6 +374,33 @@ mod tests {
         assert_eq!(xdp.data()[70..74], [7, 7, 0, 0]);
         assert_eq!(xdp.adjust_tail(4096), Err(Errno::EINVAL));
         assert_eq!(xdp.adjust_tail(-69), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn fragments_are_read_written_and_cut() {
+        let frame: Vec<u8> = (0..9000u32).map(|i| (i % 251) as u8).collect();
+        let device = NetDevice::new(1, "lo", 1500);
+        let mut xdp = XdpBuff::received(&[7; 64], &device, 0).unwrap();
+        assert_eq!(
+            xdp.refill_split(&vec![0; 73_153], 3520, &device, 0),
+            Err(Errno::ENOMEM)
+        );
+        xdp.refill_split(&frame, 3520, &device, 0).unwrap();
+        assert_eq!((xdp.data().len(), xdp.len_bytes()), (3520, 9000));
+        assert_eq!(xdp.object.u32(at::FLAGS), FLAG_HAS_FRAGS);
+        let mut out = [0; 4200];
+        xdp.load(3500, &mut out);
+        assert_eq!(out, frame[3500..7700]);
+        xdp.store(3518, &[1, 2, 3, 4]);
+        assert_eq!(
+            xdp.frame()[3517..3523],
+            [frame[3517], 1, 2, 3, 4, frame[3522]]
+        );
+        assert_eq!(xdp.adjust_tail(2713), Err(Errno::EINVAL));
+        assert_eq!(xdp.adjust_tail(2712), Ok(()));
+        assert_eq!(xdp.adjust_tail(-(2712 + 1384 + 4096 + 20)), Ok(()));
+        assert_eq!((xdp.data().len(), xdp.len_bytes()), (3500, 3500));
+        assert_eq!(xdp.object.u32(at::FLAGS), 0);
     }
 
     #[test]

@@ -17,19 +17,18 @@ const XDP_ABORTED: u64 = 0;
 /// `XDP_REDIRECT`
 const XDP_REDIRECT: u64 = 4;
 
-/// The bytes of an access through a helper.
+/// Where an access through a helper begins.
 ///
 /// # Errors
 /// EFAULT: offset or length above 65535; EINVAL: beyond the packet.
-fn range(xdp: &XdpBuff, offset: u32, len: u32) -> Result<std::ops::Range<usize>, Errno> {
+fn start(xdp: &XdpBuff, offset: u32, len: u32) -> Result<usize, Errno> {
     if offset > 0xffff || len > 0xffff {
         return Err(Errno::EFAULT);
     }
-    let range = offset as usize..(offset + len) as usize;
-    if range.end > xdp.data().len() {
+    if (offset + len) as usize > xdp.len_bytes() {
         Err(Errno::EINVAL)
     } else {
-        Ok(range)
+        Ok(offset as usize)
     }
 }
 
@@ -37,17 +36,17 @@ implement! { ROWS:
     XdpAdjustHead(xdp: &mut XdpBuff, delta: i32) { xdp.adjust_head(delta) }
     XdpAdjustTail(xdp: &mut XdpBuff, delta: i32) { xdp.adjust_tail(delta) }
     XdpAdjustMeta(xdp: &mut XdpBuff, delta: i32) { xdp.adjust_meta(delta) }
-    XdpGetBuffLen(xdp: &mut XdpBuff) { xdp.data().len() as u64 }
+    XdpGetBuffLen(xdp: &mut XdpBuff) { xdp.len_bytes() as u64 }
     XdpLoadBytes(xdp: &mut XdpBuff, offset: u32, buf: *mut u8, len: u32) {
         // SAFETY: 1. ARG_PTR_TO_UNINIT_MEM with its size.
         let out = unsafe { bytes_mut(buf, len) };
-        range(xdp, offset, len).map(|range| out.copy_from_slice(&xdp.data()[range]))
+        start(xdp, offset, len).map(|start| xdp.load(start, out))
     }
     RedirectMap(map: &ring3_maps::Map, key: u64, flags: u64) { redirect_map(map, key, flags) }
     XdpStoreBytes(xdp: &mut XdpBuff, offset: u32, buf: *const u8, len: u32) {
         // SAFETY: 1. ARG_PTR_TO_MEM with its size.
         let bytes = unsafe { bytes(buf, len) };
-        range(xdp, offset, len).map(|range| xdp.data_mut()[range].copy_from_slice(bytes))
+        start(xdp, offset, len).map(|start| xdp.store(start, bytes))
     }
 }
 

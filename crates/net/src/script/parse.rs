@@ -8,11 +8,19 @@ use ring3_uapi::Errno;
 use super::Result;
 
 /// The words of a line, one by one.
-pub(super) struct Words<'a>(pub(super) std::str::SplitWhitespace<'a>);
+pub(super) struct Words<'a>(std::iter::Peekable<std::str::SplitWhitespace<'a>>);
 
 impl<'a> Words<'a> {
+    pub(super) fn of(line: &'a str) -> Self {
+        Words(line.split_whitespace().peekable())
+    }
+
     pub(super) fn next(&mut self) -> Option<&'a str> {
         self.0.next()
+    }
+
+    pub(super) fn peek(&mut self) -> Option<&'a str> {
+        self.0.peek().copied()
     }
 
     pub(super) fn value(&mut self, of: &str) -> Result<&'a str> {

@@ -53,7 +53,7 @@ pub fn run_frame(prog: &Program, frame: &[u8]) -> Result<(u32, Vec<u8>), Error> 
         let retval = PacketProgram::over_xdp(prog)
             .map_err(type_error)?
             .run(&mut xdp);
-        return Ok((retval, xdp.data().to_owned()));
+        return Ok((retval, xdp.frame().into_owned()));
     }
     let program = PacketProgram::over_skb(prog).map_err(type_error)?;
     let mut skb = Skb::received(frame, loopback()).map_err(frame_error)?;

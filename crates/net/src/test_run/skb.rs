@@ -3,7 +3,12 @@
 //! # Source
 //! BPF_PROG_TEST_RUN of Linux 6.18: which context fields are taken, which must be zero, and what comes back.
 
-use ring3_helpers::packet::{PacketProgram, Skb};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use ring3_helpers::packet::{PacketProgram, Sender, Skb};
 use ring3_objects::{Error, ProgTypeOps, Program, TestRun, TestRunResult};
 use ring3_uapi::{Errno, ProgType};
 
@@ -50,6 +55,7 @@ impl ProgTypeOps for SkbOps {
             |errno| Error::new(errno, format!("data_in of {} bytes", run.data_in.len()));
         let mut skb = Skb::received(&run.data_in, loopback()).map_err(frame_error)?;
         check_network_header(&skb).map_err(frame_error)?;
+        skb.set_sender(Some(test_socket()));
         let ctx = Context::parse(&run.ctx_in)
             .ok_or_else(|| invalid(prog, "ctx_in: a field that must be 0 is not"))?;
         ctx.apply(&mut skb)
@@ -83,6 +89,15 @@ impl ProgTypeOps for SkbOps {
             ctx_out,
         })
     }
+}
+
+/// The socket that a test run's packet belongs to: fresh for each, owned by root, in no cgroup.
+fn test_socket() -> Arc<Sender> {
+    static NEXT_COOKIE: AtomicU64 = AtomicU64::new(1);
+    Arc::new(Sender {
+        cookie: NEXT_COOKIE.fetch_add(1, Ordering::Relaxed),
+        ..Sender::default()
+    })
 }
 
 /// A test run refuses IP packets without a whole header.

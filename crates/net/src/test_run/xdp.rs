@@ -5,7 +5,7 @@
 
 use ring3_helpers::packet::{PacketProgram, XdpBuff};
 use ring3_objects::{Error, ProgTypeOps, Program, TestRun, TestRunResult};
-use ring3_uapi::{Errno, flags::prog_load};
+use ring3_uapi::Errno;
 
 use super::{invalid, loopback, timed};
 
@@ -31,22 +31,14 @@ impl ProgTypeOps for XdpOps {
         if run.flags != 0 || run.batch_size != 0 {
             return Err(invalid(prog, "flags and batch_size must be 0"));
         }
-        let metadata_bytes = metadata_bytes(prog, run)?;
-        let packet = &run.data_in[metadata_bytes..];
-        let has_frags = prog.attr().flags & prog_load::XDP_HAS_FRAGS != 0;
-        if packet.len() > XdpBuff::PAGE_LEN_MAX && !has_frags {
-            return Err(Error::new(
-                Errno::EINVAL,
-                format!(
-                    "data_in of {} bytes, a page holds {}",
-                    packet.len(),
-                    XdpBuff::PAGE_LEN_MAX
-                ),
-            ));
-        }
-        let mut xdp = XdpBuff::received(packet, loopback(), 0)
+        let (metadata_bytes, linear_bytes) = split(prog, run)?;
+        let (metadata, packet) = run.data_in.split_at(metadata_bytes);
+        const EMPTY: [u8; 14] = [0; 14];
+        let mut xdp =
+            XdpBuff::received(&EMPTY, loopback(), 0).map_err(|errno| Error::new(errno, "lo"))?;
+        xdp.refill_split(packet, linear_bytes, loopback(), 0)
             .map_err(|errno| Error::new(errno, format!("data_in of {} bytes", packet.len())))?;
-        xdp.set_metadata(&run.data_in[..metadata_bytes])
+        xdp.set_metadata(metadata)
             .map_err(|errno| Error::new(errno, format!("metadata of {metadata_bytes} bytes")))?;
         let program = PacketProgram::over_xdp(prog).map_err(|errno| {
             Error::new(
@@ -55,7 +47,7 @@ impl ProgTypeOps for XdpOps {
             )
         })?;
         let (retval, duration_ns) = timed(run.repeat, || program.run(&mut xdp));
-        let data_out = [xdp.metadata(), xdp.data()].concat();
+        let data_out = [xdp.metadata(), &xdp.frame()].concat();
         let ctx_out = if run.ctx_in.is_empty() {
             Vec::new()
         } else {
@@ -70,10 +62,10 @@ impl ProgTypeOps for XdpOps {
     }
 }
 
-/// Bytes of `data_in` that are metadata: where the given context says that `data` begins.
-fn metadata_bytes(prog: &Program, run: &TestRun) -> Result<usize, Error> {
+/// Bytes of `data_in` that are metadata, and bytes behind them that are linear: where the given context says that `data` begins and ends.
+fn split(prog: &Program, run: &TestRun) -> Result<(usize, usize), Error> {
     if run.ctx_in.is_empty() {
-        return Ok(0);
+        return Ok((0, run.data_in.len()));
     }
     if run.ctx_in.iter().skip(XDP_MD_BYTES).any(|&byte| byte != 0) {
         return Err(invalid(
@@ -112,7 +104,7 @@ fn metadata_bytes(prog: &Program, run: &TestRun) -> Result<usize, Error> {
         ));
     }
     match ingress_ifindex {
-        0 | 1 if rx_queue_index == 0 => Ok(data as usize),
+        0 | 1 if rx_queue_index == 0 => Ok((data as usize, (data_end - data) as usize)),
         0 | 1 => Err(invalid(
             prog,
             "ctx_in: rx_queue_index beyond the queues of the device",

@@ -1,0 +1,51 @@
+//! Running programs whose context is plain memory: syscall programs and raw tracepoints. The one place that promises them memory as long as
+//! their type allows them to touch.
+
+use ring3_runtime::{ProgObject, run};
+use ring3_uapi::{Errno, ProgType};
+
+/// Most bytes of a syscall program's context.
+pub const SYSCALL_CTX_BYTES_MAX: usize = u16::MAX as usize;
+/// Arguments of a raw tracepoint. Source: `MAX_BPF_FUNC_ARGS`.
+pub const RAW_TRACEPOINT_ARGS: usize = 12;
+
+/// Runs a syscall program over `ctx`, which it may change; the low half of r0.
+///
+/// # Errors
+/// EINVAL: another type of program, or more than [`SYSCALL_CTX_BYTES_MAX`] bytes.
+pub fn run_syscall(prog: &dyn ProgObject, ctx: &mut [u8]) -> Result<u32, Errno> {
+    if prog.prog_type() != ProgType::Syscall || ctx.len() > SYSCALL_CTX_BYTES_MAX {
+        return Err(Errno::EINVAL);
+    }
+    let mut words = vec![0u64; SYSCALL_CTX_BYTES_MAX.div_ceil(8)];
+    for (word, bytes) in words.iter_mut().zip(ctx.chunks(8)) {
+        let mut padded = [0; 8];
+        padded[..bytes.len()].copy_from_slice(bytes);
+        *word = u64::from_ne_bytes(padded);
+    }
+    let address = words.as_mut_ptr().expose_provenance() as u64;
+    // SAFETY: 1. the program is borrowed; 2. its type was checked: the context is memory of which the verifier lets it touch at most
+    // `SYSCALL_CTX_BYTES_MAX` bytes; 3. the words live for the run and nothing else refers to them.
+    let retval = unsafe { run(&prog.entry(), address) as u32 };
+    for (bytes, word) in ctx.chunks_mut(8).zip(&words) {
+        bytes.copy_from_slice(&word.to_ne_bytes()[..bytes.len()]);
+    }
+    Ok(retval)
+}
+
+/// Runs a raw tracepoint program over arguments; the low half of r0.
+///
+/// # Errors
+/// EINVAL: another type of program.
+pub fn run_raw_tracepoint(
+    prog: &dyn ProgObject,
+    args: &[u64; RAW_TRACEPOINT_ARGS],
+) -> Result<u32, Errno> {
+    if prog.prog_type() != ProgType::RawTracepoint {
+        return Err(Errno::EINVAL);
+    }
+    let address = args.as_ptr().expose_provenance() as u64;
+    // SAFETY: 1. the program is borrowed; 2. its type was checked: it reads at most `RAW_TRACEPOINT_ARGS` words and writes none; 3. the words
+    // live for the run.
+    Ok(unsafe { run(&prog.entry(), address) as u32 })
+}

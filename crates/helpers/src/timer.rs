@@ -1,0 +1,355 @@
+//! Timers in map values: arming, cancelling, and the thread that calls back. Key type: [`Timer`].
+//!
+//! The first word of a `struct bpf_timer` holds the address of a [`Timer`], 0 before `bpf_timer_init`. Callbacks run one after the other on one thread of
+//! the process, each in a read section of its own; due timers wait in one ordered queue, from which cancelling takes them out, so that the queue
+//! is never longer than there are armed timers.
+//!
+//! Neighbour: `ring3_maps::fields`, which calls [`Hooks`] when a value with a timer goes.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread::ThreadId;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use ring3_maps::Map;
+use ring3_maps::fields::{Field, FieldHooks, FieldKind};
+use ring3_os::time;
+use ring3_runtime::CallbackRef;
+use ring3_sync::rcu;
+use ring3_uapi::Errno;
+
+use crate::bind::implement;
+
+/// `BPF_F_TIMER_ABS`: the time is of the clock, not from now.
+const ABSOLUTE: u64 = 1;
+/// `BPF_F_TIMER_CPU_PIN`: accepted; there is one thread for all CPUs.
+const CPU_PIN: u64 = 2;
+
+/// The clocks of `bpf_timer_init`. Source: CLOCK_* of time.h.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Clock {
+    Realtime,
+    Monotonic,
+    Boottime,
+}
+
+impl Clock {
+    fn from_flags(flags: u64) -> Option<Clock> {
+        match flags {
+            0 => Some(Clock::Realtime),
+            1 => Some(Clock::Monotonic),
+            7 => Some(Clock::Boottime),
+            _ => None,
+        }
+    }
+
+    /// Nanoseconds of the monotonic clock at which this clock will show `at`, as things stand.
+    fn to_monotonic(self, at: u64) -> u64 {
+        let now = match self {
+            Clock::Monotonic => return at,
+            Clock::Realtime => time::realtime_ns(),
+            Clock::Boottime => time::boot_ns(),
+        };
+        time::monotonic_ns().saturating_add(at.saturating_sub(now))
+    }
+}
+
+/// What a timer calls: the function, and the program it belongs to.
+#[derive(Clone)]
+struct Callback {
+    code: CallbackRef,
+    // DIVERGES: a timer does not keep its program loaded: it ends with the program, where Linux ends it with the last user reference of the map.
+    owner: Weak<dyn Any + Send + Sync>,
+}
+
+#[derive(Default)]
+struct State {
+    callback: Option<Callback>,
+    /// Its key in the queue while it is armed.
+    queued: Option<(u64, u64)>,
+    /// The thread that is calling back.
+    running: Option<ThreadId>,
+    /// The value is gone.
+    is_released: bool,
+}
+
+/// One `struct bpf_timer` after `bpf_timer_init`.
+struct Timer {
+    clock: Clock,
+    /// Program pointer of the map that holds the value.
+    map: u64,
+    /// The value, as programs address it.
+    value: u64,
+    state: Mutex<State>,
+    /// Callers of cancel wait here for a callback to return.
+    returned: Condvar,
+}
+
+/// Armed timers by time, and the thread that waits for the first.
+#[derive(Default)]
+struct Service {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    due: BTreeMap<(u64, u64), Arc<Timer>>,
+    /// Makes keys of equal times differ.
+    next: u64,
+}
+
+fn service() -> &'static Service {
+    static SERVICE: OnceLock<&'static Service> = OnceLock::new();
+    SERVICE.get_or_init(|| {
+        let service: &'static Service = Box::leak(Box::default());
+        let thread = std::thread::Builder::new().name("ring3-timers".to_owned());
+        // Without a thread timers stay armed and never fire.
+        let _ = thread.spawn(move || service.serve());
+        service
+    })
+}
+
+impl Service {
+    fn serve(&self) {
+        loop {
+            let timer = {
+                let mut queue = self.queue.lock();
+                loop {
+                    let now = time::monotonic_ns();
+                    match queue.due.first_key_value().map(|(key, _)| *key) {
+                        None => self.changed.wait(&mut queue),
+                        Some((at, _)) if at > now => {
+                            let wait = Duration::from_nanos(at - now);
+                            let _ = self.changed.wait_for(&mut queue, wait);
+                        }
+                        Some(_) => break,
+                    }
+                }
+                queue.due.pop_first()
+            };
+            if let Some((key, timer)) = timer {
+                timer.fire(key);
+            }
+        }
+    }
+
+    /// Puts a timer at its time; its key.
+    fn arm(&self, at: u64, timer: &Arc<Timer>) -> (u64, u64) {
+        let mut queue = self.queue.lock();
+        queue.next += 1;
+        let key = (at, queue.next);
+        queue.due.insert(key, Arc::clone(timer));
+        if queue
+            .due
+            .first_key_value()
+            .is_some_and(|(first, _)| *first == key)
+        {
+            self.changed.notify_one();
+        }
+        key
+    }
+
+    /// Takes a timer out; false: it is firing.
+    fn disarm(&self, key: (u64, u64)) -> bool {
+        self.queue.lock().due.remove(&key).is_some()
+    }
+}
+
+impl Timer {
+    /// Calls back, unless the timer was cancelled since it was taken from the queue.
+    fn fire(&self, key: (u64, u64)) {
+        let callback = {
+            let mut state = self.state.lock();
+            if state.queued != Some(key) {
+                return;
+            }
+            state.queued = None;
+            let callback = state.callback.clone();
+            if callback.is_some() {
+                state.running = Some(std::thread::current().id());
+            }
+            callback
+        };
+        let Some(callback) = callback else { return };
+        if let Some(_program) = callback.owner.upgrade() {
+            let _section = rcu::read();
+            // The value may have gone before the section began; after that check it stays for the section.
+            if !self.state.lock().is_released {
+                let mut index = 0;
+                // SAFETY: 1. the program is held, and holds its maps, this one among them.
+                let map = unsafe { Map::from_program_ptr(self.map) };
+                let value = std::ptr::with_exposed_provenance(self.value as usize);
+                let key = map.key_of_value(value, &mut index).expose_provenance() as u64;
+                // SAFETY: 1. the program is held; 2. the verifier walked the callback with (map, key, value); 3. a read section is active,
+                // which keeps the value.
+                unsafe { callback.code.call([self.map, key, self.value, 0, 0]) };
+            }
+        }
+        self.state.lock().running = None;
+        self.returned.notify_all();
+    }
+
+    /// Ends an armed or running timer; whether it was armed. A callback is never cancelled while it runs: callers wait for its return.
+    ///
+    /// # Errors
+    /// EDEADLK: the caller is the callback.
+    fn cancel(&self) -> Result<bool, Errno> {
+        let mut state = self.state.lock();
+        if state.running == Some(std::thread::current().id()) {
+            return Err(Errno::EDEADLK);
+        }
+        let was_armed = state.queued.take().is_some_and(|key| {
+            service().disarm(key);
+            true
+        });
+        state.callback = None;
+        while state.running.is_some() {
+            self.returned.wait(&mut state);
+        }
+        Ok(was_armed)
+    }
+
+    /// The value goes: no callback begins from here on.
+    fn release(&self) {
+        let mut state = self.state.lock();
+        state.is_released = true;
+        state.callback = None;
+        if let Some(key) = state.queued.take() {
+            service().disarm(key);
+        }
+    }
+}
+
+/// The word of a `struct bpf_timer`.
+///
+/// # Safety
+/// `timer` is the timer of a live value.
+unsafe fn word<'a>(timer: *mut u64) -> &'a AtomicPtr<Timer> {
+    // SAFETY: 1. the caller's promise; 2. BTF has timers 8-aligned; 3. all accesses to the word are atomic.
+    unsafe { AtomicPtr::from_ptr(timer.cast()) }
+}
+
+/// The timer behind a field.
+///
+/// # Errors
+/// EINVAL: not initialised.
+///
+/// # Safety
+/// As [`word`], in a read section.
+unsafe fn timer_of(timer: *mut u64) -> Result<Arc<Timer>, Errno> {
+    // SAFETY: 1. the caller's promise.
+    let address = unsafe { word(timer) }.load(Ordering::Acquire);
+    if address.is_null() {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: 1. the word owns a reference, which `Hooks` gives up only after a grace period; 2. the caller is in a read section.
+    unsafe {
+        Arc::increment_strong_count(address);
+        Ok(Arc::from_raw(address))
+    }
+}
+
+/// # Errors
+/// EINVAL: an unknown clock, or a timer that is none of the map's. EBUSY: initialised before.
+///
+/// # Safety
+/// As [`word`].
+unsafe fn init(timer: *mut u64, map: &Map, flags: u64) -> Result<(), Errno> {
+    let clock = Clock::from_flags(flags).ok_or(Errno::EINVAL)?;
+    let field = map
+        .value_record()
+        .and_then(|record| record.find(FieldKind::Timer).copied());
+    let offset = field.ok_or(Errno::EINVAL)?.offset;
+    let fresh = Arc::new(Timer {
+        clock,
+        map: map.program_ptr(),
+        value: timer.expose_provenance() as u64 - u64::from(offset),
+        state: Mutex::default(),
+        returned: Condvar::new(),
+    });
+    let fresh = Arc::into_raw(fresh).cast_mut();
+    // SAFETY: 1. the caller's promise.
+    let place = unsafe { word(timer) };
+    let result = place.compare_exchange(
+        std::ptr::null_mut(),
+        fresh,
+        Ordering::AcqRel,
+        Ordering::Acquire,
+    );
+    if result.is_err() {
+        // SAFETY: 1. the reference that `into_raw` gave, which nobody else has seen.
+        drop(unsafe { Arc::from_raw(fresh) });
+        return Err(Errno::EBUSY);
+    }
+    Ok(())
+}
+
+implement! { ROWS:
+    TimerInit(timer: *mut u64, map: &Map, flags: u64) {
+        // SAFETY: 1. ARG_PTR_TO_TIMER: the timer of a live value of the map.
+        unsafe { init(timer, map, flags) }
+    }
+    TimerSetCallback(timer: *mut u64, callback: CallbackRef) {
+        // SAFETY: 1. as above; 2. a program runs in a read section; 3. the program runs, so its record lives.
+        let (timer, owner) = unsafe { (timer_of(timer), callback.owner()) };
+        timer.and_then(|timer| {
+            let owner = owner.ok_or(Errno::EPERM)?;
+            timer.state.lock().callback = Some(Callback { code: callback, owner });
+            Ok(())
+        })
+    }
+    TimerStart(timer: *mut u64, nsecs: u64, flags: u64) {
+        // SAFETY: as above.
+        let timer = unsafe { timer_of(timer) };
+        if flags & !(ABSOLUTE | CPU_PIN) != 0 {
+            Err(Errno::EINVAL)
+        } else {
+            timer.and_then(|timer| {
+                let mut state = timer.state.lock();
+                if state.callback.is_none() || state.is_released {
+                    return Err(Errno::EINVAL);
+                }
+                if let Some(key) = state.queued.take() {
+                    service().disarm(key);
+                }
+                let at = if flags & ABSOLUTE == 0 {
+                    time::monotonic_ns().saturating_add(nsecs)
+                } else {
+                    timer.clock.to_monotonic(nsecs)
+                };
+                state.queued = Some(service().arm(at, &timer));
+                Ok(())
+            })
+        }
+    }
+    TimerCancel(timer: *mut u64) {
+        // SAFETY: as above.
+        unsafe { timer_of(timer) }.and_then(|timer| timer.cancel().map(u64::from))
+    }
+}
+
+/// What values of maps own through helpers: timers.
+#[derive(Debug)]
+pub struct Hooks;
+
+impl FieldHooks for Hooks {
+    unsafe fn release(&self, field: &Field, field_ptr: *mut u8) {
+        if field.kind != FieldKind::Timer {
+            return;
+        }
+        // SAFETY: 1. the address of a timer field, by the caller's promise.
+        let timer = unsafe { word(field_ptr.cast()) }.swap(std::ptr::null_mut(), Ordering::AcqRel);
+        if timer.is_null() {
+            return;
+        }
+        // SAFETY: 1. the reference that the word owned.
+        let timer = unsafe { Arc::from_raw(timer) };
+        timer.release();
+        // A program that read the word before it was taken may still make a reference of its own.
+        rcu::drop_rcu(timer);
+    }
+}
