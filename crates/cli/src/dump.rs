@@ -4,9 +4,13 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
-use ring3::{LoadOptions, Object, isa, objects::Program};
+use ring3::{LoadOptions, isa, objects::Program, spec::InsnFacts};
 
-use crate::{Failure, Outcome, source};
+use crate::{
+    Failure, Outcome,
+    source::{self, SourceLine},
+    target::Target,
+};
 
 /// Arguments of `ring3 dump`.
 #[derive(clap::Args)]
@@ -19,6 +23,8 @@ pub(crate) struct Args {
     /// Program; not needed if there is only one
     #[arg(short, long)]
     program: Option<String>,
+    #[command(flatten)]
+    target: Target,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -31,7 +37,7 @@ enum Form {
 
 /// The verb.
 pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
-    let object = Object::open(&args.file).map_err(|error| error.to_string())?;
+    let object = args.target.open(&args.file)?;
     let programs = args.program.clone().map(|name| vec![name]);
     let options = LoadOptions {
         programs,
@@ -71,34 +77,49 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn print_xlated(program: &Program) {
-    let verified = program.verified();
-    let lines = program
-        .verify_again(0)
-        .map(|again| source::source_lines(&again.request))
-        .unwrap_or_default();
-    let mut shown_line = None;
-    let mut slot = 0;
-    while slot < verified.insns.len() {
-        let orig_idx = verified
+/// Prints each source line once, before the first instruction that comes from it.
+struct SourceCursor<'a> {
+    lines: Vec<SourceLine>,
+    facts: &'a [InsnFacts],
+    shown: Option<u32>,
+}
+
+impl<'a> SourceCursor<'a> {
+    fn new(program: &'a Program) -> SourceCursor<'a> {
+        let lines = program
+            .verify_again(0)
+            .map(|again| source::source_lines(&again.request))
+            .unwrap_or_default();
+        SourceCursor {
+            lines,
+            facts: &program.verified().facts,
+            shown: None,
+        }
+    }
+
+    /// `slot` is a slot of the program after rewrites.
+    fn print_before(&mut self, slot: usize) {
+        let orig_idx = self
             .facts
             .get(slot)
             .map_or(slot as u32, |fact| fact.orig_idx);
-        if let Some(line) = source::line_at(&lines, orig_idx)
-            && shown_line != Some(line.insn_idx)
+        if let Some(line) = source::line_at(&self.lines, orig_idx)
+            && self.shown != Some(line.insn_idx)
         {
             println!("; {} @ {}:{}", line.text.trim(), line.file, line.line);
-            shown_line = Some(line.insn_idx);
+            self.shown = Some(line.insn_idx);
         }
-        println!(
-            "{slot:4}: {}",
-            isa::disasm(&verified.insns[slot..], &isa::NoNames)
-        );
-        slot += if verified.insns[slot].is_ld_imm64() {
-            2
-        } else {
-            1
-        };
+    }
+}
+
+fn print_xlated(program: &Program) {
+    let insns = &program.verified().insns;
+    let mut source = SourceCursor::new(program);
+    let mut slot = 0;
+    while slot < insns.len() {
+        source.print_before(slot);
+        println!("{slot:4}: {}", isa::disasm(&insns[slot..], &isa::NoNames));
+        slot += if insns[slot].is_ld_imm64() { 2 } else { 1 };
     }
 }
 
@@ -111,14 +132,15 @@ fn print_jited(program: &Program) -> Result<(), Failure> {
         )
     })?;
     let insns = &program.verified().insns;
+    let mut source = SourceCursor::new(program);
     let mut formatter = IntelFormatter::new();
     for line in &listing.lines {
-        if let Some(insn) = line.slot.and_then(|slot| insns.get(slot as usize..)) {
-            println!(
-                "; {}: {}",
-                line.slot.unwrap_or_default(),
-                isa::disasm(insn, &isa::NoNames)
-            );
+        if let Some((slot, insn)) = line
+            .slot
+            .and_then(|slot| Some((slot, insns.get(slot as usize..)?)))
+        {
+            source.print_before(slot as usize);
+            println!("{slot:4}: {}", isa::disasm(insn, &isa::NoNames));
         }
         let address = listing.address + u64::from(line.offset);
         let mut decoder = Decoder::with_ip(64, &line.bytes, address, DecoderOptions::NONE);
@@ -128,7 +150,7 @@ fn print_jited(program: &Program) -> Result<(), Failure> {
             let mut text = String::new();
             formatter.format(&instruction, &mut text);
             println!(
-                "{:6x}:  {:30} {text}",
+                "      {:6x}:  {:30} {text}",
                 line.offset as usize + start,
                 hex(&line.bytes[start..decoder.position()])
             );

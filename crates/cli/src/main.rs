@@ -4,11 +4,13 @@
 
 #![forbid(unsafe_code)]
 
+mod client;
 mod dump;
 mod maps;
 mod net;
 mod run;
 mod source;
+mod target;
 mod verify;
 
 use std::process::ExitCode;
@@ -39,6 +41,19 @@ enum Verb {
     Dump(dump::Args),
     /// Carry packets through devices with XDP, tcx and tc filters
     Net(net::Args),
+    /// Own the BPF objects of this user's clients
+    Daemon(client::DaemonArgs),
+    /// Start an unmodified client of bpf(2) against the daemon
+    RunClient(client::ClientArgs),
+    /// Print each load and unload of a program by clients of the daemon
+    Monitor,
+}
+
+impl Verb {
+    /// Whether standard output is all it writes to: such a command ends with its reader.
+    fn only_prints(&self) -> bool {
+        matches!(self, Verb::Verify(_) | Verb::Run(_) | Verb::Dump(_))
+    }
 }
 
 /// How a verb ended, if it did not fail.
@@ -51,11 +66,19 @@ enum Outcome {
 type Failure = String;
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().verb {
+    ring3_os::pipe::end_at_closed_pipe();
+    let verb = Cli::parse().verb;
+    if verb.only_prints() {
+        ring3_os::pipe::end_at_closed_pipe();
+    }
+    let result = match verb {
         Verb::Verify(args) => verify::run(&args),
         Verb::Run(args) => run::run(&args),
         Verb::Dump(args) => dump::run(&args),
         Verb::Net(args) => net::run(&args),
+        Verb::Daemon(args) => client::daemon(&args),
+        Verb::RunClient(args) => client::run_client(&args),
+        Verb::Monitor => client::monitor(),
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

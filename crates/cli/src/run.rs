@@ -9,11 +9,11 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use ring3::{
-    EngineKind, LoadOptions, LoadedObject, Object, Program, TestRun,
+    EngineKind, LoadOptions, LoadedObject, Program, TestRun,
     net::{CaptureReader, CaptureWriter, CapturedPacket, action_name, run_frame},
 };
 
-use crate::{Failure, Outcome, maps::print_map};
+use crate::{Failure, Outcome, maps::print_map, target::Target};
 
 /// Packets after which a progress bar is worth showing.
 const PROGRESS_FROM: usize = 20_000;
@@ -45,11 +45,13 @@ pub(crate) struct Args {
     /// jit or interp
     #[arg(long, default_value = "jit")]
     engine: EngineKind,
+    #[command(flatten)]
+    target: Target,
 }
 
 /// The verb.
 pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
-    let object = Object::open(&args.file).map_err(|error| error.to_string())?;
+    let object = args.target.open(&args.file)?;
     let options = LoadOptions {
         engine: args.engine,
         keep_going: true,

@@ -1,20 +1,27 @@
 //! `ring3 verify`: veristat's table, logs, and reports for CI.
 
+mod diagnosis;
 mod report;
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
-use ring3::{LoadOptions, objects::Object, verifier::RejectKind};
+use ring3::{
+    LoadOptions,
+    objects::Object,
+    verifier::{Diagnosis, Log, RejectKind, diagnostics::advice_for, verify_explained},
+};
 
-use crate::{Failure, Outcome, source};
+use crate::{Failure, Outcome, source, target::Target};
 
 /// Arguments of `ring3 verify`.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   ring3 verify *.bpf.o
   ring3 verify -o csv prog.bpf.o > verdicts.csv
-  ring3 verify -l 2 -f 'count_*' prog.bpf.o")]
+  ring3 verify --explain prog.bpf.o
+  ring3 verify -l 2 -f 'count_*' prog.bpf.o
+  ring3 verify --btf vmlinux-6.12.btf prog.bpf.o")]
 pub(crate) struct Args {
     /// Object files
     #[arg(required = true)]
@@ -28,9 +35,14 @@ pub(crate) struct Args {
     /// Only programs (or FILE/PROGRAM) that match this pattern; `*` matches anything, a leading `!` excludes
     #[arg(short, long)]
     filter: Vec<String>,
-    /// BTF that kernel types are looked up in, instead of the host's
+    #[command(flatten)]
+    target: Target,
+    /// Why each program that is not accepted is not: the source line, what was known, the way that led there, what helps
     #[arg(long)]
-    btf: Option<PathBuf>,
+    explain: bool,
+    /// The same as `--output json`
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
     /// Also write a JUnit report
     #[arg(long)]
     junit: Option<PathBuf>,
@@ -55,6 +67,8 @@ pub(crate) struct Row {
     pub(crate) max_states_per_insn: u32,
     pub(crate) size: usize,
     pub(crate) log: String,
+    /// With `--explain`, of a program that is not accepted.
+    pub(crate) diagnosis: Option<Diagnosis>,
 }
 
 /// Accepted, or the reason in one line with the source line it points at.
@@ -86,7 +100,8 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
     for path in &args.files {
         verify_file(args, path, &mut rows)?;
     }
-    match args.output {
+    let format = if args.json { Format::Json } else { args.output };
+    match format {
         Format::Table => report::print_table(&rows, args.log_level > 0),
         Format::Csv => report::print_csv(&rows),
         Format::Json => report::print_json(&rows),
@@ -106,7 +121,8 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
 }
 
 fn verify_file(args: &Args, path: &std::path::Path, rows: &mut Vec<Row>) -> Result<(), Failure> {
-    let object = Object::open(path).map_err(|error| error.to_string())?;
+    let object = Object::open_with(path, &args.target.parse_options()?)
+        .map_err(|error| error.to_string())?;
     let file = path
         .file_name()
         .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
@@ -120,13 +136,7 @@ fn verify_file(args: &Args, path: &std::path::Path, rows: &mut Vec<Row>) -> Resu
         .into_iter()
         .filter(|name| is_wanted(&args.filter, &file, name))
         .collect();
-    let system = ring3::system();
-    if let Some(btf) = &args.btf {
-        let bytes = std::fs::read(btf).map_err(|error| format!("{}: {error}", btf.display()))?;
-        let parsed = ring3::btf::Btf::parse(&bytes)
-            .map_err(|error| format!("{}: {}", btf.display(), error.message()))?;
-        system.set_kernel_btf(parsed);
-    }
+    let system = args.target.system()?;
     let options = LoadOptions {
         log_level: args.log_level,
         programs: Some(programs),
@@ -137,7 +147,21 @@ fn verify_file(args: &Args, path: &std::path::Path, rows: &mut Vec<Row>) -> Resu
         .map_err(|error| format!("{}: {error}", path.display()))?;
     for (program, verification) in verified {
         rows.push(match verification {
-            Ok(verification) => row_of(&file, verification),
+            Ok(mut verification) => {
+                let prog = object.spec().prog(&program);
+                if let Some(log) = prog.and_then(|prog| object.explain_log(prog, &verification.log))
+                {
+                    verification.log = log;
+                }
+                let diagnosis = match &verification.result {
+                    Err(_) if args.explain => explain(&verification, &system),
+                    _ => None,
+                };
+                Row {
+                    diagnosis,
+                    ..row_of(&file, verification)
+                }
+            }
             Err(error) => Row {
                 file: file.clone(),
                 program,
@@ -153,6 +177,7 @@ fn verify_file(args: &Args, path: &std::path::Path, rows: &mut Vec<Row>) -> Resu
                 max_states_per_insn: 0,
                 size: 0,
                 log: String::new(),
+                diagnosis: None,
             },
         });
     }
@@ -180,12 +205,8 @@ fn row_of(file: &str, verification: ring3::Verification) -> Row {
                         line.text.trim()
                     )
                 });
-            let message = error
-                .message
-                .lines()
-                .last()
-                .unwrap_or("rejected")
-                .to_owned();
+            let explained = verification.explanation.as_deref();
+            let message = explained.unwrap_or(error.last_words());
             Verdict::Failure {
                 message: format!("{message} ({})", error.errno),
                 source,
@@ -204,7 +225,20 @@ fn row_of(file: &str, verification: ring3::Verification) -> Row {
         max_states_per_insn: stats.max_states_per_insn,
         size: verification.request.insns.len(),
         log: verification.log,
+        diagnosis: None,
     }
+}
+
+/// Verifies once more, with reasons.
+fn explain(verification: &ring3::Verification, system: &ring3::System) -> Option<Diagnosis> {
+    let (request, registry) = (&verification.request, system.registry());
+    let (_, mut diagnosis) = verify_explained(request, registry, &mut Log::off()).err()?;
+    if let Some(relocation) = &verification.explanation {
+        let told = std::mem::replace(&mut diagnosis.message, relocation.clone());
+        diagnosis.details.push(told);
+        diagnosis.help = advice_for(relocation);
+    }
+    Some(*diagnosis)
 }
 
 /// Whether the filters let a program through: some positive one matches (or there is none), and no negative one does.

@@ -133,3 +133,38 @@ fn the_conformance_plugin_runs_and_checks_in_both_modes() {
         );
     }
 }
+
+#[test]
+fn poisoned_instructions_are_explained_in_libbpfs_words() {
+    let output = ring3(&[
+        "verify",
+        "-l",
+        "2",
+        "--btf",
+        "btf/vmlinux-6.18.btf",
+        "elf/core/poisoned.o",
+    ]);
+    let out = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(out.contains(": <invalid CO-RE relocation>\n"), "{out}");
+    assert!(
+        out.contains("failed to resolve CO-RE relocation <byte_off> ["),
+        "{out}"
+    );
+    assert!(
+        out.contains("] struct task_struct___other.no_such_member (0:0 @ offset 0)"),
+        "{out}"
+    );
+}
+
+#[test]
+fn types_that_the_btf_lacks_are_named() {
+    // BTF of another object: no kernel types in it.
+    let output = ring3(&["verify", "--btf", "elf/xdp/pass.o", "elf/typed/tp_btf.o"]);
+    let out = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(
+        out.contains("the kernel BTF has no typedef 'btf_trace_task_newtask' to attach to"),
+        "{out}"
+    );
+}

@@ -53,7 +53,7 @@ pub(crate) fn load(call: &mut Call<'_>) -> Result<i64, Errno> {
         let sink = log.is_on().then_some(&mut text as &mut dyn std::fmt::Write);
         check(&bytes, options, sink)
     });
-    let (true_size, logged) = log.finish(&text, call.memory);
+    let (true_size, logged) = log.finish(&text, text.len() as u64, call.memory);
     if call.attr.size() >= LOG_TRUE_SIZE + 4 {
         call.attr.put_u32(LOG_TRUE_SIZE, true_size);
     }

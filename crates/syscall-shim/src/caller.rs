@@ -1,11 +1,16 @@
-//! Who calls: privileges, and a table of descriptors. Key types: [`Caller`], [`OpenFile`].
+//! Who calls: privileges, and what its descriptors name. Key types: [`Caller`], [`OpenFile`], [`Host`].
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
+use ring3_bpffs::Pinned;
 use ring3_btf::Btf;
-use ring3_maps::{Access, Map, ProgSlot, fd::FdTable};
+use ring3_maps::{
+    Access, Map, ProgSlot,
+    fd::{FdTable, Object},
+};
 use ring3_objects::{BtfObject, LinkObject, MapObject, Program};
+use ring3_runtime::Task;
 use ring3_spec::Privilege;
 use ring3_uapi::Errno;
 
@@ -17,8 +22,63 @@ const FIRST_FD: i32 = 3;
 /// A user of bpf(2): what it may do and what it has open. Dropping it closes everything.
 pub struct Caller {
     privilege: Privilege,
-    fds_max: usize,
-    table: Mutex<BTreeMap<i32, OpenFile>>,
+    descriptors: Descriptors,
+}
+
+/// Who knows what a number names.
+enum Descriptors {
+    /// A table here.
+    Table {
+        fds_max: usize,
+        table: Mutex<BTreeMap<i32, OpenFile>>,
+    },
+    /// The process that calls, through its transport.
+    Host(Box<dyn Host>),
+}
+
+/// A caller with descriptors and a file system of its own: a process behind a transport.
+pub trait Host: Send + Sync {
+    /// What a descriptor of the process names.
+    ///
+    /// # Errors
+    /// EBADF: it is not open.
+    fn file(&self, fd: i32) -> Result<OpenFile, Errno>;
+
+    /// Gives the process a descriptor.
+    ///
+    /// # Errors
+    /// EMFILE, or that the process is gone.
+    fn open(&self, file: OpenFile) -> Result<i32, Errno>;
+
+    /// Pins an object at a path as the process sees it.
+    ///
+    /// # Errors
+    /// As `ring3_bpffs::BpfFs::pin`.
+    fn pin(&self, at: PathAt<'_>, object: Pinned) -> Result<(), Errno>;
+
+    /// The object pinned at a path as the process sees it.
+    ///
+    /// # Errors
+    /// As `ring3_bpffs::BpfFs::get`.
+    fn get(&self, at: PathAt<'_>) -> Result<Pinned, Errno>;
+
+    /// The thread that calls.
+    fn task(&self) -> Task;
+
+    /// Whether the process may make a map of this many bytes.
+    ///
+    /// # Errors
+    /// ENOMEM: more than it may have.
+    fn check_memory(&self, bytes: u64) -> Result<(), Errno>;
+}
+
+/// A path, and the directory that it begins at.
+#[derive(Clone, Copy, Debug)]
+pub struct PathAt<'a> {
+    /// Descriptor of a directory; `None` is the working directory.
+    pub dir: Option<i32>,
+    /// Bytes without NUL.
+    pub path: &'a [u8],
 }
 
 /// What a descriptor names. Clones share it, as dup(2) does.
@@ -32,6 +92,13 @@ pub enum OpenFile {
     Btf(Arc<BtfObject>),
     /// A link.
     Link(Arc<LinkObject>),
+    /// A perf event.
+    PerfEvent {
+        /// What a perf event array holds.
+        sink: Object,
+        /// What the transport knows it by.
+        event: Object,
+    },
     /// A file that is no BPF object, announced by the transport.
     Other,
 }
@@ -43,7 +110,8 @@ pub struct MapFile {
 }
 
 impl MapFile {
-    pub(crate) fn new(object: Arc<MapObject>, access: Access) -> Arc<MapFile> {
+    /// A user of a map.
+    pub fn new(object: Arc<MapObject>, access: Access) -> Arc<MapFile> {
         object.map().user_ref_get();
         Arc::new(MapFile { object, access })
     }
@@ -81,15 +149,35 @@ impl Caller {
     pub fn with_privilege(privilege: Privilege) -> Caller {
         Caller {
             privilege,
-            fds_max: FDS_MAX,
-            table: Mutex::default(),
+            descriptors: Descriptors::Table {
+                fds_max: FDS_MAX,
+                table: Mutex::default(),
+            },
         }
     }
 
-    /// The same with another limit of open descriptors.
-    pub fn with_fds_max(mut self, fds_max: usize) -> Caller {
-        self.fds_max = fds_max;
+    /// A caller whose descriptors a transport knows.
+    pub fn with_host(privilege: Privilege, host: Box<dyn Host>) -> Caller {
+        Caller {
+            privilege,
+            descriptors: Descriptors::Host(host),
+        }
+    }
+
+    /// The same with another limit of open descriptors; a transport has its own.
+    pub fn with_fds_max(mut self, most: usize) -> Caller {
+        if let Descriptors::Table { fds_max, .. } = &mut self.descriptors {
+            *fds_max = most;
+        }
         self
+    }
+
+    /// Its transport, if it has one.
+    pub(crate) fn host(&self) -> Option<&dyn Host> {
+        match &self.descriptors {
+            Descriptors::Table { .. } => None,
+            Descriptors::Host(host) => Some(&**host),
+        }
     }
 
     /// Capabilities.
@@ -102,8 +190,11 @@ impl Caller {
     /// # Errors
     /// EMFILE: all are taken.
     pub fn open(&self, file: OpenFile) -> Result<i32, Errno> {
-        let mut table = self.table.lock();
-        if table.len() >= self.fds_max {
+        let (mut table, fds_max) = match &self.descriptors {
+            Descriptors::Table { fds_max, table } => (table.lock(), *fds_max),
+            Descriptors::Host(host) => return host.open(file),
+        };
+        if table.len() >= fds_max {
             return Err(Errno::EMFILE);
         }
         let mut fd = FIRST_FD;
@@ -120,12 +211,15 @@ impl Caller {
     /// Puts a file at a number, as dup3(2) does; what was there is closed.
     ///
     /// # Errors
-    /// EBADF: a negative number.
+    /// EBADF: a negative number, or a caller whose transport has the descriptors.
     pub fn install(&self, fd: i32, file: OpenFile) -> Result<(), Errno> {
         if fd < 0 {
             return Err(Errno::EBADF);
         }
-        let replaced = self.table.lock().insert(fd, file);
+        let Descriptors::Table { table, .. } = &self.descriptors else {
+            return Err(Errno::EBADF);
+        };
+        let replaced = table.lock().insert(fd, file);
         drop(replaced);
         Ok(())
     }
@@ -133,9 +227,12 @@ impl Caller {
     /// Closes a descriptor.
     ///
     /// # Errors
-    /// EBADF: it is not open.
+    /// EBADF: it is not open, or a caller whose transport has the descriptors.
     pub fn close(&self, fd: i32) -> Result<(), Errno> {
-        let closed = self.table.lock().remove(&fd);
+        let Descriptors::Table { table, .. } = &self.descriptors else {
+            return Err(Errno::EBADF);
+        };
+        let closed = table.lock().remove(&fd);
         closed.map(drop).ok_or(Errno::EBADF)
     }
 
@@ -144,7 +241,10 @@ impl Caller {
     /// # Errors
     /// EBADF: it is not open.
     pub fn file(&self, fd: i32) -> Result<OpenFile, Errno> {
-        self.table.lock().get(&fd).cloned().ok_or(Errno::EBADF)
+        match &self.descriptors {
+            Descriptors::Table { table, .. } => table.lock().get(&fd).cloned().ok_or(Errno::EBADF),
+            Descriptors::Host(host) => host.file(fd),
+        }
     }
 
     /// # Errors
@@ -152,9 +252,7 @@ impl Caller {
     pub(crate) fn map(&self, fd: i32) -> Result<Arc<MapFile>, Errno> {
         match self.file(fd)? {
             OpenFile::Map(map) => Ok(map),
-            OpenFile::Prog(_) | OpenFile::Btf(_) | OpenFile::Link(_) | OpenFile::Other => {
-                Err(Errno::EINVAL)
-            }
+            _ => Err(Errno::EINVAL),
         }
     }
 
@@ -163,9 +261,7 @@ impl Caller {
     pub(crate) fn prog(&self, fd: i32) -> Result<Arc<Program>, Errno> {
         match self.file(fd)? {
             OpenFile::Prog(prog) => Ok(prog),
-            OpenFile::Map(_) | OpenFile::Btf(_) | OpenFile::Link(_) | OpenFile::Other => {
-                Err(Errno::EINVAL)
-            }
+            _ => Err(Errno::EINVAL),
         }
     }
 
@@ -174,9 +270,7 @@ impl Caller {
     pub(crate) fn btf(&self, fd: i32) -> Result<Arc<BtfObject>, Errno> {
         match self.file(fd)? {
             OpenFile::Btf(btf) => Ok(btf),
-            OpenFile::Map(_) | OpenFile::Prog(_) | OpenFile::Link(_) | OpenFile::Other => {
-                Err(Errno::EINVAL)
-            }
+            _ => Err(Errno::EINVAL),
         }
     }
 
@@ -185,9 +279,7 @@ impl Caller {
     pub(crate) fn link(&self, fd: i32) -> Result<Arc<LinkObject>, Errno> {
         match self.file(fd)? {
             OpenFile::Link(link) => Ok(link),
-            OpenFile::Map(_) | OpenFile::Prog(_) | OpenFile::Btf(_) | OpenFile::Other => {
-                Err(Errno::EINVAL)
-            }
+            _ => Err(Errno::EINVAL),
         }
     }
 
@@ -196,7 +288,7 @@ impl Caller {
         match self.file(fd).ok()? {
             OpenFile::Map(map) => Some(Named::Map(Arc::clone(map.object()))),
             OpenFile::Btf(btf) => Some(Named::Btf(btf.btf().clone())),
-            OpenFile::Prog(_) | OpenFile::Link(_) | OpenFile::Other => Some(Named::Other),
+            _ => Some(Named::Other),
         }
     }
 }
@@ -215,6 +307,13 @@ impl FdTable for Caller {
 
     fn map(&self, fd: u32) -> Result<Arc<Map>, Errno> {
         Ok(Arc::clone(Caller::map(self, fd as i32)?.object().map()))
+    }
+
+    fn perf_event(&self, fd: u32) -> Result<Object, Errno> {
+        match self.file(fd as i32)? {
+            OpenFile::PerfEvent { sink, .. } => Ok(sink),
+            _ => Err(Errno::EBADF),
+        }
     }
 }
 

@@ -35,6 +35,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod attach_cmd;
 mod attr;
 mod batch;
 mod btf_cmd;
@@ -46,13 +47,16 @@ mod log_buf;
 mod map_cmd;
 mod memory;
 mod name;
+mod object_files;
 mod pin;
 mod prog_cmd;
 mod shim;
+mod small_cmd;
 mod support;
 mod test_run;
 
-pub use caller::{Caller, OpenFile};
+pub use caller::{Caller, Host, MapFile, OpenFile, PathAt};
 pub use memory::{GuestMemory, VecMemory};
+pub use object_files::{FileId, Keep, ObjectFiles};
 pub use shim::Shim;
 pub use support::{CommandSupport, SUPPORT};

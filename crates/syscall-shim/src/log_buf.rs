@@ -4,6 +4,7 @@
 //! does not fit makes the command fail with ENOSPC, whatever its outcome was. The true size is that of the whole text with its NUL.
 
 use ring3_uapi::Errno;
+use ring3_verifier::{Log, LogKeep};
 
 use crate::memory::GuestMemory;
 
@@ -52,17 +53,29 @@ impl LogBuf {
         self.level
     }
 
-    /// Writes the text; the true size, and how that went.
+    /// A log for the verifier that keeps no more than the buffer will hold.
+    pub(crate) fn verifier_log(&self) -> Log {
+        let bytes = self.size as usize;
+        let keep = if self.level & FIXED != 0 {
+            LogKeep::First(bytes)
+        } else {
+            LogKeep::Last(bytes)
+        };
+        Log::keeping(self.level, keep)
+    }
+
+    /// Writes the text, of `whole_bytes` in all if not everything was kept; the true size, and how that went.
     pub(crate) fn finish(
         &self,
         text: &str,
+        whole_bytes: u64,
         memory: &mut dyn GuestMemory,
     ) -> (u32, Result<(), Errno>) {
-        if self.level == 0 || text.is_empty() {
+        if self.level == 0 || whole_bytes == 0 {
             return (0, Ok(()));
         }
         let text = text.as_bytes();
-        let true_size = u32::try_from(text.len() + 1).unwrap_or(u32::MAX);
+        let true_size = u32::try_from(whole_bytes + 1).unwrap_or(u32::MAX);
         if self.size == 0 {
             return (true_size, Ok(()));
         }
@@ -95,7 +108,10 @@ mod tests {
             let mut memory = VecMemory::new();
             let address = memory.add(&[9; 4]);
             let log = LogBuf::new(level, 4, address).unwrap();
-            assert_eq!(log.finish("abcdefgh", &mut memory), (9, Err(Errno::ENOSPC)));
+            assert_eq!(
+                log.finish("abcdefgh", 8, &mut memory),
+                (9, Err(Errno::ENOSPC))
+            );
             assert_eq!(memory.bytes_at(address), Some(&kept[..]));
         }
         assert!(LogBuf::new(1, 0, 0).is_ok());

@@ -12,7 +12,7 @@ use ring3_uapi::{
     flags::{map_create, map_elem},
 };
 
-use crate::{OpenFile, caller::MapFile, memory::read_vec, name::unchecked_name, shim::Call};
+use crate::{OpenFile, caller::MapFile, memory::Scratch, name::unchecked_name, shim::Call};
 
 /// Byte offsets in the attributes of element commands.
 const MAP_FD: usize = 0;
@@ -83,6 +83,13 @@ pub(crate) fn create(call: &mut Call<'_>) -> Result<i64, Errno> {
         None
     };
     map.btf_vmlinux_value_type_id = vmlinux_id;
+    if is_struct_ops(&map) {
+        // No type of the kernel's is one of struct_ops here.
+        return Err(Errno::ENOTSUPP);
+    }
+    if let Some(host) = call.caller.host() {
+        host.check_memory(bytes_at_once(&map))?;
+    }
     let created = MapObject::create(
         call.system,
         &map,
@@ -97,6 +104,31 @@ pub(crate) fn create(call: &mut Call<'_>) -> Result<i64, Errno> {
         .caller
         .open(OpenFile::Map(MapFile::new(created, access)))?;
     Ok(i64::from(fd))
+}
+
+/// Whether a request is one for a map of struct_ops, well put together.
+fn is_struct_ops(map: &MapAttr) -> bool {
+    const FLAGS: u32 = map_create::LINK | map_create::VTYPE_BTF_OBJ_FD;
+    map.map_type == MapType::StructOps
+        && map.key_size == 4
+        && map.max_entries == 1
+        && map.map_flags & !FLAGS == 0
+        && map.btf_vmlinux_value_type_id != 0
+}
+
+/// Bytes that a map takes when it is made, about.
+fn bytes_at_once(map: &MapAttr) -> u64 {
+    let (key, value) = (u64::from(map.key_size), u64::from(map.value_size));
+    let entries = u64::from(map.max_entries);
+    match map.map_type {
+        MapType::Ringbuf | MapType::UserRingbuf => 2 * entries,
+        _ if map.map_flags & map_create::NO_PREALLOC != 0 => 0,
+        MapType::PercpuArray | MapType::PercpuHash | MapType::LruPercpuHash => {
+            let cpus = ring3_os::cpu::possible_cpus() as u64;
+            entries.saturating_mul(key + value.saturating_mul(cpus))
+        }
+        _ => entries.saturating_mul(key + value),
+    }
 }
 
 /// Key and value types must have the sizes of the map; an array's key is an integer of 32 bits.
@@ -149,17 +181,15 @@ fn check_lock(map: &Map, flags: u64) -> Result<(), Errno> {
 }
 
 /// The key at an address. Maps without keys want no address.
-fn read_key(call: &Call<'_>, map: &Map, address: u64) -> Result<Vec<u8>, Errno> {
+fn read_key(call: &Call<'_>, map: &Map, address: u64) -> Result<Scratch, Errno> {
     if map.key_size() == 0 && address != 0 {
         return Err(Errno::EINVAL);
     }
-    read_vec(call.memory, address, map.key_size() as usize)
+    Scratch::read(call.memory, address, map.key_size() as usize)
 }
 
-fn map_of(call: &Call<'_>) -> Result<(Arc<MapFile>, Arc<Map>), Errno> {
-    let file = call.caller.map(call.attr.fd(MAP_FD))?;
-    let map = Arc::clone(file.object().map());
-    Ok((file, map))
+fn map_of(call: &Call<'_>) -> Result<Arc<MapFile>, Errno> {
+    call.caller.map(call.attr.fd(MAP_FD))
 }
 
 /// BPF_MAP_LOOKUP_ELEM.
@@ -168,18 +198,19 @@ pub(crate) fn lookup(call: &mut Call<'_>) -> Result<i64, Errno> {
     if flags & !map_elem::LOCK != 0 {
         return Err(Errno::EINVAL);
     }
-    let (file, map) = map_of(call)?;
+    let file = map_of(call)?;
+    let map = file.object().map();
     check_read(&file)?;
-    check_lock(&map, flags)?;
-    let key = read_key(call, &map, call.attr.u64(KEY))?;
+    check_lock(map, flags)?;
+    let key = read_key(call, map, call.attr.u64(KEY))?;
     let address = call.attr.u64(VALUE);
     let mut value = if map.map_type() == MapType::BloomFilter {
         // The value is what is looked for.
-        read_vec(call.memory, address, map.sys_value_bytes())?
+        Scratch::read(call.memory, address, map.sys_value_bytes())?
     } else {
-        vec![0; map.sys_value_bytes()]
+        Scratch::zeroed(map.sys_value_bytes())?
     };
-    map.sys_lookup_with(file.access(), &key, &mut value, flags, call.caller)?;
+    map.sys_lookup_with(file.access(), &key, value.as_mut(), flags, call.caller)?;
     call.memory.write(address, &value)?;
     Ok(0)
 }
@@ -187,34 +218,37 @@ pub(crate) fn lookup(call: &mut Call<'_>) -> Result<i64, Errno> {
 /// BPF_MAP_UPDATE_ELEM.
 pub(crate) fn update(call: &mut Call<'_>) -> Result<i64, Errno> {
     let flags = call.attr.u64(FLAGS);
-    let (file, map) = map_of(call)?;
+    let file = map_of(call)?;
+    let map = file.object().map();
     check_write(&file)?;
-    check_lock(&map, flags)?;
-    let key = read_key(call, &map, call.attr.u64(KEY))?;
-    let value = read_vec(call.memory, call.attr.u64(VALUE), map.sys_value_bytes())?;
+    check_lock(map, flags)?;
+    let key = read_key(call, map, call.attr.u64(KEY))?;
+    let value = Scratch::read(call.memory, call.attr.u64(VALUE), map.sys_value_bytes())?;
     map.sys_update(file.access(), &key, &value, flags, call.caller)?;
     Ok(0)
 }
 
 /// BPF_MAP_DELETE_ELEM.
 pub(crate) fn delete(call: &mut Call<'_>) -> Result<i64, Errno> {
-    let (file, map) = map_of(call)?;
+    let file = map_of(call)?;
+    let map = file.object().map();
     check_write(&file)?;
-    let key = read_key(call, &map, call.attr.u64(KEY))?;
+    let key = read_key(call, map, call.attr.u64(KEY))?;
     map.sys_delete(file.access(), &key, call.caller)?;
     Ok(0)
 }
 
 /// BPF_MAP_GET_NEXT_KEY.
 pub(crate) fn next_key(call: &mut Call<'_>) -> Result<i64, Errno> {
-    let (file, map) = map_of(call)?;
+    let file = map_of(call)?;
+    let map = file.object().map();
     check_read(&file)?;
     let key = match call.attr.u64(KEY) {
         0 => None,
-        address => Some(read_key(call, &map, address)?),
+        address => Some(read_key(call, map, address)?),
     };
-    let mut next = vec![0; map.key_size() as usize];
-    map.sys_next_key(file.access(), key.as_deref(), &mut next)?;
+    let mut next = Scratch::zeroed(map.key_size() as usize)?;
+    map.sys_next_key(file.access(), key.as_deref(), next.as_mut())?;
     call.memory.write(call.attr.u64(VALUE), &next)?;
     Ok(0)
 }
@@ -225,23 +259,25 @@ pub(crate) fn lookup_and_delete(call: &mut Call<'_>) -> Result<i64, Errno> {
     if flags & !map_elem::LOCK != 0 {
         return Err(Errno::EINVAL);
     }
-    let (file, map) = map_of(call)?;
+    let file = map_of(call)?;
+    let map = file.object().map();
     check_read(&file)?;
     check_write(&file)?;
     if flags != 0 && matches!(map.map_type(), MapType::Queue | MapType::Stack) {
         return Err(Errno::EINVAL);
     }
-    check_lock(&map, flags)?;
-    let key = read_key(call, &map, call.attr.u64(KEY))?;
-    let mut value = vec![0; map.sys_value_bytes()];
-    map.sys_lookup_and_delete(file.access(), &key, &mut value, flags)?;
+    check_lock(map, flags)?;
+    let key = read_key(call, map, call.attr.u64(KEY))?;
+    let mut value = Scratch::zeroed(map.sys_value_bytes())?;
+    map.sys_lookup_and_delete(file.access(), &key, value.as_mut(), flags)?;
     call.memory.write(call.attr.u64(VALUE), &value)?;
     Ok(0)
 }
 
 /// BPF_MAP_FREEZE.
 pub(crate) fn freeze(call: &mut Call<'_>) -> Result<i64, Errno> {
-    let (file, map) = map_of(call)?;
+    let file = map_of(call)?;
+    let map = file.object().map();
     map.sys_freeze(file.access())?;
     Ok(0)
 }

@@ -37,6 +37,70 @@ pub(crate) fn read_vec(
     Ok(bytes)
 }
 
+/// Bytes of a key or a value, on the stack where they are few.
+pub(crate) struct Scratch {
+    few: [u8; Scratch::FEW],
+    many: Vec<u8>,
+    len: usize,
+}
+
+impl Scratch {
+    const FEW: usize = 128;
+
+    /// Zeros.
+    ///
+    /// # Errors
+    /// ENOMEM: no room here.
+    pub(crate) fn zeroed(len: usize) -> Result<Scratch, Errno> {
+        let mut many = Vec::new();
+        if len > Scratch::FEW {
+            many.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
+            many.resize(len, 0);
+        }
+        Ok(Scratch {
+            few: [0; Scratch::FEW],
+            many,
+            len,
+        })
+    }
+
+    /// Bytes of the caller's.
+    ///
+    /// # Errors
+    /// EFAULT, as the memory says; ENOMEM: no room here.
+    pub(crate) fn read(
+        memory: &dyn GuestMemory,
+        address: u64,
+        len: usize,
+    ) -> Result<Scratch, Errno> {
+        let mut scratch = Scratch::zeroed(len)?;
+        if len > 0 {
+            memory.read(address, scratch.as_mut())?;
+        }
+        Ok(scratch)
+    }
+
+    pub(crate) fn as_mut(&mut self) -> &mut [u8] {
+        if self.len > Scratch::FEW {
+            &mut self.many
+        } else {
+            &mut self.few[..self.len]
+        }
+    }
+}
+
+impl std::ops::Deref for Scratch {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        if self.len > Scratch::FEW {
+            &self.many
+        } else {
+            &self.few[..self.len]
+        }
+    }
+}
+
 /// Reads up to a NUL, at most `max` bytes; the flag says whether the NUL was found.
 ///
 /// # Errors
@@ -46,17 +110,30 @@ pub(crate) fn read_str(
     address: u64,
     max: usize,
 ) -> Result<(Vec<u8>, bool), Errno> {
+    // In pieces that end at multiples of the piece, so that none reaches into a page that the text does not.
+    const PIECE_BYTES: u64 = 64;
     let mut text = Vec::new();
     while text.len() < max {
-        let mut byte = [0];
         let at = address
             .checked_add(text.len() as u64)
             .ok_or(Errno::EFAULT)?;
-        memory.read(at, &mut byte)?;
-        if byte == [0] {
+        let len = (PIECE_BYTES - at % PIECE_BYTES).min((max - text.len()) as u64) as usize;
+        let mut piece = [0; PIECE_BYTES as usize];
+        let piece = &mut piece[..len];
+        if memory.read(at, piece).is_err() {
+            // Memory made of buffers may end in the middle of a piece.
+            memory.read(at, &mut piece[..1])?;
+            if piece[0] == 0 {
+                return Ok((text, true));
+            }
+            text.push(piece[0]);
+            continue;
+        }
+        if let Some(end) = piece.iter().position(|&byte| byte == 0) {
+            text.extend_from_slice(&piece[..end]);
             return Ok((text, true));
         }
-        text.push(byte[0]);
+        text.extend_from_slice(piece);
     }
     Ok((text, false))
 }

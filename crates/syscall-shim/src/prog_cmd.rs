@@ -127,12 +127,9 @@ pub(crate) fn load(call: &mut Call<'_>) -> Result<i64, Errno> {
     prog.btf = btf_object.as_ref().map(|object| object.btf().clone());
     read_fd_array(call, &mut prog)?;
     name_fds(call.caller, &mut prog);
-    let loaded = Program::load(call.system, prog);
-    let text = match &loaded {
-        Ok(program) => program.verifier_log(),
-        Err(error) => &error.log,
-    };
-    let (true_size, logged) = log.finish(text, call.memory);
+    let mut text = log.verifier_log();
+    let loaded = Program::load_logged(call.system, prog, &mut text);
+    let (true_size, logged) = log.finish(text.as_str(), text.position(), call.memory);
     if call.attr.size() >= LOG_TRUE_SIZE + 4 {
         call.attr.put_u32(LOG_TRUE_SIZE, true_size);
     }
@@ -155,7 +152,7 @@ fn attach_target(call: &Call<'_>) -> Result<AttachTarget, Errno> {
         Ok(OpenFile::Prog(_)) => Err(Errno::ENOTSUPP),
         // BTF of a program, as the kernel says.
         Ok(OpenFile::Btf(_)) => Err(Errno::ENOTSUPP),
-        Ok(OpenFile::Map(_) | OpenFile::Link(_) | OpenFile::Other) | Err(_) => Err(Errno::EINVAL),
+        Ok(_) | Err(_) => Err(Errno::EINVAL),
     }
 }
 

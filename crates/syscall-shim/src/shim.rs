@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use ring3_bpffs::BpfFs;
-use ring3_objects::System;
-use ring3_uapi::Errno;
+use ring3_net::Net;
+use ring3_objects::{BtfObject, System};
+use ring3_runtime::{RunContext, with_run_context};
+use ring3_uapi::{Cmd, Errno};
 
 use crate::{Caller, GuestMemory, attr::Attr, support};
 
@@ -15,12 +17,16 @@ const BPFFS_PATH: &str = "/sys/fs/bpf";
 pub struct Shim {
     system: Arc<System>,
     bpffs: Arc<BpfFs>,
+    net: Arc<Net>,
+    /// Held, so that the kernel's types have an id.
+    _kernel_btf: Option<Arc<BtfObject>>,
 }
 
 /// One call on its way through a handler.
 pub(crate) struct Call<'a> {
     pub(crate) system: &'a Arc<System>,
     pub(crate) bpffs: &'a BpfFs,
+    pub(crate) net: &'a Net,
     pub(crate) caller: &'a Caller,
     pub(crate) attr: Attr<'a>,
     pub(crate) memory: &'a mut dyn GuestMemory,
@@ -34,7 +40,27 @@ impl Shim {
 
     /// A shim that pins into a tree that others may share.
     pub fn with_bpffs(system: Arc<System>, bpffs: Arc<BpfFs>) -> Shim {
-        Shim { system, bpffs }
+        let net = Arc::new(Net::new(&system));
+        let kernel_btf = system
+            .kernel_btf()
+            .map(|btf| BtfObject::create_kernel(&system, btf, "vmlinux"));
+        Shim {
+            system,
+            bpffs,
+            net,
+            _kernel_btf: kernel_btf,
+        }
+    }
+
+    /// The same over a model of devices that others may share.
+    pub fn with_net(mut self, net: Arc<Net>) -> Shim {
+        self.net = net;
+        self
+    }
+
+    /// The devices that programs are attached to.
+    pub fn net(&self) -> &Arc<Net> {
+        &self.net
     }
 
     /// The system it serves.
@@ -50,8 +76,8 @@ impl Shim {
     /// bpf(2). `attr` is the caller's attribute block, as long as its `size` says; results come back in it and in `memory`.
     ///
     /// # Errors
-    /// The errno that the reference kernel leaves, the same for every client. EINVAL: unknown command. ENOTSUPP: a known command, or a part of one,
-    /// that is not served yet.
+    /// The errno that the reference kernel leaves, the same for every client. EINVAL: unknown command. ENOTSUPP: a part of a command that is
+    /// not served (`SUPPORT`).
     pub fn bpf(
         &self,
         caller: &Caller,
@@ -62,13 +88,25 @@ impl Shim {
         let attr = Attr::new(attr)?;
         let row = support::find(cmd).ok_or(Errno::EINVAL)?;
         attr.check_end(row.attr_bytes)?;
-        let handler = row.handler.ok_or(Errno::ENOTSUPP)?;
-        handler(&mut Call {
+        let handler = row.handler;
+        let mut call = Call {
             system: &self.system,
             bpffs: &self.bpffs,
+            net: &self.net,
             caller,
             attr,
             memory,
-        })
+        };
+        match caller.host() {
+            // Programs that run, and records of who loaded what, are about the thread that calls.
+            Some(host) if matches!(row.cmd, Cmd::ProgLoad | Cmd::ProgTestRun) => {
+                let context = RunContext {
+                    task: Some(host.task()),
+                    ..RunContext::default()
+                };
+                with_run_context(&context, || handler(&mut call))
+            }
+            _ => handler(&mut call),
+        }
     }
 }

@@ -26,6 +26,8 @@ const BATCH_SIZE: usize = 72;
 const DATA_BYTES_MAX: u32 = 1 << 20;
 /// More bytes than a context may have. Source: one page.
 const CTX_BYTES_MAX: u32 = 4096;
+/// More bytes than the context of a syscall program may have.
+const PLAIN_CTX_BYTES_MAX: u32 = u16::MAX as u32;
 
 /// Bytes of contexts: what lies behind must be zero. Source: linux/bpf.h.
 const XDP_MD_BYTES: usize = 24;
@@ -47,7 +49,12 @@ pub(crate) fn test_run(call: &mut Call<'_>) -> Result<i64, Errno> {
     if data_size > DATA_BYTES_MAX {
         return Err(Errno::EINVAL);
     }
-    if ctx_size > CTX_BYTES_MAX {
+    let prog_type = prog.attr().prog_type;
+    let has_plain_ctx = matches!(prog_type, ProgType::Syscall | ProgType::RawTracepoint);
+    if has_plain_ctx && ctx_size > PLAIN_CTX_BYTES_MAX {
+        return Err(Errno::EINVAL);
+    }
+    if !has_plain_ctx && ctx_size > CTX_BYTES_MAX {
         return Err(Errno::E2BIG);
     }
     let run = TestRun {
@@ -58,15 +65,21 @@ pub(crate) fn test_run(call: &mut Call<'_>) -> Result<i64, Errno> {
         cpu: attr.u32(CPU),
         batch_size: attr.u32(BATCH_SIZE),
     };
-    let known = if prog.attr().prog_type == ProgType::Xdp {
-        XDP_MD_BYTES
-    } else {
-        SK_BUFF_BYTES
+    let known = match prog_type {
+        ProgType::Xdp => XDP_MD_BYTES,
+        _ if has_plain_ctx => usize::MAX,
+        _ => SK_BUFF_BYTES,
     };
     if run.ctx_in.iter().skip(known).any(|&byte| byte != 0) {
         return Err(Errno::E2BIG);
     }
     let result = prog.test_run_with(&run).map_err(|error| error.errno)?;
+    if has_plain_ctx {
+        // What a syscall program changed goes back where it came from.
+        call.memory.write(ctx_in, &result.ctx_out)?;
+        call.attr.put_u32(RETVAL, result.retval);
+        return Ok(0);
+    }
     let data_room = attr.u32(DATA_SIZE_OUT);
     let data_out = attr.u64(DATA_OUT);
     let mut outcome = Ok(0);

@@ -43,20 +43,6 @@ fn a_pin_brings_a_map_from_one_caller_to_another() {
     assert_eq!(found, Err(Errno::ENOENT));
 }
 
-#[test]
-fn commands_that_are_not_served_say_so() {
-    let shim = Shim::new(System::new());
-    for row in SUPPORT.iter().filter(|row| !row.is_served()) {
-        let answer = shim.bpf(
-            &Caller::new(),
-            row.cmd.raw(),
-            &mut [0; 4],
-            &mut VecMemory::new(),
-        );
-        assert_eq!(answer, Err(Errno::ENOTSUPP), "{}", row.cmd);
-    }
-}
-
 /// Attributes of small and extreme numbers, addresses and descriptors: every answer is an answer.
 #[test]
 fn random_attributes_never_panic() {

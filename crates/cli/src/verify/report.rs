@@ -1,6 +1,6 @@
 //! The formats of `ring3 verify`: table, CSV, JSON, JUnit.
 
-use super::{Row, Verdict};
+use super::{Row, Verdict, diagnosis};
 
 /// What a column shows of a row.
 type Column = fn(&Row) -> String;
@@ -27,6 +27,9 @@ pub(crate) fn print_table(rows: &[Row], with_logs: bool) {
     for row in rows {
         if with_logs {
             println!("{}/{}:\n{}", row.file, row.program, row.log);
+        }
+        if let Some(diagnosis) = &row.diagnosis {
+            println!("{}/{}:\n{}", row.file, row.program, diagnosis.render());
         }
     }
     let cells: Vec<Vec<String>> = rows
@@ -130,6 +133,7 @@ pub(crate) fn print_json(rows: &[Row]) {
                 "max_states_per_insn": row.max_states_per_insn,
                 "prog_size": row.size,
                 "log": row.log,
+                "diagnosis": row.diagnosis.as_ref().map(diagnosis::to_json),
             })
         })
         .collect();

@@ -6,7 +6,7 @@ mod prog;
 
 use std::sync::Arc;
 
-use ring3_objects::{BtfObject, LinkObject, MapObject};
+use ring3_objects::{BtfObject, LinkDetail, LinkObject, MapObject};
 use ring3_uapi::{Errno, limits::OBJ_NAME_BYTES};
 
 use crate::{OpenFile, memory::read_vec, shim::Call};
@@ -50,7 +50,7 @@ pub(crate) fn info(call: &mut Call<'_>) -> Result<i64, Errno> {
             link_info(&link, &mut info);
             info.write(call)
         }
-        OpenFile::Other => Err(Errno::EINVAL),
+        OpenFile::PerfEvent { .. } | OpenFile::Other => Err(Errno::EINVAL),
     }
 }
 
@@ -145,14 +145,22 @@ fn btf_info(call: &mut Call<'_>, object: &Arc<BtfObject>, info: &mut Info) -> Re
         .write(address, &bytes[..bytes.len().min(room)])?;
     info.put_u32(8, bytes.len() as u32);
     info.put_u32(12, object.id());
-    info.put_u32(28, 0);
-    // BTF of callers has no name; where one is asked for, an empty one is written.
+    info.put_u32(28, u32::from(object.kernel_name().is_some()));
     if (name != 0) != (name_room != 0) {
         return Err(Errno::EINVAL);
     }
-    info.put_u32(24, 0);
+    // BTF of callers has no name; where one is asked for, an empty one is written.
+    let own_name = object.kernel_name().unwrap_or_default();
+    info.put_u32(24, own_name.len() as u32);
     if name != 0 {
-        call.memory.write(name, &[0])?;
+        let mut text = own_name.as_bytes().to_owned();
+        let is_cut = text.len() >= name_room as usize;
+        text.truncate(name_room as usize - 1);
+        text.push(0);
+        call.memory.write(name, &text)?;
+        if is_cut {
+            return Err(Errno::ENOSPC);
+        }
     }
     Ok(())
 }
@@ -162,6 +170,5 @@ fn link_info(link: &Arc<LinkObject>, info: &mut Info) {
     info.put_u32(0, told.link_type.raw());
     info.put_u32(4, told.id);
     info.put_u32(8, told.prog_id);
-    info.put_u32(16, told.detail.ifindex);
-    info.put_u32(20, told.detail.attach_type);
+    info.put(LinkDetail::OFFSET, &told.detail.to_bytes());
 }

@@ -70,10 +70,8 @@ pub(super) fn fill(call: &mut Call<'_>, prog: &Arc<Program>, info: &mut Info) ->
     info.put_u32(48, prog.loaded_by().uid);
     info.put_name(64, prog.name());
     info.put_u32(84, u32::from(is_gpl_compatible(prog)));
-    let map_ids: Vec<u8> = prog
-        .used_maps()
-        .flat_map(|map| map.id().to_ne_bytes())
-        .collect();
+    let ids = prog.map_ids().into_iter();
+    let map_ids: Vec<u8> = ids.flat_map(u32::to_ne_bytes).collect();
     MAP_IDS.copy(call, info, &map_ids, 4)?;
     check_record_sizes(info)?;
     info.put_u32(
@@ -227,7 +225,7 @@ struct Code {
     bytes: Vec<u8>,
     func_addresses: Vec<u8>,
     func_lens: Vec<u8>,
-    /// First address of each slot that has code, sorted by slot.
+    /// First address of each slot that has code, sorted by slot; of a function's first slot, where the function begins.
     slots: Vec<(u32, u64)>,
 }
 
@@ -255,6 +253,10 @@ impl Code {
         }
         slots.sort_unstable();
         slots.dedup_by_key(|(slot, _)| *slot);
+        if let Some((_, address)) = slots.first_mut() {
+            // What comes before the first instruction belongs to it.
+            *address = listing.address;
+        }
         let mut code = Code {
             bytes,
             func_addresses: Vec::new(),

@@ -1,0 +1,258 @@
+//! Unmodified clients under `ring3 run-client`, dynamic and static. Skipped, with the reason, where a C compiler, user namespaces or seccomp
+//! notifications lack.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+const RING3: &str = env!("CARGO_BIN_EXE_ring3");
+
+/// How long a client may take.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A daemon of a test's own, and its folder.
+struct Rig {
+    dir: PathBuf,
+    daemon: Child,
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // It may have ended on its own.
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Rig {
+    fn new(name: &str) -> Rig {
+        let dir = std::env::temp_dir().join(format!("ring3-{name}-{}", std::process::id()));
+        let daemon = command(&dir, &["daemon"]).spawn().unwrap();
+        let rig = Rig { dir, daemon };
+        let begin = Instant::now();
+        while !rig.dir.join("daemon.sock").exists() {
+            assert!(begin.elapsed() < TIMEOUT, "the daemon has no socket");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        rig
+    }
+
+    fn start(&self, client: &Path, steps: &[&str]) -> Child {
+        let client = client.to_str().unwrap();
+        let args = [&["run-client", "--no-start", "--", client], steps].concat();
+        command(&self.dir, &args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn run(&self, client: &Path, steps: &[&str]) -> String {
+        let output = self.start(client, steps).wait_with_output().unwrap();
+        assert!(output.status.success(), "{steps:?}: {}", output.status);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn status(&self) -> String {
+        let output = command(&self.dir, &["daemon", "--status"])
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Waits until the daemon's status has a word.
+    fn wait_for(&self, word: &str) {
+        let begin = Instant::now();
+        while !self.status().split_whitespace().any(|known| known == word) {
+            assert!(begin.elapsed() < TIMEOUT, "{word}: {}", self.status());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn command(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(RING3);
+    command.args(args).env("RING3_RUNTIME_DIR", dir);
+    command
+}
+
+/// The client, compiled once, dynamic and where possible static.
+fn clients() -> &'static [PathBuf] {
+    static CLIENTS: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    CLIENTS.get_or_init(|| {
+        if let Err(reason) = can_run() {
+            eprintln!("skipped: {reason}");
+            return Vec::new();
+        }
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/client.c");
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        let mut clients = Vec::new();
+        for (name, flags) in [("dynamic", &[][..]), ("static", &["-static"][..])] {
+            // Tests are processes of their own: each makes a file of its own.
+            let client = dir.join(format!("client-{name}-{}", std::process::id()));
+            let compiled = Command::new("gcc")
+                .args(["-O1", "-Wall", "-o"])
+                .args([&client, &source])
+                .args(flags)
+                .status();
+            match compiled {
+                Ok(status) if status.success() => clients.push(client),
+                result => eprintln!("skipped: no {name} client: {result:?}"),
+            }
+        }
+        clients
+    })
+}
+
+fn can_run() -> Result<(), String> {
+    let dir = std::env::temp_dir().join(format!("ring3-probe-{}", std::process::id()));
+    let output = command(&dir, &["run-client", "--", "true"])
+        .output()
+        .map_err(|error| error.to_string())?;
+    let stopped = command(&dir, &["daemon", "--stop"]).output();
+    let _ = fs::remove_dir_all(&dir);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() && stderr.is_empty() {
+        stopped.map(drop).map_err(|error| error.to_string())
+    } else {
+        Err(stderr)
+    }
+}
+
+#[test]
+fn a_client_sees_what_the_kernel_shows() {
+    for client in clients() {
+        let rig = Rig::new("steps");
+        let steps = [
+            "map", "copies", "mmap", "ring", "signals", "bad", "fdinfo", "load",
+        ];
+        let expected = "\
+map 1 update 0 lookup 0 42 missing -2
+dup 0 closed -9 child 0
+mmap 42 7 plain 524
+ring add 0 idle 0 run 0 event 1 data 77 at 0 of 16 value 99
+signals wrong 0
+bad -22 -22 -14 -7 -14
+map_type:\t1 memlock:\t2320 fdinfo
+load 1 rejected -13
+";
+        let mut text = rig.run(client, &steps);
+        if ring3_os::cpu::possible_cpus() != 2 {
+            // Spare elements are counted by CPU.
+            let memlock = text.split("memlock:\t").nth(1).unwrap();
+            let memlock = memlock.split(' ').next().unwrap().to_owned();
+            text = text.replace(&memlock, "2320");
+        }
+        assert_eq!(text, expected, "{}", client.display());
+        rig.wait_for("files=0");
+        rig.wait_for("clients=0");
+    }
+}
+
+#[test]
+fn pins_outlive_processes_and_end_with_their_last_name() {
+    for client in clients() {
+        let rig = Rig::new("pins");
+        let pinned = rig.run(client, &["map", "pin"]);
+        assert!(pinned.ends_with("pin 0 again -17 outside -1\n"), "{pinned}");
+        let got = rig.run(client, &["first", "get", "unpin", "first"]);
+        assert_eq!(
+            got,
+            "first 1\nget 1 lookup 0 42 foreign -13 missing -2\nmagic 0 cafe4a11 rename 0 unlink 0\nfirst 1\n"
+        );
+        assert_eq!(rig.run(client, &["none"]), "none -2\n");
+        rig.wait_for("pins=0");
+    }
+}
+
+#[test]
+fn a_killed_client_leaves_nothing_behind() {
+    for client in clients() {
+        let rig = Rig::new("kill");
+        let mut child = rig.start(client, &["map", "mmap", "hold"]);
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        while lines.next().unwrap().unwrap() != "hold" {}
+        assert!(!rig.status().contains("files=0"), "{}", rig.status());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        rig.wait_for("files=0");
+        assert_eq!(rig.run(client, &["none"]), "none -2\n");
+    }
+}
+
+#[test]
+fn without_its_daemon_a_client_gets_enosys_at_once() {
+    for client in clients() {
+        let mut rig = Rig::new("gone");
+        let mut child = rig.start(client, &["map", "hold", "first"]);
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        while lines.next().unwrap().unwrap() != "hold" {}
+        rig.daemon.kill().unwrap();
+        rig.daemon.wait().unwrap();
+        child.stdin.take().unwrap().write_all(b"\n").unwrap();
+        assert_eq!(lines.next().unwrap().unwrap(), "first -38");
+        assert!(child.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn the_monitor_tells_loads_and_unloads() {
+    for client in clients() {
+        let rig = Rig::new("monitor");
+        let mut monitor = command(&rig.dir, &["monitor"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(monitor.stdout.take().unwrap()).lines();
+        // Whether it listens already is not told: loads go on until one is heard.
+        let told = std::thread::spawn(move || {
+            let load = lines.next().unwrap().unwrap();
+            let unload = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("UNLOAD")));
+            (load, unload.unwrap().unwrap())
+        });
+        let begin = Instant::now();
+        while !told.is_finished() {
+            assert!(begin.elapsed() < TIMEOUT, "nothing is heard");
+            rig.run(client, &["load"]);
+        }
+        let (load, unload) = told.join().unwrap();
+        let name: String = client
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .chars()
+            .take(15)
+            .collect();
+        assert!(load.starts_with("prog-id="), "{load}");
+        assert!(load.contains(&format!("comm=\"{name}\"")), "{load}");
+        assert!(unload.contains("op=UNLOAD"), "{unload}");
+        monitor.kill().unwrap();
+        monitor.wait().unwrap();
+    }
+}
+
+#[test]
+fn an_unprivileged_client_is_refused_as_by_the_kernel() {
+    for client in clients() {
+        let rig = Rig::new("unprivileged");
+        let args = [
+            "run-client",
+            "--unprivileged",
+            "--",
+            client.to_str().unwrap(),
+            "load",
+        ];
+        let output = command(&rig.dir, &args).output().unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "load 0 rejected -1\n"
+        );
+    }
+}
