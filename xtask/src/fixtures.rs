@@ -1,6 +1,7 @@
-//! `cargo xtask fixtures`: compiles `fixtures/elf/AREA/NAME.bpf.c` to the committed `NAME.o` beside it.
+//! `cargo xtask fixtures`: compiles `fixtures/elf/AREA/NAME.bpf.c`, and those of the examples, to the committed `NAME.o` beside it.
 //!
-//! clang-19 with fixed flags gives the same bytes everywhere; `--check` compiles to a scratch folder and compares.
+//! clang-19 with fixed flags gives the same bytes everywhere; `--check` compiles to a scratch folder and compares. `--btf RELEASE=FILE` cuts
+//! what the fixtures need out of a whole kernel's BTF, into `fixtures/btf/vmlinux-RELEASE.btf`.
 
 use std::{
     fs,
@@ -14,11 +15,19 @@ const CLANG: &str = "clang-19";
 
 /// The verb.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
-    let check_only = match args {
-        [] => false,
-        [arg] if arg == "--check" => true,
-        _ => return Err(format!("unknown arguments {args:?}")),
-    };
+    let mut check_only = false;
+    let mut kernels = Vec::new();
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--check" => check_only = true,
+            "--btf" => kernels.push(args.next().ok_or("--btf takes RELEASE=FILE")?.clone()),
+            _ => return Err(format!("unknown argument '{arg}'")),
+        }
+    }
+    if check_only && !kernels.is_empty() {
+        return Err("--check takes no --btf".to_owned());
+    }
     let scratch = root().join("target/fixtures");
     fs::create_dir_all(&scratch).map_err(|error| format!("{}: {error}", scratch.display()))?;
     let mut different = Vec::new();
@@ -38,7 +47,10 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         }
     }
     if different.is_empty() {
-        Ok(())
+        if kernels.is_empty() {
+            return Ok(());
+        }
+        crate::tools::tool("min-btf", &kernels)
     } else {
         Err(format!(
             "differ from their sources: {}",
@@ -47,9 +59,10 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     }
 }
 
-fn sources() -> Result<Vec<PathBuf>, String> {
+/// Every fixture's source, sorted.
+pub(crate) fn sources() -> Result<Vec<PathBuf>, String> {
     let mut sources = Vec::new();
-    let mut folders = vec![root().join("fixtures/elf")];
+    let mut folders = vec![root().join("fixtures/elf"), root().join("examples")];
     while let Some(folder) = folders.pop() {
         let entries =
             fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;

@@ -4,8 +4,11 @@
 
 #![forbid(unsafe_code)]
 
+mod core;
+mod dumps;
 mod fixtures;
 mod process;
+mod sanitize;
 mod test;
 mod tidy;
 mod tools;
@@ -35,9 +38,21 @@ const VERBS: &[Verb] = &[
     },
     Verb {
         name: "fixtures",
-        args: "[--check]",
-        about: "rebuild the ELF fixtures with clang-19; --check compares only",
+        args: "[--check] [--btf RELEASE=FILE]...",
+        about: "rebuild the ELF fixtures with clang-19, and the parts of kernel BTF they need; --check compares only",
         run: fixtures::run,
+    },
+    Verb {
+        name: "core",
+        args: "[--record] [RELEASE=FILE]...",
+        about: "CO-RE relocations of the fixtures beside libbpf's",
+        run: core::run,
+    },
+    Verb {
+        name: "dumps",
+        args: "[--record] [FILE]...",
+        about: "dumps of BTF beside bpftool's",
+        run: dumps::run,
     },
     Verb {
         name: "oracle",
@@ -62,6 +77,18 @@ const VERBS: &[Verb] = &[
         args: "NAME [--json]",
         about: "benchmarks beside peers and the kernel",
         run: tools::bench,
+    },
+    Verb {
+        name: "stress",
+        args: "maps [--seconds N]",
+        about: "two threads on every kind of map for a long time",
+        run: sanitize::stress,
+    },
+    Verb {
+        name: "sanitize",
+        args: "address|leak [PACKAGE ...]",
+        about: "tests of the unsafe crates under a sanitizer",
+        run: sanitize::sanitize,
     },
     Verb {
         name: "support",

@@ -2,7 +2,7 @@
 
 use crate::process::{cargo, root, run};
 
-fn tool(bin: &str, args: &[String]) -> Result<(), String> {
+pub(crate) fn tool(bin: &str, args: &[String]) -> Result<(), String> {
     run(cargo(&[
         "run",
         "--quiet",
@@ -33,8 +33,23 @@ pub(crate) fn fuzz(args: &[String]) -> Result<(), String> {
     tool("fuzz", args)
 }
 
-/// `cargo xtask bench NAME ...`: peers are compiled in a workspace of their own.
+/// `cargo xtask bench NAME ...`: peers are compiled in a workspace of their own. `btf [FILE]` has none.
 pub(crate) fn bench(args: &[String]) -> Result<(), String> {
+    if let [name, files @ ..] = args
+        && name == "btf"
+    {
+        let kernel = ["/sys/kernel/btf/vmlinux".to_owned()];
+        let files = if files.is_empty() { &kernel } else { files };
+        let example = [
+            "run",
+            "--quiet",
+            "--release",
+            "--package",
+            "ring3-btf",
+            "--example",
+        ];
+        return run(cargo(&example).args(["parse_time", "--"]).args(files));
+    }
     let manifest = root().join("xtask/peers/Cargo.toml");
     let target = root().join("target/peers");
     let mut command = cargo(&["run", "--quiet", "--release", "--manifest-path"]);

@@ -12,6 +12,7 @@ use std::{
 use hashbrown::HashMap;
 use ring3_btf::{Btf, DESTRUCTIBLE_6_18, FieldMask, KernelTypes, Record, TypeId};
 use ring3_isa::RawInsn;
+use ring3_spec::kfunc::{KfuncFilter, KfuncFlags, KfuncHook, KfuncRow};
 use ring3_spec::{
     AttachTarget, FdObject, InfoRecords, LoadRequest, MapInfo, Privilege, ProgTarget,
     ProgTargetSubprog, Registry,
@@ -53,6 +54,51 @@ pub struct Row {
 
 /// Maps of a call, and which descriptors name them.
 type MapsByFd = (Vec<Arc<MapInfo>>, BTreeMap<i32, FdObject>);
+
+/// Descriptor of the test module's BTF, which no map has.
+const MODULE_FD: i32 = i32::MAX;
+
+/// BTF of the kernel that a set was recorded on.
+fn kernel_of(set: &str) -> &'static str {
+    if set.ends_with("6.18") {
+        "vmlinux-6.18.btf"
+    } else {
+        "vmlinux-6.12.btf"
+    }
+}
+
+/// Rows of the test module's functions that the corpus calls; they are part of no kernel.
+const MODULE_KFUNCS: &[KfuncRow] = &[
+    KfuncRow {
+        name: "bpf_kfunc_call_test_acquire",
+        flags: KfuncFlags::ACQUIRE.or(KfuncFlags::RET_NULL),
+        hooks: &[KfuncHook::Tc, KfuncHook::Tracing, KfuncHook::Syscall],
+        filter: KfuncFilter::Any,
+    },
+    KfuncRow {
+        name: "bpf_kfunc_call_test_ref",
+        flags: KfuncFlags::TRUSTED_ARGS.or(KfuncFlags::RCU),
+        hooks: &[KfuncHook::Tc, KfuncHook::Tracing, KfuncHook::Syscall],
+        filter: KfuncFilter::Any,
+    },
+    KfuncRow {
+        name: "bpf_kfunc_st_ops_inc10",
+        flags: KfuncFlags::TRUSTED_ARGS,
+        hooks: &[KfuncHook::Tc, KfuncHook::StructOps, KfuncHook::Syscall],
+        filter: KfuncFilter::Any,
+    },
+];
+
+/// What the corpus is judged by: the reference kernel's rows and those of the test module.
+pub fn registry() -> Registry {
+    let mut registry = Registry::linux_6_18();
+    for row in MODULE_KFUNCS {
+        registry
+            .register_kfunc(*row)
+            .expect("the kernel has no function of the test module");
+    }
+    registry
+}
 
 fn text(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or_default().to_owned()
@@ -167,11 +213,7 @@ impl Corpus {
         request.btf = self.btf(&text(call, "prog_btf"))?;
         request.func_info = records(call, "func_info")?;
         request.line_info = records(call, "line_info")?;
-        request.kernel_btf = self.btf(if set.ends_with("6.18") {
-            "vmlinux-6.18.btf"
-        } else {
-            "vmlinux-6.12.btf"
-        })?;
+        request.kernel_btf = self.btf(kernel_of(set))?;
         request.attach_btf_id = TypeId(number(call, "attach_btf_id") as u32);
         if let Some(module) = self.btf(&text(call, "attach_btf"))? {
             request.attach = AttachTarget::Btf(module);
@@ -190,30 +232,52 @@ impl Corpus {
         } else {
             Privilege::FULL
         };
-        (request.maps, request.fds) = self.maps(call)?;
+        (request.maps, request.fds) = self.maps(call, kernel_of(set))?;
+        self.add_module(&mut request, set)?;
         Ok(request)
     }
 
-    fn maps(&self, call: &Value) -> io::Result<MapsByFd> {
+    /// Calls of kernel functions of a module carry no fd_array: they are of the test module, where its functions have
+    /// those ids.
+    fn add_module(&self, request: &mut LoadRequest, set: &str) -> io::Result<()> {
+        let last = request
+            .insns
+            .iter()
+            .filter(|insn| insn.code == 0x85 && insn.src() == 2)
+            .map(|insn| insn.off)
+            .max();
+        let Some(last) = last.filter(|last| *last > 0 && set.ends_with("6.12")) else {
+            return Ok(());
+        };
+        let Some(module) = self.btf("bpf_testmod-6.12.btf")? else {
+            return Ok(());
+        };
+        request.fd_array = Some(vec![MODULE_FD; last as usize + 1]);
+        request.fds.insert(MODULE_FD, FdObject::Btf(module));
+        Ok(())
+    }
+
+    fn maps(&self, call: &Value, kernel: &str) -> io::Result<MapsByFd> {
         let mut maps = Vec::new();
         let mut fds = BTreeMap::new();
         for (fd, map) in call["maps"].as_array().into_iter().flatten().enumerate() {
-            // A map of type 0 is a deliberately bad fd.
+            // A map of type 0 is a deliberately bad fd: open, but no map.
             if number(map, "type") == 0 {
+                fds.insert(fd as i32, FdObject::Other);
                 continue;
             }
             fds.insert(fd as i32, FdObject::Map(maps.len()));
-            maps.push(Arc::new(self.map(map, fd as u32 + 1)?));
+            maps.push(Arc::new(self.map(map, fd as u32 + 1, kernel)?));
         }
         Ok((maps, fds))
     }
 
-    fn map(&self, map: &Value, id: u32) -> io::Result<MapInfo> {
+    fn map(&self, map: &Value, id: u32, kernel: &str) -> io::Result<MapInfo> {
         let raw_type = number(map, "type") as u32;
         let frozen = map["frozen"].as_bool().unwrap_or(false);
         let btf = self.btf(&text(map, "btf"))?;
         let value_type_id = TypeId(number(map, "btf_value_type_id") as u32);
-        let kernel_btf = self.btf("vmlinux-6.18.btf")?;
+        let kernel_btf = self.btf(kernel)?;
         let record = match &btf {
             Some(btf) if value_type_id.0 != 0 => {
                 // A record that the types of 6.18 do not explain (a map of an older kernel) is left out.
@@ -255,7 +319,7 @@ impl Corpus {
             value_type_id,
             record,
             inner: match map.get("inner") {
-                Some(inner) if inner.is_object() => Some(Arc::new(self.map(inner, id)?)),
+                Some(inner) if inner.is_object() => Some(Arc::new(self.map(inner, id, kernel)?)),
                 _ => None,
             },
         })
@@ -304,7 +368,7 @@ impl Corpus {
 
 /// What a program says of itself once it is loaded; a target that we cannot judge yet has no functions.
 fn loaded_target(request: &LoadRequest) -> ProgTarget {
-    let program = verify(request, &Registry::linux_6_18(), &mut Log::off()).ok();
+    let program = verify(request, &registry(), &mut Log::off()).ok();
     let exception_cb = program.as_ref().and_then(|program| program.exception_cb);
     let subprogs = program.map_or_else(Vec::new, |program| program.subprogs);
     ProgTarget {

@@ -24,6 +24,8 @@ pub enum Plant {
     Jit,
     /// The interpreter's program has a fault.
     Interp,
+    /// The code of this rule of the compiler is wrong.
+    Rule(&'static str),
 }
 
 /// What came of a program.
@@ -70,25 +72,38 @@ struct Loaded {
     _target: Arc<Program>,
 }
 
+/// The maps of generated programs, in the order of their numbers.
+///
+/// # Errors
+/// A map cannot be created.
+pub(crate) fn create_maps(system: &Arc<System>) -> Result<Vec<Arc<MapObject>>, Box<LoadError>> {
+    let create = |&(map_type, key, value, entries): &(MapType, u32, u32, u32)| {
+        let attr = MapAttr::new(map_type, key, value, entries);
+        MapObject::create(system, &attr, None, None)
+    };
+    MAPS.iter()
+        .map(create)
+        .collect::<Result<_, _>>()
+        .map_err(setup_error)
+}
+
+/// What surrounds a program could not be made.
+pub(crate) fn setup_error(error: Error) -> Box<LoadError> {
+    Box::new(LoadError {
+        program: "maps".into(),
+        error,
+        log: String::new(),
+        insn_idx: None,
+        is_unjudged: false,
+    })
+}
+
 fn load(
     system: &Arc<System>,
     generated: &Generated,
     engine: EngineKind,
 ) -> Result<Loaded, Box<LoadError>> {
-    let failed = |error: Error| {
-        Box::new(LoadError {
-            program: "maps".into(),
-            error,
-            log: String::new(),
-            insn_idx: None,
-            is_unjudged: false,
-        })
-    };
-    let mut maps = Vec::new();
-    for &(map_type, key, value, entries) in MAPS {
-        let attr = MapAttr::new(map_type, key, value, entries);
-        maps.push(MapObject::create(system, &attr, None, None).map_err(failed)?);
-    }
+    let maps = create_maps(system)?;
     let attr = |generated: &Generated| {
         let mut attr = ProgAttr::new(generated.prog_type, generated.insns.clone());
         attr.engine = engine;
@@ -104,7 +119,7 @@ fn load(
     };
     let program = Program::load(system, attr(generated))?;
     let target = Program::load(system, attr(&tail_target(generated.prog_type)))?;
-    set_program(&maps[PROG_ARRAY as usize], 1, &target).map_err(failed)?;
+    set_program(&maps[PROG_ARRAY as usize], 1, &target).map_err(setup_error)?;
     Ok(Loaded {
         maps,
         program,
@@ -123,10 +138,10 @@ fn planted(generated: &Generated) -> Option<Generated> {
 }
 
 /// Key and value bytes.
-type Element = (Vec<u8>, Vec<u8>);
+pub(crate) type Element = (Vec<u8>, Vec<u8>);
 
 /// Everything an element-wise comparison needs of a map: keys and values, sorted.
-fn contents(map: &MapObject) -> Result<Vec<Element>, Errno> {
+pub(crate) fn contents(map: &MapObject) -> Result<Vec<Element>, Errno> {
     let map = map.map();
     let attr = map.attr();
     if attr.map_type == MapType::ProgArray {

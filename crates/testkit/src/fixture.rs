@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ring3_btf::Btf;
 use ring3_elf::ObjectSpec;
 
 /// Longest log that is kept.
@@ -38,6 +39,17 @@ pub struct Recorded {
 /// The fixtures folder of the checkout this was built from.
 pub fn fixtures_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+}
+
+/// The part of a kernel's BTF that the fixtures need (`cargo xtask fixtures --btf RELEASE=FILE` cuts it out).
+///
+/// # Errors
+/// There is none of this release, such as `6.18`.
+pub fn kernel_btf(release: &str) -> io::Result<Btf> {
+    let path = fixtures_dir().join(format!("btf/vmlinux-{release}.btf"));
+    let bytes = fs::read(&path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+    Btf::parse(&bytes).map_err(io::Error::other)
 }
 
 /// Every ELF fixture, sorted by name.

@@ -2,11 +2,11 @@
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use ring3_btf::ext::write_records;
-use ring3_elf::{MapOrigin, MapSpec, ObjectSpec, ProgSpec};
+use ring3_btf::{Btf, ext::write_records};
+use ring3_elf::{MapOrigin, MapSpec, ObjectSpec, ProgSpec, Resolver, Target};
 use ring3_os::bpf_load::{
     MapCreate, ProgLoad, btf_load, map_create, map_freeze, map_update, prog_load,
 };
@@ -25,6 +25,8 @@ pub struct KernelObject<'a> {
     spec: &'a ObjectSpec,
     btf: Option<OwnedFd>,
     maps: Vec<OwnedFd>,
+    /// The kernel's own types.
+    types: Option<Btf>,
 }
 
 /// The running kernel's release, as `uname -r` prints it up to the first dash.
@@ -71,6 +73,9 @@ impl<'a> KernelObject<'a> {
             spec,
             btf,
             maps: Vec::new(),
+            types: std::fs::read("/sys/kernel/btf/vmlinux")
+                .ok()
+                .and_then(|bytes| Btf::parse(&bytes).ok()),
         };
         for map in &spec.maps {
             let fd = object.create_map(map)?;
@@ -84,6 +89,14 @@ impl<'a> KernelObject<'a> {
             object.maps.push(fd);
         }
         Ok(object)
+    }
+
+    /// The map with this index in the object.
+    ///
+    /// # Panics
+    /// The object has fewer maps.
+    pub fn map(&self, index: usize) -> BorrowedFd<'_> {
+        self.maps[index].as_fd()
     }
 
     fn create_map(&self, map: &MapSpec) -> Result<OwnedFd, Errno> {
@@ -125,7 +138,16 @@ impl<'a> KernelObject<'a> {
 
     fn load_at(&self, prog: &ProgSpec, level: u32) -> io::Result<(Option<OwnedFd>, Recorded)> {
         use std::os::fd::AsRawFd;
-        let mut insns = prog.insns.clone();
+        let mut resolver = Resolver::new(
+            self.spec,
+            Target {
+                btf: self.types.as_ref(),
+                symbols: None,
+            },
+        );
+        let resolved = resolver.insns(prog).map_err(io::Error::other)?;
+        let attach_to = resolver.attach_btf_id(prog).map_err(io::Error::other)?;
+        let mut insns = resolved.clone();
         for reference in &prog.map_refs {
             if let (Some(insn), Some(map)) = (
                 insns.get_mut(reference.insn_idx as usize),
@@ -149,6 +171,7 @@ impl<'a> KernelObject<'a> {
                 btf: self.btf.as_ref().map(|fd| fd.as_fd()),
                 func_info: if has_btf { (8, &func_info) } else { (0, &[]) },
                 line_info: if has_btf { (16, &line_info) } else { (0, &[]) },
+                attach_btf_id: attach_to.map_or(0, |id| id.0),
                 log_level: level,
             },
             LOG_BYTES,
@@ -163,7 +186,7 @@ impl<'a> KernelObject<'a> {
                 kernel: release()?,
                 level,
                 errno,
-                log: mask_log(&log, &prog.insns),
+                log: mask_log(&log, &resolved),
             },
         ))
     }

@@ -4,19 +4,31 @@
 
 #![forbid(unsafe_code)]
 
+pub mod btf_fuzz;
+#[cfg(feature = "engines")]
+pub mod containment;
+pub mod core_oracle;
 pub mod corpus;
+pub mod corpus_kernel;
+#[cfg(feature = "engines")]
+pub mod engine_fuzz;
 #[cfg(feature = "engines")]
 pub mod engines;
 pub mod filetest;
 pub mod fixture;
 pub mod generate;
+pub mod helper_oracle;
 pub mod kernel;
 pub mod log_mask;
 pub mod map_oracle;
+pub mod min_btf;
 pub mod mprog_kernel;
 pub mod mprog_oracle;
 pub mod net_kernel;
 pub mod net_oracle;
 pub mod parity;
 pub mod shim_oracle;
+#[cfg(feature = "engines")]
+pub mod syscall_fuzz;
 pub mod vectors;
+pub mod xlated;

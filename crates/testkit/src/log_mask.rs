@@ -1,5 +1,6 @@
-//! Masking of what a verifier log may say differently on every run: the verification time, and addresses in two-slot
-//! loads that the program did not carry itself, and numbers of bad descriptors. Everything else is compared to the byte.
+//! Masking of what a verifier log may say differently on every run: the verification time, addresses in two-slot loads
+//! that the program did not carry itself, numbers of bad descriptors, and ids of kernel types, which differ between a
+//! kernel's BTF and a part of it. Everything else is compared to the byte.
 
 use std::borrow::Cow;
 
@@ -19,25 +20,63 @@ pub fn mask_log(log: &str, insns: &[RawInsn]) -> String {
 }
 
 fn mask_line<'a>(line: &'a str, insns: &[RawInsn]) -> Cow<'a, str> {
-    if line.starts_with("verification time ") {
-        return Cow::Borrowed("verification time * usec");
+    // A message without a line end stands before the time.
+    if let Some(at) = line.find("verification time ")
+        && line.ends_with(" usec")
+    {
+        return Cow::Owned(format!("{}verification time * usec", &line[..at]));
     }
     if line.starts_with("fd ") && line.ends_with(BAD_FD) {
         return Cow::Owned(format!("fd *{BAD_FD}"));
     }
-    mask_address(line, insns).map_or(Cow::Borrowed(line), Cow::Owned)
+    let masked = mask_address(line, insns)
+        .or_else(|| mask_type_id(line))
+        .or_else(|| mask_kfunc(line, insns));
+    masked.map_or(Cow::Borrowed(line), Cow::Owned)
+}
+
+/// `func 'f' arg0 has btf_id 123 type STRUCT 's'`.
+fn mask_type_id(line: &str) -> Option<String> {
+    const BEFORE: &str = " has btf_id ";
+    let start = line.find(BEFORE)? + BEFORE.len();
+    let end = start + line[start..].find(" type ")?;
+    Some(format!("{}*{}", &line[..start], &line[end..]))
+}
+
+/// `12: (85) call bpf_task_release#65900`: the number of a kernel function is a type id.
+fn mask_kfunc(line: &str, insns: &[RawInsn]) -> Option<String> {
+    let op = line.find(" (85) call ")?;
+    if insns.get(insn_index(line, op)?)?.src() != 2 {
+        return None;
+    }
+    let start = op + line[op..].find('#')? + 1;
+    let digits = line[start..]
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .count();
+    // The state after it is aligned by the width of the number: one space stands for the padding.
+    let tail = line[start + digits..].trim_start();
+    Some(format!(
+        "{}*{}{tail}",
+        &line[..start],
+        if tail.is_empty() { "" } else { " " }
+    ))
+}
+
+/// The slot that stands before the colon left of `op`.
+fn insn_index(line: &str, op: usize) -> Option<usize> {
+    let colon = line[..op].rfind(':')?;
+    let start = line[..colon]
+        .rfind(|c: char| !c.is_ascii_digit())
+        .map_or(0, |i| i + 1);
+    line[start..colon].parse().ok()
 }
 
 /// `12: (18) r1 = 0xffff88810a2b3c00      ; R1=...`, also behind `mark_precise: frame0: ... before 12: `, and with the
 /// live registers before it, `12: .1........ (18) r1 = ...`.
 fn mask_address(line: &str, insns: &[RawInsn]) -> Option<String> {
     let op = line.find(" (18) r")?;
-    let colon = line[..op].rfind(':')?;
-    let index_start = line[..colon]
-        .rfind(|c: char| !c.is_ascii_digit())
-        .map_or(0, |i| i + 1);
-    let index: usize = line[index_start..colon].parse().ok()?;
-    if insns.get(index)?.src() == 0 {
+    if insns.get(insn_index(line, op)?)?.src() == 0 {
         return None;
     }
     let value = op + line[op..].find(" = ")? + 3;
@@ -75,6 +114,18 @@ mod tests {
         assert_eq!(
             mask_log("      0: .1........ (18) r1 = 0xffffc90001230000\n", &insns),
             "      0: .1........ (18) r1 = *\n"
+        );
+        let kfunc = [RawInsn::new(0x85, 0, 2, 0, 65900)];
+        assert_eq!(
+            mask_log(
+                "0: (85) call bpf_task_release#65900        ; R0=1\n",
+                &kfunc
+            ),
+            "0: (85) call bpf_task_release#* ; R0=1\n"
+        );
+        assert_eq!(
+            mask_log("func 'f' arg0 has btf_id 123 type STRUCT 's'\n", &kfunc),
+            "func 'f' arg0 has btf_id * type STRUCT 's'\n"
         );
         assert_eq!(
             mask_log("verification time 12 usec\n", &insns),

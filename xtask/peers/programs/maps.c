@@ -28,8 +28,10 @@ struct {
 } lpm MAPS;
 struct { UINT(type, PROG_ARRAY); UINT(max_entries, 4); UINT(key_size, 4); UINT(value_size, 4); } progs MAPS;
 
-/* A key below 8192 of a walk that no prefetcher sees through. */
-#define KEY(i) (((i) * 2654435761u) >> 19)
+/* A key below 8192 of a walk that no prefetcher sees through; the packet's first word chooses the half, so that threads work on other keys. */
+#define KEY(i, seed) (((i) * 2654435761u >> 20) | ((seed) & 4096))
+/* The same with the halves turned inside out: every key has a neighbour of the other half. */
+#define NEAR(i, seed) ((KEY(i, 0) << 1) | ((seed) >> 12 & 1))
 /* A key below 1,000,000. */
 #define WIDE(i) ((u32)(((u64)((i) * 2654435761u) * 1000000) >> 32))
 
@@ -42,7 +44,7 @@ struct { UINT(type, PROG_ARRAY); UINT(max_entries, 4); UINT(key_size, 4); UINT(v
 		setup; \
 		for (u32 i = 0; i < OPS; i++) { \
 			KEEP(i); \
-			u32 key = KEY(i + seed); \
+			u32 key = KEY(i, seed); \
 			body; \
 		} \
 		return fold(sum); \
@@ -59,6 +61,7 @@ LOOP(array_increment, , { u64 *value = lookup(&array, &key); if (value) *value +
 LOOP(hash_lookup, , { FOUND(hash, &key); })
 LOOP(hash_lookup_1m, , { key = WIDE(i + seed); FOUND(hash_many, &key); })
 LOOP(hash_update, u64 new = 1, { sum += update(&hash, &key, &new, 0); })
+LOOP(hash_update_near, u64 new = 1, { key = NEAR(i, seed); sum += update(&hash, &key, &new, 0); })
 LOOP(hash_update_delete, u64 new = 1, { sum += update(&scratch, &key, &new, 0); sum += delete(&scratch, &key); })
 LOOP(lru_lookup, , { FOUND(lru, &key); })
 LOOP(lru_update, u64 new = 1, { sum += update(&lru, &key, &new, 0); })

@@ -3,14 +3,17 @@
 //! Every engine runs the same instructions over the same packet and must return the same value, else the bench fails. A run of ours has its
 //! read section, as a hook would; a kernel run is that of BPF_PROG_TEST_RUN less the empty program's.
 
-use std::{sync::Arc, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use ring3::{
     EngineKind, LoadOptions, Program, interp,
     jit_x86_64::{self as jit, Compiled},
     objects::{LoadedObject, Object},
-    runtime::Linked,
+    runtime::{CallTarget, Linked, Site, Target},
+    spec::{CallFact, Registry, VerifiedProgram},
+    verifier::{Log, verify},
 };
+use ring3_testkit::corpus::Corpus;
 
 use crate::{
     Outcome,
@@ -31,8 +34,8 @@ const RBPF_INTERP: &str = "rbpf, interpreter";
 const CALLS: usize = 3000;
 const HOPS: usize = 33;
 
-/// Runs the bench.
-pub(crate) fn bench() -> Outcome<Report> {
+/// Runs the bench; `corpus` is a folder of recorded loads, whose accepted programs are compiled.
+pub(crate) fn bench(corpus: Option<&Path>) -> Outcome<Report> {
     let mut report = Report::default();
     let object = programs::pure()?;
     let jitted = load(&object, EngineKind::Jit)?;
@@ -49,12 +52,17 @@ pub(crate) fn bench() -> Outcome<Report> {
         run_program(name, program, &packet, in_kernel.as_ref(), &mut report)?;
     }
     tail_chain(&packet, &mut report)?;
+    crate::maps::lookups(&mut report)?;
     for (name, program) in interpreted.programs() {
         if name != EMPTY {
             interpret(name, program, &packet, &mut report)?;
         }
     }
     compile(&jitted, &mut report)?;
+    match corpus {
+        Some(dir) => compile_corpus(dir, &mut report)?,
+        None => report.note("no corpus folder given: no row of its code"),
+    }
     summary(&mut report);
     Ok(report)
 }
@@ -234,6 +242,7 @@ fn linked(program: &Program) -> Linked {
         program: Arc::clone(program.verified()),
         sites: Vec::new(),
         arena: None,
+        percpu_stride: None,
     }
 }
 
@@ -286,6 +295,78 @@ fn compile(loaded: &LoadedObject, report: &mut Report) -> Outcome<()> {
         all.len()
     ));
     Ok(())
+}
+
+/// Size of the code, and time to make it, over the accepted programs of the corpus. What they name outside of themselves stands for itself: calls
+/// go to one function, addresses are of the usual width.
+fn compile_corpus(dir: &Path, report: &mut Report) -> Outcome<()> {
+    let corpus = Corpus::open(dir);
+    let registry = Registry::linux_6_18();
+    let options = jit::Options::default();
+    let (mut programs, mut insns, mut bytes, mut refused) = (0, 0, 0, 0);
+    let mut took = 0.0;
+    for row in corpus.rows()? {
+        if row.errno != 0 {
+            continue;
+        }
+        let Ok(request) = corpus.request(&row) else {
+            continue;
+        };
+        let Ok(verified) = verify(&request, &registry, &mut Log::new(0)) else {
+            continue;
+        };
+        let linked = linked_somewhere(verified);
+        let begin = Instant::now();
+        let Ok(compiled) = jit::compile(&linked, &options) else {
+            refused += 1;
+            continue;
+        };
+        took += begin.elapsed().as_nanos() as f64;
+        programs += 1;
+        insns += linked.program.insns.len();
+        bytes += compiled.len_bytes();
+    }
+    report.note(format!(
+        "corpus: {programs} programs, {insns} instructions: {:.2} bytes and {:.1} ns each on first compilation; {refused} not compiled",
+        bytes as f64 / insns as f64,
+        took / insns as f64
+    ));
+    Ok(())
+}
+
+unsafe extern "C" fn somewhere(_: u64, _: u64, _: u64, _: u64, _: u64) -> u64 {
+    0
+}
+
+unsafe extern "C" fn packet_of_nobody(_: u64, _: i64, _: u64) -> i64 {
+    -1
+}
+
+/// Targets for every slot that needs one.
+fn linked_somewhere(verified: VerifiedProgram) -> Linked {
+    let mut sites = Vec::new();
+    for (slot, (insn, fact)) in verified.insns.iter().zip(&verified.facts).enumerate() {
+        let is_packet_load = insn.class() == 0 && !insn.is_ld_imm64() && insn.code != 0;
+        let target = if insn.is_ld_imm64() {
+            fact.map.map(|_| Target::Imm64(0x7f12_3456_7890))
+        } else if matches!(fact.call, Some(call) if !matches!(call, CallFact::Subprog(_))) {
+            Some(Target::Call(CallTarget::plain(somewhere)))
+        } else if is_packet_load {
+            Some(Target::LoadPacket(packet_of_nobody))
+        } else {
+            None
+        };
+        sites.extend(target.map(|target| Site {
+            slot: slot as u32,
+            target,
+        }));
+    }
+    Linked {
+        program: Arc::new(verified),
+        sites,
+        arena: None,
+        percpu_stride: None,
+    }
 }
 
 /// Geometric means over the programs that do work.

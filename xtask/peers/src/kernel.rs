@@ -71,13 +71,27 @@ impl<'a> KernelObject<'a> {
 
     /// Sets an element of a map.
     pub(crate) fn update(&self, map: &str, key: &[u8], value: &[u8]) -> Result<(), Errno> {
-        let index = self
-            .spec
+        let index = self.index(map)?;
+        map_update(self.maps[index].as_fd(), key, value, 0)
+    }
+
+    /// Bytes of memory that the kernel accounts to a map.
+    pub(crate) fn mem_usage(&self, map: &str) -> Result<u64, Errno> {
+        let index = self.index(map)?;
+        let fd = self.maps[index].as_raw_fd();
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))
+            .map_err(|_| Errno::ENOENT)?;
+        text.lines()
+            .find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
+            .ok_or(Errno::ENOENT)
+    }
+
+    fn index(&self, map: &str) -> Result<usize, Errno> {
+        self.spec
             .maps
             .iter()
             .position(|spec| spec.name == map)
-            .ok_or(Errno::ENOENT)?;
-        map_update(self.maps[index].as_fd(), key, value, 0)
+            .ok_or(Errno::ENOENT)
     }
 
     /// Stores a program in a prog array.
@@ -144,6 +158,12 @@ impl KernelProgram {
             repeat: (SAMPLE_NS / short.duration_ns.max(1)).clamp(10, 20_000),
         };
         Ok((program, first.retval))
+    }
+
+    /// The same with short samples: more of them are undisturbed on a busy machine.
+    pub(crate) fn with_short_samples(mut self) -> Self {
+        self.repeat = (self.repeat / 8).max(2);
+        self
     }
 
     /// Mean nanoseconds of a run, with what the kernel does around one.

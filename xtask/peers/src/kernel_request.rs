@@ -2,10 +2,7 @@
 //!
 //! Nothing is attached or pinned; a program is closed as soon as its load is timed.
 
-use std::{
-    os::fd::{AsFd, AsRawFd, OwnedFd},
-    time::Instant,
-};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use ring3::{
     btf::Btf,
@@ -15,6 +12,7 @@ use ring3::{
 use ring3_os::bpf_load::{
     MapCreate, ProgLoad, btf_load, map_create, map_freeze, map_update, prog_load,
 };
+use ring3_os::time::thread_cpu_ns;
 
 /// Source register of a two-slot load that names a map, or a map's value, by descriptor.
 const PSEUDO_MAP: [u8; 2] = [1, 2];
@@ -92,11 +90,12 @@ impl<'a> KernelRequest<'a> {
             btf: self.btf.as_ref().map(|fd| fd.as_fd()),
             func_info: records(&request.func_info),
             line_info: records(&request.line_info),
+            attach_btf_id: 0,
             log_level: 0,
         };
-        let begin = Instant::now();
+        let begin = thread_cpu_ns();
         let (loaded, _log) = prog_load(&attr, 0);
-        let took = begin.elapsed().as_nanos() as f64;
+        let took = (thread_cpu_ns() - begin) as f64;
         loaded.map(|_prog| took)
     }
 }

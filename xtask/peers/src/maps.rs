@@ -2,6 +2,9 @@
 //! the crates dashmap and papaya (`rust_maps`).
 //!
 //! A run of a program is 1024 operations; the same loop without one is taken off. Its 1024 keys are hot; the walks from Rust visit every key.
+//! Samples are short and many: the minimum is what an operation costs when nothing else runs.
+
+use std::time::Instant;
 
 use ring3::{
     LoadOptions,
@@ -18,7 +21,9 @@ use crate::{
     rust_maps,
 };
 
-const ROUNDS: usize = 30;
+const ROUNDS: usize = 400;
+/// Runs in a sample of ours.
+const RUNS: u32 = 4;
 const OPS: f64 = 1024.0;
 /// The loop without an operation.
 const BASELINE: &str = "baseline";
@@ -78,11 +83,64 @@ pub(crate) fn bench() -> Outcome<Report> {
     for (program, name) in [
         ("hash_lookup", "hash lookup"),
         ("hash_update", "hash update"),
+        // Elements that one thread inserted in turn share pairs of cache lines, which processors fetch together.
+        ("hash_update_near", "hash update of neighbours"),
+        ("lru_lookup", "LRU lookup"),
     ] {
         two_threads(program, name, &loaded, &packet, &mut report)?;
     }
     rust_maps::bench(&mut report)?;
+    memory(&loaded, in_kernel.as_ref(), &mut report)?;
     Ok(report)
+}
+
+/// Operations that `bench engines` shows too: address arithmetic in place of a call, and a call of a function for one kind of map.
+pub(crate) fn lookups(report: &mut Report) -> Outcome<()> {
+    let packet = programs::packet();
+    let object = programs::maps()?;
+    let loaded = object
+        .load_in(&ring3::system(), &LoadOptions::default())
+        .map_err(|error| error.to_string())?;
+    fill_ours(&loaded)?;
+    let in_kernel = match kernel::is_permitted() {
+        true => Some(KernelObject::create(object.spec())?),
+        false => None,
+    };
+    if let Some(in_kernel) = &in_kernel {
+        fill_kernel(in_kernel)?;
+    }
+    for program in ["array_increment", "hash_lookup"] {
+        operation(
+            program,
+            program,
+            &loaded,
+            in_kernel.as_ref(),
+            &packet,
+            report,
+        )?;
+    }
+    Ok(())
+}
+
+/// Bytes of memory per entry, as `fdinfo` of the map's descriptor says on both sides.
+fn memory(
+    loaded: &LoadedObject,
+    in_kernel: Option<&KernelObject<'_>>,
+    report: &mut Report,
+) -> Outcome<()> {
+    for name in ["array", "hash", "hash_many", "lru", "lpm"] {
+        let map = loaded.map_object(name)?.map();
+        let entries = f64::from(map.max_entries());
+        let ours = map.mem_usage() as f64 / entries;
+        let theirs = match in_kernel {
+            Some(object) => format!("{:.1}", object.mem_usage(name)? as f64 / entries),
+            None => "not asked".to_owned(),
+        };
+        report.note(format!(
+            "{name}, {entries} entries: {ours:.1} bytes an entry, kernel {theirs}"
+        ));
+    }
+    Ok(())
 }
 
 fn value(key: u32) -> u64 {
@@ -131,10 +189,7 @@ fn operation(
     let mut baseline = Ours::new(loaded.program(BASELINE)?, packet)?;
     let mut run = ours.run()?;
     let expected = run();
-    let mut contenders = vec![
-        Contender::calls("ours", 1, run),
-        Contender::calls(BASELINE, 1, baseline.run()?),
-    ];
+    let mut contenders = vec![short("ours", run), short(BASELINE, baseline.run()?)];
     if let Some(in_kernel) = in_kernel {
         let (program, returned) = KernelProgram::new(in_kernel.load(program)?, packet)?;
         if returned != expected {
@@ -143,7 +198,9 @@ fn operation(
                 "{name}: we return {expected:#x}, the kernel {returned:#x}"
             ));
         }
+        let program = program.with_short_samples();
         let (baseline, _) = KernelProgram::new(in_kernel.load(BASELINE)?, packet)?;
+        let baseline = baseline.with_short_samples();
         contenders.push(Contender::sampled(kernel::name(), move || {
             program.sample_ns()
         }));
@@ -167,6 +224,17 @@ fn operation(
     Ok(())
 }
 
+/// A contender whose sample is a few runs.
+fn short<'a>(name: &str, mut run: impl FnMut() -> u32 + 'a) -> Contender<'a> {
+    Contender::sampled(name, move || {
+        let begin = Instant::now();
+        for _ in 0..RUNS {
+            std::hint::black_box(run());
+        }
+        begin.elapsed().as_nanos() as f64 / f64::from(RUNS)
+    })
+}
+
 /// The same program on two threads at once, over other keys: the reference is one thread, the loop included in both.
 fn two_threads(
     program: &str,
@@ -181,7 +249,7 @@ fn two_threads(
     let program = loaded.program(program)?;
     let body = |thread: usize| {
         let mut packet = packet.to_vec();
-        // The programs' keys begin at the packet's first word.
+        // The packet's first word chooses the keys.
         packet[..4].copy_from_slice(&(thread as u32 * 4096).to_ne_bytes());
         let mut ours = Ours::new(program, &packet).ok();
         move || {

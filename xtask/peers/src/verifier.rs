@@ -3,9 +3,10 @@
 //! The accepted programs of one set of the corpus, beside the times recorded with them (another day: it tells the order) and, where bpf(2)
 //! is permitted, beside the running kernel, which loads each program in turns with ours. The same for the fixtures. A load is more than
 //! verification (the JIT, a descriptor), hence a row less the kernel's load of a program of two instructions; what both count is the
-//! instructions processed. Sums weigh long programs; the rows `per program` are geometric means, where each program counts once.
+//! instructions processed. Times are processor times of the thread, so that other work on the machine counts little. Sums weigh long
+//! programs; the rows `per program` are geometric means, where each program counts once.
 
-use std::{collections::BTreeMap, path::Path, time::Instant};
+use std::{collections::BTreeMap, path::Path};
 
 use ring3::{
     LoadOptions,
@@ -14,10 +15,11 @@ use ring3::{
     uapi::Errno,
     verifier,
 };
+use ring3_os::time::thread_cpu_ns;
 use ring3_testkit::{corpus::Corpus, fixture::elf_fixtures};
 
 use crate::{
-    Outcome,
+    Outcome, heap,
     kernel::{self, KernelRequest},
     programs,
     report::{Report, Row},
@@ -29,6 +31,8 @@ const RECORDED: &str = "kernel, recorded load";
 const SHORT_NS: f64 = 20e6;
 const ROUNDS_SHORT: usize = 7;
 const ROUNDS_LONG: usize = 2;
+/// Below that, memory is that of the program, not of its states.
+const MANY_STATES: u64 = 100;
 
 /// Runs the bench; without a corpus folder, over the fixtures alone.
 pub(crate) fn bench(corpus: Option<&Path>) -> Outcome<Report> {
@@ -89,17 +93,64 @@ fn empty_load_ns() -> Outcome<f64> {
 /// Nanoseconds and instructions processed; `None` if it is not accepted.
 fn verify_ns(request: &LoadRequest, registry: &Registry) -> Option<(f64, u64)> {
     let mut log = verifier::Log::new(0);
-    let begin = Instant::now();
+    let begin = thread_cpu_ns();
     let verified = verifier::verify(request, registry, &mut log);
-    let took = begin.elapsed().as_nanos() as f64;
+    let took = (thread_cpu_ns() - begin) as f64;
     verified
         .ok()
         .map(|program| (took, program.stats.insns_processed.max(1)))
 }
 
+/// Bytes that a verification held at most, and what it held them for; sums over programs add up.
+#[derive(Clone, Copy, Default)]
+struct Memory {
+    peak_bytes: u64,
+    /// As the kernel counts: checkpoints.
+    peak_states: u64,
+    /// Checkpoints and paths that wait to be walked.
+    peak_held: u64,
+    slots: u64,
+}
+
+impl Memory {
+    fn of(request: &LoadRequest, registry: &Registry) -> Option<Memory> {
+        let mut log = verifier::Log::new(0);
+        let (verified, peak_bytes) =
+            heap::peak_of(|| verifier::verify(request, registry, &mut log));
+        let stats = verified.ok()?.stats;
+        Some(Memory {
+            peak_bytes,
+            peak_states: u64::from(stats.peak_states),
+            peak_held: u64::from(stats.peak_held),
+            slots: request.insns.len() as u64,
+        })
+    }
+
+    fn add(&mut self, other: Memory) {
+        self.peak_bytes += other.peak_bytes;
+        self.peak_states += other.peak_states;
+        self.peak_held += other.peak_held;
+        self.slots += other.slots;
+    }
+
+    fn line(&self) -> String {
+        let per = |count: u64| self.peak_bytes as f64 / count.max(1) as f64;
+        format!(
+            "peak {} bytes: {:.0} per stored state ({} checkpoints and waiting paths), {:.0} per checkpoint ({}), {:.0} per instruction of the program",
+            self.peak_bytes,
+            per(self.peak_held),
+            self.peak_held,
+            per(self.peak_states),
+            self.peak_states,
+            per(self.slots)
+        )
+    }
+}
+
 /// One program, measured.
 struct Measured {
     insns: u64,
+    memory: Memory,
     ours_ns: f64,
     /// The running kernel's load; why there is none.
     live_ns: Result<f64, Errno>,
@@ -128,6 +179,7 @@ fn measure(request: &LoadRequest, registry: &Registry, is_live: bool) -> Option<
     }
     Some(Measured {
         insns,
+        memory: Memory::of(request, registry)?,
         ours_ns,
         live_ns,
     })
@@ -225,6 +277,8 @@ fn selftests(dir: &Path, empty_ns: Option<f64>, report: &mut Report) -> Outcome<
     let mut live = LiveSums::default();
     let (mut rejected, mut untimed) = (0, 0);
     let mut longest: BTreeMap<u64, String> = BTreeMap::new();
+    let mut biggest: BTreeMap<u64, String> = BTreeMap::new();
+    let (mut memory, mut memory_of_many) = (Memory::default(), Memory::default());
     for row in corpus.rows()? {
         if row.set != CORPUS_SET || row.errno != 0 || row.reference.is_some() {
             continue;
@@ -234,6 +288,17 @@ fn selftests(dir: &Path, empty_ns: Option<f64>, report: &mut Report) -> Outcome<
             rejected += 1;
             continue;
         };
+        memory.add(measured.memory);
+        if measured.memory.peak_states >= MANY_STATES {
+            memory_of_many.add(measured.memory);
+        }
+        biggest.insert(
+            measured.memory.peak_bytes,
+            format!("{}: {}", row.path, measured.memory.line()),
+        );
+        if biggest.len() > 5 {
+            biggest.pop_first();
+        }
         let per_insn = |ns: f64| ns / measured.insns as f64;
         longest.insert(
             measured.ours_ns as u64,
@@ -268,6 +333,15 @@ fn selftests(dir: &Path, empty_ns: Option<f64>, report: &mut Report) -> Outcome<
     report.note(format!(
         "{CORPUS_SET}: of the accepted programs {rejected} are rejected by us and left out, {untimed} have no recorded time"
     ));
+    report.note(format!("memory, all: {}", memory.line()));
+    report.note(format!(
+        "memory, programs of {MANY_STATES} states and more: {}",
+        memory_of_many.line()
+    ));
+    let lines = biggest.values().rev();
+    report
+        .notes
+        .extend(lines.map(|line| format!("  biggest: {line}")));
     let lines = longest.values().rev();
     report
         .notes

@@ -25,10 +25,10 @@ const FLOORS: &[(&str, u32)] = &[
     ("bpffs", 7),
     ("syscall-shim", 8),
     ("ring3", 9),
-    ("cli", 10),
     ("supervisor", 10),
     ("preload", 10),
-    ("testkit", 11),
+    ("cli", 11),
+    ("testkit", 12),
 ];
 
 /// The package name of a crate's folder.

@@ -1,13 +1,15 @@
 //! `oracle [AREA]`: records the running kernel's answers into fixtures/oracle. Where bpf(2) is refused it says so and changes nothing.
 
-use std::{fs, io, process::ExitCode};
+use std::{fs, io, path::PathBuf, process::ExitCode};
 
 use ring3_testkit::{
+    corpus_kernel,
     filetest::{self, Loader},
     fixture::elf_fixtures,
     kernel::{self, KernelObject},
     mprog_kernel, net_kernel,
 };
+use ring3_uapi::Errno;
 
 /// Records an area; the number of answers.
 type Record = fn() -> io::Result<usize>;
@@ -16,11 +18,29 @@ type Record = fn() -> io::Result<usize>;
 const AREAS: &[(&str, Record)] = &[
     ("asm", filetest::run::record),
     ("elf", record_elf),
+    ("helpers", record_helpers),
     ("maps", record_maps),
     ("mprog", record_mprog),
     ("net", record_net),
     ("syscall", record_syscall),
 ];
+
+/// `oracle corpus DIR OUT`: the folder DIR in the corpus format, asked again without CAP_PERFMON and CAP_SYS_ADMIN.
+fn record_corpus(area: &str) -> ExitCode {
+    let args: Vec<PathBuf> = std::env::args().skip(2).map(PathBuf::from).collect();
+    let result = match &args[..] {
+        [dir, out] if area == corpus_kernel::INSIDE => corpus_kernel::record_inside(dir, out),
+        [dir, out] => corpus_kernel::record(dir, out),
+        _ => Err(io::Error::other("usage: oracle corpus DIR OUT")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("oracle corpus: {error}");
+            ExitCode::from(1)
+        }
+    }
+}
 
 fn main() -> ExitCode {
     let wanted = std::env::args().nth(1);
@@ -32,6 +52,26 @@ fn main() -> ExitCode {
                 ExitCode::from(1)
             }
         };
+    }
+    if wanted.as_deref() == Some(net_kernel::INSIDE) {
+        let args: Vec<String> = std::env::args().skip(2).collect();
+        let result = match &args[..] {
+            [folder, cases] => cases
+                .parse()
+                .map_err(io::Error::other)
+                .and_then(|cases| net_kernel::run_inside(folder.as_ref(), cases)),
+            _ => Err(io::Error::other("expected a folder and a number of cases")),
+        };
+        return match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("inside the network namespace: {error}");
+                ExitCode::from(1)
+            }
+        };
+    }
+    if let Some(area @ (corpus_kernel::INSIDE | "corpus")) = wanted.as_deref() {
+        return record_corpus(area);
     }
     if wanted.as_deref() == Some(filetest::run::INSIDE) {
         return match filetest::run::record_for(Loader::NoPerfmon) {
@@ -81,12 +121,23 @@ fn record_elf() -> io::Result<usize> {
         for prog in &spec.progs {
             let (_, recorded) = object.load(prog)?;
             let path = fixture.oracle_path(&prog.name);
+            if recorded.errno == Errno::EPERM.raw() && recorded.log.is_empty() {
+                println!("{}: not permitted here, nothing recorded", path.display());
+                continue;
+            }
             fs::create_dir_all(path.parent().expect("below the fixtures"))?;
             fs::write(path, recorded.to_text())?;
             count += 1;
         }
     }
     Ok(count)
+}
+
+/// What programs find out by calling helpers.
+fn record_helpers() -> io::Result<usize> {
+    ring3_testkit::helper_oracle::record(
+        &ring3_testkit::fixture::fixtures_dir().join("oracle/helpers"),
+    )
 }
 
 /// The answers to every operation of every map script.

@@ -1,5 +1,5 @@
-//! `parity DIR [--set NAME] [--subset NAME] [--filter TEXT] [--show PATH] [--json] [--list COLUMN]`: ring3's verifier
-//! beside the recorded kernel.
+//! `parity DIR [--set NAME] [--subset NAME] [--filter TEXT] [--show PATH] [--json] [--list COLUMN] [--xlated]`: ring3's verifier
+//! beside the recorded kernel; with `--xlated`, the rewritten programs of those that both accept.
 
 use std::{
     collections::BTreeMap,
@@ -13,10 +13,12 @@ use std::{
 
 use ring3_spec::Registry;
 use ring3_testkit::{
-    corpus::{Corpus, Row},
+    corpus::{Corpus, Row, registry},
     log_mask::mask_log,
     parity::{Tally, compare, judge},
+    xlated::{self, Alike},
 };
+use ring3_verifier::{Log, verify};
 
 struct Options {
     dir: PathBuf,
@@ -26,6 +28,7 @@ struct Options {
     show: Option<String>,
     list: Option<String>,
     json: bool,
+    xlated: bool,
 }
 
 fn parse_args() -> Result<Options, String> {
@@ -38,6 +41,7 @@ fn parse_args() -> Result<Options, String> {
         show: None,
         list: None,
         json: false,
+        xlated: false,
     };
     while let Some(arg) = args.next() {
         let mut value = || {
@@ -51,6 +55,7 @@ fn parse_args() -> Result<Options, String> {
             "--show" => options.show = Some(value()?),
             "--list" => options.list = Some(value()?),
             "--json" => options.json = true,
+            "--xlated" => options.xlated = true,
             _ if options.dir.as_os_str().is_empty() && !arg.starts_with('-') => {
                 options.dir = PathBuf::from(arg)
             }
@@ -58,11 +63,12 @@ fn parse_args() -> Result<Options, String> {
         }
     }
     if options.dir.as_os_str().is_empty() {
-        return Err("usage: parity DIR [--set NAME] [--subset NAME] [--filter TEXT] [--show PATH] [--list COLUMN] [--json]".into());
+        return Err("usage: parity DIR [--set NAME] [--subset NAME] [--filter TEXT] [--show PATH] [--list COLUMN] [--json] [--xlated]".into());
     }
     if let Some(list) = &options.list
         && !Tally::COLUMNS.contains(&list.as_str())
         && list != "unjudged"
+        && list != "xlated"
     {
         return Err(format!(
             "--list: '{list}' is none of {:?} or unjudged",
@@ -104,6 +110,9 @@ fn run(options: &Options) -> Result<ExitCode, String> {
                 .is_none_or(|text| row.path.contains(text.as_str()))
     };
     let rows: Vec<&Row> = rows.iter().filter(is_wanted).collect();
+    if options.xlated {
+        return compare_xlated(&corpus, &rows, options.list.is_some());
+    }
     // Panics are counted and named in the table; their backtraces would drown it.
     std::panic::set_hook(Box::new(|_| ()));
     let report = compare_all(options, &rows)?;
@@ -118,6 +127,70 @@ fn run(options: &Options) -> Result<ExitCode, String> {
     } else {
         ExitCode::from(1)
     })
+}
+
+/// What the rewritten programs of a set have in common with the kernel's.
+#[derive(Default)]
+struct XlatedTally {
+    programs: u64,
+    equal: u64,
+    /// Equal but for rewrites that ring3 leaves to its engines.
+    but: u64,
+    /// Which, and in how many programs.
+    left_to_engines: BTreeMap<&'static str, u64>,
+    /// The others, by path.
+    unexplained: Vec<String>,
+}
+
+/// `lists`: names every program that differs for no known cause.
+fn compare_xlated(corpus: &Corpus, rows: &[&Row], lists: bool) -> Result<ExitCode, String> {
+    let registry = registry();
+    let mut sets: BTreeMap<&str, XlatedTally> = BTreeMap::new();
+    for row in rows
+        .iter()
+        .filter(|row| row.errno == 0 && row.set.ends_with("6.18"))
+    {
+        let kernel = corpus.xlated(row).map_err(|error| error.to_string())?;
+        let request = corpus.request(row).map_err(|error| error.to_string())?;
+        let Ok(ours) = verify(&request, &registry, &mut Log::off()) else {
+            continue;
+        };
+        if kernel.is_empty() {
+            continue;
+        }
+        let tally = sets.entry(&row.set).or_default();
+        tally.programs += 1;
+        match xlated::compare(&kernel, &ours.insns) {
+            Alike::Equal => tally.equal += 1,
+            Alike::But(causes) => {
+                tally.but += 1;
+                for cause in causes {
+                    *tally.left_to_engines.entry(cause).or_default() += 1;
+                }
+            }
+            Alike::No(found) => tally.unexplained.push(format!(
+                "{} slot {}: kernel '{}', ring3 '{}'",
+                row.path, found.at, found.kernel, found.ours
+            )),
+        }
+    }
+    for (set, tally) in &sets {
+        println!(
+            "{set:44} {:>6} accepted by both, {:>6} equal, {:>6} equal but for what engines do, {:>6} other",
+            tally.programs,
+            tally.equal,
+            tally.but,
+            tally.unexplained.len()
+        );
+        for (cause, count) in &tally.left_to_engines {
+            println!("    {count:>6} {cause}");
+        }
+        let shown = if lists { usize::MAX } else { 3 };
+        for line in tally.unexplained.iter().take(shown) {
+            println!("    {line}");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Tallies by set, `(set)` rows that do not bind apart, and the first differing line per set.
@@ -137,7 +210,7 @@ fn compare_all(options: &Options, rows: &[&Row]) -> Result<Report, String> {
         for _ in 0..workers {
             let worker = || {
                 let corpus = Corpus::open(&options.dir);
-                let registry = Registry::linux_6_18();
+                let registry = registry();
                 while let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
                     if let Err(error) = compare_one(options, &corpus, &registry, row, &report) {
                         *failure.lock().unwrap() = Some(format!("{}: {error}", row.path));
@@ -288,7 +361,7 @@ fn print_json(report: &Report) {
 
 fn show(corpus: &Corpus, row: &Row) -> Result<ExitCode, String> {
     let request = corpus.request(row).map_err(|error| error.to_string())?;
-    let outcome = judge(&request, &Registry::linux_6_18());
+    let outcome = judge(&request, &registry());
     let kernel = mask_log(&corpus.log(row).unwrap_or_default(), &request.insns);
     let ours = mask_log(&outcome.log, &request.insns);
     println!(

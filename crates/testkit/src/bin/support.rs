@@ -37,7 +37,23 @@ Written by `cargo xtask support` from the tables of the code; do not edit. What 
     prog_types(&mut out);
     map_types(&mut out);
     helper_rows(&mut out);
+    commands(&mut out);
     out
+}
+
+/// Commands of bpf(2), from the table that serves them.
+fn commands(out: &mut String) {
+    out.push_str(
+        "\n## Commands of bpf(2)\n\nThe same in process, preloaded and under `ring3 run-client`. A part that is missing answers ENOTSUPP unless another errno is said.\n\n| command | state | missing |\n|---|---|---|\n",
+    );
+    for row in ring3::syscall_shim::SUPPORT {
+        let state = if row.missing.is_empty() {
+            "whole"
+        } else {
+            "partly"
+        };
+        out.push_str(&format!("| {} | {state} | {} |\n", row.cmd, row.missing));
+    }
 }
 
 fn prog_types(out: &mut String) {

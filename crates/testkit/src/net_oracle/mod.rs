@@ -8,8 +8,10 @@
 //! FRAME ARG,ARG,ARG,ARG -> RETVAL LENGTH HASH CB... MARK
 //! ```
 //!
-//! FRAME is the number that [`frame`] makes the packet from; LENGTH and HASH are the packet's afterwards (FNV-1a); numbers are hexadecimal.
-//! The kernel answers in `net_kernel`; ring3 in the tests of `net`, which include this file.
+//! FRAME is the number that [`frame`] makes the packet from; LENGTH and HASH are the packet's afterwards (FNV-1a); numbers are hexadecimal. Programs of
+//! XDP fragments get up to 80,000 bytes and a linear part of any length; their answers have `data_end` at the end.
+//! The kernel answers in `net_kernel`, in a network namespace with the devices and routes of [`WORLD`]; ring3 in the tests of `net`, which include
+//! this file.
 
 use std::fmt::Write;
 
@@ -21,13 +23,45 @@ pub use programs::subjects;
 pub struct Subject {
     /// Name, of the fixture too.
     pub name: &'static str,
-    /// XDP instead of tc.
-    pub is_xdp: bool,
+    /// What runs it, over what.
+    pub kind: Kind,
     /// Instructions, 8 bytes each.
     pub insns: Vec<u8>,
     /// Makes arguments.
     pub args: fn(&mut Random) -> [u32; 4],
 }
+
+/// What a program is and what it runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A classifier.
+    Tc,
+    /// XDP, over a frame in one page.
+    Xdp,
+    /// XDP with fragments.
+    XdpFrags,
+}
+
+/// The network around the test runs, as `ip -batch` reads it. Devices have fixed numbers; what is not here does not exist.
+pub const WORLD: &str = "\
+link set lo up
+link add va index 10 address 02:00:00:00:00:0a type veth peer name vb index 11 address 02:00:00:00:00:0b
+link set va up
+link set vb up
+addr add 10.9.0.1/24 dev va
+addr add fd09::1/64 dev va nodad
+route add 10.20.0.0/16 via 10.9.0.2 dev va
+route add 10.20.7.0/24 via 10.9.0.3 dev va metric 7
+route add blackhole 10.21.0.0/16
+route add unreachable 10.22.0.0/16
+route add prohibit 10.23.0.0/16
+route add fd20::/16 via fd09::2 dev va
+neigh add 10.9.0.2 lladdr 02:00:00:00:00:99 dev va nud permanent
+neigh add fd09::2 lladdr 02:00:00:00:00:99 dev va nud permanent
+";
+
+/// Index of `va`, the only device that forwards, and IPv4 only.
+pub const VA: u32 = 10;
 
 /// Where `cb` lies in `struct __sk_buff`.
 const CB: i16 = 48;
@@ -134,10 +168,28 @@ impl Case {
             .iter()
             .flat_map(|word| word.to_le_bytes())
             .collect();
-        if subject.is_xdp {
+        if subject.kind != Kind::Tc {
+            let mut ctx = Vec::new();
+            if subject.kind == Kind::XdpFrags {
+                let mut random = Random::new(self.frame ^ 0xf4a6);
+                let len = match random.below(8) {
+                    0 => 14 + random.below(400),
+                    1 => 73_140 + random.below(40),
+                    2 => random.below(80_000),
+                    _ => 3_400 + random.below(14_000),
+                };
+                frame = frame.iter().copied().cycle().take(len as usize).collect();
+                let linear = match random.below(4) {
+                    0 => len,
+                    1 => 3_520,
+                    _ => random.below(3_800),
+                };
+                ctx = vec![0; 24];
+                ctx[4..8].copy_from_slice(&linear.to_le_bytes());
+            }
             let known = frame.len().min(16);
             frame[..known].copy_from_slice(&words[..known]);
-            return (frame, Vec::new());
+            return (frame, ctx);
         }
         let mut ctx = vec![0; 192];
         ctx[CB as usize..CB as usize + 16].copy_from_slice(&words);
@@ -179,6 +231,8 @@ pub fn answer(retval: u32, data: &[u8], ctx: &[u8]) -> String {
         ] {
             let _ = write!(text, " {:x}", word(at));
         }
+    } else if ctx.len() >= 8 {
+        let _ = write!(text, " {:x}", word(4));
     }
     text
 }

@@ -1,6 +1,6 @@
 //! The programs of the packet oracle: one per helper, its arguments taken from the case.
 
-use super::{CB, Random, Subject};
+use super::{CB, Kind, Random, Subject};
 
 const R0: u8 = 0;
 const R1: u8 = 1;
@@ -53,6 +53,46 @@ impl Asm {
 
     fn exit(&mut self) -> &mut Asm {
         self.raw(0x95, 0, 0, 0, 0)
+    }
+
+    /// Shows what a tc program in r6 sees after its call, whose result is in r7, and returns that.
+    fn fold_and_show(&mut self) {
+        // What memory arguments hold now, folded: m = m * 31 + word.
+        self.imm(R8, 0);
+        for word in 0..16 {
+            self.load32(R9, R10, MEMORY + word * 4)
+                .raw(0x27, R8, 0, 0, 31)
+                .raw(0x0f, R8, R9, 0, 0);
+        }
+        // skb_load_bytes_relative(skb, 0, fp - 72, 4, BPF_HDR_START_NET)
+        self.imm(R1, 0)
+            .store64(R10, -72, R1)
+            .mov(R1, R6)
+            .imm(R2, 0)
+            .mov(3, R10)
+            .add(3, -72)
+            .imm(4, 4)
+            .imm(5, 1)
+            .call(68);
+        self.load32(R1, R10, -72).store32(R6, 8, R1);
+        self.store32(R6, CB, R8);
+        self.load32(R1, R6, 0).store32(R6, CB + 4, R1);
+        // protocol | vlan_proto << 16
+        self.load32(R1, R6, 16)
+            .load32(R2, R6, 28)
+            .raw(0x67, R2, 0, 0, 16)
+            .raw(0x4f, R1, R2, 0, 0)
+            .store32(R6, CB + 8, R1);
+        // vlan_tci | vlan_present << 16 | pkt_type << 24
+        self.load32(R1, R6, 24)
+            .load32(R2, R6, 20)
+            .raw(0x67, R2, 0, 0, 16)
+            .raw(0x4f, R1, R2, 0, 0)
+            .load32(R2, R6, 4)
+            .raw(0x67, R2, 0, 0, 24)
+            .raw(0x4f, R1, R2, 0, 0)
+            .store32(R6, CB + 12, R1);
+        self.mov(R0, R7).exit();
     }
 }
 
@@ -121,42 +161,7 @@ fn tc(before: Before, helper: i32, args: &[Arg]) -> Vec<u8> {
     }
     set_args(&mut asm, args, from_cb);
     asm.call(helper).mov(R7, R0);
-    // What memory arguments hold now, folded: m = m * 31 + word.
-    asm.imm(R8, 0);
-    for word in 0..16 {
-        asm.load32(R9, R10, MEMORY + word * 4)
-            .raw(0x27, R8, 0, 0, 31)
-            .raw(0x0f, R8, R9, 0, 0);
-    }
-    // skb_load_bytes_relative(skb, 0, fp - 72, 4, BPF_HDR_START_NET)
-    asm.imm(R1, 0)
-        .store64(R10, -72, R1)
-        .mov(R1, R6)
-        .imm(R2, 0)
-        .mov(3, R10)
-        .add(3, -72)
-        .imm(4, 4)
-        .imm(5, 1)
-        .call(68);
-    asm.load32(R1, R10, -72).store32(R6, 8, R1);
-    asm.store32(R6, CB, R8);
-    asm.load32(R1, R6, 0).store32(R6, CB + 4, R1);
-    // protocol | vlan_proto << 16
-    asm.load32(R1, R6, 16)
-        .load32(R2, R6, 28)
-        .raw(0x67, R2, 0, 0, 16)
-        .raw(0x4f, R1, R2, 0, 0)
-        .store32(R6, CB + 8, R1);
-    // vlan_tci | vlan_present << 16 | pkt_type << 24
-    asm.load32(R1, R6, 24)
-        .load32(R2, R6, 20)
-        .raw(0x67, R2, 0, 0, 16)
-        .raw(0x4f, R1, R2, 0, 0)
-        .load32(R2, R6, 4)
-        .raw(0x67, R2, 0, 0, 24)
-        .raw(0x4f, R1, R2, 0, 0)
-        .store32(R6, CB + 12, R1);
-    asm.mov(R0, R7).exit();
+    asm.fold_and_show();
     asm.0
 }
 
@@ -205,17 +210,21 @@ pub fn subjects() -> Vec<Subject> {
     let tc =
         |name, before: Before, helper, args: &[Arg], words: fn(&mut Random) -> [u32; 4]| Subject {
             name,
-            is_xdp: false,
+            kind: Kind::Tc,
             insns: tc(before, helper, args),
             args: words,
         };
     let xdp =
         |name, before: Before, helper, args: &[Arg], words: fn(&mut Random) -> [u32; 4]| Subject {
             name,
-            is_xdp: true,
+            kind: Kind::Xdp,
             insns: xdp(before, helper, args),
             args: words,
         };
+    let frags = |name, helper, args: &[Arg], words: fn(&mut Random) -> [u32; 4]| Subject {
+        kind: Kind::XdpFrags,
+        ..xdp(name, &[], helper, args, words)
+    };
     let none: fn(&mut Random) -> [u32; 4] = |_| [0; 4];
     let offsets: fn(&mut Random) -> [u32; 4] = |r| [r.offset(), r.next_u32(), r.next_u32(), 0];
     let vlan: fn(&mut Random) -> [u32; 4] = |r| {
@@ -509,7 +518,128 @@ pub fn subjects() -> Vec<Subject> {
             &[Ctx, Word, Memory, Word, Word],
             |r| [r.pick(&[0, 1, 7777]), r.offset(), r.pick(&[0, 0, 0, 1]), 0],
         ),
+        frags("xdp_frags_get_buff_len", 188, &[Ctx], none),
+        frags(
+            "xdp_frags_load_bytes",
+            189,
+            &[Ctx, Word, Memory, Const(17)],
+            deep_offsets,
+        ),
+        frags(
+            "xdp_frags_store_bytes",
+            190,
+            &[Ctx, Word, Memory, Const(13)],
+            deep_offsets,
+        ),
+        frags("xdp_frags_adjust_tail", 65, &[Ctx, Word], |r| {
+            let delta = match r.below(4) {
+                0 => r.below(4200) as i32,
+                1 => -(r.below(80_000) as i32),
+                _ => -(r.below(9_000) as i32),
+            };
+            [delta as u32, 0, 0, 0]
+        }),
+        frags("xdp_frags_adjust_head", 44, &[Ctx, Word], |r| {
+            let delta = match r.below(2) {
+                0 => head_delta(r),
+                _ => r.below(3_600),
+            };
+            [delta, 0, 0, 0]
+        }),
+        frags(
+            "xdp_frags_check_mtu",
+            163,
+            &[Ctx, Word, Memory, Word, Word],
+            |r| [r.pick(&[0, 1, 10]), r.offset(), r.pick(&[0, 0, 0, 1]), 0],
+        ),
+        tc(
+            "check_mtu_veth",
+            &[],
+            163,
+            &[Ctx, Word, Memory, Word, Word],
+            |r| [r.pick(&[10, 11, 12]), r.below(40), r.pick(&[0, 0, 1]), 0],
+        ),
+        tc("clone_redirect", &[], 13, &[Ctx, Word, Word], |r| {
+            [r.pick(&[0, 5, 10, 99]), r.pick(&[0, 0, 1, 2]), 0, 0]
+        }),
+        tc(
+            "redirect_neigh_next_hop",
+            &[],
+            152,
+            &[Word, Memory, Const(20), Word],
+            |r| [r.below(12), r.below(3), 0, 0],
+        ),
+        tc("skb_cgroup_classid", &[], 151, &[Ctx], none),
+        Subject {
+            name: "fib_lookup",
+            kind: Kind::Tc,
+            insns: fib_lookup(2),
+            args: |r| {
+                let destination = [
+                    10,
+                    r.pick(&[9, 20, 20, 21, 22, 23, 24]) as u8,
+                    r.pick(&[0, 7]) as u8,
+                    r.pick(&[1, 2, 3]) as u8,
+                ];
+                fib_args(r, u32::from_le_bytes(destination))
+            },
+        },
+        Subject {
+            name: "fib_lookup_ipv6",
+            kind: Kind::Tc,
+            insns: fib_lookup(10),
+            args: |r| {
+                let prefix = r.pick(&[0x09fd, 0x20fd, 0x21fd]);
+                fib_args(r, prefix)
+            },
+        },
     ]
+}
+
+fn deep_offsets(random: &mut Random) -> [u32; 4] {
+    let offset = match random.below(4) {
+        0 => random.offset(),
+        1 => 3_500 + random.below(40),
+        _ => random.below(20_000),
+    };
+    [offset, random.next_u32(), random.next_u32(), 0]
+}
+
+/// Device, destination, flags and length of a route lookup.
+fn fib_args(random: &mut Random, destination: u32) -> [u32; 4] {
+    let ifindex = random.pick(&[10, 10, 11, 1, 99]);
+    let flags = random.pick(&[0, 1, 2, 4, 6, 3, 128, 5]);
+    [
+        ifindex,
+        destination,
+        flags,
+        random.pick(&[0, 100, 1500, 1501]),
+    ]
+}
+
+/// `bpf_fib_lookup` with `struct bpf_fib_lookup` in the memory that the answer folds: family, `tot_len`, `ifindex` and the first word of the destination
+/// given, an IPv6 destination ending in 2.
+fn fib_lookup(family: i32) -> Vec<u8> {
+    const TOT_LEN: i16 = 6;
+    const IFINDEX: i16 = 8;
+    const DST: i16 = 32;
+    let mut asm = Asm::default();
+    asm.mov(R6, R1).imm(R1, 0);
+    for word in 0..8 {
+        asm.store64(R10, MEMORY + word * 8, R1);
+    }
+    asm.imm(R1, family).raw(0x73, R10, R1, MEMORY, 0);
+    asm.load32(R1, R6, CB).store32(R10, MEMORY + IFINDEX, R1);
+    asm.load32(R1, R6, CB + 4).store32(R10, MEMORY + DST, R1);
+    asm.load32(R1, R6, CB + 12)
+        .raw(0x6b, R10, R1, MEMORY + TOT_LEN, 0);
+    if family == 10 {
+        asm.imm(R1, 2).raw(0x73, R10, R1, MEMORY + DST + 15, 0);
+    }
+    asm.mov(R1, R6).mov(R2, R10).add(R2, i32::from(MEMORY));
+    asm.imm(3, 64).load32(4, R6, CB + 8).call(69).mov(R7, R0);
+    asm.fold_and_show();
+    asm.0
 }
 
 fn head_delta(random: &mut Random) -> u32 {
