@@ -135,21 +135,27 @@ mod tests {
     use crate::{ProgAttr, System};
     use ring3_isa::RawInsn;
 
-    fn load(prog_type: ProgType, flags: u32, insns: &[(u8, u8, u8, i16, i32)]) -> Arc<Program> {
+    fn load(
+        prog_type: ProgType,
+        flags: u32,
+        insns: &[(u8, u8, u8, i16, i32)],
+    ) -> (Arc<System>, Arc<Program>) {
         let insns = insns
             .iter()
             .map(|&(code, dst, src, off, imm)| RawInsn::new(code, dst, src, off, imm))
             .collect();
         let mut attr = ProgAttr::new(prog_type, insns);
         attr.flags = flags;
-        Program::load(&System::new(), attr).unwrap_or_else(|error| panic!("{error}"))
+        let system = System::new();
+        let prog = Program::load(&system, attr).unwrap_or_else(|error| panic!("{error}"));
+        (system, prog)
     }
 
     #[test]
     fn a_syscall_program_changes_its_context() {
         const SLEEPABLE: u32 = 1 << 4;
         // r0 = ctx[1]; ctx[0] = 7
-        let prog = load(
+        let (_system, prog) = load(
             ProgType::Syscall,
             SLEEPABLE,
             &[(0x79, 0, 1, 8, 0), (0x7a, 1, 0, 0, 7), (0x95, 0, 0, 0, 0)],
@@ -180,7 +186,7 @@ mod tests {
     #[test]
     fn a_raw_tracepoint_reads_its_arguments_on_the_cpu_asked_for() {
         // r0 = args[1] + 256 * cpu
-        let prog = load(
+        let (_system, prog) = load(
             ProgType::RawTracepoint,
             0,
             &[

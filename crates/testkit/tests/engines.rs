@@ -38,10 +38,14 @@ fn contents(loaded: &LoadedObject) -> Vec<(String, Elements)> {
             let mut key: Option<Vec<u8>> = None;
             loop {
                 let mut next = vec![0; map.key_size() as usize];
-                if map.sys_next_key(Access::ReadOnly, key.as_deref(), &mut next)
-                    == Err(Errno::ENOENT)
-                {
-                    break;
+                match map.sys_next_key(Access::ReadOnly, key.as_deref(), &mut next) {
+                    Ok(()) => {}
+                    Err(Errno::ENOENT) => break,
+                    // Queues, rings and local storage have no keys to walk.
+                    Err(errno) => {
+                        assert!(key.is_none(), "map '{name}': {errno}");
+                        break;
+                    }
                 }
                 let mut value = vec![0; map.sys_value_bytes()];
                 if map
