@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[path = "../../../crates/net/tests/pipeline/mod.rs"]
-#[expect(dead_code, unreachable_pub, reason = "shared with the test of net")]
+#[expect(dead_code, reason = "shared with the test of net")]
 mod pipeline;
 
 use pipeline::{Pipeline, read_capture, write_capture};
