@@ -399,10 +399,26 @@ pub fn poll(cookie: Cookie) -> bool {
 type Deferred = Box<dyn FnOnce() + Send>;
 
 struct Backlog {
-    calls: VecDeque<Deferred>,
-    /// Calls ever queued and ever run: what [`barrier`] waits on.
+    /// Waiting calls with their numbers.
+    calls: VecDeque<(u64, Deferred)>,
+    /// Calls ever queued: the number of the next one.
     queued: u64,
-    done: u64,
+    /// The lowest number of each batch that a thread has taken and not finished. Batches end in any order.
+    taken: Vec<u64>,
+}
+
+impl Backlog {
+    /// The lowest number of a call that has not run.
+    fn oldest(&self) -> Option<u64> {
+        let waiting = self.calls.iter().map(|(number, _)| *number);
+        waiting.chain(self.taken.iter().copied()).min()
+    }
+
+    fn give_back(&mut self, first: u64) {
+        if let Some(at) = self.taken.iter().position(|taken| *taken == first) {
+            self.taken.swap_remove(at);
+        }
+    }
 }
 
 struct Reclaimer {
@@ -417,7 +433,7 @@ fn reclaimer() -> &'static Reclaimer {
         backlog: Mutex::new(Backlog {
             calls: VecDeque::new(),
             queued: 0,
-            done: 0,
+            taken: Vec::new(),
         }),
         work: Condvar::new(),
         progress: Condvar::new(),
@@ -444,7 +460,7 @@ enum WaitForWork {
 
 /// Takes what is queued, waits for one grace period, runs it.
 fn reclaim_one_batch(reclaimer: &Reclaimer, wait: WaitForWork) {
-    let batch = {
+    let (first, batch) = {
         let mut backlog = reclaimer.backlog.lock();
         while backlog.calls.is_empty() {
             if wait == WaitForWork::No {
@@ -452,23 +468,26 @@ fn reclaim_one_batch(reclaimer: &Reclaimer, wait: WaitForWork) {
             }
             reclaimer.work.wait(&mut backlog);
         }
-        std::mem::take(&mut backlog.calls)
+        let batch = std::mem::take(&mut backlog.calls);
+        let numbers = batch.iter().map(|(number, _)| *number);
+        let first = numbers.min().unwrap_or(u64::MAX);
+        backlog.taken.push(first);
+        (first, batch)
     };
-    let count = batch.len() as u64;
     if synchronize().is_err() {
         // Only reached by a caller inside a section: put everything back, in order.
         let mut backlog = reclaimer.backlog.lock();
         for call in batch.into_iter().rev() {
             backlog.calls.push_front(call);
         }
+        backlog.give_back(first);
         return;
     }
-    for call in batch {
+    for (_, call) in batch {
         // A panicking destructor must not end the reclaimer: the rest of the batch still runs.
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
     }
-    let mut backlog = reclaimer.backlog.lock();
-    backlog.done += count;
+    reclaimer.backlog.lock().give_back(first);
     reclaimer.progress.notify_all();
 }
 
@@ -480,8 +499,9 @@ pub fn call_rcu(call: impl FnOnce() + Send + 'static) {
     let reclaimer = reclaimer();
     let waiting = {
         let mut backlog = reclaimer.backlog.lock();
-        backlog.calls.push_back(Box::new(call));
+        let number = backlog.queued;
         backlog.queued += 1;
+        backlog.calls.push_back((number, Box::new(call)));
         reclaimer.work.notify_one();
         backlog.calls.len()
     };
@@ -503,7 +523,7 @@ pub fn barrier() -> Result<(), InReadSection> {
     loop {
         reclaim_one_batch(reclaimer, WaitForWork::No);
         let mut backlog = reclaimer.backlog.lock();
-        if backlog.done >= goal {
+        if backlog.oldest().is_none_or(|oldest| oldest >= goal) {
             return Ok(());
         }
         // A batch is in another thread's hands.

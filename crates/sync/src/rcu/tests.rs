@@ -101,6 +101,29 @@ fn deferred_calls_run_once_each_and_survive_a_panic() {
     assert_eq!(ran.load(Ordering::Relaxed), 3 * BACKLOG_MAX);
 }
 
+/// A later batch that is done says nothing of an earlier one in another thread's hands.
+#[test]
+fn barriers_wait_for_earlier_batches_of_other_threads() {
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    let ran = Arc::new(AtomicUsize::new(0));
+                    for _ in 0..3 {
+                        let ran = ran.clone();
+                        call_rcu(move || {
+                            std::thread::yield_now();
+                            ran.fetch_add(1, Ordering::Relaxed);
+                        });
+                    }
+                    barrier().unwrap();
+                    assert_eq!(ran.load(Ordering::Relaxed), 3);
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn ended_threads_leave_their_cell_to_the_next() {
     let mut slots = Vec::new();
