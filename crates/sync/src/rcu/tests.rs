@@ -105,19 +105,22 @@ fn deferred_calls_run_once_each_and_survive_a_panic() {
 #[test]
 fn barriers_wait_for_earlier_batches_of_other_threads() {
     std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                for _ in 0..200 {
+        for thread in 0..4 {
+            scope.spawn(move || {
+                for _ in 0..20 {
                     let ran = Arc::new(AtomicUsize::new(0));
-                    for _ in 0..3 {
-                        let ran = ran.clone();
-                        call_rcu(move || {
-                            std::thread::yield_now();
-                            ran.fetch_add(1, Ordering::Relaxed);
-                        });
+                    let done = ran.clone();
+                    call_rcu(move || {
+                        if thread == 0 {
+                            std::thread::sleep(Duration::from_millis(10));
+                        }
+                        done.fetch_add(1, Ordering::Relaxed);
+                    });
+                    for _ in 0..10 {
+                        call_rcu(|| ());
                     }
                     barrier().unwrap();
-                    assert_eq!(ran.load(Ordering::Relaxed), 3);
+                    assert_eq!(ran.load(Ordering::Relaxed), 1);
                 }
             });
         }
