@@ -123,9 +123,9 @@ pub(crate) fn collect(
         };
         let rounded = offset.checked_next_multiple_of(config.align.max(1));
         let end = rounded.and_then(|start| start.checked_add(config.size));
-        let (Some(start), Some(end)) = (rounded, end) else {
+        let (Some(start), Some(end @ ..=CONFIG_BYTES_MAX)) = (rounded, end) else {
             fail!(
-                "symbol '{}': .kconfig of more than 4294967295 bytes",
+                "symbol '{}': .kconfig of more than {CONFIG_BYTES_MAX} bytes",
                 spec.name
             )
         };
@@ -138,6 +138,10 @@ pub(crate) fn collect(
     let btf = rewrite_sections(btf, &externs, dummy)?;
     Ok((Some(btf), externs))
 }
+
+/// Most bytes of `.kconfig` values: far more than any configuration has, and little memory.
+// DIVERGES: libbpf takes any size that it finds memory for.
+const CONFIG_BYTES_MAX: u32 = 1 << 20;
 
 /// The externs of an object, in libbpf's order.
 #[derive(Default)]

@@ -422,7 +422,7 @@ fn fuzz_elf(options: &Options) -> Result<(), String> {
         .map(|fixture| std::fs::read(&fixture.path).map_err(|error| error.to_string()))
         .collect::<Result<_, _>>()?;
     let begin = Instant::now();
-    let (mut parsed, mut slowest) = (0u64, 0u128);
+    let (mut parsed, mut slowest) = (0u64, (0u128, 0u64));
     for run in 0..options.runs {
         let seed = options.seed.wrapping_mul(0x1_0000_0001).wrapping_add(run);
         let mut rng = Rng::new(seed);
@@ -442,11 +442,13 @@ fn fuzz_elf(options: &Options) -> Result<(), String> {
                 }
             }
         })?;
-        slowest = slowest.max(start.elapsed().as_millis());
+        slowest = slowest.max((start.elapsed().as_millis(), seed));
     }
     println!(
-        "{} mutated objects, {parsed} still parse, slowest {slowest} ms, {:.1} s",
+        "{} mutated objects, {parsed} still parse, slowest {} ms (seed {}), {:.1} s",
         options.runs,
+        slowest.0,
+        slowest.1,
         begin.elapsed().as_secs_f64()
     );
     Ok(())
