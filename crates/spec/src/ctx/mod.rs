@@ -4,12 +4,21 @@
 //! objects that replace it, by struct and field name). [`table`] finds a view's table, [`CtxTable::find`] the row that
 //! permits an access. Typed contexts (`CtxView::BtfArgs`) have no rows: BTF says what they hold.
 
-mod steps;
-mod views;
+mod cgroup;
+mod packet;
+mod plain;
+mod rows;
+mod select;
+mod skb;
+mod sock;
+mod sock_addr;
+mod sock_ops;
+mod table;
 
-pub use views::{FLOW_KEYS_BYTES, SOCKET_VIEWS, SocketView, table};
+pub use packet::FLOW_KEYS_BYTES;
+pub use table::{SOCKET_VIEWS, SocketView, table};
 
-use ring3_uapi::AttachType;
+use rows::{NO, at_start, sized};
 
 use crate::CtxView;
 use crate::grants::AttachSet;
@@ -181,15 +190,6 @@ pub struct Place {
     pub indexed: bool,
 }
 
-impl Place {
-    const fn each(self) -> Place {
-        Place {
-            indexed: true,
-            ..self
-        }
-    }
-}
-
 /// Size of a step that takes the size of the access (at least the unit of a narrow one).
 pub const ACCESS: u8 = 0;
 
@@ -257,175 +257,7 @@ pub enum Step {
     Skip(u8),
 }
 
-const fn at(type_name: &'static str, field: &'static str, plus: i16) -> Place {
-    Place {
-        type_name,
-        field,
-        plus,
-        indexed: false,
-    }
-}
-
-const fn load(bytes: u8, dst: Who, base: Who, place: Place) -> Step {
-    Step::Load {
-        bytes,
-        dst,
-        base,
-        place,
-    }
-}
-
-const fn store(bytes: u8, base: Who, place: Place, src: Who) -> Step {
-    Step::Store {
-        bytes,
-        base,
-        place,
-        src,
-    }
-}
-
-const fn alu_imm(width: Width, op: Operation, dst: Who, imm: i32) -> Step {
-    Step::AluImm {
-        width,
-        op,
-        dst,
-        imm,
-    }
-}
-
-const fn alu_reg(width: Width, op: Operation, dst: Who, src: Who) -> Step {
-    Step::AluReg {
-        width,
-        op,
-        dst,
-        src,
-    }
-}
-
-const fn jump(width: Width, op: Operation, reg: Who, imm: i32, skip: u8) -> Step {
-    Step::JumpImm {
-        width,
-        op,
-        reg,
-        imm,
-        skip,
-    }
-}
-
-const fn skip(steps: u8) -> Step {
-    Step::Skip(steps)
-}
-
-/// No access.
-const NO: Sizes = Sizes {
-    min: 0,
-    max: 0,
-    at_start: false,
-};
-
-const fn sized(min: u8, max: u8) -> Sizes {
-    Sizes {
-        min,
-        max,
-        at_start: false,
-    }
-}
-
-const fn at_start(min: u8, max: u8) -> Sizes {
-    Sizes {
-        min,
-        max,
-        at_start: true,
-    }
-}
-
-const fn field(name: &'static str, offset: u32, len: u32, read: Sizes) -> CtxField {
-    CtxField {
-        name,
-        offset,
-        len,
-        read,
-        write: NO,
-        reg: CtxReg::Scalar,
-        attach: AttachSet::ANY,
-        need_bpf: false,
-        narrow: None,
-        load: &[],
-        load_aliased: None,
-        store: &[],
-        with_tstamp_type: None,
-    }
-}
-
 impl CtxField {
-    /// A field of a host application's context, which is memory as it stands: loads and stores of these sizes in it are left as they are.
-    /// `write` with a smallest size of 0 makes it read-only.
-    pub const fn plain(
-        name: &'static str,
-        offset: u32,
-        len: u32,
-        read: Sizes,
-        write: Sizes,
-        reg: CtxReg,
-    ) -> CtxField {
-        CtxField {
-            write,
-            reg,
-            ..field(name, offset, len, read)
-        }
-    }
-
-    const fn stored(self, write: Sizes, store: &'static [Step]) -> CtxField {
-        CtxField {
-            write,
-            store,
-            ..self
-        }
-    }
-
-    const fn yields(self, reg: CtxReg) -> CtxField {
-        CtxField { reg, ..self }
-    }
-
-    const fn loaded(self, load: &'static [Step]) -> CtxField {
-        CtxField { load, ..self }
-    }
-
-    const fn aliased(self, steps: &'static [Step]) -> CtxField {
-        CtxField {
-            load_aliased: Some(steps),
-            ..self
-        }
-    }
-
-    const fn narrow(self, narrow: Narrow) -> CtxField {
-        CtxField {
-            narrow: Some(narrow),
-            ..self
-        }
-    }
-
-    const fn only(self, attach: &[AttachType]) -> CtxField {
-        CtxField {
-            attach: AttachSet::of(attach),
-            ..self
-        }
-    }
-
-    const fn bpf(self) -> CtxField {
-        CtxField {
-            need_bpf: true,
-            ..self
-        }
-    }
-
-    const fn with_tstamp_type(self, load: &'static [Step], store: &'static [Step]) -> CtxField {
-        CtxField {
-            with_tstamp_type: Some((load, store)),
-            ..self
-        }
-    }
-
     /// Whether an access of `bytes` (1, 2, 4 or 8) at `offset` from the context's start is a valid one of this field.
     pub fn permits(&self, kind: AccessKind, offset: u32, bytes: u8) -> bool {
         let sizes = match kind {
