@@ -16,6 +16,7 @@ mod hook;
 mod links;
 mod path;
 mod plan;
+mod requests;
 mod route;
 mod script;
 mod socket;
@@ -25,13 +26,13 @@ mod world;
 
 use std::sync::Arc;
 
-pub use attach::{AttachRequest, CallerFds, QueryAnswer, QueryRequest, Target};
 pub use capture::{CaptureReader, CaptureWriter, CapturedPacket};
 pub use cgroup::{Cgroup, CgroupAttach, CgroupPlace};
 pub use device::{Device, DeviceSpec, DeviceStats, Direction};
 pub use hook::{Counts, Held, HookSlot, MultiHook};
 pub use path::{Exit, PacketPath, Sink};
 pub use plan::simulate;
+pub use requests::{AttachRequest, CallerFds, QueryAnswer, QueryRequest, Target};
 pub use ring3_helpers::packet::{NetDevice, Redirect, Skb, WorldGuard, XdpBuff, take_redirect};
 use ring3_objects::System;
 use ring3_uapi::ProgType;
