@@ -7,7 +7,7 @@ use ring3_testkit::{
     filetest::{self, Loader},
     fixture::elf_fixtures,
     kernel::{self, KernelObject},
-    mprog_kernel, net_kernel,
+    mprog_kernel, mutants, net_kernel,
 };
 use ring3_uapi::Errno;
 
@@ -42,6 +42,44 @@ fn record_corpus(area: &str) -> ExitCode {
     }
 }
 
+/// `oracle mutants DIR [--runs N] [--seed N] [--only PATH] [--no-perfmon]`: nothing is recorded.
+fn compare_mutants(area: &str) -> Result<bool, String> {
+    let args: Vec<String> = std::env::args().skip(2).collect();
+    let usage = "usage: oracle mutants DIR [--runs N] [--seed N] [--only PATH] [--no-perfmon]";
+    let (dir, rest) = args.split_first().ok_or(usage)?;
+    let mut options = mutants::Options {
+        runs: 2000,
+        seed: 1,
+        only: "",
+        no_perfmon: false,
+    };
+    let mut rest = rest.iter();
+    while let Some(arg) = rest.next() {
+        if arg == "--no-perfmon" {
+            options.no_perfmon = true;
+            continue;
+        }
+        let value = rest.next().ok_or(usage)?;
+        let number = || value.parse().map_err(|_| format!("{arg}: '{value}'"));
+        match arg.as_str() {
+            "--runs" => options.runs = number()?,
+            "--seed" => options.seed = number()?,
+            "--only" => options.only = value,
+            _ => return Err(usage.to_owned()),
+        }
+    }
+    if !kernel::is_permitted() {
+        println!("not permitted here: bpf(2) is refused; nothing was compared");
+        return Ok(true);
+    }
+    let result = if options.no_perfmon && area != mutants::INSIDE {
+        mutants::run_without_perfmon(&args)
+    } else {
+        mutants::run(dir.as_ref(), options)
+    };
+    result.map_err(|error| error.to_string())
+}
+
 fn main() -> ExitCode {
     let wanted = std::env::args().nth(1);
     if wanted.as_deref() == Some(mprog_kernel::INSIDE) {
@@ -72,6 +110,16 @@ fn main() -> ExitCode {
     }
     if let Some(area @ (corpus_kernel::INSIDE | "corpus")) = wanted.as_deref() {
         return record_corpus(area);
+    }
+    if let Some(area @ (mutants::INSIDE | "mutants")) = wanted.as_deref() {
+        return match compare_mutants(area) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::from(1),
+            Err(message) => {
+                eprintln!("oracle mutants: {message}");
+                ExitCode::from(1)
+            }
+        };
     }
     if wanted.as_deref() == Some(filetest::run::INSIDE) {
         return match filetest::run::record_for(Loader::NoPerfmon) {

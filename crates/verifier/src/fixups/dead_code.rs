@@ -20,6 +20,7 @@ const MAY_GOTO_NOP: RawInsn = RawInsn::new(CODE_JCOND, 0, 0, 0, 0);
 /// Removes dead code; `is_seen` says whether a path reached a slot of the program as loaded.
 pub(super) fn remove_dead_code(draft: &mut Draft, is_seen: &dyn Fn(u32) -> bool) -> Check {
     hard_wire_branches(draft, is_seen);
+    move_dead_targets(draft, is_seen);
     draft.rewrite(|_, slot, patch| {
         if is_seen(slot.orig) {
             patch.keep(slot);
@@ -64,6 +65,33 @@ fn hard_wire_branches(draft: &mut Draft, is_seen: &dyn Fn(u32) -> bool) {
         };
         draft.slots[at].insn = ja(0);
         draft.slots[at].target = target;
+    }
+}
+
+/// The address of a function that is removed keeps its number of slots from the program's start: it names what comes to stand there.
+fn move_dead_targets(draft: &mut Draft, is_seen: &dyn Fn(u32) -> bool) {
+    let is_dead: Vec<bool> = draft.slots.iter().map(|slot| !is_seen(slot.orig)).collect();
+    let is_at_dead = |at: u32| is_dead.get(at as usize) == Some(&true);
+    for slot in draft.slots.iter_mut() {
+        if !is_seen(slot.orig) || !is_at_dead(slot.target) {
+            continue;
+        }
+        let mut target = slot.target as usize;
+        let mut begin = target;
+        while begin != 0 && is_dead[begin - 1] {
+            begin -= 1;
+        }
+        // Each run of dead slots goes at once; what it held then lies behind it, perhaps in another run.
+        while let Some(run) = is_dead.get(begin..).filter(|rest| rest.first() == Some(&true)) {
+            let len = run.iter().take_while(|dead| **dead).count();
+            if !(begin..begin + len).contains(&target) {
+                break;
+            }
+            target += len;
+            begin += len;
+            begin += is_dead[begin..].iter().take_while(|dead| !**dead).count();
+        }
+        slot.target = target as u32;
     }
 }
 
@@ -152,6 +180,32 @@ mod tests {
     fn jumps_over_removed_jumps_stay() {
         assert_eq!(removed(&[ja(1), ja(0), EXIT], &[]), [ja(0), EXIT]);
         assert_eq!(removed(&[may_goto(1), may_goto(0), EXIT], &[]), [EXIT]);
+    }
+
+    #[test]
+    fn addresses_of_removed_functions_name_what_comes_there() {
+        let address = |imm| RawInsn::new(0x18, 1, 4, 0, imm);
+        let second = RawInsn::new(0, 0, 0, 0, 0);
+        let functions = |starts: &[u32]| -> Vec<Subprog> {
+            let subprog = |&start| Subprog {
+                start,
+                ..Subprog::default()
+            };
+            starts.iter().map(subprog).collect()
+        };
+        let removed = |insns: &[RawInsn], starts: &[u32], dead: &[u32]| {
+            let mut draft = Draft::new(insns, &functions(starts));
+            remove_dead_code(&mut draft, &|orig| !dead.contains(&orig)).unwrap();
+            (draft.slots[0].target, draft.check_functions().is_ok())
+        };
+        let program = [address(3), second, EXIT, EXIT, MOV0, EXIT, EXIT];
+        // The last function: behind the end, which is nothing if another function is left.
+        assert_eq!(removed(&program, &[0, 3, 4], &[4, 5, 6]), (4, false));
+        assert_eq!(removed(&program[..6], &[0, 4], &[4, 5]), (4, true));
+        // The function behind it.
+        assert_eq!(removed(&program, &[0, 4, 6], &[4, 5]), (4, true));
+        // Not the first removed slot: one into what stands behind the run.
+        assert_eq!(removed(&program, &[0, 4, 6], &[3, 4, 5]), (4, false));
     }
 
     #[test]

@@ -100,6 +100,7 @@ pub(crate) fn fixup(input: &FixupInput<'_>) -> Check<VerifiedProgram> {
         rnd_hi32::poison_upper_halves(&mut draft, input.aux, input.req.seed)?;
     }
     rnd_hi32::extend_cmpxchg(&mut draft, input.aux)?;
+    draft.check_functions()?;
     add_may_goto_stack(&draft, &mut stack_bytes);
     verified_program(input, &draft, &stack_bytes)
 }

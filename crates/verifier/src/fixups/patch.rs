@@ -87,7 +87,12 @@ impl Draft {
             replace(at as u32, slot, &mut patch)?;
         }
         starts.push(patch.slots.len() as u32);
-        let moved = |old: u32| starts.get(old as usize).copied().unwrap_or(NONE);
+        // What lies behind the end keeps its distance to it.
+        let end = self.slots.len() as u32;
+        let moved = |old: u32| match starts.get(old as usize) {
+            Some(&start) => start,
+            None => starts[end as usize] + (old - end),
+        };
         self.slots = patch
             .slots
             .into_iter()
@@ -184,6 +189,26 @@ impl Draft {
             divisor_nonzero: false,
             target: NONE,
         }));
+    }
+
+    /// Calls and addresses of functions lead to functions; those of removed ones may stay where only the main program is left.
+    ///
+    /// # Errors
+    /// EFAULT, as the kernel's JIT says it. It counts the slots of look-ups that it inlined, which stay one here.
+    pub(super) fn check_functions(&self) -> Check {
+        if self.subprogs.len() < 2 {
+            return Ok(());
+        }
+        for (at, slot) in self.slots.iter().enumerate() {
+            let names_function = is_pseudo_call(slot.insn) || is_pseudo_func(slot.insn);
+            if names_function && self.subprog_at(slot.target).is_none() {
+                reject!(
+                    EFAULT,
+                    "verifier bug: No program to jit at insn {at} (subprog < 0)"
+                );
+            }
+        }
+        Ok(())
     }
 
     /// The number of the function that starts at a slot.

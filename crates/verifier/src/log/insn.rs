@@ -32,12 +32,11 @@ impl Names for ProgramNames<'_> {
         f.write_str(name)
     }
 
-    fn imm64(&self, f: &mut fmt::Formatter<'_>, _first: RawInsn, imm: u64) -> fmt::Result {
+    fn imm64(&self, f: &mut fmt::Formatter<'_>, first: RawInsn, imm: u64) -> fmt::Result {
+        if first.src() == 0 {
+            return write!(f, "{imm:#x}");
+        }
         match self.facts.slots.get(self.insn_idx as usize) {
-            Some(Slot::LoadImm64 {
-                value: LdImm64::Value(value),
-                ..
-            }) => write!(f, "{value:#x}"),
             Some(Slot::LoadImm64 {
                 value: LdImm64::Func { .. },
                 ..
