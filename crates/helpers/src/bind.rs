@@ -254,12 +254,13 @@ tuples! { (A 0) (A 0, B 1) (A 0, B 1, C 2) (A 0, B 1, C 2, D 3) (A 0, B 1, C 2, 
 
 /// `implement! { NAME: Row(arg: Type, ...) { body } ... }`: a table `NAME` of the bound rows. The body runs in an unsafe function: it may
 /// rely on what the prototype says of its arguments. `Row[regs](...)` gives the body the registers too, for helpers that read more than
-/// their prototype names.
+/// their prototype names; `Row<frame>(...)` gives it the address of the helper's own frame (caller's rbp, return address), for those that
+/// walk the stack.
 macro_rules! implement {
-    ($table:ident: $($(#[$meta:meta])* $row:ident $([$regs:ident])? ($($arg:ident: $ty:ty),*) $body:block)*) => {
+    ($table:ident: $($(#[$meta:meta])* $row:ident $([$regs:ident])? $(<$frame:ident>)? ($($arg:ident: $ty:ty),*) $body:block)*) => {
         pub(crate) const $table: &[$crate::Row] = &[$({
             $(#[$meta])*
-            unsafe extern "C" fn thunk(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64) -> u64 {
+            unsafe extern "C" fn thunk(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64 $(, $frame: u64)?) -> u64 {
                 use $crate::bind::{FromRegs, IntoValue};
                 type Declared = ring3_spec::helpers::$row;
                 $(let $regs = [r1, r2, r3, r4, r5];)?
@@ -274,10 +275,19 @@ macro_rules! implement {
                     ring3_spec::HelperId::Uapi(id) => id,
                     ring3_spec::HelperId::Custom(_) => unreachable!(),
                 },
-                code: thunk,
+                code: $crate::bind::implement!(@code thunk $($frame)?),
             }
         }),*];
     };
+    (@code $thunk:ident) => { $thunk };
+    (@code $thunk:ident $frame:ident) => {{
+        /// Makes a frame that [`crate::stack`] begins at, and passes its address as the sixth argument.
+        #[unsafe(naked)]
+        unsafe extern "C" fn framed(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64) -> u64 {
+            core::arch::naked_asm!("push rbp", "mov rbp, rsp", "mov r9, rsp", "call {}", "pop rbp", "ret", sym $thunk)
+        }
+        framed
+    }};
 }
 pub(crate) use implement;
 

@@ -15,8 +15,11 @@
 mod bind;
 mod cgroup;
 mod dynptr;
+mod file_object;
+mod find_vma;
 mod format;
 pub mod host;
+pub mod kernel_memory;
 mod lock;
 mod looping;
 mod map;
@@ -27,6 +30,7 @@ mod permit;
 pub mod plain_context;
 mod random;
 mod ringbuf;
+mod stack;
 mod storage;
 mod syncookie;
 pub mod syscall;
@@ -37,7 +41,9 @@ mod time;
 mod timer;
 mod trace;
 mod traced;
+mod vma;
 
+pub use file_object::FileObject;
 pub use packet::skb_helpers::load_packet;
 pub use perf::{PerfCounter, PerfRecord, PerfSink, PerfValue};
 pub use permit::{Permissions, set_permissions};
@@ -77,11 +83,16 @@ const TABLES: &[&[Row]] = &[
     dynptr::ROWS,
     ringbuf::MAP_ROWS,
     ringbuf::ROWS,
+    stack::ROWS,
+    file_object::ROWS,
+    find_vma::ROWS,
+    kernel_memory::ROWS,
     storage::ROWS,
     syscall::ROWS,
     perf::ROWS,
     perf::COUNTER_ROWS,
     packet::skb_helpers::ROWS,
+    packet::sock_helpers::ROWS,
     packet::xdp_helpers::ROWS,
 ];
 

@@ -4,7 +4,9 @@
 //! concurrent table by owner, so that a program's access takes no lock; the system call side names owners by descriptor.
 
 use std::any::Any;
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use ring3_sync::rcu;
 use ring3_uapi::flags::{map_create, map_elem};
 use ring3_uapi::{Errno, MapType};
@@ -31,8 +33,30 @@ pub const GET_F_CREATE: u64 = 1;
 #[derive(Debug)]
 pub struct LocalStorage {
     kind: StorageKind,
-    table: Table,
+    values: Arc<Values>,
     value_bytes: usize,
+}
+
+/// The values of one map, which owners that go find through [`ALL`].
+#[derive(Debug)]
+struct Values(Table);
+
+/// The maps of the process, so that an owner's values go with it.
+static ALL: Mutex<Vec<(StorageKind, Weak<Values>)>> = Mutex::new(Vec::new());
+
+/// Removes an owner's values from all maps. Whoever makes owners calls it when one goes.
+pub fn forget_owner(kind: StorageKind, owner: u64) {
+    let maps: Vec<Arc<Values>> = {
+        let mut all = ALL.lock();
+        all.retain(|(_, values)| values.strong_count() > 0);
+        let of_kind = all.iter().filter(|(of, _)| *of == kind);
+        of_kind.filter_map(|(_, values)| values.upgrade()).collect()
+    };
+    let _section = rcu::read();
+    for values in maps {
+        // SAFETY: 1. the owner is a key of 8 bytes. An owner without a value is nothing to do.
+        let _ = unsafe { values.0.delete::<Key8>((&raw const owner).cast()) };
+    }
 }
 
 impl LocalStorage {
@@ -89,11 +113,17 @@ impl LocalStorage {
                 format_args!("address space for values of {value_bytes} bytes"),
             )
         })?;
+        let values = Arc::new(Values(table));
+        ALL.lock().push((kind, Arc::downgrade(&values)));
         Ok(LocalStorage {
             kind,
-            table,
+            values,
             value_bytes,
         })
+    }
+
+    fn table(&self) -> &Table {
+        &self.values.0
     }
 
     /// Whose storage it is.
@@ -112,9 +142,9 @@ impl LocalStorage {
         // SAFETY: 1. the owner is a key of 8 bytes; 2. the caller's promise.
         unsafe {
             let owner_key = (&raw const owner).cast();
-            let (key, hash) = self.table.load::<Key8>(owner_key);
-            if let Some(idx) = self.table.find::<Key8>(key, hash) {
-                return self.table.value_ptr(idx);
+            let (key, hash) = self.table().load::<Key8>(owner_key);
+            if let Some(idx) = self.table().find::<Key8>(key, hash) {
+                return self.table().value_ptr(idx);
             }
             if flags & GET_F_CREATE == 0 {
                 return std::ptr::null_mut();
@@ -128,14 +158,14 @@ impl LocalStorage {
             };
             // Another thread's creation wins: both then use that value.
             let made =
-                self.table
+                self.table()
                     .update::<Key8>(owner_key, Source::Program(source), map_elem::NOEXIST);
             if !matches!(made, Ok(()) | Err(Errno::EEXIST)) {
                 return std::ptr::null_mut();
             }
-            self.table
+            self.table()
                 .find::<Key8>(key, hash)
-                .map_or(std::ptr::null_mut(), |idx| self.table.value_ptr(idx))
+                .map_or(std::ptr::null_mut(), |idx| self.table().value_ptr(idx))
         }
     }
 
@@ -146,7 +176,7 @@ impl LocalStorage {
     pub fn remove(&self, owner: u64) -> Result<(), Errno> {
         let _section = rcu::read();
         // SAFETY: 1. the owner is a key of 8 bytes.
-        unsafe { self.table.delete::<Key8>((&raw const owner).cast()) }
+        unsafe { self.table().delete::<Key8>((&raw const owner).cast()) }
     }
 
     fn owner(&self, key: &[u8], fds: &dyn FdTable) -> Result<u64, Errno> {
@@ -154,9 +184,9 @@ impl LocalStorage {
     }
 }
 
-impl Drop for LocalStorage {
+impl Drop for Values {
     fn drop(&mut self) {
-        self.table.release_all();
+        self.0.release_all();
     }
 }
 
@@ -169,7 +199,7 @@ impl MapOps for LocalStorage {
         fds: &dyn FdTable,
     ) -> Result<(), Errno> {
         let owner = self.owner(key, fds)?;
-        self.table
+        self.table()
             .sys_lookup::<Key8>(&owner.to_ne_bytes(), value, flags)
     }
 
@@ -182,14 +212,14 @@ impl MapOps for LocalStorage {
     ) -> Result<(), Errno> {
         let owner = self.owner(key, fds)?;
         if flags & !map_elem::LOCK > map_elem::EXIST
-            || (flags & map_elem::LOCK != 0 && self.table.copy.spin_lock_offset().is_none())
+            || (flags & map_elem::LOCK != 0 && self.table().copy.spin_lock_offset().is_none())
         {
             return Err(Errno::EINVAL);
         }
         let _section = rcu::read();
         // SAFETY: 1. the owner is a key of 8 bytes; 2. the slice has the value's size.
         unsafe {
-            self.table.update::<Key8>(
+            self.table().update::<Key8>(
                 (&raw const owner).cast(),
                 Source::Syscall(value.as_ptr()),
                 flags,

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use ring3_helpers::packet::{Sender, Skb, XdpBuff};
+use ring3_helpers::packet::{Skb, Sock, SockSpec, XdpBuff};
 use ring3_objects::Error;
 use ring3_uapi::Errno;
 
@@ -51,7 +51,8 @@ enum Work {
 pub struct PacketPath {
     net: Net,
     cgroup: Arc<Cgroup>,
-    sender: Option<Arc<Sender>>,
+    /// Whose packets are sent.
+    socket: Option<Arc<Sock>>,
     xdp: Box<XdpBuff>,
     copy: Box<XdpBuff>,
     skb: Box<Skb>,
@@ -74,7 +75,7 @@ impl PacketPath {
         PacketPath {
             net: net.clone(),
             cgroup: Arc::clone(net.root_cgroup()),
-            sender: None,
+            socket: None,
             xdp: xdp(),
             copy: xdp(),
             skb: Skb::received(&EMPTY, &dev).expect("a whole link header"),
@@ -94,10 +95,10 @@ impl PacketPath {
 
     /// Says which cgroup the sockets are in whose packets travel; the root, if nobody does.
     pub fn set_cgroup(&mut self, cgroup: &Arc<Cgroup>) {
-        self.sender = Some(Arc::new(Sender {
+        self.socket = Some(Sock::new(SockSpec {
             cgroups: cgroup.ancestor_ids(),
             classid: cgroup.classid(),
-            ..Sender::default()
+            ..SockSpec::default()
         }));
         self.cgroup = Arc::clone(cgroup);
     }
@@ -117,7 +118,7 @@ impl PacketPath {
     pub fn send(&mut self, device: &Arc<Device>, frame: &[u8]) -> Result<(), Error> {
         self.enter(frame, |path| {
             if path.fill(device, frame) {
-                path.skb.set_sender(path.sender.clone());
+                path.skb.set_socket(path.socket.clone());
                 if path.cgroup_passes(Direction::Egress) {
                     path.travel(Direction::Egress, Arc::clone(device));
                 } else {

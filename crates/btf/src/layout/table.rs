@@ -283,6 +283,9 @@ pub(super) const STRUCTS: &[StructRow] = &[
         f("bpf_cgrp_storage", 2216, 8, ""),
         f("ancestors", 2224, 0, ""),
     ] },
+    StructRow { name: "css_set", size: 544, fields: &[
+        f("dfl_cgrp", 112, 8, ""),
+    ] },
     StructRow { name: "dentry", size: 192, fields: &[
         f("d_flags", 0, 4, ""),
         f("d_seq", 4, 4, "seqcount_spinlock"),
@@ -557,6 +560,9 @@ pub(super) const STRUCTS: &[StructRow] = &[
         f("saddr", 8, 16, "in6_addr"),
         f("daddr", 24, 16, "in6_addr"),
         f("addrs", 8, 32, ""),
+    ] },
+    StructRow { name: "kernfs_node", size: 136, fields: &[
+        f("id", 96, 8, ""),
     ] },
     StructRow { name: "list_head", size: 16, fields: &[
         f("next", 0, 8, ""),
@@ -964,6 +970,10 @@ pub(super) const STRUCTS: &[StructRow] = &[
         f("tc_classid", 6, 2, ""),
         f("data", 8, 20, ""),
     ] },
+    StructRow { name: "qstr", size: 16, fields: &[
+        f("len", 4, 4, ""),
+        f("name", 8, 8, ""),
+    ] },
     StructRow { name: "request_sock", size: 232, fields: &[
         f("__req_common", 0, 136, "sock_common"),
         f("dl_next", 136, 8, ""),
@@ -982,6 +992,11 @@ pub(super) const STRUCTS: &[StructRow] = &[
     ] },
     StructRow { name: "scm_timestamping_internal", size: 48, fields: &[
         f("ts", 0, 48, ""),
+    ] },
+    StructRow { name: "seq_file", size: 120, fields: &[
+        f("buf", 0, 8, ""),
+        f("size", 8, 8, ""),
+        f("count", 24, 8, ""),
     ] },
     StructRow { name: "sk_buff", size: 224, fields: &[
         f("next", 0, 8, ""),
@@ -1863,6 +1878,11 @@ pub(super) const STRUCTS: &[StructRow] = &[
     StructRow { name: "vlan_hdr", size: 4, fields: &[
         f("h_vlan_TCI", 0, 2, ""),
         f("h_vlan_encapsulated_proto", 2, 2, ""),
+    ] },
+    StructRow { name: "vm_area_struct", size: 192, fields: &[
+        f("vm_start", 0, 8, ""),
+        f("vm_end", 8, 8, ""),
+        f("vm_flags", 32, 8, ""),
     ] },
     StructRow { name: "xdp_buff", size: 56, fields: &[
         f("data", 0, 8, ""),

@@ -4,6 +4,7 @@
 pub(super) mod sk_buff {
     pub(crate) const BYTES: usize = 224;
     pub(crate) const DEV: usize = 16;
+    pub(crate) const SK: usize = 24;
     pub(crate) const TSTAMP: usize = 32;
     pub(crate) const CB: usize = 40;
     pub(crate) const LEN: usize = 112;
@@ -77,6 +78,7 @@ mod tests {
         };
         for (field, offset) in [
             ("dev", sk_buff::DEV),
+            ("sk", sk_buff::SK),
             ("cb", sk_buff::CB),
             ("len", sk_buff::LEN),
             ("mac_len", sk_buff::MAC_LEN),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ring3_uapi::Errno;
 
 use super::{
-    NetDevice,
+    NetDevice, Sock,
     layout::{sk_buff as at, skb_cb},
     object::Object,
 };
@@ -42,23 +42,10 @@ pub(super) struct SkbState {
     pub(super) csum_level: Option<u8>,
     /// An outer header was put on.
     pub(super) is_encapsulated: bool,
-    /// Whose it is, where a socket sent it.
-    pub(super) sender: Option<Arc<Sender>>,
+    /// The socket it belongs to.
+    pub(super) socket: Option<Arc<Sock>>,
     /// Key and options of the tunnel it is meant for.
     pub(super) tunnel: Option<Box<super::tunnel::TunnelInfo>>,
-}
-
-/// The socket that sends a packet.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sender {
-    /// Cookie of the socket, 0 for none.
-    pub cookie: u64,
-    /// Its owner.
-    pub uid: u32,
-    /// Ids of its cgroup and that one's ancestors, the root first.
-    pub cgroups: Vec<u64>,
-    /// Class of the group, 0 for none.
-    pub classid: u32,
 }
 
 impl Skb {
@@ -118,31 +105,37 @@ impl Skb {
 
     /// Cookie of the packet's socket, 0 without one.
     pub(super) fn socket_cookie(&self) -> u64 {
-        self.state.sender.as_ref().map_or(0, |sender| sender.cookie)
+        self.state
+            .socket
+            .as_ref()
+            .map_or(0, |sock| sock.spec().cookie)
     }
 
     /// Owner of the packet's socket; the overflow id without one.
     pub(super) fn socket_uid(&self) -> u32 {
         const OVERFLOW_UID: u32 = 65534;
         self.state
-            .sender
+            .socket
             .as_ref()
-            .filter(|sender| sender.cookie != 0)
-            .map_or(OVERFLOW_UID, |sender| sender.uid)
+            .filter(|sock| sock.spec().cookie != 0)
+            .map_or(OVERFLOW_UID, |sock| sock.spec().uid)
     }
 
     /// Says which socket the packet belongs to.
-    pub fn set_sender(&mut self, sender: Option<Arc<Sender>>) {
-        self.state.sender = sender;
+    pub fn set_socket(&mut self, socket: Option<Arc<Sock>>) {
+        let address = socket.as_ref().map_or(0, |sock| sock.program_ptr());
+        self.object.set_u64(at::SK, address);
+        self.state.socket = socket;
     }
 
-    /// Id of the sender's cgroup at a level, the root being 0; 0 where there is none.
+    /// Id of the socket's cgroup at a level, the root being 0; 0 where there is none.
     pub(super) fn cgroup_id(&self, level: impl FnOnce(usize) -> Option<usize>) -> u64 {
-        let find = |sender: &Arc<Sender>| {
-            let deepest = sender.cgroups.len().checked_sub(1)?;
-            sender.cgroups.get(level(deepest)?).copied()
+        let find = |sock: &Arc<Sock>| {
+            let cgroups = &sock.spec().cgroups;
+            let deepest = cgroups.len().checked_sub(1)?;
+            cgroups.get(level(deepest)?).copied()
         };
-        self.state.sender.as_ref().and_then(find).unwrap_or(0)
+        self.state.socket.as_ref().and_then(find).unwrap_or(0)
     }
 
     /// Hands the packet to another device: what programs see as `ifindex`.

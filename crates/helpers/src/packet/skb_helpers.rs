@@ -236,15 +236,15 @@ fn under_cgroup(skb: &Skb, map: &ring3_maps::Map, index: u32) -> Result<u64, Err
         .downcast::<ring3_maps::CgroupArray>()
         .ok_or(Errno::EINVAL)?;
     let wanted = groups.cgroup_id(index)?;
-    let sender = skb.state.sender.as_ref();
+    let socket = skb.state.socket.as_ref();
     Ok(u64::from(
-        sender.is_some_and(|sender| sender.cgroups.contains(&wanted)),
+        socket.is_some_and(|sock| sock.spec().cgroups.contains(&wanted)),
     ))
 }
 
 fn classid(skb: &Skb) -> u64 {
-    let sender = skb.state.sender.as_ref();
-    sender.map_or(0, |sender| u64::from(sender.classid))
+    let socket = skb.state.socket.as_ref();
+    socket.map_or(0, |sock| u64::from(sock.spec().classid))
 }
 
 implement! { ROWS:

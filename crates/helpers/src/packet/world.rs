@@ -4,7 +4,7 @@ use std::{cell::RefCell, sync::Arc};
 
 use ring3_uapi::Errno;
 
-use super::NetDevice;
+use super::{NetDevice, Sock, SockQuery};
 
 /// Answers to what helpers ask about the network.
 pub trait PacketWorld: Send + Sync {
@@ -22,6 +22,12 @@ pub trait PacketWorld: Send + Sync {
     /// # Errors
     /// EINVAL: no such device.
     fn send_clone(&self, frame: &[u8], ifindex: u32, ingress: bool) -> Result<(), Errno>;
+
+    /// The socket that would get a packet; none, if the world has no sockets.
+    fn find_socket(&self, query: &SockQuery) -> Option<Arc<Sock>> {
+        let _ = query;
+        None
+    }
 }
 
 /// What a route lookup asks. IPv4 addresses are the first four bytes.

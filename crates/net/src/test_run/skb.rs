@@ -8,7 +8,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use ring3_helpers::packet::{PacketProgram, Sender, Skb};
+use ring3_helpers::packet::{PacketProgram, Skb, Sock, SockSpec, sock_family, sock_state};
 use ring3_objects::{Error, ProgTypeOps, Program, TestRun, TestRunResult};
 use ring3_uapi::{Errno, ProgType};
 
@@ -55,7 +55,8 @@ impl ProgTypeOps for SkbOps {
             |errno| Error::new(errno, format!("data_in of {} bytes", run.data_in.len()));
         let mut skb = Skb::received(&run.data_in, loopback()).map_err(frame_error)?;
         check_network_header(&skb).map_err(frame_error)?;
-        skb.set_sender(Some(test_socket()));
+        let socket = test_socket(&skb);
+        skb.set_socket(Some(socket));
         let ctx = Context::parse(&run.ctx_in)
             .ok_or_else(|| invalid(prog, "ctx_in: a field that must be 0 is not"))?;
         ctx.apply(&mut skb)
@@ -91,12 +92,26 @@ impl ProgTypeOps for SkbOps {
     }
 }
 
-/// The socket that a test run's packet belongs to: fresh for each, owned by root, in no cgroup.
-fn test_socket() -> Arc<Sender> {
+/// The socket that a test run's packet belongs to: fresh for each, closed, owned by root, in no cgroup, with the addresses of the packet.
+fn test_socket(skb: &Skb) -> Arc<Sock> {
     static NEXT_COOKIE: AtomicU64 = AtomicU64::new(1);
-    Arc::new(Sender {
+    let address = |at: usize, len: usize| {
+        let mut address = [0; 16];
+        address[..len].copy_from_slice(&skb.data()[at..at + len]);
+        (address, 0)
+    };
+    let (family, local, remote) = match skb.protocol() {
+        [0x08, 0x00] => (sock_family::INET, address(26, 4), address(30, 4)),
+        [0x86, 0xdd] => (sock_family::INET6, address(22, 16), address(38, 16)),
+        _ => (0, Default::default(), Default::default()),
+    };
+    Sock::new(SockSpec {
+        family,
+        state: sock_state::CLOSE,
+        local,
+        remote,
         cookie: NEXT_COOKIE.fetch_add(1, Ordering::Relaxed),
-        ..Sender::default()
+        ..SockSpec::default()
     })
 }
 
