@@ -8,6 +8,8 @@
 //! The first packs are placed within reach of a rel32 call from this library's own code, where helpers are. A text is freed through RCU, filled
 //! with traps, and its steps are used again only after every core has serialised its instruction stream.
 //!
+//! Code of [`Class::Framed`] lies in packs of its own, which the unwinder knows: panics of what such code calls pass through it.
+//!
 //! Key types: [`Text`] (an allocation), the process-wide `Space`. Neighbours: `compile` fills texts, `trampoline` patches and allocates them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,10 +30,22 @@ const WORDS: usize = STEPS / 64;
 const REACH_BYTES: usize = 1 << 30;
 const TRAP: u8 = 0xcc;
 
+/// What the unwinder may assume of code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Nothing: nobody unwinds through it.
+    Plain,
+    /// At every call `rbp` points to the caller's `rbp`, with the return address above it and the caller's `rbx` below it.
+    Framed,
+}
+
 /// One pack and the steps in use.
 #[derive(Debug)]
 struct Pack {
     region: Arc<TwinRegion>,
+    class: Class,
+    /// What it was to be placed around.
+    wanted: usize,
     /// Bit set: step in use.
     used: Box<[u64; WORDS]>,
     /// Where the next search begins.
@@ -65,6 +79,14 @@ impl Text {
     /// # Errors
     /// `E2BIG`: more than a pack. `ENOMEM`, `EMFILE`, `EACCES`: the host gives no executable memory.
     pub fn allocate(len_bytes: usize) -> Result<Text, Errno> {
+        Text::allocate_near(len_bytes, Pack::create as *const () as usize, Class::Plain)
+    }
+
+    /// As [`Text::allocate`], in reach of rel32 calls and jumps from and to what lies around `near`, as far as the host has room there.
+    ///
+    /// # Errors
+    /// As [`Text::allocate`].
+    pub fn allocate_near(len_bytes: usize, near: usize, class: Class) -> Result<Text, Errno> {
         let steps = len_bytes.div_ceil(STEP_BYTES).max(1);
         if steps > STEPS {
             return Err(Errno::E2BIG);
@@ -74,11 +96,12 @@ impl Text {
             .packs
             .iter_mut()
             .rev()
+            .filter(|pack| pack.class == class && pack.serves(near))
             .find_map(|pack| Some((pack.take(steps)?, pack.region.clone())));
         let (first, region) = match found {
             Some(found) => found,
             None => {
-                let mut pack = Pack::create()?;
+                let mut pack = Pack::create(near, class)?;
                 let first = pack.take(steps).ok_or(Errno::E2BIG)?;
                 let region = pack.region.clone();
                 space.packs.push(pack);
@@ -225,17 +248,22 @@ fn serialise_cores() {
 }
 
 impl Pack {
-    fn create() -> Result<Pack, Errno> {
-        let anchor = Pack::create as *const () as usize;
-        let near =
-            TwinRegion::create_near("ring3-text", PACK_BYTES, PACK_BYTES, anchor, REACH_BYTES);
-        let region = match near {
+    fn create(near: usize, class: Class) -> Result<Pack, Errno> {
+        let in_reach =
+            TwinRegion::create_near("ring3-text", PACK_BYTES, PACK_BYTES, near, REACH_BYTES);
+        let region = match in_reach {
             Ok(region) => region,
             // Out of reach: calls go through veneers.
             Err(_) => TwinRegion::create("ring3-text", PACK_BYTES, PACK_BYTES)?,
         };
+        if class == Class::Framed {
+            let start = region.exec_view().as_ptr().expose_provenance();
+            ring3_os::unwind::describe_frame_pointer_code(start, PACK_BYTES);
+        }
         let mut pack = Pack {
             region: Arc::new(region),
+            class,
+            wanted: near,
             used: Box::new([0; WORDS]),
             next: 0,
             used_steps: 0,
@@ -254,6 +282,14 @@ impl Pack {
                 .copy_from_nonoverlapping(end.as_ptr(), end.len())
         };
         Ok(pack)
+    }
+
+    /// Whether rel32 leads from here to `address` and its surroundings, or there was no room for a pack that it does from.
+    fn serves(&self, address: usize) -> bool {
+        let start = self.region.exec_view().as_ptr() as usize;
+        [start, self.wanted]
+            .iter()
+            .any(|place| place.abs_diff(address) <= REACH_BYTES)
     }
 
     fn is_used(&self, step: usize) -> bool {
@@ -310,7 +346,7 @@ mod tests {
 
     #[test]
     fn steps_are_given_back_and_reused() {
-        let mut pack = Pack::create().unwrap();
+        let mut pack = Pack::create(Pack::create as *const () as usize, Class::Plain).unwrap();
         let first = pack.take(3).unwrap();
         let second = pack.take(STEPS - 4).unwrap();
         assert_eq!((first, second), (1, 4));

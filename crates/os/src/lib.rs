@@ -27,6 +27,7 @@ pub mod signal;
 pub mod tap;
 pub mod task;
 pub mod time;
+pub mod unwind;
 
 pub use ring3_uapi::Errno;
 

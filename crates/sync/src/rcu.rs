@@ -75,9 +75,8 @@ impl ThreadCell {
         if state & DEPTH_MASK == 0 {
             self.cpu
                 .store(ring3_os::cpu::current_cpu() as u32, Ordering::Relaxed);
-            let epoch = GLOBAL.epoch.load(Ordering::Relaxed);
             self.state
-                .store((epoch << DEPTH_BITS) | 1, Ordering::Relaxed);
+                .store(GLOBAL.entered.load(Ordering::Relaxed), Ordering::Relaxed);
             compiler_fence(Ordering::SeqCst);
             if GLOBAL.readers_fence.load(Ordering::Relaxed) {
                 fence(Ordering::SeqCst);
@@ -108,12 +107,13 @@ impl ThreadCell {
 /// What all threads share. The epoch has a line of its own: every section reads it.
 #[repr(align(128))]
 struct Global {
-    epoch: AtomicU64,
+    /// The epoch as sections store it: `G << 16 | 1`.
+    entered: AtomicU64,
     readers_fence: AtomicBool,
 }
 
 static GLOBAL: Global = Global {
-    epoch: AtomicU64::new(1),
+    entered: AtomicU64::new(1 << DEPTH_BITS | 1),
     readers_fence: AtomicBool::new(true),
 };
 
@@ -170,13 +170,13 @@ pub fn needs_fence() -> bool {
 /// What a code generator needs to write read sections in place of calls. It must not where [`needs_fence`] is true.
 ///
 /// ```text
-/// enter:  s = cell[state]; s & 0xffff == 0 ? { cell[cpu] = CPU of this thread; cell[state] = *epoch << 16 | 1 } : cell[state] = s + 1
+/// enter:  s = cell[state]; s & 0xffff == 0 ? { cell[cpu] = CPU of this thread; cell[state] = *entered } : cell[state] = s + 1
 /// exit:   cell[state] -= 1
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct SectionLayout {
-    /// Address of the global epoch, a u64.
-    pub epoch: *const u64,
+    /// Address of the state that an outermost section begins with, a u64: the global epoch and a depth of one.
+    pub entered: *const u64,
     /// Offset of the state in a [`ThreadCell`], a u64.
     pub state_offset: usize,
     /// Offset of the section's CPU in a [`ThreadCell`], a u32.
@@ -188,7 +188,7 @@ pub struct SectionLayout {
 /// The layout of this process.
 pub fn section_layout() -> SectionLayout {
     SectionLayout {
-        epoch: GLOBAL.epoch.as_ptr(),
+        entered: GLOBAL.entered.as_ptr(),
         state_offset: std::mem::offset_of!(ThreadCell, state),
         cpu_offset: std::mem::offset_of!(ThreadCell, cpu),
         depth_bits: DEPTH_BITS,
@@ -363,7 +363,8 @@ pub fn synchronize() -> Result<(), InReadSection> {
 /// Makes unlinking visible to all and returns the epoch that running sections must reach.
 fn begin_grace_period() -> u64 {
     init_barrier();
-    let goal = GLOBAL.epoch.fetch_add(1, Ordering::SeqCst) + 1;
+    let before = GLOBAL.entered.fetch_add(1 << DEPTH_BITS, Ordering::SeqCst);
+    let goal = (before >> DEPTH_BITS) + 1;
     if GLOBAL.readers_fence.load(Ordering::Relaxed)
         || ring3_os::membarrier::private_expedited().is_err()
     {

@@ -1,23 +1,23 @@
-//! Where a function's arguments are, and where an image keeps them.
+//! Where a function's arguments are, and where its gate keeps them.
 //!
 //! ```text
 //! rbp + 16 ...      arguments that the caller passed in memory
 //! rbp +  8          return address into the caller
 //! rbp               caller's rbp
 //! rbp -  8          caller's rbx
-//! rbp - 16          r12
 //! ctx + 8 * slots   return value
 //! ctx ...           one u64 per eight bytes of argument: what programs see
 //! ctx -  8          number of slots          bpf_get_func_arg_cnt
 //! ctx - 16          address of the function  bpf_get_func_ip
 //! ctx - 24          cookie of the program    bpf_get_attach_cookie
-//! below             what else must survive: registers without a slot, rdx, vector registers
+//! below             what else must survive: registers without a slot, rdx, vector registers; a run's begin and result while it is timed
 //! rsp               copies of arguments in memory, for the call of the function
 //! ```
 //!
 //! # Source
 //! System V ABI for x86-64, section 3.2.3: integers and pointers take rdi, rsi, rdx, rcx, r8, r9 in order, then memory; a struct of up to 16
-//! bytes takes one or two registers if that many are left, else memory, and later arguments may still take the registers.
+//! bytes takes one or two registers if that many are left, else memory, and later arguments may still take the registers. A 16-byte integer does the
+//! same, but lies at a multiple of 16 in memory.
 
 use ring3_btf::FuncModel;
 
@@ -34,7 +34,7 @@ pub enum Certainty {
 }
 
 /// Where eight bytes of argument come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Place {
     /// An argument register, as index into [`ARG_REGS`].
     Reg(u8),
@@ -42,8 +42,8 @@ pub(crate) enum Place {
     Memory(u32),
 }
 
-/// What an image does with arguments.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a gate does with arguments and results.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Frame {
     /// Source of each slot of the array.
     pub(crate) slots: Vec<Place>,
@@ -53,6 +53,8 @@ pub(crate) struct Frame {
     pub(crate) memory_words: u32,
     /// Preserve rax (number of vector arguments of variadic calls), r10 and xmm0 to xmm7.
     pub(crate) preserve_all: bool,
+    /// Results may be in rdx, xmm0 and xmm1 as well as in rax.
+    pub(crate) wide_result: bool,
 }
 
 /// Number of u64 slots that programs see of a function's arguments.
@@ -77,6 +79,9 @@ impl Frame {
                     next_reg += 1;
                 }
             } else {
+                if words == 2 && !arg.is_struct {
+                    memory_words = memory_words.next_multiple_of(2);
+                }
                 for _ in 0..words {
                     slots.push(Place::Memory(memory_words));
                     memory_words += 1;
@@ -99,7 +104,54 @@ impl Frame {
                 memory_words
             },
             preserve_all: is_uncertain,
+            wide_result: is_uncertain || model.ret.is_struct || model.ret.size > 8,
             slots,
+        }
+    }
+}
+
+/// Offsets from rbp.
+pub(crate) struct Layout {
+    pub(crate) ctx: i32,
+    pub(crate) ret: i32,
+    pub(crate) extra: i32,
+    pub(crate) saved_rdx: i32,
+    pub(crate) saved_rax: i32,
+    pub(crate) saved_r10: i32,
+    /// When the program that runs began, and what it returned, while runs are timed.
+    pub(crate) run_begin: i32,
+    pub(crate) run_result: i32,
+    pub(crate) result_vectors: i32,
+    pub(crate) arg_vectors: i32,
+    pub(crate) frame_bytes: i32,
+}
+
+impl Layout {
+    pub(crate) fn of(frame: &Frame) -> Layout {
+        let slots = frame.slots.len() as i32;
+        // rbx at -8, then the array with the return value, then count, address, cookie.
+        let ctx = -8 - 8 * (slots + 1);
+        let extra = ctx - 24 - 8 * frame.extra_regs.len() as i32;
+        let saved_rdx = extra - 8;
+        let saved_rax = saved_rdx - 8;
+        let saved_r10 = saved_rax - 8;
+        let run_begin = saved_r10 - 8;
+        let run_result = run_begin - 8;
+        let result_vectors = run_result - if frame.wide_result { 32 } else { 0 };
+        let arg_vectors = result_vectors - if frame.preserve_all { 128 } else { 0 };
+        let used = -arg_vectors + 8 * frame.memory_words as i32;
+        Layout {
+            ctx,
+            ret: ctx + 8 * slots,
+            extra,
+            saved_rdx,
+            saved_rax,
+            saved_r10,
+            run_begin,
+            run_result,
+            result_vectors,
+            arg_vectors,
+            frame_bytes: (used + 15) & !15,
         }
     }
 }

@@ -1,205 +1,303 @@
-//! Gates: immortal code through which every thread enters and leaves an image, so that an image can be freed.
+//! Gates: a target's immortal code. Every thread that calls the traced function runs it; lists of programs come and go behind two words.
 //!
 //! ```text
-//! enter:    r11 = this thread's counters (registers the thread the first time)
-//!           counters[id].in += 1
-//!           jmp [image]                    the data word below: the image, or `pass`
-//! leave:    counters[id].out += 1; ret     jumped to by images, results in place, r11 still the counters
-//! pass:     counters[id].out += 1; jmp f behind its nop
-//! image:    dq
+//! before:   frame; arguments to the array; enter section
+//!           jmp [before list]                ends at `pass` or `call`, or, when fmod_ret skips the function, at `skip`
+//! pass:     leave section; arguments back, frame gone, jmp f behind its nop        the function runs in our place
+//! call:     leave section; arguments back
+//!   .go:    call f behind its nop; results to the frame; enter section
+//! skip:     jmp [after list]                 ends at `finish`
+//! finish:   leave section; results back, frame gone; ret
+//! after:    frame; arguments to the array; jmp .go                                 there is no list before
 //! ```
 //!
-//! Retiring an image: the site no longer jumps to the gate; `image` becomes `pass`; after a membarrier, once the sums of `out` and `in` over
-//! all threads (`out` read first) are equal, nobody is in the image, and a thread that arrives late goes through `pass`. The gate may then serve
-//! the same target again. It is never freed: a thread may stand at its first instruction for any time.
+//! Lists run inside read sections only, and are found only by loads inside these sections: a list that no word leads to any more is freed after
+//! a grace period, nobody is counted, and a call that blocks, unwinds, or never returns keeps nothing alive. Gates themselves are never
+//! freed (their return addresses are on stacks, and a thread may stand at their first instruction for any time), except those of compiled
+//! programs, which are entered inside sections of their callers. A gate of a function that is traced no more serves the function's next target.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+#![expect(
+    clippy::useless_conversion,
+    reason = "dynasm's register operands expand to `u8::from(u8)`"
+)]
 
-use dynasmrt::x64::X64Relocation;
+use std::collections::HashMap;
+use std::mem::ManuallyDrop;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
 use dynasmrt::{DynasmApi, DynasmLabelApi, VecAssembler, dynasm};
-use ring3_jit_x86_64::pack::Text;
+use ring3_jit_x86_64::pack::{Class, Text};
 use ring3_uapi::Errno;
 
+use crate::frame::{ARG_REGS, Frame, Layout, Place};
+use crate::section::{self, Ops, Tails};
+use crate::site::Site;
 use crate::thread;
 
-/// `mov r11, fs:[offset]`
-fn load_counters(offset: i32) -> [u8; 9] {
-    let [a, b, c, d] = offset.to_le_bytes();
-    [0x64, 0x4c, 0x8b, 0x1c, 0x25, a, b, c, d]
+/// Addresses in a gate's code.
+#[derive(Clone, Copy, Debug)]
+struct Addresses {
+    after: usize,
+    pass: usize,
+    call: usize,
+    skip: usize,
+    finish: usize,
+    /// Offsets of the words.
+    before_word: usize,
+    after_word: usize,
 }
 
-/// Room for a gate's code.
-const GATE_BYTES: usize = 256;
-
-/// A gate of one target.
+/// A gate of one function.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    text: std::mem::ManuallyDrop<Text>,
-    id: u32,
-    leave: usize,
-    pass: usize,
-    image_word: usize,
+    text: ManuallyDrop<Text>,
+    at: Addresses,
+    key: Key,
+}
+
+/// What a gate's code depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    function: usize,
+    frame: Frame,
+    is_immortal: bool,
+}
+
+/// Gates of functions that no target has now.
+fn unused() -> MutexGuard<'static, HashMap<Key, Gate>> {
+    static UNUSED: OnceLock<Mutex<HashMap<Key, Gate>>> = OnceLock::new();
+    UNUSED
+        .get_or_init(Mutex::default)
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Gate {
-    /// A gate for the function whose body is at `body`.
+    /// A gate for the function at `site`.
     ///
     /// # Errors
-    /// `ENOTSUPP`: thread-local storage is not at a fixed offset. `ENOSPC`: too many gates. `ENOMEM`.
-    pub(crate) fn new(body: usize) -> Result<Gate, Errno> {
-        let offset = thread::tls_offset().ok_or(Errno::ENOTSUPP)?;
-        let id = thread::allocate_id().ok_or(Errno::ENOSPC)?;
-        match Gate::with_id(body, offset, id) {
-            Ok(gate) => Ok(gate),
-            Err(errno) => {
-                thread::free_id(id);
-                Err(errno)
-            }
-        }
-    }
-
-    fn with_id(body: usize, offset: i32, id: u32) -> Result<Gate, Errno> {
-        let load = load_counters(offset);
-        let row = thread::offset(id);
-        let register = thread::register as *const () as usize as i64;
-        let text = Text::allocate(GATE_BYTES)?;
-        let mut ops: VecAssembler<X64Relocation> = VecAssembler::new(text.address());
-        let leave = ops.new_dynamic_label();
-        let pass = ops.new_dynamic_label();
-        let image = ops.new_dynamic_label();
-        let slow = ops.new_dynamic_label();
-        let go = ops.new_dynamic_label();
-        dynasm!(ops
-            ; .arch x64
-            ; .bytes load.iter()
-            ; test r11, r11
-            ; jz =>slow
-            ; =>go
-            ; inc DWORD [r11 + row]
-            ; jmp QWORD [=>image]
-            ; =>leave
-            ; inc DWORD [r11 + row + 4]
-            ; ret
-            ; =>pass
-            ; inc DWORD [r11 + row + 4]
-            ; jmp extern body
-            // First time in this thread: everything that may carry an argument survives the call.
-            ; =>slow
-            ; push rbp
-            ; mov rbp, rsp
-            ; push rdi
-            ; push rsi
-            ; push rdx
-            ; push rcx
-            ; push r8
-            ; push r9
-            ; push rax
-            ; push r10
-            ; sub rsp, 128
-            ; movups [rsp], xmm0
-            ; movups [rsp + 16], xmm1
-            ; movups [rsp + 32], xmm2
-            ; movups [rsp + 48], xmm3
-            ; movups [rsp + 64], xmm4
-            ; movups [rsp + 80], xmm5
-            ; movups [rsp + 96], xmm6
-            ; movups [rsp + 112], xmm7
-            ; mov rax, QWORD register
-            ; call rax
-            ; movups xmm0, [rsp]
-            ; movups xmm1, [rsp + 16]
-            ; movups xmm2, [rsp + 32]
-            ; movups xmm3, [rsp + 48]
-            ; movups xmm4, [rsp + 64]
-            ; movups xmm5, [rsp + 80]
-            ; movups xmm6, [rsp + 96]
-            ; movups xmm7, [rsp + 112]
-            ; add rsp, 128
-            ; pop r10
-            ; pop rax
-            ; pop r9
-            ; pop r8
-            ; pop rcx
-            ; pop rdx
-            ; pop rsi
-            ; pop rdi
-            ; pop rbp
-            ; .bytes load.iter()
-            ; jmp =>go
-            ; .align 8
-            ; =>image
-            ; .u64 0
-        );
-        let offset_of = |label| {
-            ops.labels()
-                .resolve_dynamic(label)
-                .map(|offset| offset.0)
-                .map_err(|_| Errno::EINVAL)
+    /// `ENOTSUPP`: thread-local storage is not at a fixed offset, or the function is out of reach of generated code. `ENOMEM`.
+    pub(crate) fn new(site: &Site, frame: &Frame) -> Result<Gate, Errno> {
+        let key = Key {
+            function: site.address(),
+            frame: frame.clone(),
+            is_immortal: !site.is_program(),
         };
-        let (leave, pass, image_word) = (offset_of(leave)?, offset_of(pass)?, offset_of(image)?);
-        // Out of reach: the site could not jump here either.
-        let mut code = ops.finalize().map_err(|_| Errno::ENOTSUPP)?;
-        if code.len() > GATE_BYTES {
+        if let Some(gate) = unused().remove(&key) {
+            return Ok(gate);
+        }
+        let rows = thread::rows_tls_offset().ok_or(Errno::ENOTSUPP)?;
+        // Once to know the size, once in place.
+        let bound = generate(&key, rows, site.address())?.0.len();
+        let text = Text::allocate_near(bound, site.address(), Class::Framed)?;
+        let (code, at) = generate(&key, rows, text.address())?;
+        if code.len() > text.len_bytes() {
             return Err(Errno::E2BIG);
         }
-        let pass = text.address() + pass;
-        code[image_word..image_word + 8].copy_from_slice(&(pass as u64).to_le_bytes());
         text.write(0, &code);
-        let leave = text.address() + leave;
-        Ok(Gate {
-            text: std::mem::ManuallyDrop::new(text),
-            id,
-            leave,
-            pass,
-            image_word,
-        })
+        let gate = Gate {
+            text: ManuallyDrop::new(text),
+            at,
+            key,
+        };
+        gate.set_before(gate.at.pass);
+        gate.set_after(gate.at.finish);
+        Ok(gate)
     }
 
-    /// Where a site jumps to.
-    pub(crate) fn enter(&self) -> usize {
+    /// Gives the gate of a target that is no more back.
+    pub(crate) fn retire(self) {
+        if self.key.is_immortal {
+            unused().insert(self.key.clone(), self);
+        } else {
+            // Freed after a grace period.
+            drop(ManuallyDrop::into_inner(self.text));
+        }
+    }
+
+    /// Where the site jumps to if there is a list before.
+    pub(crate) fn before(&self) -> usize {
         self.text.address()
     }
 
-    /// Where an image jumps to when it is done.
-    pub(crate) fn leave(&self) -> usize {
-        self.leave
+    /// Where the site jumps to if there is only a list after.
+    pub(crate) fn after(&self) -> usize {
+        self.at.after
     }
 
-    /// Where an image without exit programs jumps to: the function behind its nop.
+    /// End of a list before, if there is none after.
     pub(crate) fn pass(&self) -> usize {
-        self.pass
+        self.at.pass
     }
 
-    /// Lets threads into the image at `address`.
-    pub(crate) fn open(&self, address: usize) {
-        self.set(address);
+    /// End of a list before, if there is one after.
+    pub(crate) fn call(&self) -> usize {
+        self.at.call
     }
 
-    /// Lets threads pass by.
-    pub(crate) fn close(&self) {
-        self.set(self.pass);
+    /// Where a list before goes to skip the function.
+    pub(crate) fn skip(&self) -> usize {
+        self.at.skip
     }
 
-    fn set(&self, address: usize) {
-        let old = self.text.quadword(self.image_word);
+    /// End of a list after.
+    pub(crate) fn finish(&self) -> usize {
+        self.at.finish
+    }
+
+    /// Sends threads through the list at `address` before the function.
+    pub(crate) fn set_before(&self, address: usize) {
+        self.set(self.at.before_word, address);
+    }
+
+    /// Sends threads through the list at `address` after the function.
+    pub(crate) fn set_after(&self, address: usize) {
+        self.set(self.at.after_word, address);
+    }
+
+    fn set(&self, word: usize, address: usize) {
+        let old = self.text.quadword(word);
         // Only the target's lock holder writes it, so the exchange cannot fail.
-        let _ = self
-            .text
-            .patch_quadword(self.image_word, old, address as u64);
-    }
-
-    /// Whether nobody is in the image. The gate is closed, and a membarrier has been executed since.
-    pub(crate) fn is_drained(&self) -> bool {
-        let (inside, out) = thread::sums(self.id);
-        inside == out
+        let _ = self.text.patch_quadword(word, old, address as u64);
     }
 }
 
-/// Full barrier on all threads; counts how often, for tests.
-pub(crate) fn barrier_all_threads() {
-    static CALLS: AtomicU64 = AtomicU64::new(0);
-    CALLS.fetch_add(1, Ordering::SeqCst);
-    // Registered by RCU's first use; where the host has none, RCU's fences order readers as well.
-    let _ = ring3_os::membarrier::register_private_expedited();
-    let _ = ring3_os::membarrier::private_expedited();
+/// Code for a gate at `base`.
+fn generate(key: &Key, rows: i32, base: usize) -> Result<(Vec<u8>, Addresses), Errno> {
+    let frame = &key.frame;
+    let layout = &Layout::of(frame);
+    let body = key.function + 5;
+    let mut ops: Ops = VecAssembler::new(base);
+    let mut tails = Tails::default();
+    let before_list = ops.new_dynamic_label();
+    let after_list = ops.new_dynamic_label();
+    let go = ops.new_dynamic_label();
+
+    prologue(&mut ops, frame, layout, key.function);
+    section::begin(&mut ops, rows, &mut tails);
+    dynasm!(ops ; .arch x64 ; jmp QWORD [=>before_list]);
+
+    let pass = ops.offset().0;
+    section::end(&mut ops);
+    restore_arguments(&mut ops, frame, layout);
+    dynasm!(ops ; .arch x64 ; mov rbx, [rbp - 8] ; leave ; jmp extern body);
+
+    let call = ops.offset().0;
+    section::end(&mut ops);
+    restore_arguments(&mut ops, frame, layout);
+    dynasm!(ops ; .arch x64 ; =>go);
+    call_function(&mut ops, frame, layout, body);
+    section::begin(&mut ops, rows, &mut tails);
+    let skip = ops.offset().0;
+    dynasm!(ops ; .arch x64 ; jmp QWORD [=>after_list]);
+
+    let finish = ops.offset().0;
+    section::end(&mut ops);
+    dynasm!(ops ; .arch x64 ; mov rax, [rbp + layout.ret]);
+    if frame.wide_result {
+        dynasm!(ops
+            ; .arch x64
+            ; mov rdx, [rbp + layout.saved_rdx]
+            ; movups xmm0, [rbp + layout.result_vectors]
+            ; movups xmm1, [rbp + layout.result_vectors + 16]
+        );
+    }
+    dynasm!(ops ; .arch x64 ; mov rbx, [rbp - 8] ; leave ; ret ; .align 16);
+
+    let after = ops.offset().0;
+    prologue(&mut ops, frame, layout, key.function);
+    dynasm!(ops ; .arch x64 ; jmp =>go);
+
+    tails.write(&mut ops, rows);
+    dynasm!(ops ; .arch x64 ; .align 8);
+    let before_word = ops.offset().0;
+    dynasm!(ops ; .arch x64 ; =>before_list ; .u64 0 ; =>after_list ; .u64 0);
+    // Out of reach: the site could not jump here either.
+    let code = ops.finalize().map_err(|_| Errno::ENOTSUPP)?;
+    let at = Addresses {
+        after: base + after,
+        pass: base + pass,
+        call: base + call,
+        skip: base + skip,
+        finish: base + finish,
+        before_word,
+        after_word: before_word + 8,
+    };
+    Ok((code, at))
+}
+
+/// `[rbp + disp] = argument register` by index.
+fn store_arg(ops: &mut Ops, reg: u8, disp: i32) {
+    dynasm!(ops ; .arch x64 ; mov [rbp + disp], Rq(ARG_REGS[reg as usize]));
+}
+
+fn load_arg(ops: &mut Ops, reg: u8, disp: i32) {
+    dynasm!(ops ; .arch x64 ; mov Rq(ARG_REGS[reg as usize]), [rbp + disp]);
+}
+
+fn prologue(ops: &mut Ops, frame: &Frame, layout: &Layout, function: usize) {
+    dynasm!(ops
+        ; .arch x64
+        ; push rbp
+        ; mov rbp, rsp
+        ; sub rsp, layout.frame_bytes
+        ; mov [rbp - 8], rbx
+    );
+    for (at, place) in frame.slots.iter().enumerate() {
+        let disp = layout.ctx + 8 * at as i32;
+        match *place {
+            Place::Reg(reg) => store_arg(ops, reg, disp),
+            Place::Memory(word) => {
+                dynasm!(ops ; .arch x64 ; mov r11, [rbp + 16 + 8 * word as i32] ; mov [rbp + disp], r11);
+            }
+        }
+    }
+    for (at, &reg) in frame.extra_regs.iter().enumerate() {
+        store_arg(ops, reg, layout.extra + 8 * at as i32);
+    }
+    if frame.preserve_all {
+        dynasm!(ops ; .arch x64 ; mov [rbp + layout.saved_rax], rax ; mov [rbp + layout.saved_r10], r10);
+        for vector in 0..8u8 {
+            dynasm!(ops ; .arch x64 ; movups [rbp + layout.arg_vectors + 16 * i32::from(vector)], Rx(vector));
+        }
+    }
+    dynasm!(ops
+        ; .arch x64
+        ; mov QWORD [rbp + layout.ctx - 8], frame.slots.len() as i32
+        ; mov r11, QWORD function as i64
+        ; mov [rbp + layout.ctx - 16], r11
+    );
+}
+
+fn restore_arguments(ops: &mut Ops, frame: &Frame, layout: &Layout) {
+    for (at, place) in frame.slots.iter().enumerate() {
+        if let Place::Reg(reg) = *place {
+            load_arg(ops, reg, layout.ctx + 8 * at as i32);
+        }
+    }
+    for (at, &reg) in frame.extra_regs.iter().enumerate() {
+        load_arg(ops, reg, layout.extra + 8 * at as i32);
+    }
+    if frame.preserve_all {
+        for vector in 0..8u8 {
+            dynasm!(ops ; .arch x64 ; movups Rx(vector), [rbp + layout.arg_vectors + 16 * i32::from(vector)]);
+        }
+        dynasm!(ops ; .arch x64 ; mov rax, [rbp + layout.saved_rax] ; mov r10, [rbp + layout.saved_r10]);
+    }
+}
+
+/// Calls the function behind its nop with copies of its arguments in memory; stores all that it may return.
+fn call_function(ops: &mut Ops, frame: &Frame, layout: &Layout, body: usize) {
+    for word in 0..frame.memory_words as i32 {
+        dynasm!(ops ; .arch x64 ; mov r11, [rbp + 16 + 8 * word] ; mov [rsp + 8 * word], r11);
+    }
+    dynasm!(ops ; .arch x64 ; call extern body ; mov [rbp + layout.ret], rax);
+    if frame.wide_result {
+        dynasm!(ops
+            ; .arch x64
+            ; mov [rbp + layout.saved_rdx], rdx
+            ; movups [rbp + layout.result_vectors], xmm0
+            ; movups [rbp + layout.result_vectors + 16], xmm1
+        );
+    }
 }

@@ -1,28 +1,32 @@
 //! Trampolines: fentry, fexit and fmod_ret programs on functions of this process and on compiled BPF programs, for a few cycles.
 //!
 //! ```text
-//!   f:      nop5  <-> jmp gate                      one aligned store attaches and detaches        site
+//!   f:      nop5  <-> jmp gate                      one aligned store attaches and detaches                          site
 //!           ...
-//!   gate:   count a thread in, jmp image            immortal; an image is freed only when nobody is counted in    gate
-//!   image:  store the arguments as u64s, fentry programs, fmod_ret programs, f behind its nop, fexit programs      image
+//!   gate:   store the arguments as u64s, jmp list   immortal: frames, read sections, the call of f behind its nop    gate
+//!   list:   call program ... , jmp gate             one before the function, one after it; freed through RCU         list
 //! ```
 //!
-//! [`Target`] is a function that can be traced, [`Target::attach`] generates an image with one program more and publishes it, dropping the
-//! [`Attachment`] takes the program out of the running image by one store (no allocation, cannot fail).
+//! [`Target`] is a function that can be traced, [`Target::attach`] generates a list with one program more and publishes it, dropping the
+//! [`Attachment`] takes the program out of the running list by one store (no allocation, cannot fail).
 //!
-//! What replaced the reserve half-page of the kernel's first trampolines (2019): an image is generated completely before it is published, and
-//! detaching edits the image in place, so nothing needs room for "the next version".
+//! What replaced the reserve half-page of the kernel's first trampolines (2019): a list is generated completely before it is published, and
+//! detaching edits the list in place, so nothing needs room for "the next version".
 //!
 //! Order, as in Linux: newest first within fentry, fmod_ret and fexit. Up to [`PROGS_PER_TARGET`] programs per target.
 //!
-//! What is deliberately absent: BTF lookups and link objects (`tracing`), checks of program types (the verifier). Unwinding through an image with
-//! fexit or fmod_ret programs ends the process: its frame has no unwind table.
-//! With fentry programs only there is no frame left when the function runs.
+//! Panics (and C++ exceptions) of a traced function unwind through its gate, whose frame the unwinder knows; fexit programs do not run then. A helper
+//! that panics ends the process ([`ring3_runtime`]): nothing unwinds through a program.
+//!
+//! What is deliberately absent: BTF lookups and link objects (`tracing`), checks of program types (the verifier). Vector registers beyond their low
+//! 16 bytes, and the x87 stack, are not preserved by gates: they are as the programs leave them.
 
 mod frame;
 mod gate;
-mod image;
+mod list;
+mod section;
 mod site;
+mod stats;
 mod target;
 mod thread;
 
@@ -31,7 +35,10 @@ mod tests;
 
 pub use frame::{Certainty, arg_slots};
 pub use site::{NOP5, PatchError, Site};
-pub use target::{AttachError, Attachment, PROGS_PER_TARGET, ProgKind, Replacement, Target};
+pub use stats::{RunStats, StatsEnabled, enable_run_stats, run_stats};
+pub use target::{
+    AttachError, Attachment, PROGS_PER_TARGET, ProgKind, Replacement, Target, attach_all,
+};
 
 #[doc(hidden)]
 pub use site::__align_entry;
@@ -48,15 +55,15 @@ pub use site::__align_entry;
 /// assert_eq!(add(1, 2), 3);
 /// ```
 ///
-/// The functions are `extern "C"`. [`Site::of_stub`] finds the nop from the function's address.
+/// The functions are `extern "C-unwind"`: a panic leaves them, traced or not. [`Site::of_stub`] finds the nop from the function's address.
 #[macro_export]
 macro_rules! traceable {
     ($($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {$(
         $(#[$doc])*
         // Unused in the stub, whose arguments pass through it untouched.
         #[unsafe(naked)]
-        $vis extern "C" fn $name($($arg: $ty),*) $(-> $ret)? {
-            extern "C" fn body($($arg: $ty),*) $(-> $ret)? $body
+        $vis extern "C-unwind" fn $name($($arg: $ty),*) $(-> $ret)? {
+            extern "C-unwind" fn body($($arg: $ty),*) $(-> $ret)? $body
             ::core::arch::naked_asm!(
                 ".p2align 4",
                 ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00",

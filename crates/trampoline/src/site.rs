@@ -161,9 +161,9 @@ impl Site {
         self.address
     }
 
-    /// Where the function goes on behind its nop.
-    pub(crate) fn body(&self) -> usize {
-        self.address + 5
+    /// Whether the function is a compiled program's, and entered inside read sections only.
+    pub(crate) fn is_program(&self) -> bool {
+        matches!(self.quadword, Quadword::Program { .. })
     }
 
     /// Lets the site jump to `to`, from whatever it does now (`from`: `None` for the nop).

@@ -1,13 +1,15 @@
 //! Targets: functions that can be traced, and the programs on them.
 //!
-//! Attaching generates a whole new image, opens a gate to it, and moves the site from the old gate to the new one by one store: every call runs
-//! either the old list or the new one. Detaching edits the running image: one store, and a second one at the site for the last program. What
-//! is left over (images, references) is released by a background thread once nobody can be inside; all room for leftovers is reserved by
-//! `attach`, so that detaching does not allocate.
+//! Attaching generates a whole new list, lets the gate's word point to it, and lets the site jump to the gate: every call runs either the old
+//! list or the new one. Detaching edits the running list: one store, and up to three more for the last program of a list. What is left over
+//! (lists, references) is released after a grace period by a background thread; all room for leftovers is reserved by `attach`, so that detaching
+//! does not allocate.
+//!
+//! Programs that run after the function are those of the moment when it returns: a call that began before an attachment runs its fexit program too.
 
-use std::collections::HashMap;
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
 use ring3_btf::FuncModel;
@@ -15,17 +17,15 @@ use ring3_runtime::ProgRef;
 use ring3_sync::rcu;
 use ring3_uapi::Errno;
 
-use crate::frame::{Certainty, Frame};
-use crate::gate::{Gate, barrier_all_threads};
-use crate::image::{Image, ImageProg};
+use crate::frame::{Certainty, Frame, Layout};
+use crate::gate::Gate;
+use crate::list::{Attached, Exits, List};
 use crate::site::{PatchError, Site};
-use crate::thread;
+use crate::stats::rows;
 
 /// Most programs on one target, of all kinds together. Linux 6.18 has 38.
 // DIVERGES: 64 programs per target and kind instead of 38 in all; nothing here is bound to a page.
 pub const PROGS_PER_TARGET: usize = 192;
-/// Retired images that may wait before an attachment waits for them.
-const RETIRED_MAX: usize = 8;
 const REAP_EVERY: Duration = Duration::from_millis(10);
 
 /// When a program runs.
@@ -84,31 +84,62 @@ impl std::fmt::Display for AttachError {
 
 impl std::error::Error for AttachError {}
 
-/// A published image and the gate that leads to it.
-struct Live {
-    gate: Gate,
-    image: Image,
+/// Code and references that were taken out, until nobody can be using them.
+#[derive(Default)]
+struct Leftovers {
+    lists: Vec<List>,
+    progs: Vec<Attached>,
+}
+
+impl Leftovers {
+    fn is_empty(&self) -> bool {
+        self.lists.is_empty() && self.progs.is_empty()
+    }
+
+    /// Room for everything that detaching `attached` programs leaves behind.
+    fn reserve(&mut self, attached: usize) {
+        self.lists.reserve(2);
+        self.progs.reserve(attached);
+    }
+
+    /// Ends everything. A grace period is over.
+    fn release(self) {
+        let mut rows = rows();
+        let listed = self.lists.iter().flat_map(List::live);
+        for prog in self.progs.iter().chain(listed) {
+            rows.release(prog.prog.id());
+        }
+    }
 }
 
 #[derive(Default)]
 struct State {
-    live: Option<Live>,
-    /// Closed and drained.
-    idle_gates: Vec<Gate>,
-    /// Closed, perhaps with threads inside.
-    retired: Vec<Live>,
-    /// Detached programs that a thread may still be about to call.
-    detached: Vec<ImageProg>,
-    /// Attachments that exist.
-    attached: usize,
+    before: Option<List>,
+    after: Option<List>,
+    /// Where the site jumps to.
+    jump: Option<usize>,
+    leftovers: Leftovers,
     /// Entry of the program that replaces the function.
     replaced_by: Option<usize>,
+}
+
+impl State {
+    fn lists(&self) -> impl Iterator<Item = &List> {
+        [&self.before, &self.after].into_iter().flatten()
+    }
+
+    fn attached(&self) -> usize {
+        self.lists().map(List::len).sum()
+    }
 }
 
 /// A function that can be traced.
 pub struct Target {
     site: Site,
-    frame: Frame,
+    slots: usize,
+    layout: Layout,
+    /// Taken on drop.
+    gate: Result<ManuallyDrop<Gate>, Errno>,
     state: Mutex<State>,
     /// There is something to release.
     is_dirty: AtomicBool,
@@ -118,7 +149,7 @@ impl std::fmt::Debug for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Target")
             .field("site", &self.site)
-            .field("frame", &self.frame)
+            .field("slots", &self.slots)
             .finish_non_exhaustive()
     }
 }
@@ -127,15 +158,19 @@ impl Target {
     /// The function behind `site`, whose arguments are as `model` says.
     ///
     /// # Safety
-    /// With [`Certainty::Certain`], the function's code follows the model: programs see, and images preserve, what it names.
+    /// With [`Certainty::Certain`], the function's code follows the model: programs see, and gates preserve, what it names.
     pub unsafe fn new(site: Site, model: &FuncModel, certainty: Certainty) -> Arc<Target> {
+        let frame = Frame::of(model, certainty);
         let target = Arc::new(Target {
+            slots: frame.slots.len(),
+            layout: Layout::of(&frame),
+            // Where there is none, attaching says why.
+            gate: Gate::new(&site, &frame).map(ManuallyDrop::new),
             site,
-            frame: Frame::of(model, certainty),
             state: Mutex::default(),
             is_dirty: AtomicBool::new(false),
         });
-        reaper().push(Arc::downgrade(&target));
+        reaper().push(target.clone());
         start_reaper();
         target
     }
@@ -147,12 +182,12 @@ impl Target {
 
     /// Number of u64 slots of arguments that programs see.
     pub fn arg_slots(&self) -> usize {
-        self.frame.slots.len()
+        self.slots
     }
 
     /// Programs attached.
     pub fn attached(&self) -> usize {
-        self.state().attached
+        self.state().attached()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -169,81 +204,164 @@ impl Target {
         prog: ProgRef,
         cookie: u64,
     ) -> Result<Attachment, AttachError> {
+        let gate = self
+            .gate
+            .as_ref()
+            .map_err(|errno| AttachError::Host(*errno))?;
         let mut state = self.state();
         if state.replaced_by.is_some() {
             return Err(AttachError::Occupied);
         }
-        if state.retired.len() >= RETIRED_MAX {
-            free_drained(&mut state);
-        }
-        let others: Vec<ImageProg> = state
-            .live
-            .iter()
-            .flat_map(|live| live.image.live().cloned())
-            .collect();
-        if others
-            .iter()
-            .any(|other| other.prog.id() == prog.id() && other.kind == kind)
-        {
+        let is_same = |other: &Attached| other.prog.id() == prog.id() && other.kind == kind;
+        if state.lists().any(|list| list.live().any(is_same)) {
             return Err(AttachError::AlreadyAttached);
         }
-        if others.len() >= PROGS_PER_TARGET {
+        let attached = state.attached();
+        if attached >= PROGS_PER_TARGET {
             return Err(AttachError::TooMany);
         }
         let key = next_key();
+        let prog_id = prog.id();
         let row = rows()
-            .acquire(prog.id())
+            .acquire(&prog)
             .ok_or(AttachError::Host(Errno::ENOSPC))?;
-        let first = ImageProg {
+        let first = Attached {
             prog,
             kind,
             cookie,
             row,
             key,
         };
-        let prog_id = first.prog.id();
-        let undo = |error| {
-            rows().release(prog_id);
-            error
-        };
-        // Newest first, and the kinds in the order in which they run.
-        let mut progs: Vec<ImageProg> = std::iter::once(first).chain(others).collect();
-        progs.sort_by_key(|prog| prog.kind);
-        let gate = match state.idle_gates.pop() {
-            Some(gate) => gate,
-            None => Gate::new(self.site.body()).map_err(|errno| undo(AttachError::Host(errno)))?,
-        };
         // Room for everything that this and later steps leave behind.
-        state.retired.reserve(2);
-        state.idle_gates.reserve(2);
-        let detached = progs.len();
-        state.detached.reserve(detached + 1);
-        let image = match Image::generate(&self.frame, self.site.address(), &gate, progs) {
-            Ok(image) => image,
+        state.leftovers.reserve(attached + 1);
+        let lists = match self.lists_with(gate, &state, first) {
+            Ok(lists) => lists,
             Err(errno) => {
-                state.idle_gates.push(gate);
-                return Err(undo(AttachError::Host(errno)));
+                rows().release(prog_id);
+                return Err(AttachError::Host(errno));
             }
         };
-        gate.open(image.address());
-        let from = state.live.as_ref().map(|live| live.gate.enter());
-        if let Err(cause) = self.site.patch(from, Some(gate.enter())) {
-            // Nobody has seen the gate's image: the site never led there.
-            gate.close();
-            state.retired.push(Live { gate, image });
-            self.is_dirty.store(true, Ordering::Release);
-            return Err(undo(AttachError::Patch(cause)));
-        }
-        if let Some(old) = state.live.replace(Live { gate, image }) {
-            old.gate.close();
-            state.retired.push(old);
-            self.is_dirty.store(true, Ordering::Release);
-        }
-        state.attached += 1;
+        self.publish(gate, &mut state, lists)?;
         Ok(Attachment {
             target: self.clone(),
             key,
         })
+    }
+
+    /// The lists that change by one program more.
+    fn lists_with(&self, gate: &Gate, state: &State, first: Attached) -> Result<Lists, Errno> {
+        let is_after = first.kind == ProgKind::Fexit;
+        let mut lists = Lists::default();
+        let others = |list: &Option<List>| -> Vec<Attached> {
+            list.iter().flat_map(|list| list.live().cloned()).collect()
+        };
+        // Newest first, and the kinds in the order in which they run.
+        let with_first = |list: &Option<List>| {
+            let mut progs = vec![first.clone()];
+            progs.extend(list.iter().flat_map(|list| list.live().cloned()));
+            progs.sort_by_key(|prog| prog.kind);
+            progs
+        };
+        if is_after {
+            lists.after = Some(self.list_after(gate, with_first(&state.after))?);
+            // A list before that lets the function run in its place has to call it from now on.
+            if state
+                .before
+                .as_ref()
+                .is_some_and(|before| before.end == gate.pass())
+            {
+                lists.before = Some(self.list_before(gate, others(&state.before), gate.call())?);
+            }
+        } else {
+            let end = if state.after.is_some() {
+                gate.call()
+            } else {
+                gate.pass()
+            };
+            lists.before = Some(self.list_before(gate, with_first(&state.before), end)?);
+        }
+        Ok(lists)
+    }
+
+    fn list_before(&self, gate: &Gate, progs: Vec<Attached>, end: usize) -> Result<List, Errno> {
+        List::generate(
+            &self.layout,
+            progs,
+            Exits {
+                end,
+                skip: gate.skip(),
+            },
+        )
+    }
+
+    fn list_after(&self, gate: &Gate, progs: Vec<Attached>) -> Result<List, Errno> {
+        let exits = Exits {
+            end: gate.finish(),
+            skip: gate.finish(),
+        };
+        List::generate(&self.layout, progs, exits)
+    }
+
+    /// Puts lists in the place of those that are there.
+    fn publish(&self, gate: &Gate, state: &mut State, lists: Lists) -> Result<(), AttachError> {
+        let has_before = lists.before.is_some() || state.before.is_some();
+        let jump = Some(if has_before {
+            gate.before()
+        } else {
+            gate.after()
+        });
+        // First what runs last: who finds the new list before may need the new one after.
+        if let Some(after) = &lists.after {
+            gate.set_after(after.address());
+        }
+        if let Some(before) = &lists.before {
+            gate.set_before(before.address());
+        }
+        if jump != state.jump
+            && let Err(cause) = self.site.patch(state.jump, jump)
+        {
+            // A thread that stood in the gate since an earlier time may have seen the new lists.
+            let address_or =
+                |list: &Option<List>, otherwise| list.as_ref().map_or(otherwise, List::address);
+            gate.set_before(address_or(&state.before, gate.pass()));
+            gate.set_after(address_or(&state.after, gate.finish()));
+            state.leftovers.lists.extend(lists.into_iter());
+            self.mark_dirty();
+            return Err(AttachError::Patch(cause));
+        }
+        state.jump = jump;
+        let old = [
+            lists.before.and_then(|list| state.before.replace(list)),
+            lists.after.and_then(|list| state.after.replace(list)),
+        ];
+        for list in old.into_iter().flatten() {
+            // Its programs are in the new list, with the same rows.
+            rcu::drop_rcu(list);
+        }
+        Ok(())
+    }
+
+    /// Generates the lists anew: what they are made of has changed.
+    fn regenerate(&self) {
+        let Ok(gate) = &self.gate else { return };
+        let mut state = self.state();
+        let lists = || -> Result<Lists, Errno> {
+            let progs = |list: &List| list.live().cloned().collect();
+            let before = state.before.as_ref();
+            let after = state.after.as_ref();
+            Ok(Lists {
+                before: before
+                    .map(|list| self.list_before(gate, progs(list), list.end))
+                    .transpose()?,
+                after: after
+                    .map(|list| self.list_after(gate, progs(list)))
+                    .transpose()?,
+            })
+        };
+        // Without memory for new ones the old ones stay, and the site's jump does not change.
+        if let Ok(lists) = lists() {
+            let _ = self.publish(gate, &mut state, lists);
+        }
     }
 
     /// Replaces the function by a compiled program of the same prototype (freplace): its entry becomes a jump.
@@ -252,18 +370,21 @@ impl Target {
     /// [`AttachError::Occupied`]: something is attached, or the function is replaced already (`EBUSY`, as in Linux).
     pub fn replace(self: &Arc<Self>, prog: ProgRef) -> Result<Replacement, AttachError> {
         let mut state = self.state();
-        if state.attached != 0 || state.replaced_by.is_some() {
+        if state.attached() != 0 || state.replaced_by.is_some() {
             return Err(AttachError::Occupied);
         }
         let entry = prog.entry().code as *const () as usize;
-        self.site
-            .patch(None, Some(entry))
-            .map_err(AttachError::Patch)?;
+        let row = rows()
+            .acquire(&prog)
+            .ok_or(AttachError::Host(Errno::ENOSPC))?;
+        if let Err(cause) = self.site.patch(None, Some(entry)) {
+            rows().release(prog.id());
+            return Err(AttachError::Patch(cause));
+        }
         state.replaced_by = Some(entry);
         // Room for what the end of the replacement leaves behind.
-        state.detached.reserve(1);
-        let row = rows().acquire(prog.id()).unwrap_or(0);
-        let prog = ImageProg {
+        state.leftovers.reserve(1);
+        let prog = Attached {
             prog,
             kind: ProgKind::Fentry,
             cookie: 0,
@@ -277,111 +398,135 @@ impl Target {
     }
 
     /// Ends a replacement. Does not fail, does not allocate.
-    fn restore(&self, prog: ImageProg) {
+    fn restore(&self, prog: Attached) {
         let mut state = self.state();
         if let Some(entry) = state.replaced_by.take() {
             // As in `detach`.
             let _ = self.site.patch(Some(entry), None);
         }
-        state.detached.push(prog);
-        self.is_dirty.store(true, Ordering::Release);
+        state.leftovers.progs.push(prog);
+        drop(state);
+        self.mark_dirty();
     }
 
-    /// Takes a program out. Does not fail, does not allocate.
+    /// Takes a program out. Does not fail, does not allocate: at most four stores to text.
     fn detach(&self, key: u64) {
+        let Ok(gate) = &self.gate else { return };
         let mut state = self.state();
         let state = &mut *state;
-        let Some(live) = &mut state.live else { return };
-        let Some(prog) = live.image.disable(key) else {
+        let take = |list: &mut Option<List>| list.as_mut().and_then(|list| list.disable(key));
+        let Some(prog) = take(&mut state.before).or_else(|| take(&mut state.after)) else {
             return;
         };
-        // Reserved by `attach`.
-        state.detached.push(prog);
-        state.attached -= 1;
-        if state.attached == 0
-            && let Some(live) = state.live.take()
-        {
-            // A child process leaves its parent's text alone; the gate, shared too, then passes everybody by.
-            let _ = self.site.patch(Some(live.gate.enter()), None);
-            live.gate.close();
-            state.retired.push(live);
+        // Reserved by `attach`, like the room for lists below.
+        state.leftovers.progs.push(prog);
+        if let Some(list) = state.after.take_if(|list| list.len() == 0) {
+            gate.set_after(gate.finish());
+            state.leftovers.lists.push(list);
         }
-        self.is_dirty.store(true, Ordering::Release);
+        if let Some(list) = state.before.take_if(|list| list.len() == 0) {
+            let jump = state.after.is_some().then(|| gate.after());
+            self.repoint(state, jump);
+            gate.set_before(if jump.is_some() {
+                gate.call()
+            } else {
+                gate.pass()
+            });
+            state.leftovers.lists.push(list);
+        } else if state.before.is_none() && state.after.is_none() {
+            self.repoint(state, None);
+        }
+        self.mark_dirty();
     }
 
-    /// Releases what nobody can be using any more; what is still in use stays for the next time.
+    /// Moves the site's jump. A site that somebody else has changed is left alone: the gate then lets everybody pass.
+    fn repoint(&self, state: &mut State, jump: Option<usize>) {
+        let _ = self.site.patch(state.jump, jump);
+        state.jump = jump;
+    }
+
+    fn mark_dirty(&self) {
+        self.is_dirty.store(true, Ordering::Release);
+        ANY_DIRTY.store(true, Ordering::Release);
+    }
+
+    /// Releases what was taken out, after a grace period. In a read section, which is part of that period, it stays for the next time.
     pub fn reap(&self) {
         if !self.is_dirty.swap(false, Ordering::AcqRel) {
             return;
         }
-        let mut state = self.state();
-        free_drained(&mut state);
-        let is_clean = state.retired.is_empty();
-        let detached: Vec<ImageProg> = state.detached.drain(..).collect();
-        drop(state);
+        // Taken and given back with their room: detaching finds it meanwhile, or pushes to what was reserved again.
+        let mut taken = Leftovers::default();
+        {
+            let mut state = self.state();
+            let attached = state.attached();
+            taken.reserve(attached + 1);
+            std::mem::swap(&mut taken, &mut state.leftovers);
+        }
         // Not under the lock: waiting for readers must not delay who attaches or detaches.
-        let left = free_detached(detached);
-        if !is_clean || !left.is_empty() {
-            self.state().detached.extend(left);
-            self.is_dirty.store(true, Ordering::Release);
+        if rcu::synchronize().is_ok() {
+            taken.release();
+        } else {
+            let mut state = self.state();
+            state.leftovers.lists.append(&mut taken.lists);
+            state.leftovers.progs.append(&mut taken.progs);
+            let attached = state.attached();
+            state.leftovers.reserve(attached + 1);
+            drop(state);
+            self.mark_dirty();
         }
     }
 
-    /// Images that wait until the threads inside have left; for tests.
+    /// Lists and programs that wait for their release; for tests.
     pub fn retired(&self) -> usize {
-        self.state().retired.len()
+        let state = self.state();
+        state.leftovers.lists.len() + state.leftovers.progs.len()
+    }
+}
+
+/// New lists of a target, where they change.
+#[derive(Default)]
+struct Lists {
+    before: Option<List>,
+    after: Option<List>,
+}
+
+impl Lists {
+    fn into_iter(self) -> impl Iterator<Item = List> {
+        [self.before, self.after].into_iter().flatten()
     }
 }
 
 impl Drop for Target {
     fn drop(&mut self) {
-        // Attachments keep the target, so nothing is live; threads may still be inside what is retired.
-        let mut state =
-            std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
-        loop {
-            free_drained(&mut state);
-            state.detached = free_detached(std::mem::take(&mut state.detached));
-            if state.retired.is_empty() && state.detached.is_empty() {
-                return;
-            }
-            if rcu::in_read_section() {
-                // Waiting here could be waiting for ourselves: the images stay for ever, which is safe.
-                std::mem::forget(state);
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        // Attachments keep the target, so nothing is attached.
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let leftovers = std::mem::take(&mut state.leftovers);
+        if !leftovers.is_empty() {
+            rcu::call_rcu(move || leftovers.release());
+        }
+        if let Ok(gate) = &mut self.gate {
+            // SAFETY: 1. taken once, here.
+            unsafe { ManuallyDrop::take(gate) }.retire();
         }
     }
 }
 
-/// Frees retired images that nobody is in.
-fn free_drained(state: &mut State) {
-    if state.retired.is_empty() {
-        return;
+/// Attaches a program to several targets: to all or to none.
+///
+/// # Errors
+/// The first [`AttachError`]; what was attached before it is detached again.
+pub fn attach_all(
+    targets: &[Arc<Target>],
+    kind: ProgKind,
+    prog: &ProgRef,
+    cookie: u64,
+) -> Result<Vec<Attachment>, AttachError> {
+    let mut attachments = Vec::with_capacity(targets.len());
+    for target in targets {
+        attachments.push(target.attach(kind, prog.clone(), cookie)?);
     }
-    barrier_all_threads();
-    let mut at = 0;
-    while at < state.retired.len() {
-        if state.retired[at].gate.is_drained() {
-            let Live { gate, image } = state.retired.swap_remove(at);
-            state.idle_gates.push(gate);
-            drop(image);
-        } else {
-            at += 1;
-        }
-    }
-}
-
-/// Drops references to detached programs after a grace period: programs are called inside read sections that begin before their slot is looked
-/// at. Gives them back if the caller is in a section itself.
-fn free_detached(detached: Vec<ImageProg>) -> Vec<ImageProg> {
-    if detached.is_empty() || rcu::synchronize().is_err() {
-        return detached;
-    }
-    for prog in &detached {
-        rows().release(prog.prog.id());
-    }
-    Vec::new()
+    Ok(attachments)
 }
 
 /// A program on a target; dropping it detaches.
@@ -408,7 +553,7 @@ impl Drop for Attachment {
 pub struct Replacement {
     target: Arc<Target>,
     /// Taken on drop.
-    prog: Option<ImageProg>,
+    prog: Option<Attached>,
 }
 
 impl std::fmt::Debug for Replacement {
@@ -432,73 +577,58 @@ fn next_key() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Counter rows by program, so that a program on several targets is protected against itself everywhere.
-#[derive(Default)]
-struct Rows {
-    by_prog: HashMap<u32, (u32, usize)>,
-}
+/// Some target has something to release.
+static ANY_DIRTY: AtomicBool = AtomicBool::new(false);
 
-fn rows() -> MutexGuard<'static, Rows> {
-    static ROWS: OnceLock<Mutex<Rows>> = OnceLock::new();
-    ROWS.get_or_init(Mutex::default)
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Rows {
-    fn acquire(&mut self, prog: u32) -> Option<u32> {
-        if let Some((row, count)) = self.by_prog.get_mut(&prog) {
-            *count += 1;
-            return Some(*row);
-        }
-        let row = thread::allocate_id()?;
-        self.by_prog.insert(prog, (row, 1));
-        Some(row)
-    }
-
-    fn release(&mut self, prog: u32) {
-        let Some((row, count)) = self.by_prog.get_mut(&prog) else {
-            return;
-        };
-        *count -= 1;
-        if *count == 0 {
-            let row = *row;
-            self.by_prog.remove(&prog);
-            thread::free_id(row);
-        }
-    }
-}
-
-fn reaper() -> MutexGuard<'static, Vec<Weak<Target>>> {
-    static TARGETS: Mutex<Vec<Weak<Target>>> = Mutex::new(Vec::new());
+/// All targets. The reaper drops those that nobody else holds, so that the end of an attachment never does.
+fn reaper() -> MutexGuard<'static, Vec<Arc<Target>>> {
+    static TARGETS: Mutex<Vec<Arc<Target>>> = Mutex::new(Vec::new());
     TARGETS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Generates the lists of all targets anew.
+pub(crate) fn regenerate_all() {
+    let targets: Vec<Arc<Target>> = reaper().clone();
+    for target in targets {
+        target.regenerate();
+    }
 }
 
 /// A thread that looks at the targets a hundred times a second. A wakeup per detachment would cost more than the detachment.
 fn start_reaper() {
     static START: Once = Once::new();
     START.call_once(|| {
-        // Should the host refuse a thread, attachments and the target's end release instead.
+        // Should the host refuse a thread, attachments release instead.
         let _ = std::thread::Builder::new()
             .name("ring3-reaper".to_owned())
             .spawn(|| {
                 loop {
                     std::thread::sleep(REAP_EVERY);
-                    let targets: Vec<Arc<Target>> = {
-                        let mut targets = reaper();
-                        targets.retain(|target| target.strong_count() != 0);
-                        let is_dirty =
-                            |target: &Arc<Target>| target.is_dirty.load(Ordering::Acquire);
-                        targets
-                            .iter()
-                            .filter_map(Weak::upgrade)
-                            .filter(is_dirty)
-                            .collect()
-                    };
-                    for target in targets {
-                        target.reap();
-                    }
+                    reap_all();
                 }
             });
     });
+}
+
+fn reap_all() {
+    let (mut unused, mut dirty) = (Vec::new(), Vec::new());
+    {
+        let mut targets = reaper();
+        let mut at = 0;
+        while at < targets.len() {
+            if Arc::strong_count(&targets[at]) == 1 {
+                unused.push(targets.swap_remove(at));
+            } else {
+                at += 1;
+            }
+        }
+        if ANY_DIRTY.swap(false, Ordering::AcqRel) {
+            let is_dirty = |target: &&Arc<Target>| target.is_dirty.load(Ordering::Acquire);
+            dirty.extend(targets.iter().filter(is_dirty).cloned());
+        }
+    }
+    for target in dirty {
+        target.reap();
+    }
+    drop(unused);
 }

@@ -230,7 +230,13 @@ fn structs_and_floats_pass_through() {
     let pair = |a, b| Pair { a, b };
     let call = || pairs(pair(1, 2), 3, pair(4, 5), 6, pair(7, 8), 9);
     let expected = call();
-    let traced = target(pairs as *const (), &[16, 4, 16, 8, 16, 8]);
+    let mut shape = model(&[16, 4, 16, 8, 16, 8]);
+    shape.ret = shape.args[0];
+    // SAFETY: `pairs` takes and returns what the model says.
+    let traced = unsafe {
+        let site = Site::of_stub(pairs as *const ()).unwrap();
+        Target::new(site, &shape, Certainty::Certain)
+    };
     let entry = traced.attach(ProgKind::Fentry, recorder(1, 9), 0).unwrap();
     let exit = traced.attach(ProgKind::Fexit, recorder(2, 9), 0).unwrap();
     assert_eq!(call(), expected);

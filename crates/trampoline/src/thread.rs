@@ -1,20 +1,29 @@
-//! Per-thread counters that gates and images reach in one instruction from the thread pointer.
+//! Per-thread rows of words that lists reach in one instruction from the thread pointer.
 //!
-//! Each thread owns an array of u32, one row of two per id: gates count threads in and out, programs mark that they run (against recursion).
-//! Row 0 holds the address of the thread's RCU cell. Arrays are address space until touched; a thread that ends leaves its array, counts included, to the next one.
+//! ```text
+//! row of a program:   u32 running | u32 recursion misses | u64 runs | u64 nanoseconds of these runs | unused
+//! ```
+//!
+//! A program marks that it runs on this thread (against recursion) and is counted. Arrays of rows are address space until touched; a thread
+//! that ends leaves its array, counts included, to the next one.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use ring3_os::map::{Prot, Region};
 use ring3_sync::rcu;
 
-/// Ids that exist at most: gates and traced programs together.
+/// Rows that exist at most.
 pub(crate) const IDS_MAX: u32 = 1 << 16;
-const ROW_BYTES: usize = 8;
+const ROW_BYTES: usize = 32;
+/// Offsets in a row.
+pub(crate) const MISSES: i32 = 4;
+pub(crate) const RUNS: i32 = 8;
+pub(crate) const RUN_NS: i32 = 16;
 
 thread_local! {
-    static COUNTERS: Cell<*mut u32> = const { Cell::new(std::ptr::null_mut()) };
+    static ROWS: Cell<*mut u8> = const { Cell::new(std::ptr::null_mut()) };
     static OWNERSHIP: Ownership = const { Ownership };
 }
 
@@ -23,11 +32,19 @@ struct Ownership;
 
 impl Drop for Ownership {
     fn drop(&mut self) {
-        let array = COUNTERS.replace(std::ptr::null_mut());
+        let array = ROWS.replace(std::ptr::null_mut());
         if !array.is_null() {
             arrays().unowned.push(array.expose_provenance());
         }
     }
+}
+
+/// Counts of a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) misses: u32,
+    pub(crate) runs: u64,
+    pub(crate) run_ns: u64,
 }
 
 #[derive(Default)]
@@ -46,7 +63,7 @@ fn arrays() -> std::sync::MutexGuard<'static, Arrays> {
         .unwrap_or_else(PoisonError::into_inner)
 }
 
-/// C function for gates: gives the calling thread its array.
+/// C function for gates: gives the calling thread its array, and an RCU cell.
 pub(crate) extern "C" fn register() {
     let mut arrays = arrays();
     let array = match arrays.unowned.pop() {
@@ -57,7 +74,7 @@ pub(crate) extern "C" fn register() {
                 // A traced function cannot be left half-way, and there is no error to give to its caller.
                 std::process::abort();
             };
-            let array = region.as_ptr().cast::<u32>();
+            let array = region.as_ptr();
             array.expose_provenance();
             arrays.all.push(region);
             array
@@ -65,15 +82,13 @@ pub(crate) extern "C" fn register() {
     };
     drop(arrays);
     // Before our own destructor is registered: destructors run last registered first, so the cell outlives our use of it.
-    let cell = std::ptr::from_ref(rcu::thread());
-    // SAFETY: 1. row 0 is eight aligned bytes of the array, which is this thread's.
-    unsafe { array.cast::<*const rcu::ThreadCell>().write(cell) };
-    COUNTERS.set(array);
+    rcu::thread();
+    ROWS.set(array);
     let _ = OWNERSHIP.try_with(|_| ());
 }
 
-/// Offset of `COUNTERS` from the thread pointer; `None` where it is not the same in every thread (a library loaded later).
-pub(crate) fn tls_offset() -> Option<i32> {
+/// Offset of the array's address from the thread pointer; `None` where it is not the same in every thread (a library loaded later).
+pub(crate) fn rows_tls_offset() -> Option<i32> {
     static OFFSET: OnceLock<Option<i32>> = OnceLock::new();
     *OFFSET.get_or_init(|| {
         let here = offset_here();
@@ -90,7 +105,7 @@ fn offset_here() -> isize {
     unsafe {
         std::arch::asm!("mov {}, fs:[0]", out(reg) thread_pointer, options(nostack, readonly, preserves_flags));
     }
-    COUNTERS.with(|cell| std::ptr::from_ref(cell) as isize) - thread_pointer
+    ROWS.with(|cell| std::ptr::from_ref(cell) as isize) - thread_pointer
 }
 
 /// An id, unused by anybody else.
@@ -99,18 +114,11 @@ pub(crate) fn allocate_id() -> Option<u32> {
     if let Some(id) = arrays.free_ids.pop() {
         return Some(id);
     }
-    if arrays.next_id + 1 == IDS_MAX {
+    if arrays.next_id == IDS_MAX {
         return None;
     }
-    // Row 0 is taken.
     arrays.next_id += 1;
-    // Room for giving every id back, so that giving back never allocates.
-    let wanted = arrays.next_id as usize;
-    if arrays.free_ids.capacity() < wanted {
-        let more = wanted.next_power_of_two() - arrays.free_ids.len();
-        arrays.free_ids.reserve(more);
-    }
-    Some(arrays.next_id)
+    Some(arrays.next_id - 1)
 }
 
 /// Gives an id back that no code refers to any more.
@@ -118,27 +126,28 @@ pub(crate) fn free_id(id: u32) {
     arrays().free_ids.push(id);
 }
 
-/// Byte offset of an id's first counter in the array.
+/// Byte offset of an id's row in the array.
 pub(crate) fn offset(id: u32) -> i32 {
     (id as usize * ROW_BYTES) as i32
 }
 
-/// Sums of both counters of an id over all threads, the second (threads out) read first.
-pub(crate) fn sums(id: u32) -> (u32, u32) {
+/// Sums of a row's counts over all threads.
+pub(crate) fn sums(id: u32) -> Counts {
     let arrays = arrays();
-    let sum = |which: usize| {
-        arrays.all.iter().fold(0u32, |sum, region| {
-            // SAFETY: 1. the id is below IDS_MAX, so the word is inside the region; 2. owners write it with plain aligned stores.
-            let word = unsafe {
-                let word = region.as_ptr().cast::<u32>().add(id as usize * 2 + which);
-                std::sync::atomic::AtomicU32::from_ptr(word)
-                    .load(std::sync::atomic::Ordering::SeqCst)
-            };
-            sum.wrapping_add(word)
-        })
-    };
-    let out = sum(1);
-    (sum(0), out)
+    let mut sums = Counts::default();
+    for region in &arrays.all {
+        let row = region.as_ptr().wrapping_add(offset(id) as usize);
+        let at = |offset: i32| row.wrapping_add(offset as usize);
+        // SAFETY: 1. the id is below IDS_MAX, so the row is inside the region; 2. owners write its words with plain aligned stores.
+        unsafe {
+            let word = |offset| AtomicU64::from_ptr(at(offset).cast()).load(Ordering::Relaxed);
+            let misses = AtomicU32::from_ptr(at(MISSES).cast()).load(Ordering::Relaxed);
+            sums.misses = sums.misses.wrapping_add(misses);
+            sums.runs = sums.runs.wrapping_add(word(RUNS));
+            sums.run_ns = sums.run_ns.wrapping_add(word(RUN_NS));
+        }
+    }
+    sums
 }
 
 #[cfg(test)]
@@ -147,9 +156,9 @@ mod tests {
 
     #[test]
     fn the_offset_finds_the_cell_in_every_thread() {
-        let offset = tls_offset().expect("static TLS in a test binary");
-        let read = move || -> *mut u32 {
-            let value: *mut u32;
+        let offset = rows_tls_offset().expect("static TLS in a test binary");
+        let read = move || -> *mut u8 {
+            let value: *mut u8;
             // SAFETY: reads the thread-local cell.
             unsafe {
                 std::arch::asm!("mov {}, fs:[{}]", out(reg) value, in(reg) i64::from(offset))
@@ -161,7 +170,7 @@ mod tests {
                 assert!(read().is_null());
                 register();
                 assert!(!read().is_null());
-                assert_eq!(read(), COUNTERS.get());
+                assert_eq!(read(), ROWS.get());
             })
             .join()
             .unwrap();
@@ -174,7 +183,7 @@ mod tests {
         let second = allocate_id().unwrap();
         assert_ne!(first, second);
         free_id(second);
-        assert_eq!(sums(first), (0, 0));
+        assert_eq!(sums(first), Counts::default());
         free_id(first);
     }
 }

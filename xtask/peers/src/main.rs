@@ -1,4 +1,4 @@
-//! ring3 beside its peers: `cargo xtask bench verifier|engines|maps|net [--json]`.
+//! ring3 beside its peers: `cargo xtask bench verifier|engines|maps|net|shim|trampoline [--json]`.
 //!
 //! Every row is one of ours beside one reference, both in nanoseconds; `ratio` is ours by the reference's, so below 1 is faster. Rows of
 //! the kernel exist where bpf(2) is permitted.
@@ -17,6 +17,7 @@ mod report;
 mod rust_maps;
 mod shim;
 mod steps;
+mod trampoline;
 mod verifier;
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
@@ -28,7 +29,8 @@ const USAGE: &str = "usage: cargo xtask bench NAME [--json]
   engines [CORPUS_DIR]   bench programs beside native code, rbpf and the kernel's JIT; size of the corpus' code
   maps                   map operations from programs and from Rust, beside dashmap, papaya and the kernel
   net                    100,000 generated packets through XDP, five classifiers and clsact, beside a million a second
-  shim                   map operations by bpf(2): in process, preloaded, under run-client, beside the kernel";
+  shim                   map operations by bpf(2): in process, preloaded, under run-client, beside the kernel
+  trampoline             what programs add to calls, attaching and detaching, beside the goals";
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -68,6 +70,7 @@ fn run(options: &Options) -> Outcome<Report> {
         "maps" => maps::bench(),
         "net" => net::bench(),
         "shim" => shim::bench(),
+        "trampoline" => trampoline::bench(),
         "" => Err(USAGE.into()),
         other => Err(format!("no bench '{other}'\n{USAGE}").into()),
     }
