@@ -94,6 +94,7 @@ const TABLES: &[&[Row]] = &[
     packet::skb_helpers::ROWS,
     packet::sock_helpers::ROWS,
     packet::xdp_helpers::ROWS,
+    packet::traced::ROWS,
 ];
 
 /// Helpers that one id names differently by program type: what XDP programs get.

@@ -130,7 +130,12 @@ fn output_plain(map: &Map, flags: u64, data: &[u8]) -> Result<(), Errno> {
 ///
 /// # Errors
 /// EINVAL: unknown flags. EFAULT: more bytes than the packet has.
-fn output_packet(map: &Map, flags: u64, data: &[u8], packet: &[u8]) -> Result<(), Errno> {
+pub(crate) fn output_packet(
+    map: &Map,
+    flags: u64,
+    data: &[u8],
+    packet: &[u8],
+) -> Result<(), Errno> {
     if flags & !(INDEX_MASK | CTXLEN_MASK) != 0 {
         return Err(Errno::EINVAL);
     }

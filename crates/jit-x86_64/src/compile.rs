@@ -95,7 +95,7 @@ pub(crate) fn emit(linked: &Linked, options: &Options, mode: Mode) -> Result<Cod
     } else {
         plan::Depth::Basic
     };
-    let plan = plan::make(linked, depth)?;
+    let plan = plan::make(linked, depth, options.keeps_calls)?;
     match Emitter::new(linked, &plan, options, mode, Jumps::Estimated).program()? {
         Ok(code) => Ok(code),
         Err(_too_far) => match Emitter::new(linked, &plan, options, mode, Jumps::Near).program()? {

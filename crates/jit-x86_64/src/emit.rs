@@ -25,6 +25,8 @@ pub struct Options {
     pub blinding_seed: Option<u64>,
     /// Optional instructions to use.
     pub cpu: CpuFeatures,
+    /// Calls of functions stay calls, so that every function can be traced.
+    pub keeps_calls: bool,
     /// Makes the code of the rule of this name ([`crate::Compiled::rule_hits`]) wrong on purpose: a differential test that does not notice is
     /// worthless.
     pub planted_fault: Option<&'static str>,

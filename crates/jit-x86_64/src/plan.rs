@@ -193,7 +193,7 @@ pub(crate) enum Depth {
 ///
 /// # Errors
 /// [`JitError::Malformed`]: a jump or call to no instruction, a function that does not end.
-pub(crate) fn make(linked: &Linked, depth: Depth) -> Result<Plan, JitError> {
+pub(crate) fn make(linked: &Linked, depth: Depth, keeps_calls: bool) -> Result<Plan, JitError> {
     let slots = &linked.program.insns;
     if slots.is_empty() || linked.program.subprogs.is_empty() {
         return Err(malformed(0, "the program is empty"));
@@ -257,7 +257,7 @@ pub(crate) fn make(linked: &Linked, depth: Depth) -> Result<Plan, JitError> {
     if depth == Depth::Full {
         for (function, facts) in plan.functions.iter_mut().zip(&linked.program.subprogs) {
             crate::live::find(linked, function, &mut plan.slots);
-            function.is_inlined = !facts.is_global && is_small_leaf(function);
+            function.is_inlined = !keeps_calls && !facts.is_global && is_small_leaf(function);
         }
         if plan.functions.iter().any(|function| function.is_inlined) {
             estimate_inlined(linked, &mut plan);

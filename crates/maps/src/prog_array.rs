@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use ring3_runtime::TailCallHub;
+use ring3_runtime::{InArray, ProgRef, TailCallHub};
 use ring3_sync::interleave::point;
 use ring3_sync::rcu;
 use ring3_uapi::flags::map_elem;
@@ -86,8 +86,8 @@ pub struct ProgSlot {
     pub id: u32,
     /// What it must have in common with the array's owner.
     pub owner_key: OwnerKey,
-    /// Keeps the program alive.
-    pub keep: Arc<dyn Any + Send + Sync>,
+    /// The program: kept alive, and told of every array that takes or drops it.
+    pub keep: ProgRef,
 }
 
 impl fmt::Debug for ProgSlot {
@@ -217,12 +217,13 @@ impl ProgArray {
     /// Puts a program into a slot; the one before is released after a grace period.
     ///
     /// # Errors
-    /// `E2BIG`: beyond the end. `EINVAL`: a program of another kind.
+    /// `E2BIG`: beyond the end. `EINVAL`: a program of another kind. `EBUSY`: one that is extended.
     pub fn set(&self, index: u32, slot: ProgSlot) -> Result<(), Errno> {
         let entry = self.table.get(index as usize).ok_or(Errno::E2BIG)?;
         let old = {
             let mut state = self.state.lock();
             claim(&mut state, &slot.owner_key)?;
+            slot.keep.in_array(InArray::Added)?;
             entry.store(slot.entry, Ordering::SeqCst);
             self.hub.changed(index, entry);
             state.slots.insert(index, slot)
@@ -266,6 +267,7 @@ impl ProgArray {
             state.slots.drain().map(|(_, slot)| slot).collect()
         };
         if !old.is_empty() {
+            old.iter().for_each(leave);
             rcu::drop_rcu(old);
         }
     }
@@ -282,9 +284,16 @@ fn claim(state: &mut State, key: &OwnerKey) -> Result<(), Errno> {
     }
 }
 
+/// Tells a program that one slot less holds it.
+fn leave(slot: &ProgSlot) {
+    // Fails on entering only.
+    let _ = slot.keep.in_array(InArray::Removed);
+}
+
 /// A tail call may be jumping to the program right now.
 fn release(old: Option<ProgSlot>) {
     if let Some(old) = old {
+        leave(&old);
         rcu::drop_rcu(old);
     }
 }
@@ -342,7 +351,27 @@ mod tests {
     use ring3_uapi::MapType;
     use std::sync::Arc;
 
-    fn prog(id: u32, key: OwnerKey, keep: &Arc<u32>) -> ProgSlot {
+    struct TestProg;
+
+    impl ring3_runtime::ProgObject for TestProg {
+        fn id(&self) -> u32 {
+            0
+        }
+        fn entry(&self) -> ring3_runtime::Entry {
+            unreachable!("tests do not run it")
+        }
+        fn tail_target(&self) -> usize {
+            0
+        }
+        fn prog_type(&self) -> ProgType {
+            ProgType::Xdp
+        }
+        fn as_any(&self) -> &dyn Any {
+            self
+        }
+    }
+
+    fn prog(id: u32, key: OwnerKey, keep: &Arc<TestProg>) -> ProgSlot {
         ProgSlot {
             entry: 0x1000 + id as usize,
             id,
@@ -355,7 +384,7 @@ mod tests {
     fn slots_hold_entries_and_the_stub() {
         let map = Map::create(&MapAttr::new(MapType::ProgArray, 4, 4, 3)).unwrap();
         let array = map.downcast::<ProgArray>().unwrap();
-        let keep = Arc::new(0);
+        let keep = Arc::new(TestProg);
         let key = OwnerKey::new(ProgType::Xdp, true);
         array.set(1, prog(1, key.clone(), &keep)).unwrap();
         array.set_stub(77);
@@ -377,7 +406,7 @@ mod tests {
     fn the_last_user_reference_empties_the_array() {
         let map = Map::create(&MapAttr::new(MapType::ProgArray, 4, 4, 3)).unwrap();
         let array = map.downcast::<ProgArray>().unwrap();
-        let keep = Arc::new(0);
+        let keep = Arc::new(TestProg);
         map.user_ref_get();
         map.user_ref_get();
         array

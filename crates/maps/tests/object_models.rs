@@ -1,6 +1,8 @@
 //! Random operation sequences on the map types whose values are descriptors, against a model each: a table of what is stored, and the rules
 //! of one update restated.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -65,7 +67,7 @@ impl FdTable for Host {
             entry: fd as usize,
             id: 100 + fd,
             owner_key,
-            keep: self.object.clone(),
+            keep: common::prog_holding(self.object.clone()),
         })
     }
 

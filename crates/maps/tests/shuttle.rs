@@ -2,6 +2,8 @@
 //! which release builds do not have.
 #![cfg(debug_assertions)]
 
+mod common;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -301,7 +303,7 @@ fn a_slot_of_a_prog_array_is_always_a_program_or_the_stub() {
                                 entry: writer as usize,
                                 id: writer,
                                 owner_key,
-                                keep,
+                                keep: common::prog_holding(keep),
                             },
                         )
                         .unwrap();

@@ -2,6 +2,8 @@
 //!
 //! `cargo xtask stress maps --seconds 60` repeats every scenario until its part of the time is over and then looks at the memory of the process.
 
+mod common;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -457,7 +459,7 @@ fn objects_in_slots_live_for_readers_and_not_for_ever() {
                             entry: 2,
                             id: 2,
                             owner_key: OwnerKey::new(ProgType::Xdp, true),
-                            keep: program.clone(),
+                            keep: common::prog_holding(program.clone()),
                         };
                         array.set((round % 2) as u32, slot).unwrap();
                         if round % 5 == 0 {

@@ -1,6 +1,10 @@
 //! The two engines behind one face: a linked program becomes something that can be called.
 
-use std::{any::Any, str::FromStr, sync::Weak};
+use std::{
+    any::Any,
+    str::FromStr,
+    sync::{Arc, Weak},
+};
 
 use ring3_interp as interp;
 use ring3_jit_x86_64 as jit;
@@ -40,7 +44,7 @@ impl FromStr for EngineKind {
 /// A program in the form its engine runs.
 pub enum Engine {
     /// Machine code.
-    Jit(jit::Compiled),
+    Jit(Arc<jit::Compiled>),
     /// Pre-decoded steps.
     Interp(interp::Program),
     /// Pre-decoded steps whose runs may be watched.
@@ -59,7 +63,7 @@ impl Engine {
     ) -> Result<Engine, Error> {
         match kind {
             EngineKind::Jit => jit::compile(&linked, options)
-                .map(Engine::Jit)
+                .map(|compiled| Engine::Jit(Arc::new(compiled)))
                 .map_err(|error| Error::new(error.errno(), error.to_string())),
             EngineKind::Interp => interp::Program::load(&linked)
                 .map(Engine::Interp)

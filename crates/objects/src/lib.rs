@@ -19,6 +19,7 @@ mod sha256;
 mod shared_maps;
 mod system;
 mod tag;
+mod target;
 mod test_run;
 mod verification;
 
@@ -28,7 +29,7 @@ pub use engine::{Engine, EngineKind, JitOptions};
 pub use error::{Error, LoadError};
 pub use link_obj::{LinkDetail, LinkInfo, LinkObject, LinkOps};
 pub use map::MapObject;
-pub use object::{LoadOptions, LoadedObject, Object, set_program};
+pub use object::{AttachTo, LoadOptions, LoadedObject, Object, set_program};
 pub use prog::{ProgAttr, Program};
 pub use shared_maps::SharedMaps;
 pub use system::System;

@@ -136,8 +136,8 @@ fn call_target(
         })?;
         return tail_call(map, const_key).map(Some);
     }
-    let attach_type = AttachType::from_raw(attr.expected_attach_type);
-    let found = helpers::find_for(attr.prog_type, attach_type, id);
+    let (prog_type, attach_type) = attr.runs_as();
+    let found = helpers::find_for(prog_type, AttachType::from_raw(attach_type), id);
     let code = match (id, map) {
         (FuncId::MapLookupElem, Some(map)) => map.monomorphic_lookup(),
         (FuncId::MapUpdateElem, Some(map)) => map.monomorphic_update(),

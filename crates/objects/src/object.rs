@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use ring3_btf::{
-    Btf,
+    Btf, Kind, TypeId,
     check::CheckOptions,
     core_relo::{POISON_IMM, describe, explain_poison},
     ext::write_records,
@@ -14,7 +14,7 @@ use ring3_elf::{
 use ring3_isa::RawInsn;
 use ring3_maps::{Access, Map, MapAttr, Plain, ProgSlot, TypedMap, fd::FdTable};
 use ring3_spec::{InfoRecords, Privilege};
-use ring3_uapi::{Errno, MapType, ProgType, flags::map_create, flags::map_elem};
+use ring3_uapi::{AttachType, Errno, MapType, ProgType, flags::map_create, flags::map_elem};
 
 use crate::{EngineKind, Error, LoadError, MapObject, ProgAttr, Program, SharedMaps, System};
 
@@ -39,6 +39,55 @@ pub struct LoadOptions {
     pub keep_going: bool,
     /// Maps that files share by name; without, each object has its own.
     pub shared_maps: Option<SharedMaps>,
+    /// What the object's tracing programs and extensions attach to, where that is a program.
+    pub attach_to: Option<AttachTo>,
+}
+
+/// A function of a loaded program: `bpf_program__set_attach_target` of libbpf.
+#[derive(Clone)]
+pub struct AttachTo {
+    /// The program.
+    pub program: Arc<Program>,
+    /// Its function; `None` takes what the section says (`fentry/NAME`, `freplace/NAME`).
+    pub function: Option<String>,
+}
+
+impl std::fmt::Debug for AttachTo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AttachTo")
+            .field("program", &self.program.name())
+            .field("function", &self.function)
+            .finish()
+    }
+}
+
+impl AttachTo {
+    /// The id of the function in the target's BTF.
+    ///
+    /// # Errors
+    /// EINVAL: no function named, or the target has no BTF. ESRCH: no such function.
+    fn function_id(&self, prog: &ProgSpec) -> Result<TypeId, Error> {
+        let fail = |errno, what: String| {
+            Err(Error::new(
+                errno,
+                format!("program '{}': {what}", prog.name),
+            ))
+        };
+        let Some(name) = self.function.as_deref().or(prog.attach_to.as_deref()) else {
+            return fail(Errno::EINVAL, "no function to attach to".to_owned());
+        };
+        let target = self.program.name();
+        let Some(btf) = &self.program.attr().btf else {
+            return fail(Errno::EINVAL, format!("program '{target}' has no BTF"));
+        };
+        match btf.find_by_name_kind(name, Kind::Func) {
+            Some(id) => Ok(id),
+            None => fail(
+                Errno::ESRCH,
+                format!("program '{target}' has no function '{name}'"),
+            ),
+        }
+    }
 }
 
 impl Default for LoadOptions {
@@ -50,6 +99,7 @@ impl Default for LoadOptions {
             programs: None,
             keep_going: false,
             shared_maps: None,
+            attach_to: None,
         }
     }
 }
@@ -261,8 +311,16 @@ impl Object {
         }
         let mut attr = ProgAttr::new(prog_type, resolver.insns(prog)?);
         attr.expected_attach_type = prog.expected_attach_type;
-        if let Some(id) = resolver.attach_btf_id(prog)? {
-            attr.attach_btf_id = id;
+        match &options.attach_to {
+            Some(target) if may_attach_to_programs(prog) => {
+                attr.attach_btf_id = target.function_id(prog)?;
+                attr.attach_prog = Some(Arc::clone(&target.program));
+            }
+            _ => {
+                if let Some(id) = resolver.attach_btf_id(prog)? {
+                    attr.attach_btf_id = id;
+                }
+            }
         }
         if prog.prog_type == ProgType::StructOps
             && let Some((id, member)) = resolver.struct_ops_member(prog)?
@@ -365,6 +423,19 @@ impl Object {
             }
         }
         Ok(())
+    }
+}
+
+/// Extensions, and programs on entries and exits of functions.
+fn may_attach_to_programs(prog: &ProgSpec) -> bool {
+    let attach_type = AttachType::from_raw(prog.expected_attach_type);
+    match prog.prog_type {
+        ProgType::Ext => true,
+        ProgType::Tracing => matches!(
+            attach_type,
+            Some(AttachType::TraceFentry | AttachType::TraceFexit | AttachType::ModifyReturn)
+        ),
+        _ => false,
     }
 }
 

@@ -3,10 +3,7 @@
 use std::{
     any::Any,
     collections::BTreeMap,
-    sync::{
-        Arc, OnceLock, Weak,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, OnceLock, Weak},
     time::SystemTime,
 };
 
@@ -14,7 +11,7 @@ use parking_lot::Mutex;
 use ring3_btf::{Btf, TypeId};
 use ring3_isa::RawInsn;
 use ring3_maps::{OwnerKey, ProgSlot};
-use ring3_runtime::{Entry, InArray, ProgObject, Task, current_task};
+use ring3_runtime::{Entry, InArray, ProgObject, ProgRef, Task, current_task};
 use ring3_spec::{
     AttachTarget, CtxView, FdObject, InfoRecords, LoadRequest, Privilege, VerifiedProgram,
     ctx::CtxTable,
@@ -24,7 +21,10 @@ use ring3_verifier::{Log, RejectKind, verify};
 
 use crate::{
     AuditEvent, AuditOp, BtfObject, EngineKind, Error, JitOptions, LoadError, MapObject, System,
-    engine::Engine, link::link, tag::compute_tag,
+    engine::Engine,
+    link::link,
+    tag::compute_tag,
+    target::{self, Extension},
 };
 
 /// What BPF_PROG_LOAD gets, with fds resolved.
@@ -64,6 +64,8 @@ pub struct ProgAttr {
     pub attach_btf_id: TypeId,
     /// What `attach_btf_id` refers to.
     pub attach: AttachTarget,
+    /// `attach_prog_fd`: the program that it refers to. It takes the place of `attach`.
+    pub attach_prog: Option<Arc<Program>>,
     /// Who loads.
     pub privilege: Privilege,
     /// Level of the verifier's log: bits 1, 2, 4.
@@ -95,10 +97,22 @@ impl ProgAttr {
             core_relos: InfoRecords::default(),
             attach_btf_id: TypeId(0),
             attach: AttachTarget::Kernel,
+            attach_prog: None,
             privilege: Privilege::FULL,
             log_level: 0,
             engine: EngineKind::default(),
             jit: JitOptions::default(),
+        }
+    }
+
+    /// The program type and expected attach type (raw) whose context and helpers the program has: those of its target for an extension.
+    pub fn runs_as(&self) -> (ProgType, u32) {
+        match (self.prog_type, &self.attach, &self.attach_prog) {
+            (ProgType::Ext, _, Some(prog)) => prog.attr.runs_as(),
+            (ProgType::Ext, AttachTarget::Prog(target), None) => {
+                (target.prog_type, target.expected_attach_type)
+            }
+            _ => (self.prog_type, self.expected_attach_type),
         }
     }
 
@@ -135,7 +149,13 @@ impl ProgAttr {
         request.core_relos = self.core_relos.clone();
         request.kernel_btf = system.kernel_btf();
         request.attach_btf_id = self.attach_btf_id;
-        request.attach = self.attach.clone();
+        request.attach = match &self.attach_prog {
+            Some(prog) => AttachTarget::Prog(Arc::new(prog.as_target())),
+            None => self.attach.clone(),
+        };
+        if let AttachTarget::Kernel = request.attach {
+            request.target_traits = system.target_traits(self.attach_btf_id);
+        }
         request.privilege = self.privilege;
         request.keeps_dead_code = self.engine == EngineKind::Watched;
         (request, maps)
@@ -152,12 +172,18 @@ pub struct Program {
     log: String,
     loaded_at: SystemTime,
     loaded_by: Task,
-    /// Prog array slots that hold it.
-    in_arrays: AtomicU32,
     /// Maps in the order the verifier indexes them.
     maps: Vec<Arc<MapObject>>,
     /// For a program of a host's type: its context, and the types it was verified with.
     host_context: Option<(&'static CtxTable, Btf)>,
+    /// What prog arrays compare of the function it attaches to.
+    attach_func_proto: u64,
+    /// The program it was loaded to be attached to, until it is.
+    pub(crate) target: Mutex<Option<Arc<Program>>>,
+    /// Whether it may be extended.
+    pub(crate) extension: Mutex<Extension>,
+    /// See [`Program::traced`].
+    pub(crate) traced: OnceLock<Arc<dyn Any + Send + Sync>>,
     /// Maps that a caller tied to it beside those it uses.
     bound_maps: Mutex<Vec<Arc<MapObject>>>,
     btf_object: OnceLock<Arc<BtfObject>>,
@@ -181,10 +207,13 @@ impl Program {
     /// As [`Self::load`].
     pub fn load_logged(
         system: &Arc<System>,
-        attr: ProgAttr,
+        mut attr: ProgAttr,
         log: &mut Log,
     ) -> Result<Arc<Program>, Box<LoadError>> {
         let (request, maps) = attr.request(system);
+        attr.attach = request.attach.clone();
+        attr.jit.keeps_calls |= system.keeps_calls();
+        let target = attr.attach_prog.take();
         let verified = match verify(&request, system.registry(), log) {
             Ok(verified) => Arc::new(verified),
             Err(error) => {
@@ -213,7 +242,8 @@ impl Program {
             }
         };
         let tag = compute_tag(&attr.insns);
-        let host_context = match system.registry().prog_type(attr.prog_type).ctx {
+        let attach_func_proto = target::func_proto(&request, target.as_deref());
+        let host_context = match system.registry().prog_type(attr.runs_as().0).ctx {
             CtxView::Custom(table) => request.kernel_btf.clone().map(|btf| (table, btf)),
             _ => None,
         };
@@ -227,9 +257,12 @@ impl Program {
             log,
             loaded_at: SystemTime::now(),
             loaded_by,
-            in_arrays: AtomicU32::new(0),
             maps,
             host_context,
+            attach_func_proto,
+            target: Mutex::new(target),
+            extension: Mutex::default(),
+            traced: OnceLock::new(),
             bound_maps: Mutex::default(),
             btf_object: OnceLock::new(),
             system,
@@ -266,9 +299,11 @@ impl Program {
 
     /// What prog arrays compare.
     pub(crate) fn array_key(&self) -> OwnerKey {
-        let mut key = OwnerKey::new(self.attr.prog_type, self.attr.engine == EngineKind::Jit);
+        let (prog_type, attach_type) = self.attr.runs_as();
+        let mut key = OwnerKey::new(prog_type, self.attr.engine == EngineKind::Jit);
         key.xdp_has_frags = self.attr.flags & prog_load::XDP_HAS_FRAGS != 0;
-        key.expected_attach_type = AttachType::from_raw(self.attr.expected_attach_type);
+        key.expected_attach_type = AttachType::from_raw(attach_type);
+        key.attach_func_proto = self.attach_func_proto;
         key
     }
 
@@ -321,7 +356,7 @@ impl Program {
             entry: self.tail_target(),
             id: self.id,
             owner_key: self.array_key(),
-            keep: Arc::clone(self) as Arc<dyn Any + Send + Sync>,
+            keep: Arc::clone(self) as ProgRef,
         }
     }
 
@@ -421,11 +456,7 @@ impl ProgObject for Program {
     }
 
     fn in_array(&self, change: InArray) -> Result<(), Errno> {
-        match change {
-            InArray::Added => self.in_arrays.fetch_add(1, Ordering::Relaxed),
-            InArray::Removed => self.in_arrays.fetch_sub(1, Ordering::Relaxed),
-        };
-        Ok(())
+        self.extension.lock().in_array(change)
     }
 
     fn as_any(&self) -> &dyn Any {

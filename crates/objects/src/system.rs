@@ -1,13 +1,16 @@
 //! `System`: one BPF subsystem. Ids, the registry of rows, what program types can do, who hears audit events.
 
-use std::sync::{Arc, Weak};
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicBool, Ordering},
+};
 
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
-use ring3_btf::Btf;
+use ring3_btf::{Btf, TypeId};
 use ring3_helpers::host::Host;
 use ring3_runtime::HelperFn;
-use ring3_spec::{Registry, host::HostContext};
+use ring3_spec::{Registry, TargetTraits, host::HostContext};
 use ring3_sync::idr::Idr;
 use ring3_uapi::ProgType;
 
@@ -28,6 +31,10 @@ pub struct System {
     kernel_btf: RwLock<Option<Btf>>,
     host_helpers: HashMap<u32, HelperFn>,
     subscribers: Mutex<Vec<Subscriber>>,
+    /// What the host says of functions in the kernel BTF.
+    target_traits: RwLock<HashMap<TypeId, TargetTraits>>,
+    /// Compiled programs keep their functions apart, for tracing.
+    keeps_calls: AtomicBool,
 }
 
 impl System {
@@ -66,6 +73,8 @@ impl System {
             kernel_btf: RwLock::default(),
             host_helpers,
             subscribers: Mutex::default(),
+            target_traits: RwLock::default(),
+            keeps_calls: AtomicBool::new(false),
         })
     }
 
@@ -97,6 +106,26 @@ impl System {
     /// Gives the BTF that kernel types are looked up in.
     pub fn set_kernel_btf(&self, btf: Btf) {
         *self.kernel_btf.write() = Some(btf);
+    }
+
+    /// What the host says of a function in the kernel BTF; the default for functions that it does not know.
+    pub fn target_traits(&self, function: TypeId) -> TargetTraits {
+        let traits = self.target_traits.read();
+        traits.get(&function).copied().unwrap_or_default()
+    }
+
+    /// Says it.
+    pub fn set_target_traits(&self, function: TypeId, traits: TargetTraits) {
+        self.target_traits.write().insert(function, traits);
+    }
+
+    /// Lets programs that are compiled from now on keep every function apart, so that each can be traced.
+    pub fn keep_calls(&self) {
+        self.keeps_calls.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn keeps_calls(&self) -> bool {
+        self.keeps_calls.load(Ordering::Relaxed)
     }
 
     /// The implementation of a helper that the host registered.

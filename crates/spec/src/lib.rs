@@ -59,6 +59,7 @@ pub mod __private {
 pub use func_proto::{Allowed, Arg, ArgBase, FuncProto, HelperId, Ret, RetBase, TypeFlags};
 pub use load_request::{
     AttachTarget, FdObject, InfoRecords, LoadRequest, Privilege, ProgTarget, ProgTargetSubprog,
+    TargetTraits,
 };
 pub use map_info::MapInfo;
 pub use prog_type::{

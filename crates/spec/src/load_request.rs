@@ -50,6 +50,8 @@ pub struct LoadRequest {
     pub attach_btf_id: TypeId,
     /// What `attach_btf_id` refers to.
     pub attach: AttachTarget,
+    /// What the host says of the function that `attach_btf_id` names in the kernel BTF.
+    pub target_traits: TargetTraits,
     /// What the loader may do.
     pub privilege: Privilege,
     /// Seed for BPF_F_TEST_RND_HI32 and other randomised rewrites.
@@ -92,6 +94,17 @@ pub enum AttachTarget {
     Btf(Btf),
     /// A BPF program given by fd.
     Prog(Arc<ProgTarget>),
+}
+
+/// What a host says of a function of its own that programs attach to. The kernel has tables of names in this place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TargetTraits {
+    /// BTF and code disagree: all arguments are treated as u64.
+    pub unreliable: bool,
+    /// fmod_ret programs may decide its return value.
+    pub modifiable: bool,
+    /// Programs on it may sleep.
+    pub sleepable: bool,
 }
 
 /// The facts of a loaded program that an extension or a tracing program attaches to.
@@ -195,6 +208,7 @@ impl LoadRequest {
             kernel_btf: None,
             attach_btf_id: TypeId(0),
             attach: AttachTarget::Kernel,
+            target_traits: TargetTraits::default(),
             privilege: Privilege::FULL,
             seed: 0,
             keeps_dead_code: false,

@@ -204,7 +204,7 @@ fn find_target(req: &LoadRequest, effects: Effects) -> Check<Target<'_>> {
         None if req.prog_type == ProgType::Ext => {
             reject!(EINVAL, "Cannot replace kernel functions")
         }
-        None => false,
+        None => req.target_traits.unreliable,
     };
     Ok(Target {
         btf,
@@ -345,7 +345,9 @@ fn check_function<'a>(req: &LoadRequest, target: &Target<'a>, name: &str) -> Che
     }
     if req.flags & prog_load::SLEEPABLE != 0 {
         let may_sleep = match req.prog_type {
-            ProgType::Tracing => SLEEPABLE_TEST_FUNCS.contains(&name),
+            ProgType::Tracing => {
+                SLEEPABLE_TEST_FUNCS.contains(&name) || req.target_traits.sleepable
+            }
             ProgType::Lsm => name
                 .strip_prefix(LSM_PREFIX)
                 .is_some_and(|hook| SLEEPABLE_HOOKS.contains(&hook)),
@@ -358,7 +360,10 @@ fn check_function<'a>(req: &LoadRequest, target: &Target<'a>, name: &str) -> Che
         if target.prog.is_some() {
             reject!(EINVAL, "can't modify return codes of BPF programs");
         }
-        if !name.starts_with("security_") && !MODIFIABLE_FUNCS.contains(&name) {
+        if !name.starts_with("security_")
+            && !MODIFIABLE_FUNCS.contains(&name)
+            && !req.target_traits.modifiable
+        {
             reject!(EINVAL, "{name}() is not modifiable");
         }
     }

@@ -53,6 +53,15 @@ pub(super) mod xdp_buff {
     pub(crate) const FLAGS: usize = 52;
 }
 
+/// `struct skb_shared_info`, at the end of a frame. A fragment's page is its address here, as in `sk_buff.data`, not a `struct page`.
+pub(super) mod skb_shared_info {
+    pub(crate) const NR_FRAGS: usize = 2;
+    pub(crate) const FRAGS: usize = 48;
+    pub(crate) const FRAG_BYTES: usize = 16;
+    pub(crate) const FRAG_LEN: usize = 8;
+    pub(crate) const FRAGS_MAX: usize = 17;
+}
+
 pub(super) mod xdp_rxq_info {
     pub(crate) const BYTES: usize = 64;
     pub(crate) const DEV: usize = 0;

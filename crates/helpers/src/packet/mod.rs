@@ -17,6 +17,7 @@ mod skb;
 pub(crate) mod skb_helpers;
 pub(crate) mod sock;
 pub(crate) mod sock_helpers;
+pub(crate) mod traced;
 mod tunnel;
 mod world;
 mod xdp;

@@ -13,7 +13,10 @@ use ring3_uapi::Errno;
 
 use super::{
     NetDevice,
-    layout::{xdp_buff as at, xdp_rxq_info as rxq},
+    layout::{
+        skb_shared_info::{self as shared, FRAGS_MAX},
+        xdp_buff as at, xdp_rxq_info as rxq,
+    },
     object::Object,
 };
 
@@ -26,10 +29,8 @@ pub(super) const SHARED_INFO_BYTES: usize = 320;
 /// Frame size of a driver that gives a page per packet.
 const PAGE_BYTES: usize = 4096;
 
-/// Fragments that a frame may have. Source: `MAX_SKB_FRAGS`.
-const FRAGS_MAX: usize = 17;
 /// `XDP_FLAGS_HAS_FRAGS`
-const FLAG_HAS_FRAGS: u32 = 1;
+pub(super) const FLAG_HAS_FRAGS: u32 = 1;
 
 /// A page and the bytes of it that are packet.
 struct Frag {
@@ -157,6 +158,16 @@ impl XdpBuff {
             FLAG_HAS_FRAGS
         };
         self.object.set_u32(at::FLAGS, flags);
+        let info = self.memory.len() - SHARED_INFO_BYTES;
+        let info = &mut self.memory[info..];
+        info[shared::NR_FRAGS] = self.frags.len() as u8;
+        let rows = info[shared::FRAGS..].chunks_exact_mut(shared::FRAG_BYTES);
+        for (row, frag) in rows.zip(&self.frags) {
+            let address = frag.page.as_ptr().expose_provenance() as u64;
+            row[..8].copy_from_slice(&address.to_ne_bytes());
+            row[shared::FRAG_LEN..shared::FRAG_LEN + 4]
+                .copy_from_slice(&(frag.len as u32).to_ne_bytes());
+        }
     }
 
     /// The pointer that programs get as their context.
@@ -317,6 +328,7 @@ impl XdpBuff {
         let gained = last.page.get_mut(last.len..last.len + bytes);
         gained.ok_or(Errno::EINVAL)?.fill(0);
         last.len += bytes;
+        self.show_frags();
         Ok(())
     }
 

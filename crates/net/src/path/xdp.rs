@@ -145,7 +145,7 @@ impl PacketPath {
         let prog = target
             .prog
             .as_ref()
-            .and_then(|slot| slot.keep.downcast_ref::<Program>());
+            .and_then(|slot| slot.keep.as_any().downcast_ref::<Program>());
         if let Some(prog) = prog {
             let verdict = PacketProgram::over_xdp(prog).map(|program| program.run(&mut self.copy));
             if verdict != Ok(xdp_act::PASS) {
