@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use ring3_btf::TypeId;
 use ring3_isa::RawInsn;
-use ring3_spec::{AttachTarget, FdObject, InfoRecords, LoadRequest, MapInfo, Privilege, Registry};
+use ring3_spec::{
+    AttachTarget, FdObject, InfoRecords, LoadRequest, MapInfo, Privilege, Registry, TargetTraits,
+};
 use ring3_uapi::{MapType, ProgType};
 use ring3_verifier::{Log, verify};
 
@@ -45,6 +47,7 @@ fn request(hex: &str, privilege: &str, prog_type: &str) -> LoadRequest {
         kernel_variables: false,
         keeps_dead_code: false,
         attach_btf_id: TypeId(0),
+        target_traits: TargetTraits::default(),
         attach: AttachTarget::default(),
         privilege: if privilege == "root" {
             Privilege::FULL

@@ -82,7 +82,10 @@ fn move_dead_targets(draft: &mut Draft, is_seen: &dyn Fn(u32) -> bool) {
             begin -= 1;
         }
         // Each run of dead slots goes at once; what it held then lies behind it, perhaps in another run.
-        while let Some(run) = is_dead.get(begin..).filter(|rest| rest.first() == Some(&true)) {
+        while let Some(run) = is_dead
+            .get(begin..)
+            .filter(|rest| rest.first() == Some(&true))
+        {
             let len = run.iter().take_while(|dead| **dead).count();
             if !(begin..begin + len).contains(&target) {
                 break;
