@@ -1,8 +1,12 @@
 //! `ring3 daemon`, `ring3 run-client`, `ring3 monitor`: unmodified clients of bpf(2).
 
-use std::{ffi::OsString, io, path::PathBuf};
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+};
 
-use ring3_supervisor::{ClientOptions, Daemon, DaemonOptions, Dirs};
+use ring3_supervisor::{ClientOptions, Daemon, DaemonOptions, Dirs, StartDaemon};
 
 use crate::{Failure, Outcome};
 
@@ -84,14 +88,33 @@ pub(crate) fn run_client(args: &ClientArgs) -> Result<Outcome, Failure> {
     let [program, rest @ ..] = &args.command[..] else {
         return Err("no program was named".to_owned());
     };
-    let own = std::env::current_exe().map_err(|error| error.to_string())?;
+    let start = own_daemon()?;
     let options = ClientOptions {
         dirs: Dirs::of_user(),
-        start_daemon: (!args.no_start).then(|| (own, vec!["daemon".into()])),
+        start_daemon: (!args.no_start).then_some(start),
         is_unprivileged: args.unprivileged,
         keeps_user: args.keep_user,
     };
     Err(ring3_supervisor::run_client(&options, program, rest).to_string())
+}
+
+/// This command as a daemon.
+fn own_daemon() -> Result<StartDaemon, Failure> {
+    Ok(StartDaemon {
+        program: std::env::current_exe().map_err(|error| error.to_string())?,
+        args: vec!["daemon".into()],
+    })
+}
+
+/// One line over the daemon's devices; files are named relative to `folder`.
+pub(crate) fn console(folder: &Path, words: &[OsString]) -> Result<Outcome, Failure> {
+    done(ring3_supervisor::console(
+        &Dirs::of_user(),
+        Some(&own_daemon()?),
+        folder,
+        words,
+        &mut io::stdout().lock(),
+    ))
 }
 
 /// The verb of `ring3 monitor`.

@@ -41,6 +41,12 @@ enum Verb {
     Dump(dump::Args),
     /// Carry packets through devices with XDP, tcx and tc filters
     Net(net::Args),
+    /// ip lines over the daemon's devices: link, addr, route, neigh
+    Ip(net::Words),
+    /// tc lines over the daemon's devices: qdisc, filter
+    Tc(net::Words),
+    /// tcx lines over the daemon's devices: attach, detach
+    Tcx(net::Words),
     /// Own the BPF objects of this user's clients
     Daemon(client::DaemonArgs),
     /// Start an unmodified client of bpf(2) against the daemon
@@ -76,6 +82,9 @@ fn main() -> ExitCode {
         Verb::Run(args) => run::run(&args),
         Verb::Dump(args) => dump::run(&args),
         Verb::Net(args) => net::run(&args),
+        Verb::Ip(words) => net::words("ip", &words),
+        Verb::Tc(words) => net::words("tc", &words),
+        Verb::Tcx(words) => net::words("tcx", &words),
         Verb::Daemon(args) => client::daemon(&args),
         Verb::RunClient(args) => client::run_client(&args),
         Verb::Monitor => client::monitor(),

@@ -1,6 +1,7 @@
-//! `ring3 net`: scripts over the model of devices, and plans of attach requests.
+//! `ring3 net`, `ring3 ip`, `ring3 tc`, `ring3 tcx`: lines over the daemon's devices, scripts over devices of their own, and plans of attach requests.
 
 use std::{
+    ffi::OsString,
     io::Write,
     path::{Path, PathBuf},
 };
@@ -10,7 +11,7 @@ use ring3::{
     net::{Script, simulate},
 };
 
-use crate::{Failure, Outcome};
+use crate::{Failure, Outcome, client};
 
 /// Arguments of `ring3 net`.
 #[derive(clap::Args)]
@@ -19,8 +20,43 @@ pub(crate) struct Args {
     verb: Verb,
 }
 
+/// The words of a line of `ring3 ip`, `ring3 tc` or `ring3 tcx`.
+#[derive(clap::Args)]
+pub(crate) struct Words {
+    /// As in the lines of `ring3 net run`
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<OsString>,
+}
+
 #[derive(clap::Subcommand)]
 enum Verb {
+    /// Programs of the daemon's devices in the order they run, with what each did
+    Show {
+        /// dev NAME: only this device
+        words: Vec<OsString>,
+    },
+    /// Counters of the daemon's devices
+    Stats {
+        /// dev NAME: only this device
+        words: Vec<OsString>,
+    },
+    /// Packets come in at a device of the daemon
+    Inject {
+        /// NAME pcap FILE, or NAME hex DIGITS
+        #[arg(required = true)]
+        words: Vec<OsString>,
+    },
+    /// Packets are sent out of a device of the daemon
+    Send {
+        /// NAME pcap FILE, or NAME hex DIGITS
+        #[arg(required = true)]
+        words: Vec<OsString>,
+    },
+    /// Write down packets that leave the daemon's devices from now on
+    Capture {
+        /// pcap file
+        file: OsString,
+    },
     /// Execute ip, tc, tcx and net lines over a model of devices
     #[command(after_help = "Example:
   ip link add eth0
@@ -33,6 +69,9 @@ enum Verb {
         /// jit or interp
         #[arg(long, default_value = "jit")]
         engine: EngineKind,
+        /// Over the daemon's devices, not over a network of the script's own
+        #[arg(long, conflicts_with = "engine")]
+        daemon: bool,
     },
     /// Replay the attach requests of several tools: the final order, and which program never runs
     #[command(after_help = "Example:
@@ -48,15 +87,25 @@ enum Verb {
 /// The verb.
 pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
     match &args.verb {
-        Verb::Run { script, engine } => {
+        Verb::Show { words } => return line(&["net", "show"], words),
+        Verb::Stats { words } => return line(&["net", "stats"], words),
+        Verb::Inject { words } => return line(&["inject"], words),
+        Verb::Send { words } => return line(&["send"], words),
+        Verb::Capture { file } => return line(&["capture"], std::slice::from_ref(file)),
+        Verb::Run {
+            script,
+            daemon: true,
+            ..
+        } => return run_in_daemon(script),
+        Verb::Run { script, engine, .. } => {
             let text = read(script)?;
             let options = LoadOptions {
                 engine: *engine,
                 ..LoadOptions::default()
             };
-            let folder = script.parent().unwrap_or(Path::new("."));
             let mut out = std::io::stdout().lock();
-            let result = Script::new(&ring3::system(), &options, folder, &mut out).run(&text);
+            let result =
+                Script::new(&ring3::system(), &options, folder_of(script)).run(&text, &mut out);
             result.map_err(|error| format!("{}: {error}", script.display()))?;
             out.flush().map_err(|error| error.to_string())?;
         }
@@ -67,6 +116,34 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
         }
     }
     Ok(Outcome::Done)
+}
+
+/// One line over the daemon's devices: `ring3 ip`, `ring3 tc`, `ring3 tcx`.
+pub(crate) fn words(first: &str, words: &Words) -> Result<Outcome, Failure> {
+    line(&[first], &words.words)
+}
+
+fn line(first: &[&str], rest: &[OsString]) -> Result<Outcome, Failure> {
+    let folder = std::env::current_dir().map_err(|error| error.to_string())?;
+    let mut words: Vec<OsString> = first.iter().map(OsString::from).collect();
+    words.extend_from_slice(rest);
+    client::console(&folder, &words)
+}
+
+fn run_in_daemon(script: &Path) -> Result<Outcome, Failure> {
+    let folder = std::path::absolute(folder_of(script)).map_err(|error| error.to_string())?;
+    for (number, line) in read(script)?.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or_default();
+        let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        client::console(&folder, &words)
+            .map_err(|error| format!("{}: line {}: {error}", script.display(), number + 1))?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// What the files of a script are named relative to.
+fn folder_of(script: &Path) -> &Path {
+    script.parent().unwrap_or(Path::new("."))
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

@@ -12,6 +12,7 @@ use crate::{
     device::{Device, Direction},
     hook::{Held, HookSlot},
     links,
+    xdp_request::default_mode,
 };
 
 impl Net {
@@ -28,7 +29,10 @@ impl Net {
                 let message = format!("device '{}': a link holds its XDP program", device.name());
                 Err(Error::new(Errno::EBUSY, message))
             }
-            _ => Ok(prog.map(|prog| HookSlot::new(prog, None))),
+            _ => {
+                device.set_xdp_mode(default_mode(device));
+                Ok(prog.map(|prog| HookSlot::new(prog, None)))
+            }
         })
     }
 
@@ -42,7 +46,7 @@ impl Net {
         prog: &Arc<Program>,
     ) -> Result<Arc<LinkObject>, Error> {
         check_type(prog, ProgType::Xdp)?;
-        links::link_xdp(self, device, prog)
+        links::link_xdp(self, device, prog, default_mode(device))
     }
 
     /// Attaches a classifier at a tcx hook.

@@ -4,9 +4,11 @@ use std::{
     fs::File,
     io::{BufReader, BufWriter, Read, Write},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use pcap_file::{
     DataLink, PcapError, TsResolution,
     pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter},
@@ -101,7 +103,21 @@ impl<R: Read> CaptureReader<R> {
 /// Writes a pcap file of Ethernet frames.
 pub struct CaptureWriter<W: Write> {
     name: String,
-    writer: PcapWriter<W>,
+    writer: PcapWriter<Shared<W>>,
+    sink: Shared<W>,
+}
+
+/// A sink that can be flushed while the format's writer has it.
+struct Shared<W>(Arc<Mutex<W>>);
+
+impl<W: Write> Write for Shared<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.lock().flush()
+    }
 }
 
 impl CaptureWriter<BufWriter<File>> {
@@ -126,12 +142,24 @@ impl<W: Write> CaptureWriter<W> {
             datalink: DataLink::ETHERNET,
             ..PcapHeader::default()
         };
-        let writer =
-            PcapWriter::with_header(sink, header).map_err(|error| pcap_error(name, &error))?;
+        let sink = Arc::new(Mutex::new(sink));
+        let writer = PcapWriter::with_header(Shared(Arc::clone(&sink)), header)
+            .map_err(|error| pcap_error(name, &error))?;
         Ok(CaptureWriter {
             name: name.to_owned(),
             writer,
+            sink: Shared(sink),
         })
+    }
+
+    /// Hands on what is buffered.
+    ///
+    /// # Errors
+    /// EIO: it cannot be written.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        self.sink
+            .flush()
+            .map_err(|error| io_error(&self.name, &error))
     }
 
     /// Appends a packet.

@@ -15,6 +15,7 @@ use crate::{
     clsact::Clsact,
     hook::{HookSlot, MultiHook},
     wire::Wire,
+    xdp_request::XdpMode,
 };
 
 /// Which way a packet goes through a hook.
@@ -141,6 +142,7 @@ pub struct Device {
     peer: AtomicU32,
     wire: OnceLock<Wire>,
     pub(crate) xdp: RcuPair<Option<HookSlot>>,
+    xdp_is_generic: AtomicBool,
     pub(crate) tcx: [MultiHook; 2],
     pub(crate) clsact: [Clsact; 2],
     pub(crate) counters: Counters,
@@ -158,6 +160,7 @@ impl Device {
             peer: AtomicU32::new(0),
             wire: OnceLock::new(),
             xdp: RcuPair::new([None, None]),
+            xdp_is_generic: AtomicBool::new(false),
             tcx: Default::default(),
             clsact: Default::default(),
             counters: Counters::default(),
@@ -234,6 +237,20 @@ impl Device {
     /// The attached XDP program.
     pub fn xdp(&self) -> Option<HookSlot> {
         self.xdp.read(&rcu::read()).clone()
+    }
+
+    /// Where the attached XDP program runs.
+    pub fn xdp_mode(&self) -> XdpMode {
+        if self.xdp_is_generic.load(Ordering::Relaxed) {
+            XdpMode::Generic
+        } else {
+            XdpMode::Driver
+        }
+    }
+
+    pub(crate) fn set_xdp_mode(&self, mode: XdpMode) {
+        self.xdp_is_generic
+            .store(mode == XdpMode::Generic, Ordering::Relaxed);
     }
 
     /// The tcx hook of a direction.

@@ -23,6 +23,7 @@ mod socket;
 mod test_run;
 mod wire;
 mod world;
+mod xdp_request;
 
 use std::sync::Arc;
 
@@ -42,6 +43,7 @@ pub use socket::TapSocket;
 pub use test_run::{action_name, run_frame};
 pub use wire::Wire;
 pub use world::Net;
+pub use xdp_request::{XdpMode, XdpRefusal, XdpRequest, xdp_flags};
 
 /// Registers the test runs of every program type that runs over packets.
 pub fn register(system: &System) {

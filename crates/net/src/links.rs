@@ -11,12 +11,14 @@ use crate::{
     cgroup::{Cgroup, CgroupAttach},
     device::{Device, Direction},
     hook::{Held, HookSlot},
+    xdp_request::XdpMode,
 };
 
 pub(crate) fn link_xdp(
     net: &Net,
     device: &Arc<Device>,
     prog: &Arc<Program>,
+    mode: XdpMode,
 ) -> Result<Arc<LinkObject>, Error> {
     let ops = Arc::new(XdpLink(Arc::downgrade(device)));
     let link = LinkObject::create(net.system(), LinkType::Xdp, prog, ops, |id| {
@@ -25,7 +27,10 @@ pub(crate) fn link_xdp(
                 let message = format!("device '{}' has an XDP program", device.name());
                 Err(Error::new(Errno::EBUSY, message))
             }
-            None => Ok(Some(HookSlot::new(prog, Some(id)))),
+            None => {
+                device.set_xdp_mode(mode);
+                Ok(Some(HookSlot::new(prog, Some(id))))
+            }
         })
     })?;
     device.hold_link(&link);

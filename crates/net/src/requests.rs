@@ -21,6 +21,7 @@ use crate::{
     hook::{Held, refused},
     links,
     world::no_device,
+    xdp_request::{XdpMode, default_mode, xdp_flags},
 };
 
 /// Where a request wants to attach.
@@ -200,8 +201,8 @@ impl Net {
                 let device = self
                     .request_device(&request.target)
                     .map_err(|error| Error::new(Errno::EINVAL, error.message))?;
-                check_xdp_flags(&device, request.flags)?;
-                self.link_xdp(&device, prog)
+                let mode = xdp_link_mode(&device, request.flags)?;
+                links::link_xdp(self, &device, prog, mode)
             }
             Hook::Tcx(direction) => {
                 check_type(prog, ProgType::SchedCls)?;
@@ -428,14 +429,12 @@ fn check_mprog_flags(flags: u32) -> Result<(), Error> {
 }
 
 /// One mode at most, of those that a link may name.
-fn check_xdp_flags(device: &Device, flags: u32) -> Result<(), Error> {
-    const SKB_MODE: u32 = 1 << 1;
-    const DRV_MODE: u32 = 1 << 2;
-    const LOOPBACK: u32 = 1;
+fn xdp_link_mode(device: &Device, flags: u32) -> Result<XdpMode, Error> {
     match flags {
-        0 | SKB_MODE => Ok(()),
-        DRV_MODE if device.ifindex() != LOOPBACK => Ok(()),
-        DRV_MODE => {
+        0 => Ok(default_mode(device)),
+        xdp_flags::SKB_MODE => Ok(XdpMode::Generic),
+        xdp_flags::DRV_MODE if default_mode(device) == XdpMode::Driver => Ok(XdpMode::Driver),
+        xdp_flags::DRV_MODE => {
             let message = format!("device '{}': no XDP in its driver", device.name());
             Err(Error::new(Errno::EOPNOTSUPP, message))
         }

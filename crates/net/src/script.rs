@@ -18,10 +18,10 @@
 //! | `net show [dev NAME]`, `net stats [dev NAME]` | who runs when and where chains stopped; counters |
 //!
 //! `action` is `bpf obj FILE sec SEC [DEFAULT]` or one of `ok drop pipe continue reclassify`. Every line that names a file loads it anew; maps pinned by
-//! name (`LIBBPF_PIN_BY_NAME`) are shared between lines, all others belong to one.
+//! name (`LIBBPF_PIN_BY_NAME`) are shared between lines, all others belong to one. What a line loaded goes when its program is at no hook any more.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
@@ -29,9 +29,10 @@ use std::{
 };
 
 use ring3_objects::{Error, LinkObject, LoadOptions, LoadedObject, Object, System};
+use ring3_runtime::ProgObject;
 use ring3_uapi::Errno;
 
-use crate::{CaptureWriter, Direction, Exit, Net, PacketPath};
+use crate::{CaptureWriter, Direction, Exit, Net, PacketPath, clsact::FilterAction};
 
 mod ip;
 mod objects;
@@ -45,40 +46,46 @@ use parse::{Words, bad, unknown};
 
 type Result<T> = std::result::Result<T, Error>;
 
-/// A script in progress.
-pub struct Script<'a> {
+/// A script in progress: what its lines made, and the network they made it in.
+pub struct Script {
     net: Net,
     folder: PathBuf,
     options: LoadOptions,
     files: BTreeMap<PathBuf, Object>,
-    /// What lines loaded, alive to the end of the script with every program of its file.
-    loaded: Vec<LoadedObject>,
+    loaded: Vec<Loaded>,
     links: Vec<Arc<LinkObject>>,
     path: PacketPath,
     sent: mpsc::Receiver<Vec<u8>>,
     capture: Option<CaptureWriter<BufWriter<File>>>,
     captured: u64,
-    out: &'a mut dyn Write,
+    /// What the line in progress shows.
+    text: String,
 }
 
-impl<'a> Script<'a> {
+/// An object file that a line loaded: alive, with every program of it, as long as one is at a hook.
+struct Loaded {
+    /// Program that the line names.
+    prog_id: u32,
+    _object: LoadedObject,
+}
+
+impl Script {
     /// A script over a fresh network; files are named relative to `folder`.
-    pub fn new(
-        system: &Arc<System>,
-        options: &LoadOptions,
-        folder: &Path,
-        out: &'a mut dyn Write,
-    ) -> Script<'a> {
-        let net = Net::new(system);
+    pub fn new(system: &Arc<System>, options: &LoadOptions, folder: &Path) -> Script {
+        Script::over(&Net::new(system), options, folder)
+    }
+
+    /// A script over a network that others may use as well.
+    pub fn over(net: &Net, options: &LoadOptions, folder: &Path) -> Script {
         let (sender, sent) = mpsc::channel();
-        let path = PacketPath::new(&net).with_sink(Box::new(move |exit, _, frame| {
+        let path = PacketPath::new(net).with_sink(Box::new(move |exit, _, frame| {
             if exit == Exit::Sent {
                 // The other end lives as long as the path.
                 let _ = sender.send(frame.to_owned());
             }
         }));
         Script {
-            net,
+            net: net.clone(),
             folder: folder.to_owned(),
             options: LoadOptions {
                 keep_going: true,
@@ -92,7 +99,7 @@ impl<'a> Script<'a> {
             sent,
             capture: None,
             captured: 0,
-            out,
+            text: String::new(),
         }
     }
 
@@ -101,14 +108,16 @@ impl<'a> Script<'a> {
         &self.net
     }
 
-    /// Executes a text of lines.
+    /// Executes a text of lines; what they show goes to `out`.
     ///
     /// # Errors
     /// The first line that fails; the message has its number.
-    pub fn run(&mut self, text: &str) -> Result<()> {
+    pub fn run(&mut self, text: &str, out: &mut dyn Write) -> Result<()> {
         for (number, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default();
-            self.line(line).map_err(|error| {
+            let result = self.line(Words::of(line));
+            self.put_out(out)?;
+            result.map_err(|error| {
                 Error::new(
                     error.errno,
                     format!("line {}: {}", number + 1, error.message),
@@ -118,12 +127,23 @@ impl<'a> Script<'a> {
         Ok(())
     }
 
-    fn line(&mut self, line: &str) -> Result<()> {
-        let mut words = Words::of(line);
+    /// Executes one line, given by its words; files are named relative to `folder` and read anew.
+    ///
+    /// # Errors
+    /// What the line's words refuse.
+    pub fn run_words(&mut self, words: &[&str], folder: &Path, out: &mut dyn Write) -> Result<()> {
+        folder.clone_into(&mut self.folder);
+        self.files.clear();
+        let result = self.line(Words::from_slice(words));
+        self.put_out(out)?;
+        result
+    }
+
+    fn line(&mut self, mut words: Words<'_>) -> Result<()> {
         let Some(first) = words.next() else {
             return Ok(());
         };
-        match first {
+        let result = match first {
             "ip" => self.ip(&mut words),
             "tc" => self.tc(&mut words),
             "tcx" => self.tcx(&mut words),
@@ -131,12 +151,40 @@ impl<'a> Script<'a> {
             "inject" | "send" => self.packets(first, &mut words),
             "capture" => self.capture(&mut words),
             _ => Err(unknown(first)),
-        }
+        };
+        self.release_detached();
+        result
     }
 
-    fn print(&mut self, text: &str) -> Result<()> {
-        self.out
-            .write_all(text.as_bytes())
+    /// Lets go of what lines loaded or linked and is at no hook any more.
+    fn release_detached(&mut self) {
+        self.links.retain(|link| link.is_attached());
+        let mut attached = BTreeSet::new();
+        for device in self.net.devices() {
+            attached.extend(device.xdp().map(|slot| slot.prog.id()));
+            for direction in [Direction::Ingress, Direction::Egress] {
+                let slots = device.tcx(direction).slots();
+                attached.extend(slots.iter().map(|slot| slot.prog.id()));
+                for filter in device.clsact(direction).filters().iter() {
+                    attached.insert(filter.prog.id());
+                    attached.extend(filter.actions.iter().filter_map(|action| match action {
+                        FilterAction::Bpf { prog, .. } => Some(prog.id()),
+                        FilterAction::Fixed(_) => None,
+                    }));
+                }
+            }
+        }
+        self.loaded
+            .retain(|loaded| attached.contains(&loaded.prog_id));
+    }
+
+    fn print(&mut self, text: &str) {
+        self.text.push_str(text);
+    }
+
+    fn put_out(&mut self, out: &mut dyn Write) -> Result<()> {
+        let text = std::mem::take(&mut self.text);
+        out.write_all(text.as_bytes())
             .map_err(|error| Error::new(Errno::EIO, error.to_string()))
     }
 
@@ -152,7 +200,8 @@ impl<'a> Script<'a> {
             "stats" => show::stats(&devices),
             other => return Err(unknown(other)),
         };
-        self.print(&text)
+        self.print(&text);
+        Ok(())
     }
 }
 

@@ -56,13 +56,13 @@ fn every_recorded_helper_call_gives_the_kernels_answer() {
     let system = System::new();
     ring3_net::register(&system);
     let mut out = Vec::new();
-    let mut world = Script::new(&system, &LoadOptions::default(), &folder, &mut out);
+    let mut world = Script::new(&system, &LoadOptions::default(), &folder);
     let lines: String = oracle::WORLD
         .lines()
         .map(|line| format!("ip {line}\n"))
         .collect();
     world
-        .run(&lines)
+        .run(&lines, &mut out)
         .unwrap_or_else(|error| panic!("the world: {error}"));
     let net = world.net().clone();
     for device in net.devices() {

@@ -37,8 +37,8 @@ fn run(engine: EngineKind) -> (String, Vec<u8>) {
         ..LoadOptions::default()
     };
     let mut out = Vec::new();
-    Script::new(&system, &options, &folder, &mut out)
-        .run(&text)
+    Script::new(&system, &options, &folder)
+        .run(&text, &mut out)
         .unwrap();
     let packets = fs::read(&capture).unwrap();
     fs::remove_file(&capture).unwrap();
@@ -81,8 +81,8 @@ fn show(
         ..LoadOptions::default()
     };
     let mut out = Vec::new();
-    Script::new(&system, &options, &folder, &mut out)
-        .run(text)
+    Script::new(&system, &options, &folder)
+        .run(text, &mut out)
         .unwrap();
     let shared = options.shared_maps.map_or_else(Vec::new, |maps| maps.all());
     (String::from_utf8(out).unwrap(), shared)
@@ -164,7 +164,7 @@ fn actions_and_results_are_shown() {
 fn a_line_that_fails_is_named() {
     let system = System::new();
     let mut out = Vec::new();
-    let mut script = Script::new(&system, &LoadOptions::default(), Path::new("."), &mut out);
+    let mut script = Script::new(&system, &LoadOptions::default(), Path::new("."));
     for (text, expected) in [
         ("ip link add a\n\nip link add a", "line 3: device 'a'"),
         (
@@ -188,7 +188,7 @@ fn a_line_that_fails_is_named() {
         ),
         ("frobnicate", "unknown word 'frobnicate'"),
     ] {
-        let error = script.run(text).unwrap_err();
+        let error = script.run(text, &mut out).unwrap_err();
         assert!(error.message.contains(expected), "{text}: {error}");
     }
 }

@@ -12,6 +12,10 @@ pub(crate) const PERF_EVENT_OPEN: u32 = 298;
 pub(crate) const IOCTL: u32 = 16;
 pub(crate) const MMAP: u32 = 9;
 pub(crate) const MOUNT: u32 = 165;
+pub(crate) const SOCKET: u32 = 41;
+pub(crate) const BIND: u32 = 49;
+pub(crate) const GETSOCKNAME: u32 = 51;
+pub(crate) const SETSOCKOPT: u32 = 54;
 
 /// Requests on perf events, and the two that turn names of devices into numbers and back.
 pub(crate) mod ioctl {
@@ -29,6 +33,10 @@ const O_PATH: u32 = 0o10_000_000;
 const MAP_SHARED: u32 = 1;
 const MAP_SHARED_VALIDATE: u32 = 3;
 const MAP_ANONYMOUS: u32 = 0x20;
+const AF_NETLINK: u32 = 16;
+const SOL_NETLINK: u32 = 270;
+/// `struct sockaddr_nl`
+const NETLINK_ADDRESS_BYTES: u32 = 12;
 
 /// Files that are read: what is served instead of the host's is only read.
 const READS: u32 = O_ACCMODE | O_CREAT | O_DIRECTORY | O_PATH;
@@ -96,5 +104,33 @@ pub(crate) const RULES: &[Rule] = &[
     Rule {
         nr: MOUNT,
         conditions: &[],
+    },
+    Rule {
+        nr: SOCKET,
+        conditions: &[Condition::MaskedIn {
+            arg: 0,
+            mask: !0,
+            values: &[AF_NETLINK],
+        }],
+    },
+    Rule {
+        nr: BIND,
+        conditions: &[Condition::MaskedIn {
+            arg: 2,
+            mask: !0,
+            values: &[NETLINK_ADDRESS_BYTES],
+        }],
+    },
+    Rule {
+        nr: GETSOCKNAME,
+        conditions: &[],
+    },
+    Rule {
+        nr: SETSOCKOPT,
+        conditions: &[Condition::MaskedIn {
+            arg: 1,
+            mask: !0,
+            values: &[SOL_NETLINK],
+        }],
     },
 ];

@@ -31,12 +31,21 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct ClientOptions {
     /// Whose daemon.
     pub dirs: Dirs,
-    /// Arguments behind `ring3` that start a daemon if none runs; `None`: one must run.
-    pub start_daemon: Option<(PathBuf, Vec<OsString>)>,
+    /// What starts a daemon if none runs; `None`: one must run.
+    pub start_daemon: Option<StartDaemon>,
     /// bpf(2) answers as to a user without capabilities.
     pub is_unprivileged: bool,
     /// The client sees its own user number instead of root's.
     pub keeps_user: bool,
+}
+
+/// A command that starts a daemon.
+#[derive(Clone, Debug)]
+pub struct StartDaemon {
+    /// Program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
 }
 
 /// Starts a program in place of this one, as a client of a daemon. Returns only if that failed. The process must have one thread.
@@ -57,7 +66,7 @@ fn to_io(errno: ring3_uapi::Errno) -> io::Error {
 }
 
 fn start(options: &ClientOptions, program: &OsString, args: &[OsString]) -> io::Result<Never> {
-    let stream = connect_or_start(options)?;
+    let stream = connect_or_start(&options.dirs, options.start_daemon.as_ref())?;
     let privilege = if options.is_unprivileged {
         "unprivileged"
     } else {
@@ -88,26 +97,30 @@ fn start(options: &ClientOptions, program: &OsString, args: &[OsString]) -> io::
     ))
 }
 
-fn connect_or_start(options: &ClientOptions) -> io::Result<UnixStream> {
-    let socket = options.dirs.socket();
+/// A connection to the user's daemon, which is started if none runs.
+///
+/// # Errors
+/// None runs and none may be started, or it ends at once.
+pub(crate) fn connect_or_start(dirs: &Dirs, start: Option<&StartDaemon>) -> io::Result<UnixStream> {
+    let socket = dirs.socket();
     let failed = match UnixStream::connect(&socket) {
         Ok(stream) => return Ok(stream),
         Err(error) => error,
     };
-    let Some((program, args)) = &options.start_daemon else {
+    let Some(start) = start else {
         return Err(io::Error::new(
             failed.kind(),
             format!("{}: {failed}; is `ring3 daemon` running?", socket.display()),
         ));
     };
-    options.dirs.create()?;
+    dirs.create()?;
     let log = OpenOptions::new()
         .create(true)
         .append(true)
-        .open(options.dirs.log())?;
+        .open(dirs.log())?;
     // A process group of its own: keys that end the client do not end the daemon.
-    let mut daemon = Command::new(program)
-        .args(args)
+    let mut daemon = Command::new(&start.program)
+        .args(&start.args)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
@@ -125,7 +138,7 @@ fn connect_or_start(options: &ClientOptions) -> io::Result<UnixStream> {
             && !status.success()
         {
             return UnixStream::connect(&socket).map_err(|_| {
-                let log = options.dirs.log();
+                let log = dirs.log();
                 io::Error::other(format!(
                     "the daemon ended with {status}, see {}",
                     log.display()

@@ -17,7 +17,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ring3::{AuditEvent, System, btf::Btf};
+use ring3::{AuditEvent, LoadOptions, System, btf::Btf, net::Script};
 use ring3_os::seccomp::Listener;
 use ring3_spec::Privilege;
 use ring3_syscall_shim::{ObjectFiles, Shim};
@@ -29,9 +29,10 @@ use rustix::{
 };
 
 use crate::{
-    Dirs,
+    Dirs, console,
     dirs::own_uid,
     guest::TaskFiles,
+    netlink::Sockets,
     pins::Pins,
     session::{Limits, Session},
     wire,
@@ -89,6 +90,8 @@ pub struct Daemon {
     socket: UnixListener,
     shared: Arc<Shared>,
     monitors: Arc<Monitors>,
+    /// Lines over the devices that clients attach to.
+    console: Mutex<Script>,
     sessions: AtomicUsize,
     served: AtomicU64,
     /// Locked as long as the daemon lives, so that there is one.
@@ -165,6 +168,7 @@ impl Daemon {
         let files = ObjectFiles::new().map_err(|errno| {
             io::Error::other(format!("no inotify instance for object files: {errno}"))
         })?;
+        let console = Script::over(shim.net(), &LoadOptions::default(), options.dirs.root());
         let socket = listen(&options.dirs)?;
         Ok(Daemon {
             options,
@@ -177,6 +181,7 @@ impl Daemon {
                 kernel_btf,
             }),
             monitors,
+            console: Mutex::new(console),
             sessions: AtomicUsize::new(0),
             served: AtomicU64::new(0),
             _lock: lock,
@@ -236,6 +241,9 @@ impl Daemon {
         let Some((line, _)) = wire::receive(stream)? else {
             return Ok(());
         };
+        if let Some(request) = line.strip_prefix(wire::CONSOLE) {
+            return console::serve(&self.console, stream, request);
+        }
         let (verb, argument) = line.split_once(' ').unwrap_or((&line, ""));
         match verb {
             wire::RUN => self.run_session(stream, argument),
@@ -293,6 +301,7 @@ impl Daemon {
             },
             mount_id,
             task_files: TaskFiles::default(),
+            netlink: Sockets::default(),
             open_files: AtomicUsize::new(0),
             map_bytes: AtomicU64::new(0),
         });

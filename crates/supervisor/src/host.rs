@@ -64,6 +64,11 @@ impl TaskHost {
         self.listener.add_fd(self.id, fd.as_fd())
     }
 
+    /// Number of the process that the thread belongs to.
+    pub(crate) fn task_group(&self) -> u32 {
+        guest::task(self.tid).tgid
+    }
+
     /// Opens what a path of the client means, without reading it.
     ///
     /// # Errors

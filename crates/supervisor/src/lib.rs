@@ -10,18 +10,22 @@
 
 mod calls;
 mod client;
+mod console;
 mod daemon;
 mod dirs;
 mod events;
 mod guest;
 mod host;
 mod memlock;
+mod netlink;
 mod pins;
 mod proc_files;
+mod rtnetlink;
 mod session;
 mod wire;
 
-pub use client::{ClientOptions, run_client};
+pub use client::{ClientOptions, StartDaemon, run_client};
+pub use console::console;
 pub use daemon::{Daemon, DaemonOptions};
 pub use dirs::Dirs;
 pub use wire::{monitor, status, stop};

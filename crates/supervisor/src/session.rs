@@ -21,7 +21,7 @@ use crate::{
     events,
     guest::{TaskFiles, TaskMemory},
     host::TaskHost,
-    proc_files,
+    netlink, proc_files,
 };
 
 /// Bytes of attributes that bpf(2) looks at. Source: one page.
@@ -49,6 +49,7 @@ pub(crate) struct Session {
     /// Mount of the pins in its namespace; 0 for none.
     pub(crate) mount_id: u64,
     pub(crate) task_files: TaskFiles,
+    pub(crate) netlink: netlink::Sockets,
     pub(crate) open_files: AtomicUsize,
     pub(crate) map_bytes: AtomicU64,
 }
@@ -143,6 +144,10 @@ fn dispatch(host: &TaskHost, memory: &mut TaskMemory<'_>, call: &Notification) -
         calls::IOCTL => events::ioctl(host, memory, args),
         calls::MMAP => events::mmap(host, args),
         calls::MOUNT => mount(memory, args),
+        calls::SOCKET => netlink::socket(host, args),
+        calls::BIND => netlink::bind(host, memory, args),
+        calls::GETSOCKNAME => netlink::getsockname(host, memory, args),
+        calls::SETSOCKOPT => netlink::setsockopt(host, args),
         _ => Answer::Pass,
     }
 }

@@ -16,8 +16,8 @@ use rustix::net::{
 
 use crate::Dirs;
 
-/// Longest line that is accepted.
-const LINE_BYTES_MAX: usize = 4096;
+/// Longest line that is accepted: a packet of 64 KiB in hex digits.
+const LINE_BYTES_MAX: usize = 1 << 18;
 
 /// Requests.
 pub(crate) const RUN: &str = "run";
@@ -25,6 +25,7 @@ pub(crate) const LISTEN: &str = "listen";
 pub(crate) const MONITOR: &str = "monitor";
 pub(crate) const STATUS: &str = "status";
 pub(crate) const STOP: &str = "stop";
+pub(crate) const CONSOLE: &str = "console";
 /// Answers begin with one of these.
 pub(crate) const OK: &str = "ok";
 pub(crate) const ERROR: &str = "error";
@@ -57,7 +58,7 @@ pub(crate) fn receive(stream: &UnixStream) -> io::Result<Option<(String, Option<
                 "a line is too long",
             ));
         }
-        let mut part = [0; LINE_BYTES_MAX];
+        let mut part = [0; 4096];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(&mut part)];

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{DeviceSpec, Route, RouteKind};
 
-impl Script<'_> {
+impl Script {
     pub(super) fn ip(&mut self, words: &mut Words<'_>) -> Result<()> {
         match (words.value("ip")?, words.value("ip")?) {
             ("link", "add") => self.link_add(words),

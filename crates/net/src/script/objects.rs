@@ -3,11 +3,12 @@
 use std::{path::Path, sync::Arc};
 
 use ring3_objects::{Error, Object, Program};
+use ring3_runtime::ProgObject;
 use ring3_uapi::Errno;
 
-use super::{Result, Script, parse::Words};
+use super::{Loaded, Result, Script, parse::Words};
 
-impl Script<'_> {
+impl Script {
     /// The program of `FILE sec SEC`, and what tc calls it.
     pub(super) fn object_program(
         &mut self,
@@ -43,7 +44,10 @@ impl Script<'_> {
             .map_or_else(|| file.into(), |name| name.to_string_lossy());
         let label = format!("{name}:[{section}]");
         let program = Arc::clone(loaded.program(&spec.name)?);
-        self.loaded.push(loaded);
+        self.loaded.push(Loaded {
+            prog_id: program.id(),
+            _object: loaded,
+        });
         Ok((program, label))
     }
 }

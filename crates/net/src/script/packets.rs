@@ -8,10 +8,12 @@ use super::{
 };
 use crate::{CaptureReader, CaptureWriter, CapturedPacket};
 
-impl Script<'_> {
+impl Script {
     pub(super) fn capture(&mut self, words: &mut Words<'_>) -> Result<()> {
         let file = self.folder.join(words.value("capture")?);
-        self.capture = Some(CaptureWriter::create(&file)?);
+        let mut capture = CaptureWriter::create(&file)?;
+        capture.flush()?;
+        self.capture = Some(capture);
         Ok(())
     }
 
@@ -43,6 +45,6 @@ impl Script<'_> {
                 }
             }
         }
-        Ok(())
+        self.capture.as_mut().map_or(Ok(()), CaptureWriter::flush)
     }
 }

@@ -8,11 +8,15 @@ use ring3_uapi::Errno;
 use super::Result;
 
 /// The words of a line, one by one.
-pub(super) struct Words<'a>(std::iter::Peekable<std::str::SplitWhitespace<'a>>);
+pub(super) struct Words<'a>(std::iter::Peekable<std::vec::IntoIter<&'a str>>);
 
 impl<'a> Words<'a> {
     pub(super) fn of(line: &'a str) -> Self {
-        Words(line.split_whitespace().peekable())
+        Words::from_slice(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    pub(super) fn from_slice(words: &[&'a str]) -> Self {
+        Words(words.to_vec().into_iter().peekable())
     }
 
     pub(super) fn next(&mut self) -> Option<&'a str> {

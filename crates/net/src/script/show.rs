@@ -160,8 +160,9 @@ pub(super) fn hooks(devices: &[Arc<Device>]) -> String {
         if let Some(slot) = device.xdp() {
             let _ = writeln!(
                 text,
-                "{} driver {} id {}{}  {}",
+                "{} {} {} id {}{}  {}",
                 name(device),
+                device.xdp_mode().name(),
                 slot.prog.name(),
                 slot.prog.id(),
                 link(slot.link),

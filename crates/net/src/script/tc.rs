@@ -15,7 +15,7 @@ use crate::{
     clsact::{FilterAction, FilterSpec, act},
 };
 
-impl Script<'_> {
+impl Script {
     pub(super) fn tc(&mut self, words: &mut Words<'_>) -> Result<()> {
         let mut object = words.value("tc")?;
         let with_counts = object == "-s";
@@ -45,7 +45,8 @@ impl Script<'_> {
                         } else {
                             show::Detail::Plain
                         };
-                        self.print(&show::filters(&device, direction, priority, detail))
+                        self.print(&show::filters(&device, direction, priority, detail));
+                        Ok(())
                     }
                     "del" => filter_del(&device, direction, words),
                     other => Err(unknown(other)),

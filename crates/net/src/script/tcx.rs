@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{Device, Direction, Held};
 
-impl Script<'_> {
+impl Script {
     pub(super) fn tcx(&mut self, words: &mut Words<'_>) -> Result<()> {
         let verb = words.value("tcx")?;
         words.expect("dev")?;

@@ -1,86 +1,18 @@
 //! Unmodified clients under `ring3 run-client`, dynamic and static. Skipped, with the reason, where a C compiler, user namespaces or seccomp
 //! notifications lack.
 
+mod rig;
+mod tools;
+
 use std::{
-    fs,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::OnceLock,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-const RING3: &str = env!("CARGO_BIN_EXE_ring3");
-
-/// How long a client may take.
-const TIMEOUT: Duration = Duration::from_secs(60);
-
-/// A daemon of a test's own, and its folder.
-struct Rig {
-    dir: PathBuf,
-    daemon: Child,
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        // It may have ended on its own.
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
-        let _ = fs::remove_dir_all(&self.dir);
-    }
-}
-
-impl Rig {
-    fn new(name: &str) -> Rig {
-        let dir = std::env::temp_dir().join(format!("ring3-{name}-{}", std::process::id()));
-        let daemon = command(&dir, &["daemon"]).spawn().unwrap();
-        let rig = Rig { dir, daemon };
-        let begin = Instant::now();
-        while !rig.dir.join("daemon.sock").exists() {
-            assert!(begin.elapsed() < TIMEOUT, "the daemon has no socket");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        rig
-    }
-
-    fn start(&self, client: &Path, steps: &[&str]) -> Child {
-        let client = client.to_str().unwrap();
-        let args = [&["run-client", "--no-start", "--", client], steps].concat();
-        command(&self.dir, &args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap()
-    }
-
-    fn run(&self, client: &Path, steps: &[&str]) -> String {
-        let output = self.start(client, steps).wait_with_output().unwrap();
-        assert!(output.status.success(), "{steps:?}: {}", output.status);
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn status(&self) -> String {
-        let output = command(&self.dir, &["daemon", "--status"])
-            .output()
-            .unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Waits until the daemon's status has a word.
-    fn wait_for(&self, word: &str) {
-        let begin = Instant::now();
-        while !self.status().split_whitespace().any(|known| known == word) {
-            assert!(begin.elapsed() < TIMEOUT, "{word}: {}", self.status());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-fn command(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(RING3);
-    command.args(args).env("RING3_RUNTIME_DIR", dir);
-    command
-}
+use rig::{Rig, TIMEOUT, can_run, command};
 
 /// The client, compiled once, dynamic and where possible static.
 fn clients() -> &'static [PathBuf] {
@@ -108,21 +40,6 @@ fn clients() -> &'static [PathBuf] {
         }
         clients
     })
-}
-
-fn can_run() -> Result<(), String> {
-    let dir = std::env::temp_dir().join(format!("ring3-probe-{}", std::process::id()));
-    let output = command(&dir, &["run-client", "--", "true"])
-        .output()
-        .map_err(|error| error.to_string())?;
-    let stopped = command(&dir, &["daemon", "--stop"]).output();
-    let _ = fs::remove_dir_all(&dir);
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    if output.status.success() && stderr.is_empty() {
-        stopped.map(drop).map_err(|error| error.to_string())
-    } else {
-        Err(stderr)
-    }
 }
 
 #[test]
@@ -254,5 +171,47 @@ fn an_unprivileged_client_is_refused_as_by_the_kernel() {
             String::from_utf8_lossy(&output.stdout),
             "load 0 rejected -1\n"
         );
+    }
+}
+
+#[test]
+fn separate_commands_see_one_network() {
+    let rig = Rig::new("console");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures");
+    let object = fixtures.join("elf/tc/classify.o");
+    let object = object.to_str().unwrap();
+    rig.verb(&["ip", "link", "add", "eth0"]);
+    let mut add = vec!["tc", "filter", "add", "dev", "eth0", "ingress", "bpf", "da"];
+    add.extend(["obj", object, "sec", "tc"]);
+    rig.verb(&add);
+    let capture = rig.dir.join("out.pcap");
+    rig.verb(&["net", "capture", capture.to_str().unwrap()]);
+    rig.verb(&["net", "inject", "eth0", "hex", &"00".repeat(60)]);
+    rig.verb(&["net", "send", "eth0", "hex", &"00".repeat(9000)]);
+    let shown = rig.verb(&["net", "show", "dev", "eth0"]);
+    assert!(
+        shown.contains("eth0(2) clsact/ingress classify.o:[tc] id "),
+        "{shown}"
+    );
+    assert!(shown.ends_with("runs 1 stopped 0\n"), "{shown}");
+    let stats = rig.verb(&["net", "stats"]);
+    assert!(
+        stats.contains("eth0(2): rx_packets 1 to_stack 1"),
+        "{stats}"
+    );
+    let refused = command(&rig.dir, &["tc", "filter", "add"])
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(said, "ring3: expected 'dev', found 'the end' (EINVAL)\n");
+    // What nothing runs any more is gone.
+    rig.verb(&["tc", "filter", "del", "dev", "eth0", "ingress"]);
+    let script = rig.dir.join("lines");
+    std::fs::write(&script, "ip link add eth1 # second\n\nnet show\n").unwrap();
+    let shown = rig.verb(&["net", "run", "--daemon", script.to_str().unwrap()]);
+    assert_eq!(shown, "xdp:\n\ntc:\n");
+    for client in clients() {
+        assert_eq!(rig.run(client, &["none"]), "none -2\n");
     }
 }
