@@ -268,6 +268,7 @@ impl Linked {
             max_tp_access: 0,
             exception_cb: None,
             enforce_expected_attach_type: false,
+            stop_points: Vec::new(),
         };
         Ok(Linked {
             program: Arc::new(program),

@@ -66,4 +66,6 @@ pub use prog_type::{
     AttachRule, CtxView, PktAccess, ProgTypeRow, ROWS as PROG_TYPES, RetRange, RetRule, Sleepable,
 };
 pub use registry::{Caller, CustomHelper, CustomProgType, HelperLookup, RegisterError, Registry};
-pub use verified_program::{CallFact, InsnFacts, SubprogFacts, VerifiedProgram, VerifierStats};
+pub use verified_program::{
+    CallFact, Held, HeldPlace, InsnFacts, StopPoint, SubprogFacts, VerifiedProgram, VerifierStats,
+};

@@ -58,6 +58,8 @@ pub struct LoadRequest {
     pub seed: u64,
     /// Dead code stays as a trap, as for a loader without CAP_BPF: for oracles that would see a run reach it.
     pub keeps_dead_code: bool,
+    /// Note what is held at jumps back and calls ([`crate::VerifiedProgram::stop_points`]), for runs that may be stopped there.
+    pub notes_held: bool,
     /// CPU ids of the host: `bpf_get_smp_processor_id` returns less.
     pub nr_cpu_ids: u32,
 }
@@ -212,6 +214,7 @@ impl LoadRequest {
             privilege: Privilege::FULL,
             seed: 0,
             keeps_dead_code: false,
+            notes_held: false,
             nr_cpu_ids: 2,
         }
     }

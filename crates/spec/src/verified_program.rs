@@ -33,6 +33,62 @@ pub struct VerifiedProgram {
     pub exception_cb: Option<u32>,
     /// Whether the attach type is enforced on links.
     pub enforce_expected_attach_type: bool,
+    /// What is held where a run may be stopped, ascending by instruction; empty unless [`crate::LoadRequest::notes_held`].
+    pub stop_points: Vec<StopPoint>,
+}
+
+/// An instruction at which a run may be stopped: a jump back, or a call whose callee may be stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StopPoint {
+    /// Slot in the program as loaded.
+    pub orig_idx: u32,
+    /// The callee is a callback that a helper calls.
+    pub calls_back: bool,
+    /// What this function has to release, the newest first; or why that cannot be told, naming instructions.
+    pub held: Result<Vec<Held>, String>,
+}
+
+/// Something held, and how to give it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Where its address is.
+    pub place: HeldPlace,
+    /// The helper that takes the address and, where it takes a second argument, 0.
+    pub release: FuncId,
+}
+
+/// Where an address is before an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeldPlace {
+    /// In a register, `off` bytes away.
+    Reg {
+        /// Number.
+        reg: u8,
+        /// What is to be added.
+        off: i32,
+    },
+    /// In the eight bytes of stack at `r10 + at`, `off` bytes away.
+    Stack {
+        /// Negative offset from the frame pointer.
+        at: i32,
+        /// What is to be added.
+        off: i32,
+    },
+    /// It is the address `r10 + at` itself.
+    Frame {
+        /// Negative offset from the frame pointer.
+        at: i32,
+    },
+}
+
+impl core::fmt::Display for HeldPlace {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            HeldPlace::Reg { reg, .. } => write!(f, "r{reg}"),
+            HeldPlace::Stack { at, .. } => write!(f, "*(r10 {at})"),
+            HeldPlace::Frame { at } => write!(f, "r10 {at}"),
+        }
+    }
 }
 
 /// What is known of one slot.

@@ -327,6 +327,8 @@ pub(crate) struct Env<'a> {
     pub(crate) no_reg: SharedReg,
     /// Keeps every state, if asked for.
     pub(crate) recording: Option<crate::recording::Recording>,
+    /// What is held where a run may be stopped, if asked for.
+    pub(crate) stop_points: Option<crate::stop_points::StopPoints>,
 }
 
 /// Buffers reused between calls; they carry nothing from one to the next.

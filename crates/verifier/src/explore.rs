@@ -19,6 +19,7 @@ use crate::log::insn::{log_insn, log_source_line};
 use crate::log::state::{print_full_state, print_insn_state};
 use crate::log::vlog;
 use crate::state::{HistFlags, VerifierState};
+use crate::stop_points;
 use crate::states::{Visit, check_state_visited, update_branch_counts};
 
 /// What an instruction does to the path.
@@ -117,6 +118,9 @@ pub(crate) fn explore(env: &mut Env<'_>) -> Check {
         env.cur.last_insn_idx = env.prev_insn_idx;
         env.cur.insn_idx = insn_idx;
         let flags = facts.flags[insn_idx as usize];
+        if env.stop_points.is_some() {
+            stop_points::note(env);
+        }
         if flags.has(InsnFlags::PRUNE_POINT) && check_state_visited(env)? == Visit::Pruned {
             log_pruned(env, print_state);
             if !end_path(env)? {

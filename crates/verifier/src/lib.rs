@@ -73,6 +73,7 @@ mod resolve;
 mod stack_depth;
 mod state;
 mod states;
+mod stop_points;
 mod subprogs;
 
 pub use diagnostics::Diagnosis;

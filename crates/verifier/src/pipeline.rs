@@ -491,6 +491,7 @@ fn new_env<'a>(
         scratch: Scratch::default(),
         no_reg: SharedReg::new(RegState::NOT_INIT),
         recording: None,
+        stop_points: req.notes_held.then(Default::default),
     }
 }
 
@@ -631,6 +632,7 @@ fn after_acceptance(env: &mut Env<'_>) -> Check<VerifiedProgram> {
         bpf_capable: env.permits.bpf_capable,
         direct_write: env.seen_direct_write,
         seen_exception: env.seen_exception,
+        stop_points: env.stop_points.take().unwrap_or_default().list(),
         outcome: Outcome {
             stats: VerifierStats {
                 insns_processed: u64::from(env.insn_processed),

@@ -213,7 +213,7 @@ pub(crate) fn check_state_visited(env: &mut Env<'_>) -> Check<Visit> {
     let mut add_new = force_new || jmps >= 2 && insns >= 8;
 
     let bucket = bucket_of(env, insn_idx);
-    if env.recording.is_none() {
+    if env.recording.is_none() && env.stop_points.is_none() {
         clean_live_states(env, bucket, insn_idx);
     }
 

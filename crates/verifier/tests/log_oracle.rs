@@ -46,6 +46,7 @@ fn request(hex: &str, privilege: &str, prog_type: &str) -> LoadRequest {
         kernel_btf: None,
         kernel_variables: false,
         keeps_dead_code: false,
+        notes_held: false,
         attach_btf_id: TypeId(0),
         target_traits: TargetTraits::default(),
         attach: AttachTarget::default(),

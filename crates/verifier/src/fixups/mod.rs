@@ -51,6 +51,7 @@ pub(crate) struct FixupInput<'a> {
     pub(crate) direct_write: bool,
     /// Some path throws.
     pub(crate) seen_exception: bool,
+    pub(crate) stop_points: Vec<ring3_spec::StopPoint>,
     pub(crate) outcome: Outcome,
 }
 
@@ -191,6 +192,7 @@ fn verified_program(
         max_tp_access: input.outcome.max_tp_access,
         exception_cb: exception_cb.map(|cb| cb as u32),
         enforce_expected_attach_type: input.outcome.enforce_expected_attach_type,
+        stop_points: input.stop_points.clone(),
     })
 }
 
