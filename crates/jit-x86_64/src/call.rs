@@ -14,7 +14,12 @@ impl Emitter<'_> {
     /// A call of something outside of the program, as its site says.
     pub(crate) fn call(&mut self, slot: usize) -> Result<(), JitError> {
         match self.target(slot) {
-            Some(Target::Call(target)) => self.call_target(target),
+            Some(Target::Call(target)) => {
+                self.call_target(target);
+                if target.kind == CallKind::TakesCallback {
+                    self.look_for_stop(slot);
+                }
+            }
             Some(Target::Inline(inline)) => self.inline_call(inline),
             Some(Target::TailCall(site)) => {
                 if self.mode == Mode::Checked {
@@ -87,7 +92,10 @@ impl Emitter<'_> {
             Mode::Native if self.plan.functions[function].is_inlined => {
                 self.inline_function(function)?;
             }
-            Mode::Native => self.call_function(function),
+            Mode::Native => {
+                self.call_function(function);
+                self.look_for_stop(slot);
+            }
             Mode::Checked => self.checked_call(function),
         }
         Ok(())

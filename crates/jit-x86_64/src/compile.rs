@@ -89,6 +89,12 @@ pub fn compile(linked: &Linked, options: &Options) -> Result<Compiled, JitError>
 
 /// Both passes.
 pub(crate) fn emit(linked: &Linked, options: &Options, mode: Mode) -> Result<Code, JitError> {
+    if linked.stops.is_some() && ring3_runtime::stop_layout().is_none() {
+        return Err(JitError::Unsupported {
+            slot: 0,
+            what: "a limit of runs where thread-local words have no fixed place",
+        });
+    }
     let is_optimised = mode == Mode::Native && options.blinding_seed.is_none();
     let depth = if is_optimised {
         plan::Depth::Full

@@ -8,7 +8,7 @@ use ring3_isa::{
     Width, decode_xlated,
 };
 use ring3_runtime::extable::FaultEntry;
-use ring3_runtime::{Linked, Target};
+use ring3_runtime::{Linked, StopLayout, Target};
 use ring3_uapi::Errno;
 
 use crate::asm::{Arith, Asm, Cond, Mem, Patch};
@@ -174,6 +174,10 @@ pub(crate) struct Emitter<'a> {
     pub(crate) rule_hits: [u32; crate::fuse::RULES],
     /// Offset of an epilogue of the current function, once there is one.
     epilogue: Option<usize>,
+    /// The words of runs with a limit.
+    pub(crate) stops: Option<StopLayout>,
+    pub(crate) pending_stops: Vec<crate::stop::PendingStop>,
+    pub(crate) confirm_calls: Vec<Patch>,
     /// Offsets of the checked mode's routines.
     pub(crate) routines: crate::checked::Routines,
 }
@@ -216,6 +220,12 @@ impl<'a> Emitter<'a> {
             direct: Vec::new(),
             rule_hits: [0; crate::fuse::RULES],
             epilogue: None,
+            stops: linked
+                .stops
+                .as_ref()
+                .and_then(|_| ring3_runtime::stop_layout()),
+            pending_stops: Vec::new(),
+            confirm_calls: Vec::new(),
             routines: crate::checked::Routines::default(),
         }
     }
@@ -234,6 +244,7 @@ impl<'a> Emitter<'a> {
         }
         let end = self.linked.program.insns.len();
         self.slot_offsets[end] = self.asm.pos() as u32;
+        self.confirm_routine();
         self.far_jumps();
         for &(patch, function) in &self.pending_calls {
             self.asm
@@ -296,6 +307,9 @@ impl<'a> Emitter<'a> {
         } else {
             None
         };
+        if function.is_callback {
+            self.count_stop(function.start);
+        }
         let mut slot = function.start;
         while slot < function.end {
             slot += self.slot(slot)?;
@@ -303,6 +317,7 @@ impl<'a> Emitter<'a> {
         if let Some(landing) = landing {
             self.land(index, landing)?;
         }
+        self.stop_stubs()?;
         Ok(if self.frame.is_shared { body } else { inner })
     }
 
@@ -310,6 +325,9 @@ impl<'a> Emitter<'a> {
     fn slot(&mut self, slot: usize) -> Result<usize, JitError> {
         self.slot_offsets[slot] = self.asm.pos() as u32;
         let raw = self.linked.program.insns[slot];
+        if self.stops.is_some() && crate::stop::jumps_back(raw) {
+            self.count_stop(slot);
+        }
         if self.is_quick {
             if self.is_unread(slot, raw) {
                 let count = if raw.is_ld_imm64() { 2 } else { 1 };
@@ -368,6 +386,11 @@ impl<'a> Emitter<'a> {
 
     pub(crate) fn set_slot_offsets(&mut self, from: usize, offsets: &[u32]) {
         self.slot_offsets[from..from + offsets.len()].copy_from_slice(offsets);
+    }
+
+    /// Whether helpers call the function being written.
+    pub(crate) fn is_callback(&self) -> bool {
+        self.plan.functions[self.current].is_callback
     }
 
     /// Whether the rules apply.

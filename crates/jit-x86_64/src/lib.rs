@@ -39,6 +39,7 @@ pub mod pack;
 mod plan;
 mod quick;
 mod regs;
+mod stop;
 mod tail_call;
 
 #[cfg(test)]

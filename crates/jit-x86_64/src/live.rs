@@ -161,7 +161,7 @@ fn sweep(linked: &Linked, function: &Function, slots: &mut [SlotPlan]) -> bool {
             let reads = if is_unread { 0 } else { reads };
             (out & !(row.writes_dst & dst)) | reads | row.reads
         };
-        after = before | FP;
+        after = before | FP | crate::stop::reads(linked, slot);
         let plan = &mut slots[slot];
         has_changed |= plan.is_back_target & (plan.live != after);
         plan.live = after;

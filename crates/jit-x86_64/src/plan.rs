@@ -360,6 +360,8 @@ fn look_at_function(
                     plan.slots[target].is_target = true;
                     plan.slots[target].is_back_target |= is_back;
                     function.has_back_edge |= is_back;
+                    // What may stop a run stands before the jump: no rule continues into it.
+                    plan.slots[slot].is_target |= is_back && linked.stops.is_some();
                 }
                 _ => return Err(malformed(slot, "jump out of the function")),
             }
@@ -398,7 +400,9 @@ fn look_at_function(
     }
     function.is_straight = all_marks & (JUMPS | MAY_GOTO) == 0 && ends == 1;
     function.used = RegSet::from_bits(used);
-    function.has_calls = all_marks & CALLS != 0;
+    // Stopping calls what confirms and releases.
+    let may_stop = linked.stops.is_some() && (function.has_back_edge || function.is_callback);
+    function.has_calls = all_marks & CALLS != 0 || may_stop;
     function.has_may_goto = all_marks & MAY_GOTO != 0;
     function.pushes = all_marks & DIVIDES != 0;
     function.stack_bytes = function.stack_bytes.max(u32::from(lowest.unsigned_abs()));

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use ring3_helpers as helpers;
 use ring3_maps::Map;
 use ring3_runtime::{
-    CallKind, CallTarget, Clobbers, HubRef, InlineCall, Linked, Site, TailCallSite, TailCallTable,
-    Target,
+    CallKind, CallTarget, Clobbers, HubRef, InlineCall, Linked, Site, StopSite, Stops,
+    TailCallSite, TailCallTable, Target,
 };
-use ring3_spec::{CallFact, VerifiedProgram};
+use ring3_spec::{CallFact, StopPoint, VerifiedProgram};
 use ring3_uapi::{AttachType, Errno, FuncId, MapType};
 
 use crate::{Error, MapObject, ProgAttr, System};
@@ -53,7 +53,44 @@ pub(crate) fn link(
         sites,
         arena: None,
         percpu_stride: None,
+        stops: attr
+            .limit
+            .is_some()
+            .then(|| stops(attr, program))
+            .transpose()?,
     })
+}
+
+/// Where runs with a limit may be stopped.
+///
+/// # Errors
+/// ENOTSUPP: what is held at some point cannot be told, or not be released.
+fn stops(attr: &ProgAttr, program: &VerifiedProgram) -> Result<Stops, Error> {
+    let attach_type = AttachType::from_raw(attr.expected_attach_type);
+    let refuse = |why: String| {
+        let text = format!("program '{}': runs cannot have a limit: {why}", attr.name);
+        Error::new(Errno::ENOTSUPP, text)
+    };
+    let site = |point: &StopPoint| {
+        let held = point.held.as_ref().map_err(|why| refuse(why.clone()))?;
+        let held = held.iter().map(|held| {
+            let code = helpers::find_for(attr.prog_type, attach_type, held.release);
+            let missing = || {
+                refuse(format!(
+                    "insn {}: {} has no implementation",
+                    point.orig_idx, held.release
+                ))
+            };
+            Ok((held.place, code.ok_or_else(missing)?))
+        });
+        Ok(StopSite {
+            orig_idx: point.orig_idx,
+            calls_back: point.calls_back,
+            held: held.collect::<Result<_, Error>>()?,
+        })
+    };
+    let sites = program.stop_points.iter().map(site);
+    sites.collect::<Result<_, _>>().map(Stops)
 }
 
 fn map_at(maps: &[Arc<MapObject>], index: u32) -> Result<&Arc<Map>, Error> {

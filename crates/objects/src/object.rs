@@ -13,10 +13,13 @@ use ring3_elf::{
 };
 use ring3_isa::RawInsn;
 use ring3_maps::{Access, Map, MapAttr, Plain, ProgSlot, TypedMap, fd::FdTable};
+use ring3_runtime::Limit;
 use ring3_spec::{InfoRecords, Privilege};
 use ring3_uapi::{AttachType, Errno, MapType, ProgType, flags::map_create, flags::map_elem};
 
-use crate::{EngineKind, Error, LoadError, MapObject, ProgAttr, Program, SharedMaps, System};
+use crate::{
+    EngineKind, Error, JitOptions, LoadError, MapObject, ProgAttr, Program, SharedMaps, System,
+};
 
 /// A parsed object file.
 #[derive(Clone, Debug)]
@@ -41,6 +44,10 @@ pub struct LoadOptions {
     pub shared_maps: Option<SharedMaps>,
     /// What the object's tracing programs and extensions attach to, where that is a program.
     pub attach_to: Option<AttachTo>,
+    /// How the compiler works.
+    pub jit: JitOptions,
+    /// After how many jumps back, or after what time, runs are stopped.
+    pub limit: Limit,
 }
 
 /// A function of a loaded program: `bpf_program__set_attach_target` of libbpf.
@@ -100,6 +107,8 @@ impl Default for LoadOptions {
             keep_going: false,
             shared_maps: None,
             attach_to: None,
+            jit: JitOptions::default(),
+            limit: Limit::default(),
         }
     }
 }
@@ -333,6 +342,8 @@ impl Object {
         attr.privilege = options.privilege;
         attr.log_level = options.log_level;
         attr.engine = options.engine;
+        attr.jit = options.jit;
+        attr.limit = options.limit;
         for reference in &prog.map_refs {
             if let Some((_, map)) = maps.get(reference.map) {
                 attr.maps.insert(reference.map as i32, Arc::clone(map));

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use ring3_btf::{Btf, TypeId};
 use ring3_isa::RawInsn;
 use ring3_maps::{OwnerKey, ProgSlot};
-use ring3_runtime::{Entry, InArray, ProgObject, ProgRef, Task, current_task};
+use ring3_runtime::{Entry, InArray, Limit, LimitedEntry, ProgObject, ProgRef, Task, current_task};
 use ring3_spec::{
     AttachTarget, CtxView, FdObject, InfoRecords, LoadRequest, Privilege, VerifiedProgram,
     ctx::CtxTable,
@@ -74,6 +74,8 @@ pub struct ProgAttr {
     pub engine: EngineKind,
     /// How the compiler works, if it is the engine: blinding for programs that are not trusted.
     pub jit: JitOptions,
+    /// After how many jumps back, or after what time, its runs are stopped; the compiler only.
+    pub limit: Limit,
 }
 
 impl ProgAttr {
@@ -102,6 +104,7 @@ impl ProgAttr {
             log_level: 0,
             engine: EngineKind::default(),
             jit: JitOptions::default(),
+            limit: Limit::default(),
         }
     }
 
@@ -157,6 +160,7 @@ impl ProgAttr {
             request.target_traits = system.target_traits(self.attach_btf_id);
         }
         request.privilege = self.privilege;
+        request.notes_held = self.limit.is_some();
         request.keeps_dead_code = self.engine == EngineKind::Watched;
         (request, maps)
     }
@@ -169,6 +173,8 @@ pub struct Program {
     tag: [u8; TAG_BYTES],
     verified: Arc<VerifiedProgram>,
     engine: Engine,
+    /// What hooks call instead of the engine's entry, for runs with a limit.
+    limited: Option<Box<LimitedEntry>>,
     log: String,
     loaded_at: SystemTime,
     loaded_by: Task,
@@ -228,9 +234,10 @@ impl Program {
         };
         let log = log.as_str().to_owned();
         let engine = link(system, &attr, &verified, &maps)
-            .and_then(|linked| Engine::compile(attr.engine, &attr.jit, linked));
-        let engine = match engine {
-            Ok(engine) => engine,
+            .and_then(|linked| Engine::compile(attr.engine, &attr.jit, linked))
+            .and_then(|engine| Ok((limited(&attr, &engine)?, engine)));
+        let (limited, engine) = match engine {
+            Ok(made) => made,
             Err(error) => {
                 return Err(Box::new(LoadError {
                     program: attr.name,
@@ -254,6 +261,7 @@ impl Program {
             tag,
             verified,
             engine,
+            limited,
             log,
             loaded_at: SystemTime::now(),
             loaded_by,
@@ -415,10 +423,35 @@ impl Program {
         &self.engine
     }
 
+    /// Runs that its limit ended; each returned 0.
+    pub fn stopped_runs(&self) -> u64 {
+        let limited = self.limited.as_ref();
+        limited.map_or(0, |limited| limited.stopped_runs())
+    }
+
     /// The system it belongs to, if that is still alive.
     pub fn system(&self) -> Option<Arc<System>> {
         self.system.upgrade()
     }
+}
+
+/// The entry for runs with a limit, if they have one.
+fn limited(attr: &ProgAttr, engine: &Engine) -> Result<Option<Box<LimitedEntry>>, Error> {
+    if !attr.limit.is_some() {
+        return Ok(None);
+    }
+    if attr.engine != EngineKind::Jit {
+        return Err(Error::new(
+            Errno::ENOTSUPP,
+            format!(
+                "program '{}': the interpreter's runs have no limit",
+                attr.name
+            ),
+        ));
+    }
+    LimitedEntry::new(engine.entry(), attr.limit)
+        .map(Some)
+        .map_err(|errno| Error::new(errno, "no thread for the watchdog"))
 }
 
 impl Drop for Program {
@@ -436,7 +469,10 @@ impl ProgObject for Program {
     }
 
     fn entry(&self) -> Entry {
-        self.engine.entry()
+        match &self.limited {
+            Some(limited) => limited.entry(),
+            None => self.engine.entry(),
+        }
     }
 
     fn tail_target(&self) -> usize {

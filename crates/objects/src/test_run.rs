@@ -57,13 +57,23 @@ impl Program {
     /// Runs the program as BPF_PROG_TEST_RUN does.
     ///
     /// # Errors
-    /// As [`ProgTypeOps::test_run`].
+    /// As [`ProgTypeOps::test_run`]. ETIME: a run, on this thread, was stopped by its limit.
     pub fn test_run_with(&self, run: &TestRun) -> Result<TestRunResult, Error> {
         match self
             .system()
             .and_then(|system| system.prog_type_ops(self.prog_type()))
         {
-            Some(ops) => ops.test_run(self, run),
+            Some(ops) => {
+                ring3_runtime::take_stopped();
+                let result = ops.test_run(self, run)?;
+                if ring3_runtime::take_stopped() {
+                    return Err(Error::new(
+                        Errno::ETIME,
+                        format!("program '{}': a run reached its limit", self.name()),
+                    ));
+                }
+                Ok(result)
+            }
             None => Err(Error::new(
                 Errno::ENOTSUPP,
                 format!(

@@ -39,6 +39,7 @@ mod current;
 mod direct_tail_call;
 pub mod exception;
 pub mod extable;
+mod limit;
 mod linked;
 mod prog_ref;
 mod prog_run;
@@ -51,6 +52,9 @@ pub use current::{
     RunContext, Task, current_ids, current_task, with_run_context, with_run_extension,
 };
 pub use direct_tail_call::{DirectJump, Follower, HubRef, TailCallHub};
+pub use limit::{
+    Limit, LimitedEntry, StopLayout, StopSite, Stops, confirm_stop, stop_layout, take_stopped,
+};
 pub use linked::{
     Arena, CallKind, CallTarget, Clobbers, InlineCall, LinkError, Linked, Site, TailCallSite,
     Target,

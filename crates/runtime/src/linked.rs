@@ -26,6 +26,8 @@ pub struct Linked {
     pub arena: Option<Arena>,
     /// Bytes from one CPU's copy of a per-CPU variable to the next's, where the program names such variables by the address of the first copy.
     pub percpu_stride: Option<u32>,
+    /// Where its runs may be stopped; `None` if they are never.
+    pub stops: Option<crate::Stops>,
 }
 
 /// A slot that names something outside of the program.
@@ -275,6 +277,7 @@ impl Linked {
             sites,
             arena: None,
             percpu_stride: None,
+            stops: None,
         })
     }
 }

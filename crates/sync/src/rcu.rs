@@ -270,6 +270,11 @@ pub fn cell_tls_offset() -> Option<i32> {
 
 /// Distance of this thread's word from its thread pointer.
 fn tls_distance() -> Option<isize> {
+    CELL.with(thread_distance)
+}
+
+/// Distance of an object of this thread from its thread pointer; `None` on other machines.
+pub fn thread_distance<T>(object: &T) -> Option<isize> {
     #[cfg(target_arch = "x86_64")]
     {
         let thread_pointer: isize;
@@ -277,10 +282,13 @@ fn tls_distance() -> Option<isize> {
         unsafe {
             std::arch::asm!("mov {}, fs:[0]", out(reg) thread_pointer, options(nostack, readonly, preserves_flags));
         }
-        Some(CELL.with(|cell| std::ptr::from_ref(cell) as isize) - thread_pointer)
+        Some(std::ptr::from_ref(object) as isize - thread_pointer)
     }
     #[cfg(not(target_arch = "x86_64"))]
-    None
+    {
+        let _ = object;
+        None
+    }
 }
 
 /// A read section: memory that was reachable when it began stays valid until it is dropped.

@@ -331,8 +331,24 @@ fn mutant(rng: &mut Rng, mut insn: RawInsn, donor: RawInsn, at: usize, count: us
         1 => insn.code ^= 0x08,
         // 32 or 64 bits; sizes of accesses; another class.
         2 => insn.code ^= rng.pick(&[0x03, 0x08, 0x10, 0x18, 0x01, 0x02, 0x04]),
-        3 => insn = RawInsn::new(insn.code, rng.below(11) as u8, insn.src(), insn.off, insn.imm),
-        4 => insn = RawInsn::new(insn.code, insn.dst(), rng.below(11) as u8, insn.off, insn.imm),
+        3 => {
+            insn = RawInsn::new(
+                insn.code,
+                rng.below(11) as u8,
+                insn.src(),
+                insn.off,
+                insn.imm,
+            )
+        }
+        4 => {
+            insn = RawInsn::new(
+                insn.code,
+                insn.dst(),
+                rng.below(11) as u8,
+                insn.off,
+                insn.imm,
+            )
+        }
         5 if matches!(insn.class(), 5 | 6) => {
             insn.off = (rng.below(count) as i64 - at as i64) as i16;
         }

@@ -19,8 +19,8 @@ use crate::log::insn::{log_insn, log_source_line};
 use crate::log::state::{print_full_state, print_insn_state};
 use crate::log::vlog;
 use crate::state::{HistFlags, VerifierState};
-use crate::stop_points;
 use crate::states::{Visit, check_state_visited, update_branch_counts};
+use crate::stop_points;
 
 /// What an instruction does to the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -116,17 +116,12 @@ pub(crate) fn note(env: &mut Env<'_>) {
 }
 
 /// The instruction of each frame, the innermost one's being `at` with `live` registers.
-fn note_state(
-    points: &mut StopPoints,
-    facts: &Facts,
-    state: &VerifierState,
-    at: u32,
-    live: u16,
-) {
+fn note_state(points: &mut StopPoints, facts: &Facts, state: &VerifierState, at: u32, live: u16) {
     let mut by_frame = alloc::vec![Ok(Vec::new()); usize::from(state.curframe) + 1];
     let refs = &*state.refs;
     if refs.active_preempt_locks != 0 || refs.active_rcu_locks != 0 || refs.active_irq_id != 0 {
-        let why = format!("insn {at}: inside a section without preemption, interrupts or grace periods");
+        let why =
+            format!("insn {at}: inside a section without preemption, interrupts or grace periods");
         by_frame.fill(Err(why));
     }
     for held in refs.list.iter().rev() {
@@ -135,7 +130,12 @@ fn note_state(
                 live
             } else {
                 let callsite = state.frame(frame + 1).callsite;
-                facts.live_regs.get(callsite as usize + 1).copied().unwrap_or(0) & KEPT
+                facts
+                    .live_regs
+                    .get(callsite as usize + 1)
+                    .copied()
+                    .unwrap_or(0)
+                    & KEPT
             };
             Some((frame, place_of(facts, state, frame, live, held)?))
         });

@@ -243,6 +243,7 @@ fn linked(program: &Program) -> Linked {
         sites: Vec::new(),
         arena: None,
         percpu_stride: None,
+        stops: None,
     }
 }
 
@@ -366,6 +367,7 @@ fn linked_somewhere(verified: VerifiedProgram) -> Linked {
         sites,
         arena: None,
         percpu_stride: None,
+        stops: None,
     }
 }
 

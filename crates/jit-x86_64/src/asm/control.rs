@@ -85,6 +85,18 @@ impl Asm {
         self.put(target, 8);
     }
 
+    /// `sub qword fs:[offset], 1`
+    pub(crate) fn step_thread_down(&mut self, offset: i32) {
+        self.put(0x25_2c83_4864, 5);
+        self.put(u64::from(offset as u32) | 1 << 32, 5);
+    }
+
+    /// `cmp dword fs:[offset], 0`
+    pub(crate) fn compare_thread_with_zero(&mut self, offset: i32) {
+        self.put(0x253c_8364, 4);
+        self.put(u64::from(offset as u32), 5);
+    }
+
     /// `lock arith [mem], src`
     pub(crate) fn lock_arith(&mut self, arith: Arith, width: Width, mem: Mem, src: X) {
         self.head_mem(

@@ -426,6 +426,7 @@ pub(super) fn linked_with(
         sites,
         arena: None,
         percpu_stride: None,
+        stops: None,
     }
 }
 
