@@ -4,8 +4,10 @@
 use std::{
     fs::File,
     os::fd::{AsFd, AsRawFd, OwnedFd},
+    rc::Rc,
 };
 
+use ring3_btf::Btf;
 use ring3_os::bpf_load::{
     MapCreate, ProgLoad, btf_load, map_create, map_freeze, map_update, prog_load,
 };
@@ -33,7 +35,7 @@ pub struct Answer {
 /// What a request names, in the running kernel.
 pub struct KernelRequest {
     maps: Vec<OwnedFd>,
-    btf: Option<OwnedFd>,
+    btf: Option<Rc<OwnedFd>>,
     /// A descriptor that is no map.
     other: File,
 }
@@ -47,15 +49,16 @@ impl KernelRequest {
         if request.attach_btf_id.0 != 0 || request.fd_array.is_some() {
             return Err("needs an attach target or an fd_array".to_owned());
         }
+        let mut btfs = Btfs::default();
         let mut maps: Vec<OwnedFd> = Vec::new();
         for map in &request.maps {
-            let fd = create(map).map_err(|errno| {
+            let fd = create(map, &mut btfs).map_err(|errno| {
                 format!("a map of type {} cannot be made: {errno}", map.map_type)
             })?;
             maps.push(fd);
         }
         let btf = match &request.btf {
-            Some(btf) => Some(btf_load(btf.bytes()).map_err(|errno| format!("BTF: {errno}"))?),
+            Some(btf) => Some(btfs.load(btf).map_err(|errno| format!("BTF: {errno}"))?),
             None => None,
         };
         Ok(KernelRequest {
@@ -125,14 +128,29 @@ fn created_flags(map: &MapInfo) -> u32 {
     }
 }
 
-fn create(map: &MapInfo) -> Result<OwnedFd, Errno> {
+/// BTF that was loaded: of maps and program it is one object where the request has one.
+#[derive(Default)]
+struct Btfs(Vec<(Btf, Rc<OwnedFd>)>);
+
+impl Btfs {
+    fn load(&mut self, btf: &Btf) -> Result<Rc<OwnedFd>, Errno> {
+        if let Some((_, fd)) = self.0.iter().find(|(known, _)| known.is_same(btf)) {
+            return Ok(Rc::clone(fd));
+        }
+        let fd = Rc::new(btf_load(btf.bytes())?);
+        self.0.push((btf.clone(), Rc::clone(&fd)));
+        Ok(fd)
+    }
+}
+
+fn create(map: &MapInfo, btfs: &mut Btfs) -> Result<OwnedFd, Errno> {
     let inner = match &map.inner {
-        Some(inner) => Some(create(inner)?),
+        Some(inner) => Some(create(inner, btfs)?),
         None => None,
     };
     let btf = match &map.btf {
         Some(btf) if map.key_type_id.0 != 0 || map.value_type_id.0 != 0 => {
-            Some(btf_load(btf.bytes())?)
+            Some(btfs.load(btf)?)
         }
         Some(_) | None => None,
     };

@@ -79,6 +79,8 @@ pub struct Mutants {
     registry: Registry,
     /// Of the running kernel.
     types: Btf,
+    /// Of the kernel that the corpus was recorded on.
+    corpus_types: Btf,
     rng: Rng,
     privilege: Privilege,
     /// Instructions to copy into others.
@@ -108,7 +110,8 @@ impl Mutants {
     /// # Errors
     /// The folder cannot be read, or no row is as wanted.
     pub fn open(dir: &Path, options: Options<'_>) -> io::Result<Mutants> {
-        let corpus = Corpus::open(dir);
+        let types = read_types("/sys/kernel/btf/vmlinux".as_ref())?;
+        let corpus = Corpus::with_types(dir, types.clone());
         let mut rows = corpus.rows()?;
         rows.retain(|row| {
             row.set.ends_with("-6.18")
@@ -126,8 +129,8 @@ impl Mutants {
             corpus,
             rows,
             registry: registry(),
-            types: Btf::parse(&std::fs::read("/sys/kernel/btf/vmlinux")?)
-                .map_err(io::Error::other)?,
+            types,
+            corpus_types: read_types(&dir.join("btf/vmlinux-6.18.btf"))?,
             rng: Rng::new(options.seed),
             privilege: if options.no_perfmon {
                 Privilege {
@@ -157,10 +160,17 @@ impl Mutants {
             (request_of(&generated), "generated".to_owned())
         } else {
             let row = &self.rows[self.rng.below(self.rows.len())];
-            (self.corpus.request(row)?, row.path.clone())
+            let mut request = self.corpus.request(row)?;
+            self.use_running_types(&mut request);
+            (request, row.path.clone())
         };
         request.privilege = self.privilege;
-        self.use_running_types(&mut request);
+        request.kernel_btf = Some(self.types.clone());
+        // An arena has an address only where a process maps it.
+        let is_arena = |map: &Arc<MapInfo>| map.map_type == MapType::Arena;
+        if request.maps.iter().any(is_arena) {
+            return Ok(());
+        }
         let Ok(kernel) = KernelRequest::create(&request) else {
             return Ok(());
         };
@@ -196,18 +206,14 @@ impl Mutants {
         Ok(())
     }
 
-    /// The running kernel's types, which need not be those of the corpus: its functions are called by the numbers they have here.
+    /// Functions and variables of the kernel have other numbers in the running one than in the corpus.
     fn use_running_types(&self, request: &mut LoadRequest) {
-        let corpus_types = request.kernel_btf.replace(self.types.clone());
-        let Some(corpus_types) = corpus_types else {
-            return;
-        };
         let mut is_second = false;
         for insn in &mut request.insns {
             let is_wide = !is_second && insn.is_ld_imm64();
             let names_type = is_wide && insn.src() == 3 || insn.code == 0x85 && insn.src() == 2;
             if !is_second && names_type && insn.off == 0 {
-                let named = corpus_types.type_by_id(TypeId(insn.imm as u32));
+                let named = self.corpus_types.type_by_id(TypeId(insn.imm as u32));
                 let here = named
                     .and_then(|named| self.types.find_by_name_kind(named.name(), named.kind()));
                 insn.imm = here.map_or(insn.imm, |id| id.0 as i32);
@@ -287,7 +293,9 @@ impl Mutants {
 
     fn mutate(&mut self, request: &mut LoadRequest) {
         let rng = &mut self.rng;
-        if rng.one_in(16) {
+        // Arrays of programs remember flags of the first program that used them.
+        let owns = |map: &Arc<MapInfo>| map.map_type == MapType::ProgArray;
+        if rng.one_in(16) && !request.maps.iter().any(owns) {
             request.flags ^= rng.pick(&[
                 prog_load::STRICT_ALIGNMENT,
                 prog_load::ANY_ALIGNMENT,
@@ -320,6 +328,12 @@ impl Mutants {
             }
         }
     }
+}
+
+fn read_types(file: &Path) -> io::Result<Btf> {
+    let bytes = std::fs::read(file)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))?;
+    Btf::parse(&bytes).map_err(io::Error::other)
 }
 
 /// One instruction, changed.

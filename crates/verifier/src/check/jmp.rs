@@ -356,10 +356,8 @@ fn refine_pointers(env: &mut Env<'_>, jumps: &mut VerifierState, jump: &Jump) ->
         src,
         ..
     } = jump;
-    let with_null = match src {
-        Operand::Imm(imm) => imm == 0,
-        Operand::Reg(src) => env.cur.reg(src).is_null(),
-    };
+    // A register that holds 0 tells nothing.
+    let with_null = src == Operand::Imm(0);
     let dst_state = *env.cur.reg(dst);
     if matches!(op, JmpOp::Eq | JmpOp::Ne)
         && width == Width::W64
