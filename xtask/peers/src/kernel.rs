@@ -139,6 +139,9 @@ impl<'a> KernelObject<'a> {
     }
 }
 
+/// Runs before a sample of programs whose memory has to be near.
+pub(crate) const WARM_RUNS: u32 = 3;
+
 /// A program in the kernel that test runs measure.
 pub(crate) struct KernelProgram {
     prog: OwnedFd,
@@ -162,8 +165,15 @@ impl KernelProgram {
 
     /// The same with short samples: more of them are undisturbed on a busy machine.
     pub(crate) fn with_short_samples(mut self) -> Self {
-        self.repeat = (self.repeat / 8).max(2);
+        self.repeat = (self.repeat / 8).max(4);
         self
+    }
+
+    /// [`KernelProgram::sample_ns`] after some runs that are not counted.
+    pub(crate) fn warm_sample_ns(&self) -> f64 {
+        // A failure shows in the sample.
+        let _ = prog_test_run(self.prog.as_fd(), &self.packet, &[], WARM_RUNS);
+        self.sample_ns()
     }
 
     /// Mean nanoseconds of a run, with what the kernel does around one.

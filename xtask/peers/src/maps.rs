@@ -2,7 +2,8 @@
 //! the crates dashmap and papaya (`rust_maps`).
 //!
 //! A run of a program is 1024 operations; the same loop without one is taken off. Its 1024 keys are hot; the walks from Rust visit every key.
-//! Samples are short and many: the minimum is what an operation costs when nothing else runs.
+//! Samples are short and many: the minimum is what an operation costs when nothing else runs. Each follows a run that is not counted, since
+//! contenders take turns and find caches and predictors as the others left them.
 
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use ring3::{
 
 use crate::{
     Outcome,
-    kernel::{self, KernelObject, KernelProgram},
+    kernel::{self, KernelObject, KernelProgram, WARM_RUNS},
     measure::{Contender, minima, together},
     programs::{self, Ours},
     report::{Report, Row},
@@ -22,8 +23,8 @@ use crate::{
 };
 
 const ROUNDS: usize = 400;
-/// Runs in a sample of ours.
-const RUNS: u32 = 4;
+/// Wall time of a sample of ours.
+const SAMPLE_NS: f64 = 40_000.0;
 const OPS: f64 = 1024.0;
 /// The loop without an operation.
 const BASELINE: &str = "baseline";
@@ -202,9 +203,9 @@ fn operation(
         let (baseline, _) = KernelProgram::new(in_kernel.load(BASELINE)?, packet)?;
         let baseline = baseline.with_short_samples();
         contenders.push(Contender::sampled(kernel::name(), move || {
-            program.sample_ns()
+            program.warm_sample_ns()
         }));
-        contenders.push(Contender::sampled(BASELINE, move || baseline.sample_ns()));
+        contenders.push(Contender::sampled(BASELINE, move || baseline.warm_sample_ns()));
     }
     let best = minima(ROUNDS, &mut contenders);
     let per_op = |with: f64, without: f64| (with - without) / OPS;
@@ -224,14 +225,19 @@ fn operation(
     Ok(())
 }
 
-/// A contender whose sample is a few runs.
+/// A contender whose sample is a few runs, after some that are not counted.
 fn short<'a>(name: &str, mut run: impl FnMut() -> u32 + 'a) -> Contender<'a> {
-    Contender::sampled(name, move || {
+    let mut batch = move |runs: u32| {
         let begin = Instant::now();
-        for _ in 0..RUNS {
+        for _ in 0..runs {
             std::hint::black_box(run());
         }
-        begin.elapsed().as_nanos() as f64 / f64::from(RUNS)
+        begin.elapsed().as_nanos() as f64 / f64::from(runs)
+    };
+    let runs = (SAMPLE_NS / batch(WARM_RUNS).max(1.0)).clamp(4.0, 1000.0) as u32;
+    Contender::sampled(name, move || {
+        batch(WARM_RUNS);
+        batch(runs)
     })
 }
 
