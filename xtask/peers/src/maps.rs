@@ -205,7 +205,9 @@ fn operation(
         contenders.push(Contender::sampled(kernel::name(), move || {
             program.warm_sample_ns()
         }));
-        contenders.push(Contender::sampled(BASELINE, move || baseline.warm_sample_ns()));
+        contenders.push(Contender::sampled(BASELINE, move || {
+            baseline.warm_sample_ns()
+        }));
     }
     let best = minima(ROUNDS, &mut contenders);
     let per_op = |with: f64, without: f64| (with - without) / OPS;

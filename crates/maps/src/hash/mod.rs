@@ -14,6 +14,7 @@ use ring3_uapi::{Errno, MapType};
 
 mod evict;
 pub(crate) mod key;
+mod limbo;
 mod lock;
 pub(crate) mod objects;
 pub(crate) mod pool;
@@ -50,10 +51,12 @@ const HASH_FLAGS: u32 = map_create::NO_PREALLOC
 const KEY_VALUE_BYTES_END: u64 = (4 << 20) - 48;
 /// Elements that a map may have.
 const MAX_ENTRIES_MAX: u32 = 1 << 31;
-/// Spare elements of maps that are not preallocated, for those that wait for a grace period.
-const LIMBO_ELEMENTS: u32 = 4096;
-/// More spare elements, for threads that hold one for a moment.
-const IN_FLIGHT_ELEMENTS: u32 = 64;
+/// Spare elements of maps that are not preallocated, for those that wait for a grace period and those that threads hold for a moment: address space,
+/// touched only as far as a map's deletions need it.
+const LIMBO_ELEMENTS_MIN: u32 = 1024;
+const LIMBO_ELEMENTS_MAX: u32 = 1 << 16;
+/// Address space for spare elements above the minimum.
+const LIMBO_BYTES: usize = 64 << 20;
 
 /// A hash map of any of the four types.
 #[derive(Debug)]
@@ -126,9 +129,9 @@ pub(crate) fn create_table(attr: &MapAttr, value_bytes: usize) -> Result<(Table,
         max_entries = up.unwrap_or(max_entries - max_entries % cpus);
     }
     let elements = if deferred {
-        max_entries
-            .saturating_add(max_entries.min(LIMBO_ELEMENTS))
-            .saturating_add(IN_FLIGHT_ELEMENTS)
+        let spare = LIMBO_BYTES / (attr.key_size as usize + value_bytes);
+        let spare = spare.clamp(LIMBO_ELEMENTS_MIN as usize, LIMBO_ELEMENTS_MAX as usize);
+        max_entries.saturating_add(spare as u32)
     } else {
         max_entries
     };
@@ -446,9 +449,16 @@ impl MapOps for HashMap {
         flags: u64,
         _fds: &dyn FdTable,
     ) -> Result<(), Errno> {
-        let _section = rcu::read();
-        // SAFETY: 1. the slices have the sizes that the system call demands.
-        unsafe { self.update_from(key.as_ptr(), Source::Syscall(value.as_ptr()), flags) }
+        let update = || {
+            let _section = rcu::read();
+            // SAFETY: 1. the slices have the sizes that the system call demands.
+            unsafe { self.update_from(key.as_ptr(), Source::Syscall(value.as_ptr()), flags) }
+        };
+        match update() {
+            // All spare elements wait for grace periods: a system call waits with them, unless a program made it.
+            Err(Errno::ENOMEM) if rcu::synchronize().is_ok() => update(),
+            result => result,
+        }
     }
 
     fn sys_delete(&self, key: &[u8], _fds: &dyn FdTable) -> Result<(), Errno> {

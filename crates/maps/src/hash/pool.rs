@@ -13,24 +13,22 @@
 //!
 //! Free elements wait in one lock-free list a CPU. Elements never used before come from counters, so that memory is touched when it is needed: every
 //! CPU has a part of its own, because processors fetch lines in pairs, and elements that two CPUs write should not be neighbours.
+//! In a map that is not preallocated a deleted element goes through [`super::limbo`] first.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use ring3_os::cpu::{page_bytes, possible_cpus};
 use ring3_os::map::{Prot, Region};
 use ring3_sync::PerCpu;
 use ring3_sync::interleave::point;
 use ring3_sync::percpu::current_cpu;
-use ring3_sync::rcu;
 use ring3_uapi::Errno;
 
+use super::limbo::Limbo;
 use super::state::StateWord;
 
 /// Where the key lies in an element.
 pub(crate) const KEY_OFFSET: usize = 16;
-/// Deferred elements per grace period.
-const LIMBO_BATCH: usize = 64;
 
 /// Index of an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,14 +113,6 @@ fn fresh_part(elements: u32, cpu: usize) -> Fresh {
     }
 }
 
-#[derive(Debug, Default)]
-struct Limbo {
-    /// Deleted since the last grace period began.
-    current: Vec<u32>,
-    /// Waiting for the grace period of the cookie.
-    pending: Option<(rcu::Cookie, Vec<u32>)>,
-}
-
 /// The elements and their free lists.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -133,7 +123,7 @@ pub(crate) struct Pool {
     elements: u32,
     fresh: PerCpu<Fresh>,
     free: PerCpu<FreeList>,
-    limbo: Option<Mutex<Limbo>>,
+    limbo: Option<PerCpu<Limbo>>,
     partitioned: bool,
     /// Owns the memory.
     _regions: Vec<Region>,
@@ -237,7 +227,7 @@ impl Pool {
                 )
             }),
             free: PerCpu::default(),
-            limbo: config.deferred.then(Mutex::default),
+            limbo: config.deferred.then(PerCpu::default),
             partitioned: config.partitioned,
             _regions: regions,
             bytes: total as u64,
@@ -369,6 +359,15 @@ impl Pool {
         }
     }
 
+    /// Puts a linked list of elements, of which at least one, on a CPU's free list.
+    pub(super) fn push_list(&self, cpu: usize, first: u32) {
+        let mut link = first;
+        while let Some(idx) = ElemIdx::from_link(link) {
+            link = self.next(idx).load(Ordering::Relaxed);
+            self.push(self.list(cpu), idx);
+        }
+    }
+
     fn pop(&self, list: &FreeList) -> Option<ElemIdx> {
         let mut head = list.0.load(Ordering::Acquire);
         loop {
@@ -413,27 +412,21 @@ impl Pool {
 
     #[cold]
     fn alloc_slow(&self, cpu: usize) -> Option<ElemIdx> {
-        if self.limbo.is_some()
-            && self.recycle_limbo(cpu, Patience::OnlyDone)
-            && let Some(idx) = self.pop(self.list(cpu))
-        {
-            return Some(idx);
-        }
         if self.partitioned {
             // Partitions are handed out whole, once, by `fill_partitions`.
             return None;
         }
         let own = self.fresh.get(cpu).and_then(Fresh::take);
-        if own.is_some() {
-            return own;
-        }
-        let stolen = self.steal();
-        if stolen.is_some() || self.limbo.is_none() {
-            return stolen;
-        }
-        // A program that deletes and inserts in one run cannot wait for its own end: the oldest go first, typed memory all the same.
-        self.recycle_limbo(cpu, Patience::Now);
-        self.steal()
+        let found = own.or_else(|| self.steal());
+        let Some(limbo) = &self.limbo else {
+            return found;
+        };
+        found.or_else(|| {
+            for (cpu, limbo) in limbo.iter().enumerate() {
+                self.look_after(limbo, cpu);
+            }
+            self.steal()
+        })
     }
 
     fn steal(&self) -> Option<ElemIdx> {
@@ -468,54 +461,9 @@ impl Pool {
         match &self.limbo {
             None => self.free_now(idx),
             Some(limbo) => {
-                let full = {
-                    let mut limbo = limbo.lock();
-                    limbo.current.push(idx.0);
-                    limbo.current.len() >= LIMBO_BATCH
-                };
-                if full {
-                    self.recycle_limbo(current_cpu(), Patience::OnlyDone);
-                }
+                let cpu = current_cpu();
+                self.defer(limbo.this_cpu(), idx, cpu);
             }
         }
     }
-
-    /// Moves elements whose grace period is over to the free list and starts the next one's; whether any moved.
-    fn recycle_limbo(&self, cpu: usize, patience: Patience) -> bool {
-        let Some(limbo) = &self.limbo else {
-            return false;
-        };
-        let mut limbo = limbo.lock();
-        let mut ready = Vec::new();
-        let done = limbo
-            .pending
-            .as_ref()
-            .is_some_and(|(cookie, _)| patience == Patience::Now || rcu::poll(*cookie));
-        if done {
-            ready = limbo
-                .pending
-                .take()
-                .map(|(_, elements)| elements)
-                .unwrap_or_default();
-        }
-        if patience == Patience::Now && ready.is_empty() {
-            ready = std::mem::take(&mut limbo.current);
-        } else if limbo.pending.is_none() && limbo.current.len() >= LIMBO_BATCH {
-            let elements = std::mem::take(&mut limbo.current);
-            limbo.pending = Some((rcu::start_poll(), elements));
-        }
-        // Still under the lock: who comes next finds the elements in one place or the other.
-        for idx in &ready {
-            self.push(self.list(cpu), ElemIdx(*idx));
-        }
-        !ready.is_empty()
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Patience {
-    /// Only what no program can hold.
-    OnlyDone,
-    /// Whatever there is.
-    Now,
 }

@@ -224,6 +224,7 @@ impl Table {
         let Some(idx) = idx.or_else(|| self.pool.alloc()) else {
             if let Some(count) = &self.count {
                 count.fetch_sub(1, Ordering::Relaxed);
+                return Err(Errno::ENOMEM);
             }
             drop(lock);
             return if self.collect_spares() {
