@@ -77,7 +77,7 @@ impl Text {
     /// Room for `len_bytes` of code, at a multiple of 64; the rest of the last step is traps.
     ///
     /// # Errors
-    /// `E2BIG`: more than a pack. `ENOMEM`, `EMFILE`, `EACCES`: the host gives no executable memory.
+    /// `E2BIG`: more than a pack. `ENOTSUPP`: text is shared with the parent process. `ENOMEM`, `EMFILE`, `EACCES`: the host gives no executable memory.
     pub fn allocate(len_bytes: usize) -> Result<Text, Errno> {
         Text::allocate_near(len_bytes, Pack::create as *const () as usize, Class::Plain)
     }
@@ -87,6 +87,9 @@ impl Text {
     /// # Errors
     /// As [`Text::allocate`].
     pub fn allocate_near(len_bytes: usize, near: usize, class: Class) -> Result<Text, Errno> {
+        if ring3_os::fork::is_text_shared() {
+            return Err(Errno::ENOTSUPP);
+        }
         let steps = len_bytes.div_ceil(STEP_BYTES).max(1);
         if steps > STEPS {
             return Err(Errno::E2BIG);
@@ -178,7 +181,7 @@ impl Text {
     /// Replaces the aligned quadword at `offset` if it is `old`, in one store, while threads may execute it.
     ///
     /// # Errors
-    /// The quadword found, if it is not `old`.
+    /// The quadword found, if it is not `old`, or if text is shared with the parent process.
     ///
     /// # Panics
     /// If `offset` is not a multiple of 8 inside the text's steps.
@@ -188,6 +191,9 @@ impl Text {
             offset.is_multiple_of(8) && offset + 8 <= room,
             "patch at {offset} of {room}"
         );
+        if ring3_os::fork::is_text_shared() {
+            return Err(self.quadword(offset));
+        }
         // SAFETY: 1. aligned and inside our steps by the assertion; 2. the view is writable and the memory lives as long as `self`.
         let word = unsafe { AtomicU64::from_ptr(self.writable(offset).cast()) };
         word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
@@ -219,6 +225,10 @@ impl Drop for Text {
 
 /// Gives steps back; no thread is inside them any more.
 fn release(region: &Arc<TwinRegion>, offset: usize, steps: usize) {
+    if ring3_os::fork::is_text_shared() {
+        // The parent may still run it.
+        return;
+    }
     // SAFETY: 1. the steps were a text's and nobody reuses them before the bits below are cleared; 2. the grace period is over.
     unsafe {
         region
@@ -236,6 +246,16 @@ fn release(region: &Arc<TwinRegion>, offset: usize, steps: usize) {
     {
         pack.give(offset / STEP_BYTES, steps);
     }
+}
+
+/// Bytes of text that are in use, whole steps, of all packs.
+pub fn used_bytes() -> usize {
+    let space = space().lock().unwrap_or_else(PoisonError::into_inner);
+    space
+        .packs
+        .iter()
+        .map(|pack| pack.used_steps * STEP_BYTES)
+        .sum()
 }
 
 /// Makes every core forget instructions it fetched ahead. Where the host cannot, x86's coherent instruction cache and the grace

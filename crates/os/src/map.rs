@@ -68,20 +68,22 @@ fn mmap(
     NonNull::new(address.cast()).ok_or(Errno::ENOMEM)
 }
 
-/// Maps a descriptor's memory, readable and executable, over existing text.
+/// Maps a descriptor's memory over a mapping that exists.
 ///
 /// # Safety
-/// `text` is page-aligned text of `len_bytes` bytes that stays mapped for ever, and the descriptor's memory holds the same bytes.
-pub(crate) unsafe fn map_text_over(
-    text: *const u8,
+/// `address` is page-aligned, `len_bytes` are mapped there and stay so for ever or belong to the caller, and the descriptor's memory holds the same
+/// bytes.
+pub(crate) unsafe fn map_over(
+    address: usize,
     fd: BorrowedFd<'_>,
     len_bytes: usize,
+    prot: Prot,
 ) -> Result<(), Errno> {
-    let at = NonNull::new(text.cast_mut()).ok_or(Errno::EINVAL)?;
+    let at = NonNull::new(std::ptr::with_exposed_provenance_mut(address)).ok_or(Errno::EINVAL)?;
     mmap(
         Some(at),
         len_bytes,
-        Prot::ReadExec,
+        prot,
         libc::MAP_SHARED,
         fd.as_raw_fd(),
         0,
@@ -182,31 +184,40 @@ impl Region {
         for distance in (step..reach_bytes.saturating_sub(len_bytes)).step_by(step) {
             let candidates = [centre.checked_sub(distance), centre.checked_add(distance)];
             for at in candidates.into_iter().flatten() {
-                let Some(at) = NonNull::new(at as *mut u8) else {
-                    continue;
-                };
-                let flags = libc::MAP_PRIVATE
-                    | libc::MAP_ANONYMOUS
-                    | libc::MAP_NORESERVE
-                    | libc::MAP_FIXED_NOREPLACE;
-                // SAFETY: 1. MAP_FIXED_NOREPLACE maps nothing over a mapping that exists.
-                let address = unsafe {
-                    libc::mmap(at.as_ptr().cast(), len_bytes, libc::PROT_NONE, flags, -1, 0)
-                };
-                if address == libc::MAP_FAILED {
-                    continue;
-                }
-                let region = Region {
-                    base: NonNull::new(address.cast()).ok_or(Errno::ENOMEM)?,
-                    len_bytes,
-                };
-                // Kernels before 4.17 take the address as a hint only.
-                if region.base == at {
+                if let Ok(region) = Region::reserve_at(len_bytes, at) {
                     return Ok(region);
                 }
             }
         }
         Err(Errno::ENOMEM)
+    }
+
+    /// Reserves address space at `address`, without access.
+    ///
+    /// # Errors
+    /// `EEXIST`: something is mapped there. `EINVAL`: not a multiple of the page. `ENOMEM`, `EPERM`.
+    pub fn reserve_at(len_bytes: usize, address: usize) -> Result<Self, Errno> {
+        let at = NonNull::new(address as *mut u8).ok_or(Errno::EINVAL)?;
+        let flags = libc::MAP_PRIVATE
+            | libc::MAP_ANONYMOUS
+            | libc::MAP_NORESERVE
+            | libc::MAP_FIXED_NOREPLACE;
+        // SAFETY: 1. MAP_FIXED_NOREPLACE maps nothing over a mapping that exists.
+        let address =
+            unsafe { libc::mmap(at.as_ptr().cast(), len_bytes, libc::PROT_NONE, flags, -1, 0) };
+        if address == libc::MAP_FAILED {
+            return Err(crate::last_errno());
+        }
+        let region = Region {
+            base: NonNull::new(address.cast()).ok_or(Errno::ENOMEM)?,
+            len_bytes,
+        };
+        // Kernels before 4.17 take the address as a hint only.
+        if region.base == at {
+            Ok(region)
+        } else {
+            Err(Errno::EEXIST)
+        }
     }
 
     /// Replaces `len_bytes` of this region from `at_bytes` by a shared window of a descriptor's memory.
@@ -318,7 +329,7 @@ impl Drop for Region {
     }
 }
 
-/// One memory at two addresses: a writable and an executable view.
+/// One memory at two addresses: a writable and an executable view. A child of fork(2) gets its own ([`crate::fork`]).
 #[derive(Debug)]
 pub struct TwinRegion {
     write: Region,
@@ -339,7 +350,7 @@ impl TwinRegion {
         let write = Region::shared(fd, 0, len_bytes, Prot::ReadWrite)?;
         let mut exec = Region::reserve_aligned(len_bytes, align_bytes)?;
         exec.overlay(0, fd, 0, len_bytes, Prot::ReadExec)?;
-        Ok(TwinRegion { write, exec })
+        Ok(TwinRegion::of(memfd, write, exec))
     }
 
     /// As [`TwinRegion::create`], with the executable view less than `reach_bytes` from `near`.
@@ -361,7 +372,30 @@ impl TwinRegion {
         let write = Region::shared(fd, 0, len_bytes, Prot::ReadWrite)?;
         let mut exec = Region::reserve_near(len_bytes, align_bytes, near, reach_bytes)?;
         exec.overlay(0, fd, 0, len_bytes, Prot::ReadExec)?;
-        Ok(TwinRegion { write, exec })
+        Ok(TwinRegion::of(memfd, write, exec))
+    }
+
+    /// As [`TwinRegion::create`], with the executable view at `address`.
+    ///
+    /// # Errors
+    /// As [`TwinRegion::create`]; `EINVAL`: not a multiple of the page; `EEXIST`: something is mapped there.
+    pub fn create_at(name: &str, len_bytes: usize, address: usize) -> Result<Self, Errno> {
+        let len_bytes = len_bytes
+            .checked_next_multiple_of(crate::cpu::page_bytes())
+            .ok_or(Errno::ENOMEM)?;
+        let mut exec = Region::reserve_at(len_bytes, address)?;
+        let memfd = Memfd::create(name, len_bytes, Seals::Size)?;
+        let fd = std::os::fd::AsFd::as_fd(&memfd);
+        let write = Region::shared(fd, 0, len_bytes, Prot::ReadWrite)?;
+        exec.overlay(0, fd, 0, len_bytes, Prot::ReadExec)?;
+        Ok(TwinRegion::of(memfd, write, exec))
+    }
+
+    fn of(memfd: Memfd, write: Region, exec: Region) -> Self {
+        let (writable, executable) = (write.as_ptr(), exec.as_ptr());
+        let addresses = (writable.expose_provenance(), executable.expose_provenance());
+        crate::fork::register(memfd, addresses.0, addresses.1, write.len_bytes());
+        TwinRegion { write, exec }
     }
 
     /// The writable view.
@@ -372,6 +406,12 @@ impl TwinRegion {
     /// The executable view.
     pub fn exec_view(&self) -> &Region {
         &self.exec
+    }
+}
+
+impl Drop for TwinRegion {
+    fn drop(&mut self) {
+        crate::fork::forget(self.write.as_ptr() as usize);
     }
 }
 

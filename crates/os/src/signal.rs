@@ -1,5 +1,5 @@
-//! Faults of this process: a SIGSEGV and SIGBUS handler that may repair the faulting thread's registers, in front of the handler that was
-//! there before.
+//! Faults and breakpoints of this process: handlers of SIGSEGV, SIGBUS and SIGTRAP that may repair the thread's registers, in front of the handler
+//! that was there before.
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -82,6 +82,9 @@ pub type FaultHandler = fn(&mut FaultContext<'_>) -> bool;
 /// The installed handler as a pointer; null before the first installation.
 static HANDLER: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
 
+/// The installed handler of traps, as [`HANDLER`].
+static TRAP_HANDLER: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
+
 /// What was there before us, one per signal; written once before our action is installed.
 struct Previous(std::cell::UnsafeCell<MaybeUninit<libc::sigaction>>);
 
@@ -90,6 +93,7 @@ unsafe impl Sync for Previous {}
 
 static PREVIOUS_SEGV: Previous = Previous(std::cell::UnsafeCell::new(MaybeUninit::uninit()));
 static PREVIOUS_BUS: Previous = Previous(std::cell::UnsafeCell::new(MaybeUninit::uninit()));
+static PREVIOUS_TRAP: Previous = Previous(std::cell::UnsafeCell::new(MaybeUninit::uninit()));
 
 /// Puts `handler` in front of the process's handlers of SIGSEGV and SIGBUS. Call once per process.
 ///
@@ -99,7 +103,30 @@ static PREVIOUS_BUS: Previous = Previous(std::cell::UnsafeCell::new(MaybeUninit:
 /// # Safety
 /// `handler` is async-signal-safe: no lock, no allocation, no panic.
 pub unsafe fn install_fault_handler(handler: FaultHandler) -> Result<(), Errno> {
-    let installed = HANDLER.compare_exchange(
+    let signals = [
+        (libc::SIGSEGV, &PREVIOUS_SEGV),
+        (libc::SIGBUS, &PREVIOUS_BUS),
+    ];
+    install(&HANDLER, handler, &signals)
+}
+
+/// As [`install_fault_handler`] for SIGTRAP, which a thread gets behind a breakpoint instruction.
+///
+/// # Errors
+/// As [`install_fault_handler`].
+///
+/// # Safety
+/// As [`install_fault_handler`].
+pub unsafe fn install_trap_handler(handler: FaultHandler) -> Result<(), Errno> {
+    install(&TRAP_HANDLER, handler, &[(libc::SIGTRAP, &PREVIOUS_TRAP)])
+}
+
+fn install(
+    place: &AtomicPtr<()>,
+    handler: FaultHandler,
+    signals: &[(libc::c_int, &Previous)],
+) -> Result<(), Errno> {
+    let installed = place.compare_exchange(
         std::ptr::null_mut(),
         handler as *mut (),
         Ordering::SeqCst,
@@ -108,20 +135,17 @@ pub unsafe fn install_fault_handler(handler: FaultHandler) -> Result<(), Errno> 
     if installed.is_err() {
         return Err(Errno::EBUSY);
     }
-    for (signal, previous) in [
-        (libc::SIGSEGV, &PREVIOUS_SEGV),
-        (libc::SIGBUS, &PREVIOUS_BUS),
-    ] {
+    for (signal, previous) in signals {
         // SAFETY: 1. an all-zero sigaction is valid; 2. the storage is static and unread until our action is installed, which is the
         // second call; 3. the action's function has the signature that SA_SIGINFO asks for.
         unsafe {
             let storage: *mut libc::sigaction = previous.0.get().cast();
-            crate::check(libc::sigaction(signal, std::ptr::null(), storage).into())?;
+            crate::check(libc::sigaction(*signal, std::ptr::null(), storage).into())?;
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = on_signal as *const () as usize;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
             libc::sigemptyset(&mut action.sa_mask);
-            crate::check(libc::sigaction(signal, &action, std::ptr::null_mut()).into())?;
+            crate::check(libc::sigaction(*signal, &action, std::ptr::null_mut()).into())?;
         }
     }
     Ok(())
@@ -132,9 +156,14 @@ extern "C" fn on_signal(
     info: *mut libc::siginfo_t,
     context: *mut libc::c_void,
 ) {
-    let handler = HANDLER.load(Ordering::Acquire);
+    let (place, previous) = match signal {
+        libc::SIGTRAP => (&TRAP_HANDLER, &PREVIOUS_TRAP),
+        libc::SIGBUS => (&HANDLER, &PREVIOUS_BUS),
+        _ => (&HANDLER, &PREVIOUS_SEGV),
+    };
+    let handler = place.load(Ordering::Acquire);
     if !handler.is_null() {
-        // SAFETY: 1. only `install_fault_handler` stores here, and only values of this type.
+        // SAFETY: 1. only `install` stores here, and only values of this type.
         let handler: FaultHandler = unsafe { std::mem::transmute(handler) };
         let mut fault = FaultContext {
             context: context.cast(),
@@ -144,11 +173,6 @@ extern "C" fn on_signal(
             return;
         }
     }
-    let previous = if signal == libc::SIGBUS {
-        &PREVIOUS_BUS
-    } else {
-        &PREVIOUS_SEGV
-    };
     // SAFETY: 1. initialised before this function could be called; 2. a function in a sigaction takes what its flags say; 3. with the
     // default action restored, returning re-executes the faulting instruction and the process ends as it would have without us.
     unsafe {

@@ -59,6 +59,8 @@ pub(crate) struct Gate {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     function: usize,
+    /// Where it goes on behind its nop.
+    body: usize,
     frame: Frame,
     is_immortal: bool,
 }
@@ -80,6 +82,7 @@ impl Gate {
     pub(crate) fn new(site: &Site, frame: &Frame) -> Result<Gate, Errno> {
         let key = Key {
             function: site.address(),
+            body: site.body(),
             frame: frame.clone(),
             is_immortal: !site.is_program(),
         };
@@ -166,7 +169,7 @@ impl Gate {
 fn generate(key: &Key, rows: i32, base: usize) -> Result<(Vec<u8>, Addresses), Errno> {
     let frame = &key.frame;
     let layout = &Layout::of(frame);
-    let body = key.function + 5;
+    let body = key.body;
     let mut ops: Ops = VecAssembler::new(base);
     let mut tails = Tails::default();
     let before_list = ops.new_dynamic_label();

@@ -21,6 +21,7 @@
 //! What is deliberately absent: BTF lookups and link objects (`tracing`), checks of program types (the verifier). Vector registers beyond their low
 //! 16 bytes, and the x87 stack, are not preserved by gates: they are as the programs leave them.
 
+mod discover;
 mod frame;
 mod gate;
 mod list;
@@ -33,8 +34,9 @@ mod thread;
 #[cfg(test)]
 mod tests;
 
+pub use discover::{DiscoverError, Patchable, find_patchable, patchable_functions};
 pub use frame::{Certainty, arg_slots};
-pub use site::{NOP5, PatchError, Site};
+pub use site::{NOP5, PatchError, Patching, Site};
 pub use stats::{RunStats, StatsEnabled, enable_run_stats, run_stats};
 pub use target::{
     AttachError, Attachment, PROGS_PER_TARGET, ProgKind, Replacement, Target, attach_all,

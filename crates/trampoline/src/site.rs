@@ -1,29 +1,44 @@
-//! Sites: where a nop of five bytes can become a jump, and back, in one aligned store while threads run through it.
+//! Sites: where a nop of five bytes becomes a jump, and back, while threads run through it.
 //!
-//! A site's nop lies in one aligned quadword, so that every thread sees either the nop or the whole jump. Measured on AMD Zen 5: 82.8 million
-//! patches under 17.6 billion calls without a fault. A straddling nop is refused.
+//! ```text
+//! store    0f 1f 44 00 xx in one aligned quadword, on CPUs that permit it         one store of the quadword         here
+//! trap     0f 1f 44 00 xx anywhere                                              int3, rest, first byte             trap
+//! byte     90 90 90 90 90, as gcc writes it, anywhere                           e9 90 90 90 90: one byte           byte
+//! ```
+//!
+//! Who patches one nop of five bytes needs no thread to have left it. Five nops of one byte are five instructions: a thread may stand between
+//! them, so the bytes behind the first never change.
+
+mod byte;
+mod trap;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ring3_jit_x86_64::{Compiled, pack::Text};
+use ring3_jit_x86_64::Compiled;
 use ring3_uapi::Errno;
 
-/// The nop, as gcc, clang 19 and we write it for one instruction; gcc's five one-byte nops are not accepted: a thread may stand between them.
+use self::byte::ByteSite;
+use self::trap::TrapSite;
+
+/// The nop, as gcc, clang 19 and we write it for one instruction.
 pub const NOP5: [u8; 5] = [0x0f, 0x1f, 0x44, 0x00, 0x00];
 const CLANG_NOP5: [u8; 5] = [0x0f, 0x1f, 0x44, 0x00, 0x08];
+const NOPS: [u8; 5] = [0x90; 5];
 const LOW5: u64 = 0xff_ffff_ffff;
 
 /// Why a site cannot be patched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatchError {
-    /// No nop, or not in one aligned quadword.
+    /// No nop.
     NoSite,
     /// Somebody else changed the site.
     Changed,
     /// The target of the jump is more than 2 GiB away.
     TooFar,
-    /// The process was forked after the site was made: its text is shared with the parent.
+    /// The entry is five nops of one byte each, and the place where a jump over them leads is taken.
+    NoRoom,
+    /// The process was forked without the C library, or without memory for text of its own: it shares its parent's.
     Forked,
     /// The host refuses.
     Host(Errno),
@@ -32,11 +47,14 @@ pub enum PatchError {
 impl std::fmt::Display for PatchError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            PatchError::NoSite => f.write_str(
-                "the function does not begin with a five-byte nop in one aligned quadword",
-            ),
+            PatchError::NoSite => {
+                f.write_str("the function does not begin with nops of five bytes")
+            }
             PatchError::Changed => f.write_str("the function's entry was changed by somebody else"),
             PatchError::TooFar => f.write_str("the function is out of reach of generated code"),
+            PatchError::NoRoom => f.write_str(
+                "the function begins with five one-byte nops, and the address 1.87 GB below it is taken",
+            ),
             PatchError::Forked => {
                 f.write_str("the function's text is shared with the parent process")
             }
@@ -53,33 +71,46 @@ impl PatchError {
         match self {
             PatchError::NoSite => Errno::EINVAL,
             PatchError::Changed => Errno::EBUSY,
-            PatchError::TooFar | PatchError::Forked => Errno::ENOTSUPP,
+            PatchError::TooFar | PatchError::NoRoom | PatchError::Forked => Errno::ENOTSUPP,
             PatchError::Host(errno) => *errno,
         }
     }
 }
 
-/// The writable quadword of a site.
+/// How a site of the host is patched, where there is a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patching {
+    /// One store where the nop and the CPU permit it, else the int3 sequence.
+    Fastest,
+    /// The int3 sequence.
+    Trap,
+}
+
 #[derive(Debug)]
-enum Quadword {
-    /// In text of this process, through a second view that lives for ever.
-    Host(*mut u64),
+enum Method {
+    /// In text of this process, through a second view that lives for ever; with the quadword that holds the nop.
+    Store {
+        quadword: *mut u64,
+        idle: u64,
+    },
     /// In a compiled program, which the site keeps.
     Program {
         program: Arc<Compiled>,
         offset: usize,
+        idle: u64,
     },
+    Trap(&'static TrapSite),
+    Byte(&'static ByteSite),
 }
 
 /// A function's patchable entry.
 #[derive(Debug)]
 pub struct Site {
+    /// Address of the function.
+    function: usize,
     /// Address of the nop.
-    address: usize,
-    quadword: Quadword,
-    /// The quadword with the nop.
-    idle: u64,
-    process: u32,
+    nop: usize,
+    method: Method,
 }
 
 // SAFETY: 1. the pointer is to memory that lives for ever and is accessed atomically.
@@ -105,32 +136,53 @@ impl Site {
         unsafe { Site::at(__align_entry(function as usize)) }
     }
 
-    /// The site at the address of a nop, as `-fpatchable-function-entry=5` records it.
+    /// The site of a function that begins with its nop, or nops, of five bytes.
     ///
     /// # Errors
     /// [`PatchError`].
     ///
     /// # Safety
-    /// `address` is where a function of this process begins, with nothing but its nop before its first instruction; its text stays mapped for ever.
+    /// As [`Site::of_function`].
     pub unsafe fn at(address: usize) -> Result<Site, PatchError> {
-        if address % 8 > 3 {
-            return Err(PatchError::NoSite);
-        }
-        let aligned = address & !7;
-        let text: *const u64 = std::ptr::with_exposed_provenance(aligned);
-        // SAFETY: 1. text is readable; 2. the quadword is aligned.
-        let idle = unsafe { AtomicU64::from_ptr(text.cast_mut()).load(Ordering::SeqCst) };
-        if !is_nop(idle, address % 8) {
-            return Err(PatchError::NoSite);
-        }
         // SAFETY: 1. the caller's contract.
-        let quadword =
-            unsafe { ring3_os::patch::writable_quadword(aligned) }.map_err(PatchError::Host)?;
+        unsafe { Site::of_function(address, address, Patching::Fastest) }
+    }
+
+    /// The site of the function at `function` whose nop, or nops, of five bytes are at `nop`, as `-fpatchable-function-entry=5` records it.
+    ///
+    /// # Errors
+    /// [`PatchError`].
+    ///
+    /// # Safety
+    /// `function` is where a function of this process begins, with nothing between there and `nop` but `endbr64`, and nothing jumps behind the
+    /// nop; its text stays mapped for ever.
+    pub unsafe fn of_function(
+        function: usize,
+        nop: usize,
+        patching: Patching,
+    ) -> Result<Site, PatchError> {
+        let text: *const [u8; 5] = std::ptr::with_exposed_provenance(nop);
+        // SAFETY: 1. text is readable.
+        let bytes = unsafe { text.read_volatile() };
+        let method = match bytes {
+            NOP5 | CLANG_NOP5 => {
+                let is_aligned = nop % 8 <= 3;
+                if is_aligned && patching == Patching::Fastest && cpu_permits_stores() {
+                    // SAFETY: 1. the caller's contract.
+                    unsafe { store_method(nop)? }
+                } else {
+                    // SAFETY: 1. the caller's contract; the nop is one instruction.
+                    Method::Trap(unsafe { TrapSite::at(nop, bytes)? })
+                }
+            }
+            // SAFETY: 1. the caller's contract; the bytes are five nops.
+            NOPS => Method::Byte(unsafe { ByteSite::at(nop)? }),
+            _ => return Err(PatchError::NoSite),
+        };
         Ok(Site {
-            address,
-            quadword: Quadword::Host(quadword),
-            idle,
-            process: std::process::id(),
+            function,
+            nop,
+            method,
         })
     }
 
@@ -142,45 +194,66 @@ impl Site {
         if function >= program.function_count() || program.is_inlined(function) {
             return Err(PatchError::NoSite);
         }
-        let address = program.function_address(function);
-        let offset = (address & !7) - program.text().address();
+        let nop = program.function_address(function);
+        let offset = (nop & !7) - program.text().address();
         let idle = program.text().quadword(offset);
-        if !is_nop(idle, address % 8) {
+        if !is_nop(idle, nop % 8) {
             return Err(PatchError::NoSite);
         }
         Ok(Site {
-            address,
-            quadword: Quadword::Program { program, offset },
-            idle,
-            process: std::process::id(),
+            function: nop,
+            nop,
+            method: Method::Program {
+                program,
+                offset,
+                idle,
+            },
         })
     }
 
-    /// Address of the nop.
+    /// Address of the function.
     pub fn address(&self) -> usize {
-        self.address
+        self.function
+    }
+
+    /// Where the function goes on behind its nop.
+    pub(crate) fn body(&self) -> usize {
+        self.nop + 5
     }
 
     /// Whether the function is a compiled program's, and entered inside read sections only.
     pub(crate) fn is_program(&self) -> bool {
-        matches!(self.quadword, Quadword::Program { .. })
+        matches!(self.method, Method::Program { .. })
     }
 
     /// Lets the site jump to `to`, from whatever it does now (`from`: `None` for the nop).
     pub(crate) fn patch(&self, from: Option<usize>, to: Option<usize>) -> Result<(), PatchError> {
-        if std::process::id() != self.process {
+        if ring3_os::fork::is_text_shared() {
             return Err(PatchError::Forked);
         }
-        let old = self.quadword_for(from)?;
-        let new = self.quadword_for(to)?;
-        let exchanged = match &self.quadword {
-            Quadword::Host(quadword) => {
+        let with_jump = |idle: u64, jump: Option<usize>| -> Result<u64, PatchError> {
+            let Some(target) = jump else { return Ok(idle) };
+            let shift = 8 * (self.nop % 8);
+            Ok(idle & !(LOW5 << shift) | jump_to(self.nop, target)? << shift)
+        };
+        let exchanged = match &self.method {
+            Method::Store { quadword, idle } => {
+                let (old, new) = (with_jump(*idle, from)?, with_jump(*idle, to)?);
                 // SAFETY: 1. aligned, writable and alive for ever (`writable_quadword`).
                 let word = unsafe { AtomicU64::from_ptr(*quadword) };
                 word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
                     .is_ok()
             }
-            Quadword::Program { program, offset } => patch_text(program.text(), *offset, old, new),
+            Method::Program {
+                program,
+                offset,
+                idle,
+            } => {
+                let (old, new) = (with_jump(*idle, from)?, with_jump(*idle, to)?);
+                program.text().patch_quadword(*offset, old, new).is_ok()
+            }
+            Method::Trap(site) => return site.patch(from, to),
+            Method::Byte(site) => return site.patch(to),
         };
         if exchanged {
             Ok(())
@@ -188,21 +261,40 @@ impl Site {
             Err(PatchError::Changed)
         }
     }
-
-    fn quadword_for(&self, jump: Option<usize>) -> Result<u64, PatchError> {
-        let Some(target) = jump else {
-            return Ok(self.idle);
-        };
-        let distance = target as i64 - (self.address as i64 + 5);
-        let distance = i32::try_from(distance).map_err(|_| PatchError::TooFar)?;
-        let insn = 0xe9 | u64::from(distance as u32) << 8;
-        let shift = 8 * (self.address % 8);
-        Ok(self.idle & !(LOW5 << shift) | insn << shift)
-    }
 }
 
-fn patch_text(text: &Text, offset: usize, old: u64, new: u64) -> bool {
-    text.patch_quadword(offset, old, new).is_ok()
+/// # Safety
+/// As [`Site::of_function`]; `nop` lies in one quadword.
+unsafe fn store_method(nop: usize) -> Result<Method, PatchError> {
+    let aligned = nop & !7;
+    // SAFETY: 1. the caller's contract.
+    let quadword =
+        unsafe { ring3_os::patch::writable_quadword(aligned) }.map_err(PatchError::Host)?;
+    // SAFETY: 1. aligned, writable and alive for ever.
+    let idle = unsafe { AtomicU64::from_ptr(quadword) }.load(Ordering::SeqCst);
+    if !is_nop(idle, nop % 8) {
+        return Err(PatchError::NoSite);
+    }
+    Ok(Method::Store { quadword, idle })
+}
+
+/// Whether threads may run through a quadword while one store changes an instruction in it. Vendors promise it of no more than one byte; it was
+/// measured (docs/trampolines.md) on the CPUs named here.
+fn cpu_permits_stores() -> bool {
+    static PERMITS: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *PERMITS.get_or_init(|| {
+        let leaf = std::arch::x86_64::__cpuid(0);
+        let vendor = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes);
+        [b"AuthenticAMD", b"GenuineIntel"]
+            .contains(&vendor.as_flattened().first_chunk().unwrap_or(&[0; 12]))
+    })
+}
+
+/// The five bytes of a jump from `nop`.
+fn jump_to(nop: usize, target: usize) -> Result<u64, PatchError> {
+    let distance = target as i64 - (nop as i64 + 5);
+    let distance = i32::try_from(distance).map_err(|_| PatchError::TooFar)?;
+    Ok(0xe9 | u64::from(distance as u32) << 8)
 }
 
 fn is_nop(quadword: u64, at: usize) -> bool {
