@@ -11,6 +11,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ring3::{
     EngineKind, LoadOptions, LoadedObject, Program, TestRun,
     net::{CaptureReader, CaptureWriter, CapturedPacket, action_name, run_frame},
+    objects::Observe,
+    runtime::Limit,
 };
 
 use crate::{Failure, Outcome, maps::print_map, target::Target};
@@ -45,6 +47,18 @@ pub(crate) struct Args {
     /// jit or interp
     #[arg(long, default_value = "jit")]
     engine: EngineKind,
+    /// Jumps back after which a run is stopped
+    #[arg(long)]
+    budget: Option<u64>,
+    /// Milliseconds after which a run is stopped
+    #[arg(long)]
+    time_limit: Option<u64>,
+    /// Name the compiled functions for perf, in /tmp/perf-PID.map
+    #[arg(long)]
+    perf_map: bool,
+    /// Name the compiled functions for a debugger
+    #[arg(long)]
+    gdb: bool,
     #[command(flatten)]
     target: Target,
 }
@@ -55,6 +69,14 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, Failure> {
     let options = LoadOptions {
         engine: args.engine,
         keep_going: true,
+        limit: Limit {
+            jumps_back: args.budget,
+            time: args.time_limit.map(Duration::from_millis),
+        },
+        observe: Observe {
+            perf_map: args.perf_map,
+            gdb: args.gdb,
+        },
         ..LoadOptions::default()
     };
     let loaded = object

@@ -10,6 +10,7 @@ use crate::asm::Patch;
 use crate::emit::{Code, Emitter, JitError, Jumps, Options};
 use crate::frame::Mode;
 use crate::listing::{Listing, cut};
+use crate::observe::gdb::Registered;
 use crate::pack::Text;
 use crate::plan;
 
@@ -18,6 +19,7 @@ use crate::plan;
 pub struct Compiled {
     // Field order is drop order: faults are forgotten, and tail calls no longer patched, before the text can be reused (which waits for a
     // grace period anyway).
+    _debug_entry: Option<Registered>,
     _faults: Option<Registration>,
     _followers: Vec<Follower>,
     text: Arc<Text>,
@@ -74,6 +76,7 @@ pub fn compile(linked: &Linked, options: &Options) -> Result<Compiled, JitError>
     };
     let text = Arc::new(placed.text);
     Ok(Compiled {
+        _debug_entry: None,
         _faults: faults,
         _followers: crate::tail_call::follow(&text, &placed.direct),
         text,
@@ -202,6 +205,11 @@ impl Compiled {
         for record in self.callbacks.iter() {
             record.set_owner(owner);
         }
+    }
+
+    /// Keeps what a debugger was told as long as the code.
+    pub(crate) fn set_debug_entry(&mut self, entry: Registered) {
+        self._debug_entry = Some(entry);
     }
 
     /// How to call the main program.

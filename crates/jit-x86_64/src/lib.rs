@@ -35,6 +35,7 @@ mod jmp;
 mod listing;
 mod live;
 mod mem;
+mod observe;
 pub mod pack;
 mod plan;
 mod quick;
@@ -50,6 +51,7 @@ pub use compile::{Compiled, compile};
 pub use cpu::CpuFeatures;
 pub use emit::{JitError, Options};
 pub use listing::{Listing, ListingLine};
+pub use observe::Observe;
 
 /// Names of the rules that make code better than instruction for instruction ([`Compiled::rule_hits`]).
 pub fn rule_names() -> impl Iterator<Item = &'static str> {

@@ -8,7 +8,7 @@ use std::{
 
 use ring3_interp as interp;
 use ring3_jit_x86_64 as jit;
-pub use ring3_jit_x86_64::Options as JitOptions;
+pub use ring3_jit_x86_64::{Observe, Options as JitOptions};
 use ring3_runtime::{Entry, Linked};
 use ring3_uapi::Errno;
 

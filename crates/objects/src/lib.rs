@@ -25,7 +25,7 @@ mod verification;
 
 pub use audit::{AuditEvent, AuditOp};
 pub use btf_obj::BtfObject;
-pub use engine::{Engine, EngineKind, JitOptions};
+pub use engine::{Engine, EngineKind, JitOptions, Observe};
 pub use error::{Error, LoadError};
 pub use link_obj::{LinkDetail, LinkInfo, LinkObject, LinkOps};
 pub use map::MapObject;

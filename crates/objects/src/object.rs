@@ -18,7 +18,8 @@ use ring3_spec::{InfoRecords, Privilege};
 use ring3_uapi::{AttachType, Errno, MapType, ProgType, flags::map_create, flags::map_elem};
 
 use crate::{
-    EngineKind, Error, JitOptions, LoadError, MapObject, ProgAttr, Program, SharedMaps, System,
+    EngineKind, Error, JitOptions, LoadError, MapObject, Observe, ProgAttr, Program, SharedMaps,
+    System,
 };
 
 /// A parsed object file.
@@ -48,6 +49,8 @@ pub struct LoadOptions {
     pub jit: JitOptions,
     /// After how many jumps back, or after what time, runs are stopped.
     pub limit: Limit,
+    /// Who is told where compiled code is.
+    pub observe: Observe,
 }
 
 /// A function of a loaded program: `bpf_program__set_attach_target` of libbpf.
@@ -109,6 +112,7 @@ impl Default for LoadOptions {
             attach_to: None,
             jit: JitOptions::default(),
             limit: Limit::default(),
+            observe: Observe::default(),
         }
     }
 }
@@ -344,6 +348,7 @@ impl Object {
         attr.engine = options.engine;
         attr.jit = options.jit;
         attr.limit = options.limit;
+        attr.observe = options.observe;
         for reference in &prog.map_refs {
             if let Some((_, map)) = maps.get(reference.map) {
                 attr.maps.insert(reference.map as i32, Arc::clone(map));

@@ -20,7 +20,8 @@ use ring3_uapi::{AttachType, Errno, ProgType, flags::prog_load, limits::TAG_BYTE
 use ring3_verifier::{Log, RejectKind, verify};
 
 use crate::{
-    AuditEvent, AuditOp, BtfObject, EngineKind, Error, JitOptions, LoadError, MapObject, System,
+    AuditEvent, AuditOp, BtfObject, EngineKind, Error, JitOptions, LoadError, MapObject, Observe,
+    System,
     engine::Engine,
     link::link,
     tag::compute_tag,
@@ -76,6 +77,8 @@ pub struct ProgAttr {
     pub jit: JitOptions,
     /// After how many jumps back, or after what time, its runs are stopped; the compiler only.
     pub limit: Limit,
+    /// Who is told where compiled code is.
+    pub observe: Observe,
 }
 
 impl ProgAttr {
@@ -105,6 +108,7 @@ impl ProgAttr {
             engine: EngineKind::default(),
             jit: JitOptions::default(),
             limit: Limit::default(),
+            observe: Observe::default(),
         }
     }
 
@@ -235,7 +239,10 @@ impl Program {
         let log = log.as_str().to_owned();
         let engine = link(system, &attr, &verified, &maps)
             .and_then(|linked| Engine::compile(attr.engine, &attr.jit, linked))
-            .and_then(|engine| Ok((limited(&attr, &engine)?, engine)));
+            .and_then(|mut engine| {
+                announce(&attr, &verified, &mut engine)?;
+                Ok((limited(&attr, &engine)?, engine))
+            });
         let (limited, engine) = match engine {
             Ok(made) => made,
             Err(error) => {
@@ -433,6 +440,33 @@ impl Program {
     pub fn system(&self) -> Option<Arc<System>> {
         self.system.upgrade()
     }
+}
+
+/// Tells perf and debuggers, if asked to, in the kernel's names.
+fn announce(attr: &ProgAttr, verified: &VerifiedProgram, engine: &mut Engine) -> Result<(), Error> {
+    let Engine::Jit(compiled) = engine else {
+        return Ok(());
+    };
+    if attr.observe == Observe::default() {
+        return Ok(());
+    }
+    let tag: String = compute_tag(&attr.insns)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let names: Vec<String> = verified
+        .subprogs
+        .iter()
+        .enumerate()
+        .map(|(index, subprog)| match (index, subprog.name.as_str()) {
+            (0, "") => format!("bpf_prog_{tag}_{}", attr.name),
+            (_, "") => format!("bpf_prog_{tag}_F{index}"),
+            (_, name) => format!("bpf_prog_{tag}_{name}"),
+        })
+        .collect();
+    compiled
+        .announce(&names, attr.observe)
+        .map_err(|error| Error::new(Errno::EIO, format!("map file for perf: {error}")))
 }
 
 /// The entry for runs with a limit, if they have one.
