@@ -1,7 +1,7 @@
 //! `compile`: plan, emit, place, publish. `Compiled` owns what results.
 
 use std::any::Any;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use ring3_runtime::extable::{self, Registration};
 use ring3_runtime::{Callback, CallbackCode, Entry, EntryCode, Follower, Linked};
@@ -19,7 +19,7 @@ use crate::plan;
 pub struct Compiled {
     // Field order is drop order: faults are forgotten, and tail calls no longer patched, before the text can be reused (which waits for a
     // grace period anyway).
-    _debug_entry: Option<Registered>,
+    debug_entry: OnceLock<Registered>,
     _faults: Option<Registration>,
     _followers: Vec<Follower>,
     text: Arc<Text>,
@@ -76,7 +76,7 @@ pub fn compile(linked: &Linked, options: &Options) -> Result<Compiled, JitError>
     };
     let text = Arc::new(placed.text);
     Ok(Compiled {
-        _debug_entry: None,
+        debug_entry: OnceLock::new(),
         _faults: faults,
         _followers: crate::tail_call::follow(&text, &placed.direct),
         text,
@@ -207,9 +207,9 @@ impl Compiled {
         }
     }
 
-    /// Keeps what a debugger was told as long as the code.
-    pub(crate) fn set_debug_entry(&mut self, entry: Registered) {
-        self._debug_entry = Some(entry);
+    /// Keeps what a debugger was told as long as the code; what it is told twice stays as it was first.
+    pub(crate) fn set_debug_entry(&self, entry: impl FnOnce() -> Registered) {
+        self.debug_entry.get_or_init(entry);
     }
 
     /// How to call the main program.

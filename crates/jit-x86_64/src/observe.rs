@@ -37,7 +37,7 @@ impl Compiled {
     ///
     /// # Errors
     /// The map file cannot be written.
-    pub fn announce(&mut self, names: &[String], observe: Observe) -> io::Result<()> {
+    pub fn announce(&self, names: &[String], observe: Observe) -> io::Result<()> {
         let starts: Vec<usize> = (0..self.function_count())
             .map(|function| self.function_address(function))
             .collect();
@@ -59,7 +59,7 @@ impl Compiled {
         }
         if observe.gdb {
             let image = gdb::image(self.text().address(), self.len_bytes(), &symbols);
-            self.set_debug_entry(gdb::register(image));
+            self.set_debug_entry(|| gdb::register(image));
         }
         Ok(())
     }
@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn perf_is_told_every_function() {
-        let mut compiled = compiled();
+        let compiled = compiled();
         let observe = Observe {
             perf_map: true,
             gdb: false,
@@ -393,7 +393,7 @@ mod tests {
 
     #[test]
     fn a_debugger_finds_symbols_until_the_code_goes() {
-        let mut compiled = compiled();
+        let compiled = compiled();
         let observe = Observe {
             perf_map: false,
             gdb: true,

@@ -239,8 +239,8 @@ impl Program {
         let log = log.as_str().to_owned();
         let engine = link(system, &attr, &verified, &maps)
             .and_then(|linked| Engine::compile(attr.engine, &attr.jit, linked))
-            .and_then(|mut engine| {
-                announce(&attr, &verified, &mut engine)?;
+            .and_then(|engine| {
+                announce(&attr, &verified, &engine)?;
                 Ok((limited(&attr, &engine)?, engine))
             });
         let (limited, engine) = match engine {
@@ -443,7 +443,7 @@ impl Program {
 }
 
 /// Tells perf and debuggers, if asked to, in the kernel's names.
-fn announce(attr: &ProgAttr, verified: &VerifiedProgram, engine: &mut Engine) -> Result<(), Error> {
+fn announce(attr: &ProgAttr, verified: &VerifiedProgram, engine: &Engine) -> Result<(), Error> {
     let Engine::Jit(compiled) = engine else {
         return Ok(());
     };

@@ -149,9 +149,7 @@ fn create(map: &MapInfo, btfs: &mut Btfs) -> Result<OwnedFd, Errno> {
         None => None,
     };
     let btf = match &map.btf {
-        Some(btf) if map.key_type_id.0 != 0 || map.value_type_id.0 != 0 => {
-            Some(btfs.load(btf)?)
-        }
+        Some(btf) if map.key_type_id.0 != 0 || map.value_type_id.0 != 0 => Some(btfs.load(btf)?),
         Some(_) | None => None,
     };
     let fd = map_create(&MapCreate {
