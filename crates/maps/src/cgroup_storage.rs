@@ -196,8 +196,7 @@ impl MapOps for CgroupStorage {
         if key.as_ref().is_some_and(|key| !self.values.contains(key)) {
             return Err(Errno::ENOENT);
         }
-        let found = self.values.key_after(key.as_ref().map(|key| &key[..]));
-        let found = found.ok_or(Errno::ENOENT)?;
+        let found = self.values.key_after(key.as_ref().map(|key| &key[..]))?;
         let cgroup_id = found.first_chunk().copied().map_or(0, u64::from_be_bytes);
         let attach_type = found.get(8..12).map_or(0, index_of).swap_bytes();
         next.fill(0);

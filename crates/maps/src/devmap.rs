@@ -104,19 +104,28 @@ impl DevMap {
     }
 
     /// All targets, for broadcasts, by key.
-    pub fn all_targets(&self) -> Vec<Arc<DevTarget>> {
+    ///
+    /// # Errors
+    /// `EBUSY`: inside of a change of this map by the same thread.
+    pub fn all_targets(&self) -> Result<Vec<Arc<DevTarget>>, Errno> {
         match &self.targets {
-            Targets::Array(slots) => (0..slots.len())
+            Targets::Array(slots) => Ok((0..slots.len())
                 .filter_map(|index| slots.get(index))
-                .collect(),
+                .collect()),
             Targets::Hash(targets) => targets.all(),
         }
     }
 
     /// Drops every target of a device that goes away.
-    pub fn remove_device(&self, ifindex: u32) {
+    ///
+    /// # Errors
+    /// `EBUSY`: inside of a change of this map by the same thread.
+    pub fn remove_device(&self, ifindex: u32) -> Result<(), Errno> {
         match &self.targets {
-            Targets::Array(slots) => slots.retain(|target| target.ifindex != ifindex),
+            Targets::Array(slots) => {
+                slots.retain(|target| target.ifindex != ifindex);
+                Ok(())
+            }
             Targets::Hash(targets) => targets.retain(|target| target.ifindex != ifindex),
         }
     }
@@ -193,8 +202,7 @@ impl MapOps for DevMap {
             Targets::Hash(targets) => {
                 let key = key.map(|key| index_of(key).to_be_bytes());
                 let known = key.filter(|key| targets.contains(key));
-                let found = targets.key_after(known.as_ref().map(|key| &key[..]));
-                let found = found.ok_or(Errno::ENOENT)?;
+                let found = targets.key_after(known.as_ref().map(|key| &key[..]))?;
                 next.copy_from_slice(&found);
                 next.reverse();
                 Ok(())
@@ -205,7 +213,7 @@ impl MapOps for DevMap {
     fn mem_usage(&self) -> u64 {
         match &self.targets {
             Targets::Array(slots) => slots.bytes(),
-            Targets::Hash(targets) => targets.len() as u64 * 64,
+            Targets::Hash(targets) => u64::from(targets.len()) * 64,
         }
     }
 

@@ -135,9 +135,15 @@ impl SockMap {
     }
 
     /// Forgets a socket that is closed.
-    pub fn remove_socket(&self, cookie: u64) {
+    ///
+    /// # Errors
+    /// `EBUSY`: inside of a change of this map by the same thread.
+    pub fn remove_socket(&self, cookie: u64) -> Result<(), Errno> {
         match &self.sockets {
-            Sockets::Array(slots) => slots.retain(|socket| socket.cookie != cookie),
+            Sockets::Array(slots) => {
+                slots.retain(|socket| socket.cookie != cookie);
+                Ok(())
+            }
             Sockets::Hash(table) => table.retain(|socket| socket.cookie != cookie),
         }
     }
@@ -208,7 +214,7 @@ impl MapOps for SockMap {
             Sockets::Array(_) => next_index(self.max_entries, key, next),
             Sockets::Hash(table) => {
                 let known = key.filter(|key| table.contains(key));
-                let found = table.key_after(known).ok_or(Errno::ENOENT)?;
+                let found = table.key_after(known)?;
                 next.copy_from_slice(&found);
                 Ok(())
             }

@@ -3,6 +3,9 @@
 //! A program may be interrupted by another program of the same thread (a traced function, a signal). The lock word holds the slot of the
 //! owner's [`crate::rcu::ThreadCell`].
 
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The error of taking a lock that this thread already holds.
@@ -39,7 +42,10 @@ impl OwnedSpin {
         {
             self.lock_slow(me)?;
         }
-        Ok(SpinGuard(self))
+        let guard = SpinGuard(self);
+        // A program may interrupt this thread while it holds the lock.
+        crate::interleave::point();
+        Ok(guard)
     }
 
     /// Slot of the thread that holds the lock, 0: nobody. Sequentially consistent with taking it.
@@ -73,6 +79,79 @@ impl Drop for SpinGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         self.0.0.store(0, Ordering::Release);
+    }
+}
+
+/// A value behind an [`OwnedSpin`].
+#[derive(Default)]
+pub struct OwnedMutex<T> {
+    lock: OwnedSpin,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: 1. the value is only reached under the lock, by one thread at a time, as with a mutex of the standard library.
+unsafe impl<T: Send> Sync for OwnedMutex<T> {}
+
+/// Holds an [`OwnedMutex`].
+#[derive(Debug)]
+pub struct OwnedGuard<'lock, T> {
+    mutex: &'lock OwnedMutex<T>,
+    /// Let go of after the last use of the value.
+    _lock: SpinGuard<'lock>,
+    /// The lock word names this thread.
+    _not_send: std::marker::PhantomData<*const T>,
+}
+
+impl<T> OwnedMutex<T> {
+    /// A value that nobody holds.
+    pub const fn new(value: T) -> Self {
+        OwnedMutex {
+            lock: OwnedSpin::new(),
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    /// Takes the lock, waiting for other threads.
+    ///
+    /// # Errors
+    /// [`Recursion`]: this thread holds it.
+    #[inline]
+    pub fn lock(&self) -> Result<OwnedGuard<'_, T>, Recursion> {
+        Ok(OwnedGuard {
+            _lock: self.lock.lock()?,
+            mutex: self,
+            _not_send: std::marker::PhantomData,
+        })
+    }
+
+    /// The value, of which there is no other user.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.value.get_mut()
+    }
+}
+
+impl<T> Deref for OwnedGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: 1. the guard holds the lock, which one guard at a time does; 2. the borrow is the guard's.
+        unsafe { &*self.mutex.value.get() }
+    }
+}
+
+impl<T> DerefMut for OwnedGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: 1. the guard holds the lock, which one guard at a time does; 2. the borrow is the guard's.
+        unsafe { &mut *self.mutex.value.get() }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for OwnedMutex<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.lock() {
+            Ok(value) => value.fmt(f),
+            Err(Recursion) => f.write_str("held by this thread"),
+        }
     }
 }
 
@@ -129,6 +208,31 @@ mod tests {
             drop(guard);
             assert_eq!(waiter.join().unwrap(), Ok(()));
         });
+    }
+
+    #[test]
+    fn a_value_has_one_user_at_a_time() {
+        let value = OwnedMutex::new(Vec::new());
+        let guard = value.lock().unwrap();
+        assert_eq!(value.lock().unwrap_err(), Recursion);
+        assert_eq!(format!("{value:?}"), "held by this thread");
+        drop(guard);
+        std::thread::scope(|scope| {
+            for thread in 0..3 {
+                let value = &value;
+                scope.spawn(move || {
+                    for item in 0..1000 {
+                        value.lock().unwrap().push((thread, item));
+                    }
+                });
+            }
+        });
+        let items = value.lock().unwrap();
+        assert_eq!(items.len(), 3000);
+        for thread in 0..3 {
+            let own = items.iter().filter(|(of, _)| *of == thread);
+            assert!(own.map(|(_, item)| *item).eq(0..1000));
+        }
     }
 
     #[test]

@@ -83,12 +83,14 @@ pub(super) fn redirect_map(map: &Map, key: u64, flags: u64) -> u64 {
     }
     let target = if let Some(devices) = map.downcast::<DevMap>() {
         let targets = match flags & BROADCAST {
-            0 => devices.target(key).into_iter().collect(),
-            _ => devices.all_targets(),
+            0 => devices.target(key).map(|target| vec![target]),
+            // A program that interrupted a change of the map finds no targets.
+            _ => devices.all_targets().ok(),
         };
-        let found = flags & BROADCAST != 0 || !targets.is_empty();
-        MAP_TARGETS.set(targets);
-        found.then_some(Redirect::Devices)
+        targets.map(|targets| {
+            MAP_TARGETS.set(targets);
+            Redirect::Devices
+        })
     } else if let Some(cpus) = map.downcast::<CpuMap>() {
         cpus.target(key).map(|_| Redirect::Cpu { cpu: key })
     } else if let Some(sockets) = map.downcast::<XskMap>() {

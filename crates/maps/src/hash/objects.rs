@@ -1,7 +1,8 @@
 //! `ObjectTable`: a hash table of shared objects that programs look up without a lock.
 //!
 //! The table's values are addresses; beside it, under a lock that only writers and walks take, lies what keeps the objects alive. They are
-//! released a grace period after they left the table.
+//! released a grace period after they left the table. The lock knows its owner: a program that interrupts a writer of the same thread is refused
+//! (`EBUSY`).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,8 +10,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use parking_lot::Mutex;
 use ring3_sync::rcu;
+use ring3_sync::spin::{OwnedGuard, OwnedMutex};
 use ring3_uapi::Errno;
 use ring3_uapi::flags::map_create;
 
@@ -22,8 +23,11 @@ use crate::attr::{MapAttr, MapError};
 /// A table of objects by keys of the map's size.
 pub(crate) struct ObjectTable<T: Send + Sync + 'static> {
     table: Table,
-    kept: Mutex<BTreeMap<Vec<u8>, Arc<T>>>,
+    kept: OwnedMutex<Kept<T>>,
 }
+
+/// What keeps the objects of a table alive.
+type Kept<T> = BTreeMap<Vec<u8>, Arc<T>>;
 
 impl<T: Send + Sync + 'static> ObjectTable<T> {
     /// An empty table with the attributes' key size, entries and flags.
@@ -31,7 +35,7 @@ impl<T: Send + Sync + 'static> ObjectTable<T> {
         let (table, _) = create_table(attr, size_of::<u64>())?;
         Ok(ObjectTable {
             table,
-            kept: Mutex::default(),
+            kept: OwnedMutex::default(),
         })
     }
 
@@ -50,6 +54,11 @@ impl<T: Send + Sync + 'static> ObjectTable<T> {
 
     pub(crate) fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// `EBUSY`: this thread is writing already.
+    fn kept(&self) -> Result<OwnedGuard<'_, Kept<T>>, Errno> {
+        self.kept.lock().map_err(|_| Errno::EBUSY)
     }
 
     /// The address of a key's object, null if there is none.
@@ -98,7 +107,7 @@ impl<T: Send + Sync + 'static> ObjectTable<T> {
 
     /// Gives a key an object. `EEXIST` and `ENOENT` by flags, `E2BIG`: full.
     pub(crate) fn set(&self, key: &[u8], object: Arc<T>, flags: u64) -> Result<(), Errno> {
-        let mut kept = self.kept.lock();
+        let mut kept = self.kept()?;
         let pointer = Arc::as_ptr(&object);
         {
             let _section = rcu::read();
@@ -114,7 +123,7 @@ impl<T: Send + Sync + 'static> ObjectTable<T> {
 
     /// Takes a key's object out. `ENOENT`: there is none.
     pub(crate) fn remove(&self, key: &[u8]) -> Result<(), Errno> {
-        let mut kept = self.kept.lock();
+        let mut kept = self.kept()?;
         self.unlink(key)?;
         let old = kept.remove(key);
         drop(kept);
@@ -128,9 +137,9 @@ impl<T: Send + Sync + 'static> ObjectTable<T> {
         with_key!(self.table, K => unsafe { self.table.delete::<K>(key.as_ptr()) })
     }
 
-    /// Takes out all objects that `stays` says no to.
-    pub(crate) fn retain(&self, stays: impl Fn(&T) -> bool) {
-        let mut kept = self.kept.lock();
+    /// Takes out all objects that `stays` says no to. `EBUSY`: this thread is writing already.
+    pub(crate) fn retain(&self, stays: impl Fn(&T) -> bool) -> Result<(), Errno> {
+        let mut kept = self.kept()?;
         let gone: Vec<_> = kept.extract_if(.., |_, object| !stays(object)).collect();
         for (key, _) in &gone {
             // It was kept, so it is there.
@@ -138,27 +147,30 @@ impl<T: Send + Sync + 'static> ObjectTable<T> {
         }
         drop(kept);
         release(Some(gone));
+        Ok(())
     }
 
-    /// All objects, by key.
-    pub(crate) fn all(&self) -> Vec<Arc<T>> {
-        self.kept.lock().values().cloned().collect()
+    /// All objects, by key. `EBUSY`: this thread is writing.
+    pub(crate) fn all(&self) -> Result<Vec<Arc<T>>, Errno> {
+        Ok(self.kept()?.values().cloned().collect())
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.kept.lock().len()
+    /// Objects of a sparse table.
+    pub(crate) fn len(&self) -> u32 {
+        let count = self.table.count.as_ref();
+        count.map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
     pub(crate) fn contains(&self, key: &[u8]) -> bool {
-        self.kept.lock().contains_key(key)
+        self.peek(key, &rcu::read()).is_some()
     }
 
-    /// The key after `key`, the first one for none; `None` at the end.
-    pub(crate) fn key_after(&self, key: Option<&[u8]>) -> Option<Vec<u8>> {
-        let kept = self.kept.lock();
+    /// The key after `key`, the first one for none. `ENOENT`: the end. `EBUSY`: this thread is writing.
+    pub(crate) fn key_after(&self, key: Option<&[u8]>) -> Result<Vec<u8>, Errno> {
+        let kept = self.kept()?;
         let from = key.map_or(Bound::Unbounded, Bound::Excluded);
-        let (next, _) = kept.range::<[u8], _>((from, Bound::Unbounded)).next()?;
-        Some(next.clone())
+        let next = kept.range::<[u8], _>((from, Bound::Unbounded)).next();
+        next.map(|(key, _)| key.clone()).ok_or(Errno::ENOENT)
     }
 }
 
@@ -178,6 +190,6 @@ impl<T: Send + Sync + 'static> Drop for ObjectTable<T> {
 
 impl<T: Send + Sync + fmt::Debug + 'static> fmt::Debug for ObjectTable<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.kept.lock().iter()).finish()
+        self.kept.fmt(f)
     }
 }
