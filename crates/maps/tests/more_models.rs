@@ -1,11 +1,9 @@
-//! Types without keys, maps of maps and special value fields, against simple models.
+//! Types without keys and maps of maps, against simple models.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use ring3_maps::fd::{FdTable, NoFds};
-use ring3_maps::fields::{Field, FieldHooks, FieldKind, ValueRecord};
 use ring3_maps::{Access, Errno, Map, MapAttr, MapType, abi};
 use ring3_sync::rcu;
 use ring3_uapi::flags::map_elem;
@@ -145,112 +143,4 @@ fn programs_find_inner_maps_and_replaced_ones_are_released() {
             assert_eq!(Arc::strong_count(map), count - 1);
         }
     }
-}
-
-/// Counts what was released.
-#[derive(Default)]
-struct Counter(AtomicU64);
-
-impl FieldHooks for Counter {
-    unsafe fn release(&self, field: &Field, field_ptr: *mut u8) {
-        assert_eq!(field.kind, FieldKind::KptrRef);
-        // SAFETY: the field is a word of a live value.
-        let word = unsafe { AtomicU64::from_ptr(field_ptr.cast()) };
-        self.0
-            .fetch_add(word.swap(0, Ordering::Relaxed), Ordering::Relaxed);
-    }
-}
-
-#[test]
-fn special_fields_are_kept_hidden_and_released() {
-    let field = |kind, offset, size| Field { kind, offset, size };
-    for map_type in [MapType::Hash, MapType::Array, MapType::LruHash] {
-        let counter = Arc::new(Counter::default());
-        let fields = vec![
-            field(FieldKind::KptrRef, 8, 8),
-            field(FieldKind::SpinLock, 4, 4),
-        ];
-        let record = Arc::new(ValueRecord::new(fields, Some(counter.clone())));
-        let map = Map::create(&MapAttr::new(map_type, 4, 24, 4).with_record(record)).unwrap();
-        let key = 1u32.to_ne_bytes();
-        let update =
-            |byte: u8, flags| map.sys_update(Access::ReadWrite, &key, &[byte; 24], flags, &NoFds);
-        let kptr = || {
-            let _run = rcu::read();
-            // SAFETY: the key has 4 bytes; the field is a word of the value.
-            unsafe {
-                let value =
-                    abi::lookup_elem(map.program_ptr(), key.as_ptr() as u64, 0, 0, 0) as *mut u8;
-                AtomicU64::from_ptr(value.add(8).cast())
-            }
-        };
-        update(0xaa, 0).unwrap();
-        assert_eq!(
-            kptr().load(Ordering::Relaxed),
-            0,
-            "a user's bytes never reach a pointer"
-        );
-        kptr().store(5, Ordering::Relaxed);
-        let mut value = [0xff; 24];
-        map.sys_lookup(Access::ReadWrite, &key, &mut value, 0)
-            .unwrap();
-        assert_eq!(
-            (&value[..4], &value[4..16], &value[16..]),
-            (&[0xaa; 4][..], &[0; 12][..], &[0xaa; 8][..])
-        );
-        if map_type != MapType::LruHash {
-            // In place, under the value's own lock: the pointer stays.
-            update(0xbb, map_elem::LOCK).unwrap();
-            if map_type == MapType::Hash {
-                assert_eq!(
-                    (
-                        kptr().load(Ordering::Relaxed),
-                        counter.0.load(Ordering::Relaxed)
-                    ),
-                    (5, 0)
-                );
-            }
-        }
-        update(0xcc, 0).unwrap();
-        assert_eq!(
-            (
-                kptr().load(Ordering::Relaxed),
-                counter.0.load(Ordering::Relaxed)
-            ),
-            (0, 5),
-            "{map_type}"
-        );
-        kptr().store(7, Ordering::Relaxed);
-        if map_type == MapType::Array {
-            drop(map);
-        } else {
-            map.sys_delete(Access::ReadWrite, &key, &NoFds).unwrap();
-        }
-        assert_eq!(counter.0.load(Ordering::Relaxed), 12, "{map_type}");
-    }
-}
-
-#[test]
-fn a_frozen_map_with_a_writable_mapping_is_refused_and_then_not() {
-    use ring3_maps::MappingAccess::Write;
-    let attr =
-        MapAttr::new(MapType::Array, 4, 8, 2).with_flags(ring3_uapi::flags::map_create::MMAPABLE);
-    let map = Map::create(&attr).unwrap();
-    let mapping = map.mmap(Access::ReadWrite, 0, 4096, Write).unwrap();
-    assert_eq!(map.sys_freeze(Access::ReadWrite), Err(Errno::EBUSY));
-    // SAFETY: a page is mapped.
-    unsafe { mapping.as_ptr().cast::<u64>().write_volatile(9) };
-    let weak = Arc::downgrade(&map);
-    drop(map);
-    let map = weak.upgrade().expect("the mapping keeps the map");
-    let mut value = [0; 8];
-    map.sys_lookup(Access::ReadWrite, &[0; 4], &mut value, 0)
-        .unwrap();
-    assert_eq!(value, 9u64.to_ne_bytes());
-    drop(mapping);
-    assert_eq!(map.sys_freeze(Access::ReadWrite), Ok(()));
-    assert_eq!(
-        map.mmap(Access::ReadWrite, 0, 4096, Write).unwrap_err(),
-        Errno::EPERM
-    );
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ring3_maps::{Access, Map, MapAttr, MapType, OwnerKey, ProgArray, ProgSlot, RingBuf, abi};
 use ring3_sync::{interleave, rcu};
 use ring3_uapi::ProgType;
+use ring3_uapi::flags::map_create;
 use shuttle::thread;
 
 /// Schedules tried for each test.
@@ -96,25 +97,110 @@ fn a_key_that_stays_is_found_while_others_come_and_go() {
     });
 }
 
+/// `count` keys of one bucket of a map with 4 buckets and the constant seed.
+fn keys_of_one_bucket(count: usize) -> Vec<u64> {
+    // The hash of `hash::key` without a seed.
+    let hash = |key: u64| {
+        let product = u128::from(key) * 0x9e37_79b9_7f4a_7c15;
+        (product >> 64) as u64 ^ product as u64
+    };
+    (1..)
+        .filter(|key| hash(*key) & 3 == 0)
+        .take(count)
+        .collect()
+}
+
+/// A map of 4 buckets, of which one holds 11 elements: 8 in its places, 3 in its chain.
+fn chained(flags: u32) -> (Arc<Map>, Vec<u64>) {
+    let flags = flags | map_create::ZERO_SEED;
+    let map = Map::create(&MapAttr::new(MapType::Hash, 8, 32, 16).with_flags(flags)).unwrap();
+    let keys = keys_of_one_bucket(14);
+    for key in &keys[..11] {
+        assert_eq!(update(&map, *key, *key), 0);
+    }
+    (map, keys)
+}
+
+#[test]
+fn the_keys_of_these_tests_share_a_bucket() {
+    let (map, keys) = chained(0);
+    // A walk goes by buckets: the keys of one follow each other, also between keys of others.
+    for key in 1_000_000..1_000_005 {
+        assert_eq!(update(&map, key, key), 0);
+    }
+    let mut walk = Vec::new();
+    let (mut last, mut next) = (None::<[u8; 8]>, [0; 8]);
+    while map
+        .sys_next_key(
+            Access::ReadWrite,
+            last.as_ref().map(|key| &key[..]),
+            &mut next,
+        )
+        .is_ok()
+    {
+        walk.push(keys[..11].contains(&u64::from_ne_bytes(next)));
+        last = Some(next);
+    }
+    assert_eq!(walk.len(), 16);
+    let first = walk.iter().position(|own| *own).unwrap();
+    let run = walk[first..].iter().rposition(|own| *own).unwrap() + 1;
+    // Others of the same bucket may stand between.
+    assert!(
+        run < 16 && walk.iter().filter(|own| **own).count() == 11,
+        "{walk:?}"
+    );
+}
+
 #[test]
 fn chained_keys_are_found_while_places_are_freed() {
+    for flags in [0, map_create::NO_PREALLOC] {
+        explore(move || {
+            let (map, keys) = chained(flags);
+            let (other, own) = (map.clone(), keys.clone());
+            let churn = thread::spawn(move || {
+                // From a place, from the head of the chain, from its end.
+                for (gone, new) in [(0, 11), (10, 12), (8, 13)] {
+                    assert_eq!(delete(&other, own[gone]), 0);
+                    assert_eq!(update(&other, own[new], own[new]), 0);
+                }
+            });
+            for at in [7, 9, 1] {
+                assert!(prog_has(&map, keys[at]));
+                assert_eq!(read(&map, keys[at]), Some(keys[at]));
+            }
+            churn.join().unwrap();
+            for (at, key) in keys.iter().enumerate() {
+                let there = ![0, 8, 10].contains(&at);
+                assert_eq!(read(&map, *key), there.then_some(*key));
+            }
+        });
+    }
+}
+
+#[test]
+fn deleted_elements_come_back_without_preallocation() {
     explore(|| {
-        // 16 entries lie in 4 buckets of 8 places: keys are chosen that overflow one.
-        let map = Map::create(&MapAttr::new(MapType::Hash, 8, 32, 4).with_flags(0)).unwrap();
+        let attr = MapAttr::new(MapType::Hash, 8, 32, 4).with_flags(map_create::NO_PREALLOC);
+        let map = Map::create(&attr).unwrap();
+        let writers: Vec<_> = (0..2u64)
+            .map(|writer| {
+                let map = map.clone();
+                thread::spawn(move || {
+                    for round in 0..40 {
+                        assert_eq!(update(&map, writer, round), 0);
+                        assert_eq!(read(&map, writer), Some(round));
+                        assert_eq!(delete(&map, writer), 0);
+                    }
+                })
+            })
+            .collect();
+        writers
+            .into_iter()
+            .for_each(|writer| writer.join().unwrap());
         for key in 0..4 {
             assert_eq!(update(&map, key, key), 0);
         }
-        let other = map.clone();
-        let churn = thread::spawn(move || {
-            assert_eq!(delete(&other, 0), 0);
-            assert_eq!(update(&other, 9, 9), 0);
-            assert_eq!(delete(&other, 1), 0);
-        });
-        for _ in 0..3 {
-            assert_eq!((read(&map, 2), read(&map, 3)), (Some(2), Some(3)));
-        }
-        churn.join().unwrap();
-        assert_eq!(read(&map, 9), Some(9));
+        assert_eq!(update(&map, 4, 4), ring3_maps::Errno::E2BIG.negated());
     });
 }
 

@@ -252,21 +252,23 @@ fn two_threads(
     report: &mut Report,
 ) -> Outcome<()> {
     // Short samples and many: both processors must be ours for the length of one.
-    const RUNS: usize = 20;
-    const ROUNDS: usize = 600;
+    const RUNS: usize = 8;
+    const ROUNDS: usize = 1500;
     let program = loaded.program(program)?;
     let body = |thread: usize| {
         let mut packet = packet.to_vec();
         // The packet's first word chooses the keys.
         packet[..4].copy_from_slice(&(thread as u32 * 4096).to_ne_bytes());
         let mut ours = Ours::new(program, &packet).ok();
-        move || {
+        let mut repeat = move |runs: usize| {
             if let Some(mut run) = ours.as_mut().and_then(|ours| ours.run().ok()) {
-                for _ in 0..RUNS {
+                for _ in 0..runs {
                     std::hint::black_box(run());
                 }
             }
-        }
+        };
+        repeat(WARM_RUNS as usize);
+        move || repeat(RUNS)
     };
     let per_run = (RUNS as f64) * OPS;
     let (mut one, mut two) = (f64::INFINITY, f64::INFINITY);

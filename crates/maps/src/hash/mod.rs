@@ -54,7 +54,7 @@ const MAX_ENTRIES_MAX: u32 = 1 << 31;
 /// Spare elements of maps that are not preallocated, for those that wait for a grace period and those that threads hold for a moment: address space,
 /// touched only as far as a map's deletions need it.
 const LIMBO_ELEMENTS_MIN: u32 = 1024;
-const LIMBO_ELEMENTS_MAX: u32 = 1 << 16;
+const LIMBO_ELEMENTS_MAX: u32 = 1 << 20;
 /// Address space for spare elements above the minimum.
 const LIMBO_BYTES: usize = 64 << 20;
 

@@ -165,7 +165,9 @@ impl Table {
                     let this = current_cpu();
                     for cpu in 0..cpus {
                         if cpu == this {
-                            self.copy.copy_in(self.pool.percpu_value(idx, cpu), value);
+                            let own = self.pool.percpu_value(idx, cpu);
+                            self.copy.copy_in(own, value);
+                            self.copy.release_fields(own);
                         } else if others == FillOthers::Zero {
                             mem::zero_bytes(
                                 self.pool.percpu_value(idx, cpu),
@@ -177,8 +179,9 @@ impl Table {
                 Source::Syscall(values) => {
                     let stride = mem::round_up_8(self.copy.value_bytes);
                     for cpu in 0..cpus {
-                        self.copy
-                            .copy_in(self.pool.percpu_value(idx, cpu), values.add(cpu * stride));
+                        let own = self.pool.percpu_value(idx, cpu);
+                        self.copy.copy_in(own, values.add(cpu * stride));
+                        self.copy.release_fields(own);
                     }
                 }
             }
