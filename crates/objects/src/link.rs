@@ -159,9 +159,7 @@ fn call_target(
                 format!("kfunc {id}: calls of kernel functions do not run yet"),
             ));
         }
-        CallFact::Helper {
-            id, map, const_key, ..
-        } => (id, map, const_key),
+        CallFact::Helper { id, map, const_key } => (id, map, const_key),
     };
     let map = map.map(|index| map_at(maps, index)).transpose()?;
     if id == FuncId::TailCall {
@@ -207,7 +205,7 @@ fn call_target(
 }
 
 /// A look-up in a map whose values lie in an array needs no call.
-fn lookup_target(map: &Map, const_key: Option<u64>, fallback: CallTarget) -> Target {
+fn lookup_target(map: &Map, const_key: Option<u32>, fallback: CallTarget) -> Target {
     let Some(layout) = map.array_layout() else {
         return Target::Call(fallback);
     };
@@ -215,8 +213,8 @@ fn lookup_target(map: &Map, const_key: Option<u64>, fallback: CallTarget) -> Tar
         return Target::Call(fallback);
     }
     Target::Inline(match const_key {
-        Some(key) if key < u64::from(layout.max_entries) => InlineCall::ConstAddress {
-            address: layout.base + key * u64::from(layout.stride),
+        Some(key) if key < layout.max_entries => InlineCall::ConstAddress {
+            address: layout.base + u64::from(key) * u64::from(layout.stride),
             fallback,
         },
         _ => InlineCall::ArrayLookup {
@@ -228,7 +226,7 @@ fn lookup_target(map: &Map, const_key: Option<u64>, fallback: CallTarget) -> Tar
     })
 }
 
-fn tail_call(map: &Arc<Map>, const_key: Option<u64>) -> Result<Target, Error> {
+fn tail_call(map: &Arc<Map>, const_key: Option<u32>) -> Result<Target, Error> {
     let array = map.downcast::<ring3_maps::ProgArray>().ok_or_else(|| {
         Error::new(
             Errno::EFAULT,
@@ -241,7 +239,7 @@ fn tail_call(map: &Arc<Map>, const_key: Option<u64>) -> Result<Target, Error> {
     };
     Ok(Target::TailCall(TailCallSite {
         table,
-        const_index: const_key.and_then(|key| u32::try_from(key).ok()),
+        const_index: const_key,
         hub: Some(HubRef::new(array.hub())),
     }))
 }

@@ -131,9 +131,7 @@ pub enum CallFact {
         /// The one map its map argument always is, as an index into `LoadRequest::maps`.
         map: Option<u32>,
         /// The constant key (array index, prog array slot) it is always called with.
-        const_key: Option<u64>,
-        /// The callback it is given, if always the same.
-        callback: Option<u32>,
+        const_key: Option<u32>,
     },
     /// A helper that a host application registered, by its number.
     HostHelper(u32),

@@ -604,7 +604,7 @@ fn backtrack_insn(
             sync_linked(bt, hist);
             return Ok(Step::Done);
         }
-        Slot::SecondHalf | Slot::Bad(_) => return Ok(Step::Done),
+        Slot::SecondHalf | Slot::Bad => return Ok(Step::Done),
     };
     let stack_access = hist
         .filter(|h| h.flags.has(HistFlags::STACK_ACCESS))

@@ -1,5 +1,6 @@
 //! `Facts`: what the passes found out about the program, immutable during exploration. `Env`: exploration's working context.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -7,11 +8,11 @@ use core::cell::OnceCell;
 
 use ring3_btf::record::{DESTRUCTIBLE_6_18, KernelTypes, Record, StructMetas};
 use ring3_btf::{Btf, TypeId};
-use ring3_isa::{DecodeError, Insn, RawInsn, Reg};
+use ring3_isa::{Insn, RawInsn, Reg};
 use ring3_spec::{LoadRequest, MapInfo};
 use ring3_uapi::flags::prog_load;
 
-use crate::aux::InsnAux;
+use crate::aux::AuxTable;
 use crate::liveness::stack::StackLiveness;
 use crate::log::Log;
 use crate::state::{BtfIdx, Extra, MapIdx, RegBase, RegState, SharedReg, VerifierState};
@@ -29,7 +30,7 @@ pub(crate) enum Slot {
     /// The second slot of a two-slot load.
     SecondHalf,
     /// An encoding the decoder refuses; rejected when (and only when) a path reaches it.
-    Bad(#[expect(dead_code, reason = "shown by Debug only")] DecodeError),
+    Bad,
 }
 
 /// What a two-slot load loads.
@@ -130,6 +131,8 @@ pub(crate) struct Facts {
     /// Instructions as given (fds of maps included).
     pub(crate) raw: Vec<RawInsn>,
     pub(crate) slots: Vec<Slot>,
+    /// First slots of two-slot loads, ascending, and what they load.
+    pub(crate) loads: Vec<(u32, LdImm64)>,
     pub(crate) flags: Vec<InsnFlags>,
     pub(crate) quick_steps: Vec<crate::backtrack::quick::QuickStep>,
     /// Registers that may be read before they are written, bit per register, before each slot.
@@ -166,6 +169,17 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    /// Frees what only exploration reads.
+    pub(crate) fn end_exploration(&mut self) {
+        self.slots = Vec::new();
+        self.flags = Vec::new();
+        self.quick_steps = Vec::new();
+        self.live_regs = Vec::new();
+        self.scc = Vec::new();
+        self.postorder = Vec::new();
+        self.line_info = Vec::new();
+    }
+
     /// The map.
     #[inline]
     pub(crate) fn map(&self, idx: MapIdx) -> &Arc<MapInfo> {
@@ -291,9 +305,9 @@ pub(crate) struct Env<'a> {
     pub(crate) prev_insn_idx: u32,
     /// The slot of the state line printed last.
     pub(crate) prev_linfo: Option<u32>,
-    pub(crate) worklist: Vec<Pending>,
+    pub(crate) worklist: Vec<Box<Pending>>,
     pub(crate) states: StateTable,
-    pub(crate) aux: Vec<InsnAux>,
+    pub(crate) aux: AuxTable,
     pub(crate) subprog_aux: Vec<SubprogAux>,
     pub(crate) stack_liveness: StackLiveness,
     /// The newest entry of the path's history is of the current instruction.
@@ -308,7 +322,7 @@ pub(crate) struct Env<'a> {
     pub(crate) prev_insn_processed: u32,
     pub(crate) jmps_processed: u32,
     pub(crate) prev_jmps_processed: u32,
-    /// Pass number, see [`InsnAux::seen`].
+    /// Pass number, see [`crate::aux::InsnAux::seen`].
     pub(crate) pass_cnt: u32,
     /// Bytes of the instruction line printed last, and where the log stood after it.
     pub(crate) prev_insn_print_bytes: u64,

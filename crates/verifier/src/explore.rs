@@ -7,6 +7,8 @@
 //!
 //! Kernel counterpart: `do_check`, `push_stack`, `pop_stack`. Neighbours: `states` (pruning), `check` (instructions).
 
+use alloc::boxed::Box;
+
 use ring3_isa::{CallTarget, Insn, Operand, Reg};
 use ring3_uapi::{Errno, FuncId};
 
@@ -17,7 +19,7 @@ use crate::error::{Check, RejectKind, Violation, reject};
 use crate::limits::{JMP_SEQ_MAX, PROCESSED_INSNS_MAX};
 use crate::log::insn::{log_insn, log_source_line};
 use crate::log::state::{print_full_state, print_insn_state};
-use crate::log::vlog;
+use crate::log::{Log, vlog};
 use crate::state::{HistFlags, VerifierState};
 use crate::states::{Visit, check_state_visited, update_branch_counts};
 use crate::stop_points;
@@ -54,12 +56,12 @@ pub(crate) fn push_path<'e>(
     let mut state = env.cur.clone();
     state.speculative |= speculation == Speculation::Yes;
     let log_position = env.log.position();
-    env.worklist.push(Pending {
+    env.worklist.push(Box::new(Pending {
         state,
         insn_idx,
         prev_insn_idx,
         log_position,
-    });
+    }));
     env.states.note_waiting(env.worklist.len() as u32);
     if env.worklist.len() as u32 > JMP_SEQ_MAX {
         reject!(
@@ -136,7 +138,7 @@ pub(crate) fn explore(env: &mut Env<'_>) -> Check {
             log_before(env, &mut print_state);
         }
         mark_seen(env, insn_idx);
-        if env.cur.speculative && env.aux[insn_idx as usize].nospec {
+        if env.cur.speculative && env.aux[insn_idx].nospec {
             if !end_path(env)? {
                 return Ok(());
             }
@@ -168,15 +170,14 @@ pub(crate) fn explore(env: &mut Env<'_>) -> Check {
                     env.stack_liveness.commit_insn();
                 }
                 log_violation(env, &violation);
-                let aux = &mut env.aux[insn_idx as usize];
+                let aux = &mut env.aux[insn_idx];
                 aux.nospec = true;
-                aux.alu_state = 0;
+                aux.forget_clamp();
                 Next::PathEnd
             }
         };
-        let stopped = env.cur.speculative
-            && env.aux[insn_idx as usize].nospec_result
-            && next != Next::PathEnd;
+        let stopped =
+            env.cur.speculative && env.aux[insn_idx].nospec_result && next != Next::PathEnd;
         if next == Next::PathEnd || stopped {
             if !end_path(env)? {
                 return Ok(());
@@ -247,9 +248,14 @@ fn speculative_words(speculative: bool) -> &'static str {
 
 /// Prints what a violation says.
 pub(crate) fn log_violation(env: &mut Env<'_>, violation: &Violation) {
+    write_violation(env.log, violation);
+}
+
+/// As [`log_violation`], where no path is walked.
+pub(crate) fn write_violation(log: &mut Log, violation: &Violation) {
     if !violation.text.is_empty() {
         let end = if violation.unterminated { "" } else { "\n" };
-        vlog!(env.log, "{}{end}", violation.text);
+        vlog!(log, "{}{end}", violation.text);
     }
 }
 
@@ -264,8 +270,8 @@ fn is_recoverable(violation: &Violation) -> bool {
 /// Instructions that only speculation reaches are not "seen": they are removed as dead code if nothing else comes here.
 #[inline]
 pub(crate) fn mark_seen(env: &mut Env<'_>, insn_idx: u32) {
-    if !env.cur.speculative || env.aux[insn_idx as usize].seen != 0 {
-        env.aux[insn_idx as usize].seen = env.pass_cnt;
+    if !env.cur.speculative || env.aux[insn_idx].seen != 0 {
+        env.aux[insn_idx].seen = env.pass_cnt as u16;
     }
 }
 
@@ -289,7 +295,7 @@ fn check_insn(env: &mut Env<'_>) -> Check<Next> {
         }
         Slot::Insn(insn) => return check_decoded(env, insn),
         Slot::SecondHalf => reject!(EINVAL, "invalid BPF_LD mode"),
-        Slot::Bad(_) => {
+        Slot::Bad => {
             return Err(check::encoding::bad_encoding(
                 env,
                 facts.raw[insn_idx as usize],

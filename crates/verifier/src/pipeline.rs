@@ -13,6 +13,7 @@ use ring3_uapi::flags::prog_load;
 use ring3_uapi::limits::{PROG_INSNS_MAX, PROG_INSNS_MAX_UNPRIVILEGED};
 
 use crate::attach::{Effects, check_attach, resolved_prog_type};
+use crate::aux::AuxTable;
 use crate::backtrack::quick::QuickStep;
 use crate::call_traits::{CallTraits, KernelCalls};
 use crate::cfg::{CfgInput, CfgNote, check_cfg};
@@ -26,7 +27,7 @@ use crate::env::{
     Env, Facts, LdImm64, Linkage, Modes, Permits, Scratch, Slot, Subprog, SubprogAux,
 };
 use crate::error::{Check, RejectKind, VerifierError, Violation, reject};
-use crate::explore::{explore, log_violation};
+use crate::explore::{explore, log_violation, write_violation};
 use crate::fastcall::{mark_fastcall_patterns, remove_fastcall_spills_fills};
 use crate::fixups::{FixupInput, Outcome, fixup};
 use crate::kfunc_calls::{KfuncCalls, module_btfs};
@@ -42,6 +43,7 @@ use crate::state::{
     Extra, FuncState, MAIN_CALLSITE, MapIdx, RegState, RegType, SharedReg, VerifierState,
 };
 use crate::states::StateTable;
+use crate::stop_points::StopPoints;
 use crate::subprogs::{SubprogInput, check_subprogs, find_subprogs, name_subprogs};
 
 /// Decides whether a program is safe, as Linux 6.18 does.
@@ -166,14 +168,15 @@ fn run(
     check_size(req, permits)?;
     check_load_permitted(req, registry, permits)?;
     let mut subprog_count = 0;
-    let facts = match prepare(req, registry, permits, log, &mut subprog_count) {
+    let mut facts = match prepare(req, registry, permits, log, &mut subprog_count) {
         Ok(facts) => facts,
         Err(violation) => {
-            if !violation.text.is_empty() {
-                let end = if violation.unterminated { "" } else { "\n" };
-                vlog!(log, "{}{end}", violation.text);
-            }
-            log_stats(log, &alloc::vec![0; subprog_count], &StateTable::new(1), 0);
+            write_violation(log, &violation);
+            log_stats(
+                log,
+                &alloc::vec![0; subprog_count],
+                &VerifierStats::default(),
+            );
             return Err(violation);
         }
     };
@@ -182,21 +185,22 @@ fn run(
         recording.begin(&facts);
         recording
     });
-    let result = explore_all(&mut env);
-    let result = match result {
-        Ok(()) => after_acceptance(&mut env),
-        Err(violation) => {
-            *at = Some(env.insn_idx);
-            if extras.wants_diagnosis {
-                extras.diagnosis = Some(diagnostics::of_path(&env, &violation));
-            }
-            Err(violation)
+    let explored = explore_all(&mut env);
+    if let Err(violation) = &explored {
+        *at = Some(env.insn_idx);
+        if extras.wants_diagnosis {
+            extras.diagnosis = Some(diagnostics::of_path(&env, violation));
         }
-    };
-    if let Err(violation) = &result {
-        log_violation(&mut env, violation);
     }
     extras.recording = env.recording.take();
+    let mut walked = Walked::of(env);
+    let result = explored.and_then(|()| {
+        facts.end_exploration();
+        after_acceptance(req, registry, &facts, permits, &mut walked)
+    });
+    if let Err(violation) = &result {
+        write_violation(log, violation);
+    }
     // Rewrites remove functions and use stack of their own.
     let depths: Vec<u32> = match &result {
         Ok(program) => program
@@ -204,17 +208,53 @@ fn run(
             .iter()
             .map(|subprog| subprog.stack_bytes)
             .collect(),
-        Err(_) => env
+        Err(_) => walked
             .subprog_aux
             .iter()
             .map(|aux| u32::from(aux.stack_depth))
             .collect(),
     };
-    log_stats(env.log, &depths, &env.states, env.insn_processed);
+    log_stats(log, &depths, &walked.outcome.stats);
     result
 }
 
-fn log_stats(log: &mut Log, depths: &[u32], states: &StateTable, processed: u32) {
+/// What exploration leaves behind.
+struct Walked {
+    aux: AuxTable,
+    subprog_aux: Vec<SubprogAux>,
+    seen_direct_write: bool,
+    seen_exception: bool,
+    stop_points: Option<StopPoints>,
+    outcome: Outcome,
+}
+
+impl Walked {
+    fn of(env: Env<'_>) -> Walked {
+        Walked {
+            aux: env.aux,
+            subprog_aux: env.subprog_aux,
+            seen_direct_write: env.seen_direct_write,
+            seen_exception: env.seen_exception,
+            stop_points: env.stop_points,
+            outcome: Outcome {
+                stats: VerifierStats {
+                    insns_processed: u64::from(env.insn_processed),
+                    max_states_per_insn: env.states.max_per_insn,
+                    total_states: env.states.total,
+                    peak_states: env.states.peak,
+                    mark_read: 0,
+                    peak_held: env.states.peak_held,
+                },
+                max_pkt_offset: env.max_pkt_offset,
+                max_ctx_offset: env.max_ctx_offset,
+                max_tp_access: env.max_tp_access,
+                enforce_expected_attach_type: env.enforce_expected_attach_type,
+            },
+        }
+    }
+}
+
+fn log_stats(log: &mut Log, depths: &[u32], stats: &VerifierStats) {
     if log.is_stats() {
         vlog!(log, "verification time 0 usec\nstack depth ");
         let mut sep = "";
@@ -226,11 +266,12 @@ fn log_stats(log: &mut Log, depths: &[u32], states: &StateTable, processed: u32)
     }
     vlog!(
         log,
-        "processed {processed} insns (limit {}) max_states_per_insn {} total_states {} peak_states {} mark_read 0\n",
+        "processed {} insns (limit {}) max_states_per_insn {} total_states {} peak_states {} mark_read 0\n",
+        stats.insns_processed,
         crate::limits::PROCESSED_INSNS_MAX,
-        states.max_per_insn,
-        states.total,
-        states.peak
+        stats.max_states_per_insn,
+        stats.total_states,
+        stats.peak_states
     );
 }
 
@@ -316,6 +357,7 @@ fn prepare(
         raw: insns.into_owned(),
         quick_steps: QuickStep::table(&slots),
         slots,
+        loads: resolved.loads,
         flags: Vec::new(),
         live_regs: Vec::new(),
         scc: Vec::new(),
@@ -412,30 +454,37 @@ fn map_table(req: &LoadRequest) -> (Vec<Arc<MapInfo>>, Vec<Option<MapIdx>>) {
     (maps, inner_map)
 }
 
-fn decode_slots(insns: &[RawInsn], loads: &[Option<LdImm64>]) -> Vec<Slot> {
-    let insns: Vec<RawInsn> = insns
-        .iter()
-        .map(|&insn| without_ignored_fields(insn))
-        .collect();
-    let insns = insns.as_slice();
+fn decode_slots(insns: &[RawInsn], loads: &[(u32, LdImm64)]) -> Vec<Slot> {
+    let has_ignored = |insn: &RawInsn| without_ignored_fields(*insn) != *insn;
+    let cleared: Vec<RawInsn>;
+    let insns = if insns.iter().any(has_ignored) {
+        let clear = |&insn| without_ignored_fields(insn);
+        cleared = insns.iter().map(clear).collect();
+        cleared.as_slice()
+    } else {
+        insns
+    };
+    let mut loads = loads.iter().peekable();
     let mut slots = Vec::with_capacity(insns.len());
     while slots.len() < insns.len() {
         let at = slots.len();
+        let load = loads.next_if(|(first, _)| *first as usize == at);
+        let load = load.map(|(_, value)| *value);
         match decode(insns, at) {
             Ok((Insn::LoadImm64 { dst, .. }, _)) => {
-                let value = loads[at].unwrap_or(LdImm64::Value(0));
+                let value = load.unwrap_or(LdImm64::Value(0));
                 slots.push(Slot::LoadImm64 { dst, value });
                 slots.push(Slot::SecondHalf);
             }
             Ok((insn, _)) => slots.push(Slot::Insn(insn)),
-            Err(error) => {
+            Err(_) => {
                 // The kernel does not look at the second immediate of a function's address.
-                let resolved = loads[at]
+                let resolved = load
                     .filter(|_| insns[at].off == 0)
                     .zip(ring3_isa::Reg::new(insns[at].dst()));
                 slots.push(match resolved {
                     Some((value, dst)) => Slot::LoadImm64 { dst, value },
-                    None => Slot::Bad(error),
+                    None => Slot::Bad,
                 });
                 if insns[at].is_ld_imm64() && slots.len() < insns.len() {
                     slots.push(Slot::SecondHalf);
@@ -467,7 +516,7 @@ fn new_env<'a>(
         prev_linfo: None,
         worklist: Vec::new(),
         states: StateTable::new(count),
-        aux: alloc::vec![Default::default(); count],
+        aux: AuxTable::new(count),
         subprog_aux: alloc::vec![SubprogAux::default(); facts.subprogs.len()],
         stack_liveness: StackLiveness::default(),
         has_hist: false,
@@ -585,22 +634,25 @@ fn set_entry_regs(env: &mut Env<'_>, subprog: u32) -> Check {
 }
 
 /// What is checked and rewritten once all paths are walked.
-fn after_acceptance(env: &mut Env<'_>) -> Check<VerifiedProgram> {
-    let facts = env.facts;
-    env.worklist = Vec::new();
-    env.stack_liveness = StackLiveness::default();
-    let depths: Vec<u16> = env.subprog_aux.iter().map(|aux| aux.stack_depth).collect();
+fn after_acceptance(
+    req: &LoadRequest,
+    registry: &Registry,
+    facts: &Facts,
+    permits: Permits,
+    walked: &mut Walked,
+) -> Check<VerifiedProgram> {
+    let subprog_aux = &mut walked.subprog_aux;
+    let depths: Vec<u16> = subprog_aux.iter().map(|aux| aux.stack_depth).collect();
     let removed = remove_fastcall_spills_fills(
         &facts.fastcall,
-        &|subprog| env.subprog_aux[subprog].keep_fastcall_stack,
+        &|subprog| subprog_aux[subprog].keep_fastcall_stack,
         &facts.subprogs,
         &depths,
     );
-    for (aux, &depth) in env.subprog_aux.iter_mut().zip(&removed.stack_depth) {
+    for (aux, &depth) in subprog_aux.iter_mut().zip(&removed.stack_depth) {
         aux.stack_depth = depth;
     }
-    let uses: Vec<SubprogUse> = env
-        .subprog_aux
+    let uses: Vec<SubprogUse> = subprog_aux
         .iter()
         .zip(&facts.subprogs)
         .map(|(aux, info)| SubprogUse {
@@ -610,42 +662,29 @@ fn after_acceptance(env: &mut Env<'_>) -> Check<VerifiedProgram> {
             is_exception_cb: info.is_exception_cb,
         })
         .collect();
-    let is_iter = env.req.expected_attach_type == ring3_uapi::AttachType::TraceIter.raw();
+    let is_iter = req.expected_attach_type == ring3_uapi::AttachType::TraceIter.raw();
     let stack = check_max_stack_depth(&StackInput {
         insns: &facts.raw,
         subprogs: &facts.subprogs,
         uses: &uses,
-        private_stack: private_stack_of(env.req.prog_type, is_iter, false),
+        private_stack: private_stack_of(req.prog_type, is_iter, false),
         is_throw: &|insn| {
-            let btf = env.req.kernel_btf.as_ref();
+            let btf = req.kernel_btf.as_ref();
             btf.is_some_and(|btf| btf.name(ring3_btf::TypeId(insn.imm as u32)) == "bpf_throw")
         },
     })?;
     fixup(&FixupInput {
-        req: env.req,
-        registry: env.registry,
+        req,
+        registry,
         facts,
-        aux: &env.aux,
-        subprog_aux: &env.subprog_aux,
+        aux: &walked.aux,
+        subprog_aux: &walked.subprog_aux,
         stack: &stack,
         removed_spills: &removed,
-        bpf_capable: env.permits.bpf_capable,
-        direct_write: env.seen_direct_write,
-        seen_exception: env.seen_exception,
-        stop_points: env.stop_points.take().unwrap_or_default().list(),
-        outcome: Outcome {
-            stats: VerifierStats {
-                insns_processed: u64::from(env.insn_processed),
-                max_states_per_insn: env.states.max_per_insn,
-                total_states: env.states.total,
-                peak_states: env.states.peak,
-                mark_read: 0,
-                peak_held: env.states.peak_held,
-            },
-            max_pkt_offset: env.max_pkt_offset,
-            max_ctx_offset: env.max_ctx_offset,
-            max_tp_access: env.max_tp_access,
-            enforce_expected_attach_type: env.enforce_expected_attach_type,
-        },
+        bpf_capable: permits.bpf_capable,
+        direct_write: walked.seen_direct_write,
+        seen_exception: walked.seen_exception,
+        stop_points: walked.stop_points.take().unwrap_or_default().list(),
+        outcome: walked.outcome,
     })
 }

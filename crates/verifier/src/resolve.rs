@@ -7,7 +7,6 @@
 
 mod maps;
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use ring3_btf::{Btf, Kind, TypeId};
@@ -24,8 +23,8 @@ use maps::MapUses;
 /// Operands of two-slot loads, and the objects that the program uses.
 #[derive(Clone, Debug)]
 pub(crate) struct Resolved {
-    /// What the two-slot load that begins at a slot loads.
-    pub(crate) loads: Vec<Option<LdImm64>>,
+    /// First slots of two-slot loads, ascending, and what they load.
+    pub(crate) loads: Vec<(u32, LdImm64)>,
     /// Maps in order of first use.
     pub(crate) used_maps: Vec<MapIdx>,
     /// BTFs of kernel variables, numbered on from those given.
@@ -87,13 +86,14 @@ pub(crate) fn resolve_ld_imm64(
         used: used_maps,
     };
     let mut btfs = input.btfs.to_vec();
-    let mut loads = vec![None; insns.len()];
+    let mut loads = Vec::new();
     let mut at = 0;
     while at < insns.len() {
         let insn = insns[at];
         check_load_fields(insn)?;
         if insn.is_ld_imm64() {
-            loads[at] = Some(resolve_load(at, input, &mut maps, &mut btfs)?);
+            let load = resolve_load(at, input, &mut maps, &mut btfs)?;
+            loads.push((at as u32, load));
             at += 2;
             continue;
         }
@@ -307,6 +307,7 @@ mod tests {
     use super::*;
     use alloc::string::String;
     use alloc::sync::Arc;
+    use alloc::vec;
     use ring3_btf::FieldKind;
     use ring3_btf::Record;
     use ring3_uapi::flags::prog_load;
@@ -378,11 +379,14 @@ mod tests {
         let resolved = run(&req).unwrap();
         assert_eq!(resolved.used_maps, [MapIdx(1), MapIdx(0)]);
         assert_eq!(
-            resolved.loads[4],
-            Some(LdImm64::MapValue {
-                map: MapIdx(1),
-                off: 7
-            })
+            resolved.loads[2],
+            (
+                4,
+                LdImm64::MapValue {
+                    map: MapIdx(1),
+                    off: 7
+                }
+            )
         );
     }
 

@@ -38,7 +38,7 @@ impl QuickStep {
         let bit = |reg: Reg| 1u16 << reg.number();
         let wanted = |src: Reg| if src == Reg::FP { 0 } else { bit(src) };
         match slot {
-            Slot::SecondHalf | Slot::Bad(_) => QuickStep::NOTHING,
+            Slot::SecondHalf | Slot::Bad => QuickStep::NOTHING,
             Slot::LoadImm64 { dst, .. } => QuickStep {
                 defines: bit(*dst) | Self::DROPS,
                 wants: 0,

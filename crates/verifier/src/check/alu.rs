@@ -275,7 +275,7 @@ fn adjust_reg(env: &mut Env<'_>, width: Width, op: AluOp, dst: Reg, src: Operand
     if dst_ty.is(RegBase::PtrToArena) {
         // Any arithmetic is allowed on arena pointers; they are 32 bits wide.
         if width == Width::W64 {
-            env.aux[env.insn_idx as usize].needs_zext = true;
+            env.aux[env.insn_idx].needs_zext = true;
         }
         return Ok(());
     }

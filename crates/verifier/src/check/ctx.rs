@@ -70,7 +70,7 @@ pub(crate) fn check_ctx_access(env: &mut Env<'_>, off: i32, access: MemAccess) -
                     let pointer = loaded_pointer(env, field.reg)?;
                     if pointer.is_none_or(|(ty, _)| ty.base != RegBase::PtrToBtfId) {
                         let field_size = field.narrow.map_or(0, |narrow| narrow.unit);
-                        env.aux[env.insn_idx as usize].ctx_field_size = field_size;
+                        env.aux[env.insn_idx].ctx_field_size = field_size;
                     }
                     Some(CtxField {
                         pointer,

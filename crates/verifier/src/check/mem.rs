@@ -173,9 +173,9 @@ fn may_mix(ty: RegType) -> bool {
 
 /// All paths to an instruction must agree on pointer kinds for which it will be rewritten: `save_aux_ptr_type`.
 pub(crate) fn save_ptr_type(env: &mut Env<'_>, ty: RegType, mix: TrustMix) -> Check {
-    let saved = &mut env.aux[env.insn_idx as usize].ptr_type;
-    let Some(prev) = *saved else {
-        *saved = Some(ty);
+    let saved = &mut env.aux[env.insn_idx];
+    let Some(prev) = saved.ptr_type() else {
+        saved.set_ptr_type(ty);
         return Ok(());
     };
     if ty == prev || may_mix(ty) && may_mix(prev) {
@@ -194,7 +194,7 @@ pub(crate) fn save_ptr_type(env: &mut Env<'_>, ty: RegType, mix: TrustMix) -> Ch
                 merged = merged.with(flag);
             }
         }
-        *saved = Some(merged);
+        saved.set_ptr_type(merged);
         return Ok(());
     }
     reject!(EINVAL, "same insn cannot be used with different pointers")
@@ -624,7 +624,7 @@ fn check_sock_access(
     }
     match ctx::check_sock_field(env, reg.ty.base, off, access) {
         Some(field_size) => {
-            env.aux[env.insn_idx as usize].ctx_field_size = field_size;
+            env.aux[env.insn_idx].ctx_field_size = field_size;
             Ok(())
         }
         None => reject!(

@@ -22,7 +22,7 @@ fn uses_64_bits(env: &Env<'_>, reg: &RegState, arg: RegArg) -> bool {
     let reads = arg == RegArg::Src;
     let insn = match &env.facts.slots[env.insn_idx as usize] {
         Slot::Insn(insn) => insn,
-        Slot::LoadImm64 { .. } | Slot::SecondHalf | Slot::Bad(_) => return true,
+        Slot::LoadImm64 { .. } | Slot::SecondHalf | Slot::Bad => return true,
     };
     match insn {
         Insn::Alu { width, .. } | Insn::Neg { width, .. } | Insn::Movsx { width, .. } => {
@@ -64,7 +64,7 @@ pub(crate) fn mark_insn_zext(env: &mut Env<'_>, reg: Reg) {
     if def == DEF_NOT_SUBREG {
         return;
     }
-    if let Some(aux) = env.aux.get_mut(def as usize - 1) {
+    if let Some(aux) = env.aux.get_mut(def - 1) {
         aux.zext_dst = true;
     }
     env.cur.reg_mut(reg).subreg_def = DEF_NOT_SUBREG;

@@ -13,21 +13,22 @@ use ring3_uapi::limits::STACK_BYTES_MAX;
 
 use super::map_value::{AccessBy, check_map_access};
 use super::mem::ZeroSize;
+use crate::aux::Clamp;
 use crate::env::{Env, Slot};
 use crate::error::{Check, Violation, reject};
 use crate::explore::{Speculation, push_path};
 use crate::state::{RegBase, RegState};
 
 /// The added register is clamped (`BPF_ALU_SANITIZE_SRC`).
-pub(crate) const ALU_SANITIZE_SRC: u32 = 1;
+pub(crate) const ALU_SANITIZE_SRC: u8 = 1;
 /// As above where the pointer is the source operand (`BPF_ALU_SANITIZE_DST`).
-pub(crate) const ALU_SANITIZE_DST: u32 = 1 << 1;
+pub(crate) const ALU_SANITIZE_DST: u8 = 1 << 1;
 /// What is added is negative.
-pub(crate) const ALU_NEG_VALUE: u32 = 1 << 2;
+pub(crate) const ALU_NEG_VALUE: u8 = 1 << 2;
 /// Both operands are numbers: no clamp, but no pointer may come here either.
-pub(crate) const ALU_NON_POINTER: u32 = 1 << 3;
+pub(crate) const ALU_NON_POINTER: u8 = 1 << 3;
 /// What is added is a known number.
-pub(crate) const ALU_IMMEDIATE: u32 = 1 << 4;
+pub(crate) const ALU_IMMEDIATE: u8 = 1 << 4;
 
 /// Why the clamp cannot be found.
 enum Reason {
@@ -50,7 +51,7 @@ pub(crate) struct Sanitize {
 /// What [`Sanitize::before`] found.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Window {
-    alu_state: u32,
+    alu_state: u8,
     alu_limit: u32,
     mask_to_left: bool,
 }
@@ -113,7 +114,11 @@ impl Sanitize {
         let limit =
             pointer_limit(env, result, window.mask_to_left).map_err(|r| self.violation(r))?;
         let alu_limit = window.alu_limit.wrapping_sub(limit) as i32;
-        update_state(env, window.alu_state, alu_limit.unsigned_abs()).map_err(|r| self.violation(r))
+        let clamp = Clamp {
+            state: window.alu_state,
+            limit: alu_limit.unsigned_abs(),
+        };
+        update_state(env, clamp).map_err(|r| self.violation(r))
     }
 
     fn violation(&self, reason: Reason) -> alloc::boxed::Box<Violation> {
@@ -135,8 +140,11 @@ pub(crate) fn sanitize_scalar_alu(env: &mut Env<'_>, op: AluOp, dst: Reg, src: O
         Operand::Reg(reg) => reg.number(),
         Operand::Imm(_) => 0,
     };
-    update_state(env, ALU_NON_POINTER, 0)
-        .map_err(|reason| violation(op, dst.number(), src, false, reason))
+    let clamp = Clamp {
+        state: ALU_NON_POINTER,
+        limit: 0,
+    };
+    update_state(env, clamp).map_err(|reason| violation(op, dst.number(), src, false, reason))
 }
 
 /// A pointer that moved must stay in its object, else no later clamp could be found.
@@ -201,9 +209,7 @@ pub(crate) fn push_mispredicted(env: &mut Env<'_>, next: u32) -> Check {
 }
 
 fn can_skip(env: &Env<'_>, src: Operand) -> bool {
-    env.permits.bypass_spec_v1
-        || matches!(src, Operand::Imm(_))
-        || env.aux[env.insn_idx as usize].nospec
+    env.permits.bypass_spec_v1 || matches!(src, Operand::Imm(_)) || env.aux[env.insn_idx].nospec
 }
 
 /// How far a pointer may move to the left or right.
@@ -237,13 +243,12 @@ fn pointer_limit(env: &Env<'_>, ptr: &RegState, mask_to_left: bool) -> Result<u3
 }
 
 /// Notes the clamp; it must agree with that of other paths.
-fn update_state(env: &mut Env<'_>, alu_state: u32, alu_limit: u32) -> Result<(), Reason> {
-    let aux = &mut env.aux[env.insn_idx as usize];
-    if aux.alu_state != 0 && (aux.alu_state, aux.alu_limit) != (alu_state, alu_limit) {
+fn update_state(env: &mut Env<'_>, clamp: Clamp) -> Result<(), Reason> {
+    let aux = &mut env.aux[env.insn_idx];
+    if aux.clamp().state != 0 && aux.clamp() != clamp {
         return Err(Reason::Paths);
     }
-    aux.alu_state = alu_state;
-    aux.alu_limit = alu_limit;
+    aux.set_clamp(clamp);
     Ok(())
 }
 

@@ -389,7 +389,7 @@ fn check_write_fixed(
                 .iter()
                 .any(|&ty| ty != SlotType::Misc && ty != SlotType::Zero);
         if sanitize {
-            env.aux[env.insn_idx as usize].nospec_result = true;
+            env.aux[env.insn_idx].nospec_result = true;
         }
     }
     dynptr::destroy_if_dynptr(env, frameno, spi)?;

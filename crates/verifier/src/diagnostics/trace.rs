@@ -109,7 +109,7 @@ fn frames_entered(facts: &Facts, at: u32, next: u32) -> i32 {
         {
             -1
         }
-        Slot::Insn(_) | Slot::LoadImm64 { .. } | Slot::SecondHalf | Slot::Bad(_) => 0,
+        Slot::Insn(_) | Slot::LoadImm64 { .. } | Slot::SecondHalf | Slot::Bad => 0,
     }
 }
 
@@ -118,7 +118,7 @@ fn written_by(slot: &Slot) -> u32 {
     let bit = |reg: &Reg| 1 << reg.number();
     let insn = match slot {
         Slot::LoadImm64 { dst, .. } => return bit(dst),
-        Slot::SecondHalf | Slot::Bad(_) => return 0,
+        Slot::SecondHalf | Slot::Bad => return 0,
         Slot::Insn(insn) => insn,
     };
     match insn {

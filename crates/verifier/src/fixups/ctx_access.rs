@@ -16,7 +16,7 @@ use ring3_uapi::{FuncId, ProgType};
 
 use super::patch::build::*;
 use super::patch::{Draft, DraftSlot, Patch};
-use crate::aux::InsnAux;
+use crate::aux::{AuxTable, InsnAux};
 use crate::error::{Check, Violation, unjudged};
 use crate::state::{RegBase, RegType, TypeFlags};
 
@@ -35,7 +35,7 @@ const CLASS_STX: u8 = 3;
 /// What the conversion needs.
 pub(super) struct CtxInput<'a> {
     /// One per slot of the program as loaded.
-    pub(super) aux: &'a [InsnAux],
+    pub(super) aux: &'a AuxTable,
     /// The program's context, if accesses of it are converted.
     pub(super) ctx: Option<&'static CtxTable>,
     /// Expected attach type that rows are chosen by.
@@ -72,7 +72,7 @@ pub(super) fn convert_ctx_accesses(draft: &mut Draft, input: &CtxInput<'_>) -> C
 
 fn aux_of<'a>(input: &CtxInput<'a>, slot: DraftSlot) -> Option<&'a InsnAux> {
     if slot.is_primary {
-        input.aux.get(slot.orig as usize)
+        input.aux.get(slot.orig)
     } else {
         None
     }
@@ -112,7 +112,7 @@ fn convert(
     patch: &mut Patch,
 ) -> Check {
     let insn = slot.insn;
-    let Some(ty) = aux.ptr_type else {
+    let Some(ty) = aux.ptr_type() else {
         patch.keep(slot);
         return Ok(());
     };
@@ -228,8 +228,10 @@ fn uses_tstamp_type(draft: &Draft, input: &CtxInput<'_>) -> bool {
     let Some(ctx) = input.ctx else { return false };
     draft.slots.iter().any(|&slot| {
         is_memory(slot.insn)
-            && aux_of(input, slot)
-                .is_some_and(|aux| aux.ptr_type.is_some_and(|ty| ty.base == RegBase::PtrToCtx))
+            && aux_of(input, slot).is_some_and(|aux| {
+                aux.ptr_type()
+                    .is_some_and(|ty| ty.base == RegBase::PtrToCtx)
+            })
             && slot.insn.class() == CLASS_LDX
             && ctx
                 .find(
@@ -491,8 +493,10 @@ mod tests {
 
     fn converted(insn: RawInsn, aux: InsnAux, direct_write: bool) -> Vec<RawInsn> {
         let mut draft = Draft::new(&[insn], &[Subprog::default()]);
+        let mut table = AuxTable::new(1);
+        table[0] = aux;
         let input = CtxInput {
-            aux: &[aux],
+            aux: &table,
             ctx: ring3_spec::ctx::table(CtxView::TcClsAct),
             attach_type: 0,
             prog_type: ProgType::SchedCls,
@@ -504,10 +508,9 @@ mod tests {
     }
 
     fn through(ty: RegType) -> InsnAux {
-        InsnAux {
-            ptr_type: Some(ty),
-            ..InsnAux::default()
-        }
+        let mut aux = InsnAux::default();
+        aux.set_ptr_type(ty);
+        aux
     }
 
     fn offset_of(field: &str) -> i16 {
@@ -551,15 +554,11 @@ mod tests {
     #[test]
     fn barriers_stand_before_or_after() {
         let store = RawInsn::new(0x7b, FP, 1, -8, 0);
-        let before = InsnAux {
-            nospec: true,
-            ..through(RegType::STACK)
-        };
+        let mut before = through(RegType::STACK);
+        before.nospec = true;
         assert_eq!(converted(store, before, false), [NOSPEC, store]);
-        let after = InsnAux {
-            nospec_result: true,
-            ..through(RegType::STACK)
-        };
+        let mut after = through(RegType::STACK);
+        after.nospec_result = true;
         assert_eq!(converted(store, after, false), [store, NOSPEC]);
     }
 

@@ -10,7 +10,7 @@ use ring3_uapi::Errno;
 
 use super::patch::Draft;
 use super::patch::build::*;
-use crate::aux::InsnAux;
+use crate::aux::AuxTable;
 use crate::error::Check;
 use crate::subprogs::CODE_CALL;
 
@@ -19,7 +19,14 @@ const LOOPS_MAX: i32 = 8 * 1024 * 1024;
 const SAVED_BYTES: u32 = 24;
 
 /// Inlines loops; `stack_depth` (bytes, per function as loaded) grows by what they save.
-pub(super) fn inline_loops(draft: &mut Draft, aux: &[InsnAux], stack_depth: &mut [u32]) -> Check {
+pub(super) fn inline_loops(draft: &mut Draft, aux: &AuxTable, stack_depth: &mut [u32]) -> Check {
+    if !aux
+        .calls()
+        .iter()
+        .any(|call| call.loop_inline.fit_for_inline)
+    {
+        return Ok(());
+    }
     let starts: Vec<u32> = draft.subprogs.iter().map(|subprog| subprog.start).collect();
     let before = stack_depth.to_vec();
     let mut subprog = 0;
@@ -27,10 +34,7 @@ pub(super) fn inline_loops(draft: &mut Draft, aux: &[InsnAux], stack_depth: &mut
         while starts.get(subprog + 1).is_some_and(|&start| start <= at) {
             subprog += 1;
         }
-        let inline = aux
-            .get(slot.orig as usize)
-            .map(|aux| aux.loop_inline)
-            .unwrap_or_default();
+        let inline = aux.call(slot.orig).loop_inline;
         let callback = starts.get(inline.callback_subprogno as usize).copied();
         let (true, Some(callback), Some(&depth)) = (
             slot.is_primary && inline.fit_for_inline && slot.insn.code == CODE_CALL,
@@ -80,7 +84,6 @@ mod tests {
     use super::*;
     use crate::aux::LoopInline;
     use crate::env::Subprog;
-    use alloc::vec;
 
     #[test]
     fn the_loop_calls_the_callback() {
@@ -91,8 +94,8 @@ mod tests {
             ..Subprog::default()
         });
         let mut draft = Draft::new(&insns, &subprogs);
-        let mut aux = vec![InsnAux::default(); 4];
-        aux[0].loop_inline = LoopInline {
+        let mut aux = AuxTable::new(4);
+        aux.call_mut(0).loop_inline = LoopInline {
             initialized: true,
             fit_for_inline: true,
             callback_subprogno: 1,

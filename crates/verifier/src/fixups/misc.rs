@@ -14,7 +14,7 @@ use ring3_uapi::{AttachType, Errno, FuncId, ProgType};
 
 use super::patch::build::*;
 use super::patch::{Draft, DraftSlot, Patch};
-use crate::aux::{InsnAux, MapArg};
+use crate::aux::{AuxTable, CallAux, InsnAux, MapArg};
 use crate::check::sanitize::{
     ALU_IMMEDIATE, ALU_NEG_VALUE, ALU_NON_POINTER, ALU_SANITIZE_DST, ALU_SANITIZE_SRC,
 };
@@ -37,7 +37,7 @@ const GFP_KERNEL: i32 = 0xcc0;
 pub(super) struct MiscInput<'a> {
     pub(super) req: &'a LoadRequest,
     /// One per slot of the program as loaded.
-    pub(super) aux: &'a [InsnAux],
+    pub(super) aux: &'a AuxTable,
     /// As judged: an extension's are its target's.
     pub(super) prog_type: ProgType,
     pub(super) attach_type: u32,
@@ -61,14 +61,21 @@ pub(super) fn do_misc_fixups(draft: &mut Draft, input: &MiscInput<'_>) -> Check 
             return Ok(());
         }
         let aux = if slot.is_primary {
-            input.aux.get(slot.orig as usize).unwrap_or(&default)
+            input.aux.get(slot.orig).unwrap_or(&default)
         } else {
             &default
         };
         let insn = slot.insn;
         match insn.class() {
             ALU | ALU64 => fix_alu(input, slot, aux, patch),
-            JMP if insn.code == 0x85 => return fix_call(input, slot, aux, patch),
+            JMP if insn.code == 0x85 => {
+                let aux = if slot.is_primary {
+                    input.aux.call(slot.orig)
+                } else {
+                    CallAux::default()
+                };
+                return fix_call(input, slot, aux, patch);
+            }
             _ => patch.keep(slot),
         }
         Ok(())
@@ -191,15 +198,16 @@ fn fix_division(slot: DraftSlot, patch: &mut Patch) {
 /// What is added to a pointer is cut to 0 where the processor may have speculated past its bounds.
 fn fix_pointer_arithmetic(slot: DraftSlot, aux: &InsnAux, patch: &mut Patch) {
     let insn = slot.insn;
-    if aux.alu_state == 0 || aux.alu_state == ALU_NON_POINTER {
+    let clamp = aux.clamp();
+    if clamp.state == 0 || clamp.state == ALU_NON_POINTER {
         patch.keep(slot);
         return;
     }
-    let is_negative = aux.alu_state & ALU_NEG_VALUE != 0;
-    let is_imm = aux.alu_state & ALU_IMMEDIATE != 0;
-    let off_is_src = aux.alu_state & (ALU_SANITIZE_SRC | ALU_SANITIZE_DST) == ALU_SANITIZE_SRC;
+    let is_negative = clamp.state & ALU_NEG_VALUE != 0;
+    let is_imm = clamp.state & ALU_IMMEDIATE != 0;
+    let off_is_src = clamp.state & (ALU_SANITIZE_SRC | ALU_SANITIZE_DST) == ALU_SANITIZE_SRC;
     let off = if off_is_src { insn.src() } else { insn.dst() };
-    let limit = alu_imm(ALU, MOV, AX, aux.alu_limit as i32);
+    let limit = alu_imm(ALU, MOV, AX, clamp.limit as i32);
     if is_imm {
         patch.push(limit);
     } else {
@@ -232,7 +240,7 @@ fn fix_pointer_arithmetic(slot: DraftSlot, aux: &InsnAux, patch: &mut Patch) {
     }
 }
 
-fn fix_call(input: &MiscInput<'_>, slot: DraftSlot, aux: &InsnAux, patch: &mut Patch) -> Check {
+fn fix_call(input: &MiscInput<'_>, slot: DraftSlot, aux: CallAux, patch: &mut Patch) -> Check {
     let insn = slot.insn;
     if is_kfunc_call(insn) {
         if insn.imm == 0 {
@@ -269,7 +277,7 @@ fn fix_helper_call(
     input: &MiscInput<'_>,
     slot: DraftSlot,
     id: FuncId,
-    aux: &InsnAux,
+    aux: CallAux,
     patch: &mut Patch,
 ) -> Check {
     match id {
@@ -367,6 +375,7 @@ fn fix_helper_call(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aux::Clamp;
     use crate::env::Subprog;
     use alloc::vec;
     use alloc::vec::Vec;
@@ -374,15 +383,17 @@ mod tests {
         AluOp, Insn, JmpOp, Operand, decode_xlated, eval_alu32, eval_alu64, eval_jmp32, eval_jmp64,
     };
 
-    fn fixed(insn: RawInsn, aux: InsnAux) -> Vec<RawInsn> {
-        try_fixed(insn, aux).unwrap()
+    fn fixed(insn: RawInsn) -> Vec<RawInsn> {
+        fixed_with(insn, |_| ()).unwrap()
     }
 
-    fn try_fixed(insn: RawInsn, aux: InsnAux) -> Check<Vec<RawInsn>> {
+    fn fixed_with(insn: RawInsn, note: impl FnOnce(&mut AuxTable)) -> Check<Vec<RawInsn>> {
+        let mut aux = AuxTable::new(1);
+        note(&mut aux);
         let req = LoadRequest::new(ProgType::Xdp, vec![]);
         let input = MiscInput {
             req: &req,
-            aux: &[aux],
+            aux: &aux,
             prog_type: ProgType::Xdp,
             attach_type: 0,
             sleepable: false,
@@ -486,7 +497,7 @@ mod tests {
             let Insn::Alu { width, op, .. } = decoded else {
                 panic!()
             };
-            let replaced = fixed(insn, InsnAux::default());
+            let replaced = fixed(insn);
             for (a, b) in VALUES.into_iter().flat_map(|a| VALUES.map(|b| (a, b))) {
                 let mut regs = [0; 12];
                 (regs[1], regs[2]) = (a, b);
@@ -503,12 +514,12 @@ mod tests {
 
     #[test]
     fn clamped_offsets_are_zero_beyond_the_limit() {
-        let aux = InsnAux {
-            alu_state: ALU_SANITIZE_SRC,
-            alu_limit: 8,
-            ..InsnAux::default()
+        let clamp = Clamp {
+            state: ALU_SANITIZE_SRC,
+            limit: 8,
         };
-        let replaced = fixed(alu_reg(ALU64, ADD, R1, R2), aux);
+        let add = alu_reg(ALU64, ADD, R1, R2);
+        let replaced = fixed_with(add, |aux| aux[0].set_clamp(clamp)).unwrap();
         for (off, wanted) in [(0, 100), (8, 108), (9, 100), (u64::MAX, 100)] {
             let mut regs = [0; 12];
             (regs[1], regs[2]) = (100, off);
@@ -520,21 +531,17 @@ mod tests {
     #[test]
     fn tail_calls_have_an_opcode_of_their_own() {
         let call = RawInsn::new(0x85, 0, 0, 0, 12);
-        assert_eq!(
-            fixed(call, InsnAux::default()),
-            [RawInsn::new(CODE_TAIL_CALL, 0, 0, 0, 0)]
-        );
+        assert_eq!(fixed(call), [RawInsn::new(CODE_TAIL_CALL, 0, 0, 0, 0)]);
     }
 
     #[test]
     fn tail_calls_without_privilege_know_their_map() {
         let call = RawInsn::new(0x85, 0, 0, 0, 12);
-        let aux = InsnAux {
-            map_arg: MapArg::Poison { unpriv: true },
-            ..InsnAux::default()
+        let noted = |aux: &mut AuxTable| {
+            aux.call_mut(0).map_arg = MapArg::Poison { unpriv: true };
         };
         assert_eq!(
-            try_fixed(call, aux).unwrap_err().text,
+            fixed_with(call, noted).unwrap_err().text,
             "tail_call abusing map_ptr"
         );
     }
@@ -543,7 +550,7 @@ mod tests {
     fn a_missing_kernel_function_must_be_dead() {
         let call = RawInsn::new(0x85, 0, 2, 0, 0);
         assert_eq!(
-            try_fixed(call, InsnAux::default()).unwrap_err().text,
+            fixed_with(call, |_| ()).unwrap_err().text,
             "invalid kernel function call not eliminated in verifier pass"
         );
     }

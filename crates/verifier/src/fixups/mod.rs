@@ -22,8 +22,8 @@ use ring3_spec::{
 use ring3_uapi::flags::prog_load;
 use ring3_uapi::{FuncId, MapType};
 
-use crate::aux::{InsnAux, MapArg, MapKey};
-use crate::env::{Facts, LdImm64, Linkage, Slot, SubprogAux};
+use crate::aux::{AuxTable, CallAux, MapArg, MapKey};
+use crate::env::{Facts, LdImm64, Linkage, SubprogAux};
 use crate::error::Check;
 use crate::fastcall::RemovedSpills;
 use crate::stack_depth::StackFacts;
@@ -39,8 +39,7 @@ pub(crate) struct FixupInput<'a> {
     pub(crate) req: &'a LoadRequest,
     pub(crate) registry: &'a Registry,
     pub(crate) facts: &'a Facts,
-    /// One per slot.
-    pub(crate) aux: &'a [InsnAux],
+    pub(crate) aux: &'a AuxTable,
     /// One per function.
     pub(crate) subprog_aux: &'a [SubprogAux],
     /// One per function.
@@ -85,7 +84,7 @@ pub(crate) fn fixup(input: &FixupInput<'_>) -> Check<VerifiedProgram> {
         .map(|&bytes| u32::from(bytes))
         .collect();
     loop_inline::inline_loops(&mut draft, input.aux, &mut stack_bytes)?;
-    let is_seen = |orig: u32| input.aux.get(orig as usize).is_none_or(|aux| aux.seen != 0);
+    let is_seen = |orig: u32| input.aux.get(orig).is_none_or(|aux| aux.seen != 0);
     if input.bpf_capable && !input.req.keeps_dead_code {
         dead_code::remove_dead_code(&mut draft, &is_seen)?;
     } else {
@@ -198,7 +197,7 @@ fn verified_program(
 
 fn insn_facts(input: &FixupInput<'_>, draft: &Draft, slot: &DraftSlot) -> InsnFacts {
     let insn = slot.insn;
-    let aux = input.aux.get(slot.orig as usize);
+    let aux = input.aux.get(slot.orig);
     let mode = insn.code & 0xe0;
     let mut facts = InsnFacts {
         orig_idx: slot.orig,
@@ -206,13 +205,20 @@ fn insn_facts(input: &FixupInput<'_>, draft: &Draft, slot: &DraftSlot) -> InsnFa
         divisor_nonzero: slot.divisor_nonzero,
         probe_mem: insn.class() == 1 && matches!(mode, 0x20 | 0x40),
         arena: matches!((insn.class(), mode), (1..=3, 0xa0) | (1, 0xc0) | (3, 0xe0)),
-        call: call_fact(draft, slot, aux.filter(|_| slot.is_primary)),
+        call: call_fact(draft, slot, &|| {
+            if slot.is_primary {
+                input.aux.call(slot.orig)
+            } else {
+                CallAux::default()
+            }
+        }),
         ..InsnFacts::default()
     };
     if insn.is_ld_imm64()
-        && let Some(Slot::LoadImm64 { value, .. }) = input.facts.slots.get(slot.orig as usize)
+        && let loads = &input.facts.loads
+        && let Ok(place) = loads.binary_search_by_key(&slot.orig, |(first, _)| *first)
     {
-        match *value {
+        match loads[place].1 {
             LdImm64::Map(map) => facts.map = Some(map.0),
             LdImm64::MapValue { map, .. } => {
                 facts.map = Some(map.0);
@@ -225,7 +231,7 @@ fn insn_facts(input: &FixupInput<'_>, draft: &Draft, slot: &DraftSlot) -> InsnFa
     facts
 }
 
-fn call_fact(draft: &Draft, slot: &DraftSlot, aux: Option<&InsnAux>) -> Option<CallFact> {
+fn call_fact(draft: &Draft, slot: &DraftSlot, aux: &dyn Fn() -> CallAux) -> Option<CallFact> {
     let insn: RawInsn = slot.insn;
     if is_pseudo_call(insn) {
         return draft.subprog_at(slot.target).map(CallFact::Subprog);
@@ -248,20 +254,16 @@ fn call_fact(draft: &Draft, slot: &DraftSlot, aux: Option<&InsnAux>) -> Option<C
     } else {
         return None;
     };
-    let map = match aux.map(|aux| aux.map_arg) {
-        Some(MapArg::One { map, .. }) => Some(map.0),
-        Some(MapArg::Unseen | MapArg::Poison { .. }) | None => None,
+    let aux = aux();
+    let map = match aux.map_arg {
+        MapArg::One { map, .. } => Some(map.0),
+        MapArg::Unseen | MapArg::Poison { .. } => None,
     };
-    let const_key = match aux.map(|aux| aux.map_key) {
-        Some(MapKey::One(key)) => Some(key),
-        Some(MapKey::Unseen | MapKey::Poison) | None => None,
+    let const_key = match aux.map_key {
+        MapKey::One(key) => u32::try_from(key).ok(),
+        MapKey::Unseen | MapKey::Poison => None,
     };
-    Some(CallFact::Helper {
-        id,
-        map,
-        const_key,
-        callback: None,
-    })
+    Some(CallFact::Helper { id, map, const_key })
 }
 
 fn subprog_facts(

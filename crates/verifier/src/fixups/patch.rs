@@ -34,6 +34,8 @@ pub(super) struct DraftSlot {
     pub(super) divisor_nonzero: bool,
     /// Slot of this draft that a jump, call or load of a function's address leads to, or [`NONE`].
     pub(super) target: u32,
+    /// Within a sweep: `target` is a slot of the draft before it.
+    pub(super) is_old_target: bool,
 }
 
 /// A program being rewritten.
@@ -60,6 +62,7 @@ impl Draft {
             is_primary: true,
             divisor_nonzero: false,
             target: target_of(insns, at),
+            is_old_target: false,
         };
         let subprog = |(orig, subprog): (usize, &Subprog)| DraftSubprog {
             start: subprog.start,
@@ -93,18 +96,12 @@ impl Draft {
             Some(&start) => start,
             None => starts[end as usize] + (old - end),
         };
-        self.slots = patch
-            .slots
-            .into_iter()
-            .map(|(slot, target)| DraftSlot {
-                target: match target {
-                    PatchTarget::None => NONE,
-                    PatchTarget::New(new) => new,
-                    PatchTarget::Old(old) => moved(old),
-                },
-                ..slot
-            })
-            .collect();
+        for slot in &mut patch.slots {
+            if core::mem::take(&mut slot.is_old_target) {
+                slot.target = moved(slot.target);
+            }
+        }
+        self.slots = patch.slots;
         for subprog in &mut self.subprogs {
             subprog.start = moved(subprog.start);
         }
@@ -140,14 +137,7 @@ impl Draft {
             orig: 0,
         };
         patch.push_all(insns);
-        let slots = patch.slots.into_iter().map(|(slot, target)| DraftSlot {
-            target: match target {
-                PatchTarget::New(new) => new,
-                PatchTarget::None | PatchTarget::Old(_) => NONE,
-            },
-            ..slot
-        });
-        self.slots.splice(0..0, slots);
+        self.slots.splice(0..0, patch.slots);
     }
 
     /// The instructions, with distances.
@@ -188,6 +178,7 @@ impl Draft {
             is_primary: false,
             divisor_nonzero: false,
             target: NONE,
+            is_old_target: false,
         }));
     }
 
@@ -235,30 +226,19 @@ fn target_of(insns: &[RawInsn], at: usize) -> u32 {
     u32::try_from(at as i64 + 1 + i64::from(distance)).unwrap_or(NONE)
 }
 
-#[derive(Clone, Copy)]
-enum PatchTarget {
-    None,
-    /// Slot of the draft before the sweep.
-    Old(u32),
-    /// Slot of the draft after it.
-    New(u32),
-}
-
 /// What replaces slots, growing from left to right.
 pub(super) struct Patch {
-    slots: Vec<(DraftSlot, PatchTarget)>,
+    slots: Vec<DraftSlot>,
     orig: u32,
 }
 
 impl Patch {
     /// The slot itself.
     pub(super) fn keep(&mut self, slot: DraftSlot) {
-        let target = if slot.target == NONE {
-            PatchTarget::None
-        } else {
-            PatchTarget::Old(slot.target)
-        };
-        self.slots.push((slot, target));
+        self.slots.push(DraftSlot {
+            is_old_target: slot.target != NONE,
+            ..slot
+        });
     }
 
     /// Another instruction in the slot's place that its facts apply to.
@@ -268,20 +248,25 @@ impl Patch {
 
     /// An instruction that leads to a slot of the draft before the sweep.
     pub(super) fn push_to(&mut self, insn: RawInsn, old_target: u32) {
-        let slot = self.added(insn);
-        self.slots.push((slot, PatchTarget::Old(old_target)));
+        self.slots.push(DraftSlot {
+            target: old_target,
+            is_old_target: true,
+            ..self.added(insn)
+        });
     }
 
     /// An added instruction; a jump's distance counts added instructions.
     pub(super) fn push(&mut self, insn: RawInsn) {
         let is_jump = is_jump_class(insn) && !matches!(insn.code & 0xf0, 0x80 | 0x90 | 0xf0);
         let target = if is_jump {
-            PatchTarget::New((self.slots.len() as i64 + 1 + i64::from(insn.off)) as u32)
+            (self.slots.len() as i64 + 1 + i64::from(insn.off)) as u32
         } else {
-            PatchTarget::None
+            NONE
         };
-        let slot = self.added(insn);
-        self.slots.push((slot, target));
+        self.slots.push(DraftSlot {
+            target,
+            ..self.added(insn)
+        });
     }
 
     /// Added instructions.
@@ -298,6 +283,7 @@ impl Patch {
             is_primary: false,
             divisor_nonzero: false,
             target: NONE,
+            is_old_target: false,
         }
     }
 }

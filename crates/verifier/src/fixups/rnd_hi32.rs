@@ -5,9 +5,9 @@
 
 use ring3_isa::{RawInsn, Reg, decode_xlated};
 
-use super::patch::Draft;
 use super::patch::build::*;
-use crate::aux::InsnAux;
+use super::patch::{Draft, DraftSlot};
+use crate::aux::AuxTable;
 use crate::error::Check;
 use crate::state::RegBase;
 
@@ -15,13 +15,16 @@ const CODE_ATOMIC32: u8 = 0xc3;
 const CMPXCHG: i32 = 0xf1;
 
 /// Clears the upper half of r0 after 32-bit compare-exchanges whose result is read whole.
-pub(super) fn extend_cmpxchg(draft: &mut Draft, aux: &[InsnAux]) -> Check {
+pub(super) fn extend_cmpxchg(draft: &mut Draft, aux: &AuxTable) -> Check {
+    let is_cmpxchg = |slot: &DraftSlot| slot.insn.code == CODE_ATOMIC32 && slot.insn.imm == CMPXCHG;
+    if !draft.slots.iter().any(is_cmpxchg) {
+        return Ok(());
+    }
     draft.rewrite(|_, slot, patch| {
         patch.keep(slot);
-        let is_cmpxchg = slot.insn.code == CODE_ATOMIC32 && slot.insn.imm == CMPXCHG;
-        if is_cmpxchg
+        if is_cmpxchg(&slot)
             && slot.is_primary
-            && aux.get(slot.orig as usize).is_some_and(|aux| aux.zext_dst)
+            && aux.get(slot.orig).is_some_and(|aux| aux.zext_dst)
         {
             // DIVERGES: the kernel marks this move with an immediate of 1, which no program may carry; ours is a plain move, so that
             // rewritten programs decode by the rules of all others.
@@ -32,15 +35,17 @@ pub(super) fn extend_cmpxchg(draft: &mut Draft, aux: &[InsnAux]) -> Check {
 }
 
 /// Fills upper halves that a 32-bit operation defines and nobody reads with numbers.
-pub(super) fn poison_upper_halves(draft: &mut Draft, aux: &[InsnAux], seed: u64) -> Check {
+pub(super) fn poison_upper_halves(draft: &mut Draft, aux: &AuxTable, seed: u64) -> Check {
     let mut random = seed | 1;
     draft.rewrite(|_, slot, patch| {
         patch.keep(slot);
-        let Some(aux) = aux.get(slot.orig as usize).filter(|_| slot.is_primary) else {
+        let Some(aux) = aux.get(slot.orig).filter(|_| slot.is_primary) else {
             return Ok(());
         };
-        let is_ctx_load =
-            slot.insn.class() == 1 && aux.ptr_type.is_some_and(|ty| ty.base == RegBase::PtrToCtx);
+        let is_ctx_load = slot.insn.class() == 1
+            && aux
+                .ptr_type()
+                .is_some_and(|ty| ty.base == RegBase::PtrToCtx);
         let Some(dst) = defined_half(slot.insn).filter(|_| !aux.zext_dst && !is_ctx_load) else {
             return Ok(());
         };
@@ -70,15 +75,12 @@ fn defined_half(insn: RawInsn) -> Option<u8> {
 mod tests {
     use super::*;
     use crate::env::Subprog;
-    use alloc::vec;
 
     fn poisoned(insns: &[RawInsn], zext_dst: bool) -> usize {
         let mut draft = Draft::new(insns, &[Subprog::default()]);
-        let aux = InsnAux {
-            zext_dst,
-            ..InsnAux::default()
-        };
-        poison_upper_halves(&mut draft, &vec![aux; insns.len()], 1).unwrap();
+        let mut aux = AuxTable::new(insns.len());
+        (0..insns.len() as u32).for_each(|at| aux[at].zext_dst = zext_dst);
+        poison_upper_halves(&mut draft, &aux, 1).unwrap();
         draft.encode().unwrap().len()
     }
 
@@ -93,11 +95,9 @@ mod tests {
     fn compare_exchange_clears_the_upper_half() {
         let insn = RawInsn::new(CODE_ATOMIC32, FP, R1, -4, CMPXCHG);
         let mut draft = Draft::new(&[insn], &[Subprog::default()]);
-        let aux = InsnAux {
-            zext_dst: true,
-            ..InsnAux::default()
-        };
-        extend_cmpxchg(&mut draft, &[aux]).unwrap();
+        let mut aux = AuxTable::new(1);
+        aux[0].zext_dst = true;
+        extend_cmpxchg(&mut draft, &aux).unwrap();
         let extension = alu_reg(ALU, MOV, R0, R0);
         assert_eq!(draft.encode().unwrap(), [insn, extension]);
     }

@@ -1,6 +1,8 @@
 //! Functions of the program that a helper or kernel function calls: in a frame on top of the caller (before the call
 //! returns, any number of times), or later on their own (timers and work).
 
+use alloc::boxed::Box;
+
 use ring3_btf::Kind;
 use ring3_isa::Reg;
 
@@ -101,12 +103,12 @@ fn push_async(
     let mut state = VerifierState::new(frame);
     state.in_sleepable = kind.may_sleep();
     let log_position = env.log.position();
-    env.worklist.push(Pending {
+    env.worklist.push(Box::new(Pending {
         state,
         insn_idx: start,
         prev_insn_idx: env.insn_idx,
         log_position,
-    });
+    }));
     if env.worklist.len() as u32 > crate::limits::JMP_SEQ_MAX {
         reject!(
             EFAULT,

@@ -180,7 +180,7 @@ fn check_context(env: &mut Env<'_>, proto: &FuncProto) -> Check {
     }
     let is_atomic = rcu != 0 || env.in_sleepable() && (preempt != 0 || irq != 0);
     if is_atomic && proto.func_id().is_some_and(is_storage_get) {
-        env.aux[env.insn_idx as usize].storage_get_atomic = true;
+        env.aux.call_mut(env.insn_idx).storage_get_atomic = true;
     }
     Ok(())
 }
@@ -224,7 +224,7 @@ fn record_map(env: &mut Env<'_>, meta: &CallMeta) -> Check {
         reject!(EACCES, "write into map forbidden");
     }
     let is_unpriv = !env.permits.bypass_spec_v1;
-    let arg = &mut env.aux[env.insn_idx as usize].map_arg;
+    let arg = &mut env.aux.call_mut(env.insn_idx).map_arg;
     *arg = match *arg {
         MapArg::Unseen => MapArg::One {
             map,
@@ -246,7 +246,7 @@ fn record_key(env: &mut Env<'_>, meta: &CallMeta) -> Check {
         Some(FuncId::MapLookupElem) => meta.const_map_key,
         _ => return Ok(()),
     };
-    let slot = &mut env.aux[env.insn_idx as usize].map_key;
+    let slot = &mut env.aux.call_mut(env.insn_idx).map_key;
     *slot = match (*slot, known) {
         (MapKey::Unseen, Some(key)) => MapKey::One(key),
         (MapKey::One(other), Some(key)) if other == key => MapKey::One(key),
@@ -385,8 +385,8 @@ fn check_loop(env: &mut Env<'_>, meta: &mut CallMeta) -> Check {
 
 /// A loop becomes instructions if it always has the same callback and no flags.
 fn update_loop_inline(env: &mut Env<'_>, subprog: u32) -> Check {
-    let insn_idx = env.insn_idx as usize;
-    let seen = env.aux[insn_idx].loop_inline;
+    let insn_idx = env.insn_idx;
+    let seen = env.aux.call(insn_idx).loop_inline;
     if seen.initialized && !seen.fit_for_inline {
         return Ok(());
     }
@@ -394,7 +394,7 @@ fn update_loop_inline(env: &mut Env<'_>, subprog: u32) -> Check {
     if no_flags {
         mark_chain_precision(env, Reg::R4)?;
     }
-    let inline = &mut env.aux[insn_idx].loop_inline;
+    let inline = &mut env.aux.call_mut(insn_idx).loop_inline;
     if seen.initialized {
         inline.fit_for_inline = no_flags && seen.callback_subprogno == subprog;
     } else {
