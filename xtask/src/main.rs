@@ -80,8 +80,8 @@ const VERBS: &[Verb] = &[
     },
     Verb {
         name: "stress",
-        args: "maps [--seconds N]",
-        about: "two threads on every kind of map for a long time",
+        args: "maps|trampoline [--seconds N]",
+        about: "two threads on every kind of map, or on traced functions, for a long time",
         run: sanitize::stress,
     },
     Verb {

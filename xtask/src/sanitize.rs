@@ -4,24 +4,30 @@ use std::process::Command;
 
 use crate::process::{cargo, root, run};
 
-const STRESS_USAGE: &str = "usage: cargo xtask stress maps [--seconds N]";
+const STRESS_USAGE: &str = "usage: cargo xtask stress maps|trampoline [--seconds N]";
 const SANITIZE_USAGE: &str = "usage: cargo xtask sanitize address|leak [PACKAGE ...]";
 const SECONDS_DEFAULT: &str = "60";
 /// Crates with memory of their own. Engines and helpers run generated code, which no sanitizer sees.
 const PACKAGES: &[&str] = &["ring3-os", "ring3-sync", "ring3-maps"];
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// `cargo xtask stress maps [--seconds N]`: two threads on every kind of map, for the given time altogether.
+/// `cargo xtask stress maps|trampoline [--seconds N]`: two threads on every kind of map, or calling traced functions while a third attaches and
+/// detaches, for the given time altogether.
 pub(crate) fn stress(args: &[String]) -> Result<(), String> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let seconds = match args[..] {
-        ["maps"] => SECONDS_DEFAULT,
-        ["maps", "--seconds", seconds] if seconds.parse::<u32>().is_ok() => seconds,
+    let (area, seconds) = match args[..] {
+        [area] => (area, SECONDS_DEFAULT),
+        [area, "--seconds", seconds] if seconds.parse::<u32>().is_ok() => (area, seconds),
+        _ => return Err(STRESS_USAGE.to_owned()),
+    };
+    let package = match area {
+        "maps" => "ring3-maps",
+        "trampoline" => "ring3-trampoline",
         _ => return Err(STRESS_USAGE.to_owned()),
     };
     let mut command = cargo(&["test", "--quiet", "--profile", "tools"]);
     command
-        .args(["--package", "ring3-maps", "--test", "stress"])
+        .args(["--package", package, "--test", "stress"])
         // One after the other: two threads each.
         .args(["--", "--nocapture", "--test-threads", "1"])
         .env("RING3_STRESS_SECONDS", seconds);

@@ -55,9 +55,11 @@ pub(crate) fn load_c(name: &str, source: &str, flags: &[&str]) -> Library {
     );
     std::fs::write(&file, source).expect("writes the source");
     let output = Command::new("gcc")
-        .args(["-shared", "-fPIC", "-w", "-o"])
+        .args(["-shared", "-fPIC", "-w"])
+        .args(flags.iter().filter(|flag| !flag.starts_with("-l")))
+        .arg("-o")
         .args([&object, &file])
-        .args(flags)
+        .args(flags.iter().filter(|flag| flag.starts_with("-l")))
         .output()
         .expect("the tests of C targets need gcc");
     assert!(
