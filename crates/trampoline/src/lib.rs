@@ -25,6 +25,7 @@ mod discover;
 mod frame;
 mod gate;
 mod list;
+mod probe;
 mod section;
 mod site;
 mod stats;
@@ -36,12 +37,15 @@ mod tests;
 
 pub use discover::{DiscoverError, Patchable, find_patchable, patchable_functions};
 pub use frame::{Certainty, arg_slots};
+pub use probe::{Probe, ProbeEnabled, ProbeValue};
 pub use site::{NOP5, PatchError, Patching, Site};
 pub use stats::{RunStats, StatsEnabled, enable_run_stats, run_stats};
 pub use target::{
     AttachError, Attachment, PROGS_PER_TARGET, ProgKind, Replacement, Target, attach_all,
 };
 
+#[doc(hidden)]
+pub use probe::{__Row, __probes};
 #[doc(hidden)]
 pub use site::__align_entry;
 

@@ -2,6 +2,7 @@
 //!
 //! One test: a fork of a process with running tests would copy locks that they hold.
 
+mod library;
 mod support;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,7 +51,7 @@ fn in_child(body: impl FnOnce() -> bool) -> bool {
 #[test]
 fn parent_and_child_patch_each_for_itself() {
     let source = "unsigned long ring3_test_forked(unsigned long a) { return a + 3; }";
-    let library = support::load_c("forked", source, &["-O2", "-fpatchable-function-entry=5"]);
+    let library = library::load_c("forked", source, &["-O2", "-fpatchable-function-entry=5"]);
     let model = FuncModel {
         args: vec![ArgModel::U64],
         ret: ArgModel::U64,

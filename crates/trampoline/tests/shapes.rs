@@ -1,8 +1,8 @@
 //! Traced functions of generated shapes return what they return untraced, and programs see their arguments and results: C functions compiled with
 //! patchable entries, and Rust functions by the macro, with up to 64 programs of each kind.
 
-#[path = "support/generator.rs"]
 mod generator;
+mod library;
 mod support;
 
 use std::cell::RefCell;
@@ -17,7 +17,8 @@ use ring3_trampoline::{
 };
 
 use generator::{Shape, source};
-use support::{Library, load_c, program};
+use library::{Library, load_c};
+use support::program;
 
 const COUNTS: [usize; 5] = [0, 1, 5, 40, 64];
 const SEEDS: [u64; 2] = [1, 2];

@@ -2,6 +2,7 @@
 //!
 //! Freed text is filled with int3, so a thread that runs any dies by SIGTRAP. `RING3_STRESS_SECONDS` makes it long (`cargo xtask stress trampoline`).
 
+mod library;
 mod support;
 
 use std::cell::Cell;
@@ -123,7 +124,7 @@ fn threads_call_while_programs_come_and_go() {
     let source = "
         typedef unsigned long u64;
         u64 ring3_test_byte(u64 a, u64 b) { a *= 31; return (a << 7 | a >> 57) ^ b; }";
-    let library = support::load_c("stress", source, &["-O2", "-fpatchable-function-entry=5"]);
+    let library = library::load_c("stress", source, &["-O2", "-fpatchable-function-entry=5"]);
     let byte = library.symbol("ring3_test_byte");
     let model = FuncModel {
         args: vec![ArgModel::U64; 2],

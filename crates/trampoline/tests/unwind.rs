@@ -1,5 +1,6 @@
 //! Panics of traced functions, and C++ exceptions, leave them as if they were not traced.
 
+mod library;
 mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -145,7 +146,7 @@ fn exceptions_of_cpp_pass_through_gates() {
         "-fpatchable-function-entry=5",
         "-lstdc++",
     ];
-    let library = support::load_c("throws", source, &flags);
+    let library = library::load_c("throws", source, &flags);
     // SAFETY: the source is above; the library stays mapped.
     let (catches, target) = unsafe {
         let catches: extern "C" fn(u64) -> u64 =

@@ -11,6 +11,7 @@
 //! to each other as the sites; they are never freed.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -129,16 +130,16 @@ impl Springboards {
     /// Writes a byte of a springboard that nobody runs yet.
     fn write(&mut self, address: usize, byte: u8) -> Result<(), PatchError> {
         let chunk = address & !(CHUNK_BYTES - 1);
-        if !self.chunks.contains_key(&chunk) {
-            let region = TwinRegion::create_at("ring3-springboards", CHUNK_BYTES, chunk).map_err(
-                |errno| match errno {
+        let region = match self.chunks.entry(chunk) {
+            Entry::Occupied(region) => region.into_mut(),
+            Entry::Vacant(free) => {
+                let region = TwinRegion::create_at("ring3-springboards", CHUNK_BYTES, chunk);
+                free.insert(region.map_err(|errno| match errno {
                     Errno::EEXIST => PatchError::NoRoom,
                     other => PatchError::Host(other),
-                },
-            )?;
-            self.chunks.insert(chunk, region);
-        }
-        let region = &self.chunks[&chunk];
+                })?)
+            }
+        };
         let place = region.write_view().as_ptr().wrapping_add(address - chunk);
         // SAFETY: 1. inside the chunk; 2. sites are at least six bytes apart (five nops and an instruction), so no springboard lies here.
         unsafe { place.write_volatile(byte) };

@@ -121,8 +121,8 @@ impl TrapSite {
             .store(to.unwrap_or(self.nop + 5), Ordering::SeqCst);
         self.byte(0).store(INT3, Ordering::SeqCst);
         serialise();
-        for at in 1..5 {
-            self.byte(at).store(new[at], Ordering::SeqCst);
+        for (at, byte) in new.into_iter().enumerate().skip(1) {
+            self.byte(at).store(byte, Ordering::SeqCst);
         }
         serialise();
         self.byte(0).store(new[0], Ordering::SeqCst);
