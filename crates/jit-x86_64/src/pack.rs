@@ -248,14 +248,12 @@ fn release(region: &Arc<TwinRegion>, offset: usize, steps: usize) {
     }
 }
 
-/// Bytes of text that are in use, whole steps, of all packs.
+/// Bytes of all [`Text`]s that live, in whole steps.
 pub fn used_bytes() -> usize {
     let space = space().lock().unwrap_or_else(PoisonError::into_inner);
-    space
-        .packs
-        .iter()
-        .map(|pack| pack.used_steps * STEP_BYTES)
-        .sum()
+    // Without the step that each pack keeps for itself.
+    let steps: usize = space.packs.iter().map(|pack| pack.used_steps - 1).sum();
+    steps * STEP_BYTES
 }
 
 /// Makes every core forget instructions it fetched ahead. Where the host cannot, x86's coherent instruction cache and the grace

@@ -33,7 +33,7 @@ static DROPS: AtomicU64 = AtomicU64::new(0);
 ring3_trampoline::traceable! {
     fn halve(number: u64) -> u64 {
         let _dropped = Dropped(&DROPS);
-        if number % 2 == 1 {
+        if !number.is_multiple_of(2) {
             std::panic::panic_any(number);
         }
         number / 2
