@@ -128,6 +128,47 @@ fn backtraces_lead_through_gates() {
     assert_eq!(where_am_i(0), 1);
 }
 
+/// A helper that fails.
+struct Panics;
+
+impl ring3_runtime::Helper for Panics {
+    type Args = (u64,);
+    type Ret = i64;
+    unsafe fn call((number,): (u64,)) -> i64 {
+        panic!("helper of {number}")
+    }
+}
+
+unsafe extern "C" fn call_helper(_: u64, _: *const ()) -> u64 {
+    // SAFETY: the helper reads no memory.
+    unsafe { ring3_runtime::helper_fn::<Panics>()(7, 0, 0, 0, 0) }
+}
+
+#[test]
+fn a_helper_that_panics_ends_the_process() {
+    const CHILD: &str = "RING3_TEST_PANICKING_HELPER";
+    if std::env::var_os(CHILD).is_some() {
+        let target = target(halve as *const ());
+        let _attachment = target.attach(ProgKind::Fexit, program(call_helper, 0), 0);
+        let caught = catch_unwind(|| halve(8));
+        // Not reached: nothing unwinds through a program.
+        std::process::exit(i32::from(caught.is_err()));
+    }
+    let output = std::process::Command::new(std::env::current_exe().expect("a path"))
+        .args([
+            "--exact",
+            "a_helper_that_panics_ends_the_process",
+            "--nocapture",
+        ])
+        .env(CHILD, "1")
+        .output()
+        .expect("starts");
+    let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
+    assert_eq!(signal, Some(libc::SIGABRT), "{output:?}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("helper of 7"), "{message}");
+}
+
 #[test]
 fn exceptions_of_cpp_pass_through_gates() {
     let source = r#"
