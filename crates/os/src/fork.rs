@@ -65,6 +65,33 @@ impl Twins {
     }
 }
 
+/// What else a child does before fork returns there.
+static HOOKS: [AtomicPtr<()>; HOOKS_MAX] =
+    [const { AtomicPtr::new(std::ptr::null_mut()) }; HOOKS_MAX];
+const HOOKS_MAX: usize = 4;
+
+/// Lets every child call `hook` before fork returns there.
+///
+/// # Errors
+/// `ENOSPC`: there are four hooks.
+///
+/// # Safety
+/// `hook` takes no lock that another thread of the parent may hold, and does not allocate.
+pub unsafe fn in_child(hook: fn()) -> Result<(), Errno> {
+    install();
+    let put = |place: &AtomicPtr<()>| {
+        let empty = std::ptr::null_mut();
+        place
+            .compare_exchange(empty, hook as *mut (), Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    };
+    if HOOKS.iter().any(put) {
+        Ok(())
+    } else {
+        Err(Errno::ENOSPC)
+    }
+}
+
 /// Whether text of this process is also its parent's. Nothing may be written to it then.
 #[inline]
 pub fn is_text_shared() -> bool {
@@ -150,6 +177,13 @@ extern "C" fn child() {
     if is_complete && !mark.is_null() {
         // SAFETY: 1. a page that lives for ever.
         unsafe { mark.write_volatile(1) };
+    }
+    for hook in &HOOKS {
+        let hook = hook.load(Ordering::SeqCst);
+        if !hook.is_null() {
+            // SAFETY: 1. only `in_child` stores here, and only values of this type.
+            unsafe { std::mem::transmute::<*mut (), fn()>(hook)() };
+        }
     }
 }
 

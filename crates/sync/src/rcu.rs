@@ -157,7 +157,24 @@ fn init_barrier() {
         let works = ring3_os::membarrier::register_private_expedited().is_ok()
             && ring3_os::membarrier::private_expedited().is_ok();
         GLOBAL.readers_fence.store(!works, Ordering::SeqCst);
+        // Without room for it, writers in children wait for sections of threads that are not there.
+        // SAFETY: 1. it tries its lock, and allocates nothing.
+        let _ = unsafe { ring3_os::fork::in_child(end_sections_of_others) };
     });
+}
+
+/// In a child of fork(2): the other threads, and with them their sections, are not there.
+fn end_sections_of_others() {
+    // Held by a thread of the parent, it stays held, and the child cannot wait for readers at all.
+    let Some(registry) = REGISTRY.try_lock() else {
+        return;
+    };
+    let own = CELL.get();
+    for cell in &registry.cells {
+        if !std::ptr::eq(*cell, own) {
+            cell.state.store(0, Ordering::Release);
+        }
+    }
 }
 
 /// Whether read sections must execute a full fence because the host has no membarrier(2). A code generator that inlines

@@ -241,7 +241,9 @@ impl Target {
                 return Err(AttachError::Host(errno));
             }
         };
-        self.publish(gate, &mut state, lists)?;
+        let old = self.publish(gate, &mut state, lists)?;
+        drop(state);
+        retire(old);
         Ok(Attachment {
             target: self.clone(),
             key,
@@ -302,8 +304,8 @@ impl Target {
         List::generate(&self.layout, progs, exits)
     }
 
-    /// Puts lists in the place of those that are there.
-    fn publish(&self, gate: &Gate, state: &mut State, lists: Lists) -> Result<(), AttachError> {
+    /// Puts lists in the place of those that are there, which it returns.
+    fn publish(&self, gate: &Gate, state: &mut State, lists: Lists) -> Result<Lists, AttachError> {
         let has_before = lists.before.is_some() || state.before.is_some();
         let jump = Some(if has_before {
             gate.before()
@@ -330,15 +332,10 @@ impl Target {
             return Err(AttachError::Patch(cause));
         }
         state.jump = jump;
-        let old = [
-            lists.before.and_then(|list| state.before.replace(list)),
-            lists.after.and_then(|list| state.after.replace(list)),
-        ];
-        for list in old.into_iter().flatten() {
-            // Its programs are in the new list, with the same rows.
-            rcu::drop_rcu(list);
-        }
-        Ok(())
+        Ok(Lists {
+            before: lists.before.and_then(|list| state.before.replace(list)),
+            after: lists.after.and_then(|list| state.after.replace(list)),
+        })
     }
 
     /// Generates the lists anew: what they are made of has changed.
@@ -359,8 +356,11 @@ impl Target {
             })
         };
         // Without memory for new ones the old ones stay, and the site's jump does not change.
-        if let Ok(lists) = lists() {
-            let _ = self.publish(gate, &mut state, lists);
+        if let Ok(lists) = lists()
+            && let Ok(old) = self.publish(gate, &mut state, lists)
+        {
+            drop(state);
+            retire(old);
         }
     }
 
@@ -495,6 +495,12 @@ impl Lists {
     fn into_iter(self) -> impl Iterator<Item = List> {
         [self.before, self.after].into_iter().flatten()
     }
+}
+
+/// Frees lists after a grace period. Their programs are in new ones, with the same rows. Not under a target's lock: the caller may have to free
+/// what others have left, which takes any lock.
+fn retire(lists: Lists) {
+    lists.into_iter().for_each(rcu::drop_rcu);
 }
 
 impl Drop for Target {

@@ -112,6 +112,18 @@ fn parent_and_child_patch_each_for_itself() {
             }) && runs() == 1
         }));
     }
+    // A thread of the parent in a read section is no thread of the child, whose writers do not wait for it.
+    let (entered, release) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _section = ring3_sync::rcu::read();
+            entered.wait();
+            release.wait();
+        });
+        entered.wait();
+        assert!(in_child(|| ring3_sync::rcu::synchronize().is_ok()));
+        release.wait();
+    });
     // Without the C library's handlers, text is the parent's: nothing is written.
     assert!(!ring3_os::fork::is_text_shared());
     // SAFETY: the child makes no call of the C library that needs its locks.
