@@ -4,30 +4,32 @@ use std::process::Command;
 
 use crate::process::{cargo, root, run};
 
-const STRESS_USAGE: &str = "usage: cargo xtask stress maps|trampoline [--seconds N]";
+const STRESS_USAGE: &str = "usage: cargo xtask stress maps|helpers|trampoline [--seconds N]";
 const SANITIZE_USAGE: &str = "usage: cargo xtask sanitize address|leak [PACKAGE ...]";
 const SECONDS_DEFAULT: &str = "60";
 /// Crates with memory of their own. Engines and helpers run generated code, which no sanitizer sees.
 const PACKAGES: &[&str] = &["ring3-os", "ring3-sync", "ring3-maps"];
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// `cargo xtask stress maps|trampoline [--seconds N]`: two threads on every kind of map, or calling traced functions while a third attaches and
-/// detaches, for the given time altogether.
+/// `cargo xtask stress maps|helpers|trampoline [--seconds N]`: two threads on every kind of map, or on timers, callbacks and ring buffers, or
+/// calling traced functions while a third attaches and detaches, for the given time altogether.
 pub(crate) fn stress(args: &[String]) -> Result<(), String> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let (area, seconds) = match args[..] {
-        [area] => (area, SECONDS_DEFAULT),
-        [area, "--seconds", seconds] if seconds.parse::<u32>().is_ok() => (area, seconds),
-        _ => return Err(STRESS_USAGE.to_owned()),
-    };
-    let package = match area {
-        "maps" => "ring3-maps",
-        "trampoline" => "ring3-trampoline",
+    let (target, seconds) = match args[..] {
+        [target] => (target, SECONDS_DEFAULT),
+        [target, "--seconds", seconds] if seconds.parse::<u32>().is_ok() => (target, seconds),
         _ => return Err(STRESS_USAGE.to_owned()),
     };
     let mut command = cargo(&["test", "--quiet", "--profile", "tools"]);
+    match target {
+        "maps" => command.args(["--package", "ring3-maps", "--test", "stress"]),
+        "helpers" => command
+            .args(["--package", "ring3-testkit", "--features", "engines"])
+            .args(["--test", "stress_helpers"]),
+        "trampoline" => command.args(["--package", "ring3-trampoline", "--test", "stress"]),
+        _ => return Err(STRESS_USAGE.to_owned()),
+    };
     command
-        .args(["--package", package, "--test", "stress"])
         // One after the other: two threads each.
         .args(["--", "--nocapture", "--test-threads", "1"])
         .env("RING3_STRESS_SECONDS", seconds);

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use ring3_btf::{Kind, TypeId};
 use ring3_helpers as helpers;
+use ring3_helpers::kernel_memory::{Place, variable};
 use ring3_maps::Map;
 use ring3_runtime::{
     CallKind, CallTarget, Clobbers, HubRef, InlineCall, Linked, Site, StopSite, Stops,
@@ -12,6 +14,10 @@ use ring3_spec::{CallFact, StopPoint, VerifiedProgram};
 use ring3_uapi::{AttachType, Errno, FuncId, MapType};
 
 use crate::{Error, MapObject, ProgAttr, System};
+
+const PSEUDO_BTF_ID: u8 = 3;
+/// Where functions of the kernel are said to be: an address of no process.
+const FUNCTION_ADDRESS: u64 = 0xffff_8000_0000_0000;
 
 /// Resolves every slot of a verified program.
 ///
@@ -32,6 +38,9 @@ pub(crate) fn link(
                     slot,
                     map_at(maps, map)?,
                 )?)),
+                None if insn.src() == PSEUDO_BTF_ID => {
+                    Some(Target::Imm64(kernel_symbol(system, attr, program, slot)?))
+                }
                 None => None,
             }
         } else if let Some(call) = fact.call {
@@ -121,6 +130,48 @@ fn map_address(program: &VerifiedProgram, slot: usize, map: &Map) -> Result<u64,
                 map.attr().name
             ),
         )
+    })
+}
+
+/// The address of a symbol of the kernel: zeros for a variable, nothing readable for a function.
+fn kernel_symbol(
+    system: &System,
+    attr: &ProgAttr,
+    program: &VerifiedProgram,
+    slot: usize,
+) -> Result<u64, Error> {
+    let fd = program.insns.get(slot + 1).map_or(0, |second| second.imm);
+    let btf = match fd {
+        0 => system.kernel_btf(),
+        fd => attr.btf_fds.get(&fd).cloned(),
+    };
+    let id = TypeId(program.insns[slot].imm as u32);
+    let symbol = btf
+        .as_ref()
+        .and_then(|btf| Some((btf, btf.type_by_id(id)?)));
+    let Some((btf, symbol)) = symbol else {
+        let text = format!("verifier bug: kernel symbol {id:?} has no type");
+        return Err(Error::new(Errno::EFAULT, text));
+    };
+    if symbol.kind() != Kind::Var {
+        return Ok(FUNCTION_ADDRESS);
+    }
+    let is_percpu = btf
+        .find_by_name_kind(".data..percpu", Kind::Datasec)
+        .and_then(|section| btf.type_by_id(section))
+        .is_some_and(|section| section.vars().any(|var| var.ty == id));
+    let place = if is_percpu {
+        Place::PerCpu
+    } else {
+        Place::Shared
+    };
+    let bytes = btf.resolve_size(symbol.type_id()).unwrap_or(0) as usize;
+    variable(symbol.name(), bytes, place).map_err(|errno| {
+        let text = format!(
+            "kernel variable '{}' of {bytes} bytes: no room",
+            symbol.name()
+        );
+        Error::new(errno, text)
     })
 }
 

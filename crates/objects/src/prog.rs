@@ -155,6 +155,7 @@ impl ProgAttr {
         request.line_info = self.line_info.clone();
         request.core_relos = self.core_relos.clone();
         request.kernel_btf = system.kernel_btf();
+        request.kernel_variables = system.has_kernel_variables();
         request.attach_btf_id = self.attach_btf_id;
         request.attach = match &self.attach_prog {
             Some(prog) => AttachTarget::Prog(Arc::new(prog.as_target())),

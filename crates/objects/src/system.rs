@@ -29,6 +29,7 @@ pub struct System {
     btfs: Idr<Weak<BtfObject>>,
     prog_types: RwLock<HashMap<ProgType, Arc<dyn ProgTypeOps>>>,
     kernel_btf: RwLock<Option<Btf>>,
+    has_kernel_variables: AtomicBool,
     host_helpers: HashMap<u32, HelperFn>,
     subscribers: Mutex<Vec<Subscriber>>,
     /// What the host says of functions in the kernel BTF.
@@ -71,6 +72,7 @@ impl System {
             btfs: Idr::new(),
             prog_types: RwLock::new(plain_runs::ops().into_iter().collect()),
             kernel_btf: RwLock::default(),
+            has_kernel_variables: AtomicBool::new(false),
             host_helpers,
             subscribers: Mutex::default(),
             target_traits: RwLock::default(),
@@ -126,6 +128,17 @@ impl System {
 
     pub(crate) fn keeps_calls(&self) -> bool {
         self.keeps_calls.load(Ordering::Relaxed)
+    }
+
+    /// Says whether programs may name variables of the kernel BTF, which are zeros here. At first they may not, as in the reference kernel, whose
+    /// symbol table has functions only.
+    pub fn set_kernel_variables(&self, may_be_named: bool) {
+        self.has_kernel_variables
+            .store(may_be_named, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_kernel_variables(&self) -> bool {
+        self.has_kernel_variables.load(Ordering::Relaxed)
     }
 
     /// The implementation of a helper that the host registered.

@@ -11,13 +11,16 @@ use ring3::maps::{Access, fd::NoFds};
 use ring3::objects::{Engine, JitOptions, set_program};
 use ring3::uapi::MapType;
 use ring3::{
-    EngineKind, Error, LoadError, MapObject, ProgAttr, Program, System, TestRun, TestRunResult,
+    EngineKind, Error, LoadError, MapObject, ProgAttr, Program, System, TestRunResult,
     jit_x86_64::CpuFeatures,
 };
 use ring3_uapi::ProgType;
 
-use crate::engines::{Compared, Hits, contents, create_maps, setup_error};
-use crate::generate::{Generated, MAPS, PROG_ARRAY, Rng, program, tail_target};
+use crate::engines::{
+    Compared, Hits, contents, create_helper_maps, create_maps, new_system, prog_attr, run_over,
+    setup_error,
+};
+use crate::generate::{Generated, PROG_ARRAY, Rng, helpers, program, tail_target};
 
 /// Packets that each program runs over.
 pub const PACKETS: usize = 4;
@@ -87,19 +90,22 @@ pub struct Fuzz {
 }
 
 fn attr(generated: &Generated, engine: EngineKind, maps: &[Arc<MapObject>]) -> ProgAttr {
-    let mut attr = ProgAttr::new(generated.prog_type, generated.insns.clone());
-    attr.engine = engine;
+    let mut attr = prog_attr(generated, engine, maps);
     if generated.functions.len() > 1 {
         let (btf, func_info) = generated.btf();
         attr.btf = Some(btf);
         attr.func_info = func_info;
     }
-    attr.maps = maps
-        .iter()
-        .enumerate()
-        .map(|(fd, map)| (fd as i32, Arc::clone(map)))
-        .collect();
     attr
+}
+
+/// The program of a seed, whose random numbers go on in `rng`: every fourth calls helpers by their prototypes.
+pub fn program_of(seed: u64, rng: &mut Rng) -> Generated {
+    if seed.is_multiple_of(4) {
+        helpers::program(rng)
+    } else {
+        program(rng)
+    }
 }
 
 /// Empties hash tables, zeroes arrays.
@@ -131,7 +137,7 @@ impl Fuzz {
     /// A thread's state; `plant` names a rule whose code is to be wrong.
     pub fn new(plant: Option<&'static str>) -> Fuzz {
         Fuzz {
-            system: ring3::system(),
+            system: new_system(),
             sides: BTreeMap::new(),
             plant,
             counts: Counts::default(),
@@ -147,7 +153,8 @@ impl Fuzz {
         if let Some(side) = self.sides.get(&key) {
             return Ok(side.maps.clone());
         }
-        let maps = create_maps(&self.system)?;
+        let mut maps = create_maps(&self.system)?;
+        maps.extend(create_helper_maps(&self.system)?);
         let target = attr(&tail_target(prog_type), engine, &maps);
         let target = Program::load(&self.system, target)?;
         set_program(&maps[PROG_ARRAY as usize], 1, &target).map_err(setup_error)?;
@@ -165,7 +172,7 @@ impl Fuzz {
     /// The engines differ, or a program ran on one only.
     pub fn seed(&mut self, seed: u64) -> Result<(), Difference> {
         let mut rng = Rng::new(seed);
-        let generated = program(&mut rng);
+        let generated = program_of(seed, &mut rng);
         let packets: [Vec<u8>; PACKETS] = std::array::from_fn(|_| random_packet(&mut rng));
         let variant = (seed % 8) as usize;
         match self.compare(&generated, &packets, variant) {
@@ -233,7 +240,7 @@ impl Fuzz {
             }
         }
         for packet in packets {
-            let run = TestRun::packet(packet);
+            let run = run_over(generated.prog_type, packet);
             let (a, b) = (jit.test_run_with(&run), interp.test_run_with(&run));
             if let Some(how) = difference(&a, &b) {
                 return Compared::Different(how);
@@ -241,7 +248,7 @@ impl Fuzz {
             self.counts.inputs += 1;
         }
         for (number, (a, b)) in jit_maps.iter().zip(interp_maps).enumerate() {
-            if !uses_map(generated, number as i32) {
+            if !uses_map(generated, number as i32) || !helpers::is_compared(number as i32) {
                 continue;
             }
             let (in_jit, in_interp) = (contents(a), contents(b));
@@ -261,7 +268,6 @@ impl Fuzz {
 
 /// Whether a load of the map's address is in the program.
 fn uses_map(generated: &Generated, map: i32) -> bool {
-    debug_assert!((map as usize) < MAPS.len());
     let names =
         |insn: &ring3_isa::RawInsn| insn.is_ld_imm64() && insn.src() == 1 && insn.imm == map;
     generated.insns.iter().any(names)

@@ -7,12 +7,16 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ring3::{
     EngineKind, Error, LoadError, MapObject, ProgAttr, Program, System, TestRun, TestRunResult,
-    maps::{Access, MapAttr},
+    maps::{Access, MapAttr, fd::NoFds},
     objects::set_program,
-    uapi::{Errno, FuncId, MapType},
+    uapi::{
+        Errno, FuncId, MapType, ProgType,
+        flags::{map_create, prog_load},
+    },
 };
 use ring3_isa::{CallTarget, Insn, RawInsn, decode};
 
+use crate::generate::helpers::{HELPER_MAPS, TEXTS, kernel_types, map_types, sleeps};
 use crate::generate::{Generated, MAPS, PROG_ARRAY, tail_target};
 
 /// Which engine is given a fault.
@@ -85,6 +89,82 @@ pub(crate) fn create_maps(system: &Arc<System>) -> Result<Vec<Arc<MapObject>>, B
         .map(create)
         .collect::<Result<_, _>>()
         .map_err(setup_error)
+}
+
+/// A system for generated programs.
+pub(crate) fn new_system() -> Arc<System> {
+    let system = ring3::system();
+    system.set_kernel_btf(kernel_types().btf.clone());
+    system.set_kernel_variables(true);
+    system
+}
+
+/// The maps beyond those of [`create_maps`] that programs which call helpers name.
+///
+/// # Errors
+/// A map cannot be created.
+pub(crate) fn create_helper_maps(
+    system: &Arc<System>,
+) -> Result<Vec<Arc<MapObject>>, Box<LoadError>> {
+    let (btf, type_id) = map_types();
+    let create = |&(map_type, key, value, entries, type_name): &(MapType, u32, u32, u32, &str)| {
+        let mut attr = MapAttr::new(map_type, key, value, entries);
+        if map_type.name().ends_with("_storage") && !type_name.is_empty() {
+            attr.map_flags = map_create::NO_PREALLOC;
+        }
+        if type_name == "texts" {
+            attr.map_flags = map_create::RDONLY_PROG;
+        }
+        if type_name.is_empty() {
+            return MapObject::create(system, &attr, None, None);
+        }
+        attr.btf_key_type_id = type_id("int").0;
+        attr.btf_value_type_id = type_id(type_name).0;
+        let object = MapObject::create(system, &attr, Some(btf.clone()), None)?;
+        if type_name == "texts" {
+            let mut value = vec![0; 64];
+            for (at, text) in [0, 32].into_iter().zip(TEXTS) {
+                value[at..at + text.len()].copy_from_slice(text);
+            }
+            let map = object.map();
+            map.sys_update(Access::ReadWrite, &[0; 4], &value, 0, &NoFds)
+                .and_then(|()| map.sys_freeze(Access::ReadWrite))
+                .map_err(|errno| Error::new(errno, "the map of constant strings"))?;
+        }
+        Ok(object)
+    };
+    HELPER_MAPS
+        .iter()
+        .map(create)
+        .collect::<Result<_, _>>()
+        .map_err(setup_error)
+}
+
+/// What a generated program is loaded with.
+pub(crate) fn prog_attr(
+    generated: &Generated,
+    engine: EngineKind,
+    maps: &[Arc<MapObject>],
+) -> ProgAttr {
+    let mut attr = ProgAttr::new(generated.prog_type, generated.insns.clone());
+    attr.engine = engine;
+    if sleeps(generated.prog_type) {
+        attr.flags = prog_load::SLEEPABLE;
+    }
+    attr.maps = (0..).zip(maps.iter().map(Arc::clone)).collect();
+    attr
+}
+
+/// A test run over a packet, or over its first bytes where the context is plain memory.
+pub(crate) fn run_over(prog_type: ProgType, packet: &[u8]) -> TestRun {
+    const CTX_BYTES: usize = 64;
+    if matches!(prog_type, ProgType::RawTracepoint | ProgType::Syscall) {
+        return TestRun {
+            ctx_in: packet[..packet.len().min(CTX_BYTES)].to_owned(),
+            ..TestRun::default()
+        };
+    }
+    TestRun::packet(packet)
 }
 
 /// What surrounds a program could not be made.

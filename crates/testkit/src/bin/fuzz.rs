@@ -26,31 +26,15 @@ use ring3_spec::{LoadRequest, Registry};
 use ring3_testkit::{
     btf_fuzz::{self, Tally},
     containment::{Campaign, Finding, plants},
-    engine_fuzz::{Counts, Difference, Fuzz, random_packet},
+    engine_fuzz::{Counts, Difference, Fuzz, program_of, random_packet},
     engines::{Compared, Hits, Plant, compare},
     fixture::elf_fixtures,
-    generate::{Rng, program},
+    generate::{Rng, helpers, program},
     syscall_fuzz,
 };
-use ring3_uapi::{FuncId, ProgType};
+use ring3_uapi::ProgType;
 use ring3_verifier::{Log, LogKeep, verify};
 
-/// Helpers that generated programs call; each must have been in an accepted program.
-const HELPERS: &[FuncId] = &[
-    FuncId::MapLookupElem,
-    FuncId::MapUpdateElem,
-    FuncId::MapDeleteElem,
-    FuncId::KtimeGetNs,
-    FuncId::GetPrandomU32,
-    FuncId::GetSmpProcessorId,
-    FuncId::CsumDiff,
-    FuncId::SkbLoadBytes,
-    FuncId::SkbStoreBytes,
-    FuncId::XdpLoadBytes,
-    FuncId::XdpStoreBytes,
-    FuncId::Loop,
-    FuncId::TailCall,
-];
 /// Operation codes that no generated program has: `callx`, which no kernel accepts.
 const NOT_GENERATED: &[u8] = &[0x8d];
 
@@ -230,7 +214,7 @@ fn fuzz_engines(options: &Options) -> Result<(), String> {
             ));
         }
         (Some(found), None) => {
-            let generated = program(&mut Rng::new(found.seed));
+            let generated = program_of(found.seed, &mut Rng::new(found.seed));
             return Err(format!(
                 "engines differ, seed {}: {}\n{}",
                 found.seed,
@@ -366,14 +350,23 @@ fn report_hits(hits: &Hits, mut missing: Vec<String>) -> Result<(), String> {
         }
     }
     println!();
-    for id in HELPERS {
-        let count = hits.helpers.get(id).copied().unwrap_or(0);
-        print!("{id}:{count} ");
-        if count == 0 {
+    let mut unreachable = Vec::new();
+    for (id, is_called) in helpers::running() {
+        let count = hits.helpers.get(&id).copied().unwrap_or(0);
+        if is_called || count != 0 {
+            print!("{id}:{count} ");
+        } else {
+            unreachable.push(id.name());
+        }
+        if is_called && count == 0 {
             missing.push(format!("helper {id}"));
         }
     }
     println!();
+    println!(
+        "run, but in no program type that has a test run: {}",
+        unreachable.join(", ")
+    );
     if missing.is_empty() {
         Ok(())
     } else {

@@ -6,13 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ring3::{System, uapi::FuncId};
+use ring3::System;
 use ring3_isa::{AsmNames, RawInsn, format_asm, is_known_opcode};
 use ring3_spec::FuncProto;
 
 use super::{Contained, ContainmentHits, check, helper_protos, minimise};
+use crate::engines::new_system;
 use crate::generate::{
-    Generated, MAPS, Rng,
+    Generated, MAPS, Rng, helpers,
     proof::{Input, inputs, program},
 };
 
@@ -29,28 +30,6 @@ const POINTERS: &[&str] = &[
     "map_key",
     "mem",
 ];
-/// Helpers that programs call.
-const HELPERS: &[FuncId] = &[
-    FuncId::MapLookupElem,
-    FuncId::MapUpdateElem,
-    FuncId::MapDeleteElem,
-    FuncId::KtimeGetNs,
-    FuncId::GetPrandomU32,
-    FuncId::GetSmpProcessorId,
-    FuncId::SkbLoadBytes,
-    FuncId::SkbStoreBytes,
-    FuncId::SkbPullData,
-    FuncId::XdpLoadBytes,
-    FuncId::XdpStoreBytes,
-    FuncId::XdpAdjustHead,
-    FuncId::RingbufReserve,
-    FuncId::RingbufSubmit,
-    FuncId::RingbufDiscard,
-    FuncId::Loop,
-    FuncId::ForEachMapElem,
-    FuncId::TailCall,
-];
-
 /// A campaign.
 pub struct Campaign {
     system: Arc<System>,
@@ -89,7 +68,7 @@ pub struct Finding {
 impl Campaign {
     /// A campaign of the programs that follow from a seed.
     pub fn new(seed: u64) -> Campaign {
-        let system = ring3::system();
+        let system = new_system();
         Campaign {
             protos: helper_protos(&system),
             system,
@@ -139,7 +118,11 @@ impl Campaign {
     fn check_next(&mut self) -> Option<(String, Generated, Vec<Input>)> {
         let run = self.programs;
         let mut rng = Rng::new(self.seed.wrapping_mul(0x1_0000_0001).wrapping_add(run));
-        let generated = program(&mut rng);
+        let generated = if run.is_multiple_of(4) {
+            helpers::program(&mut rng)
+        } else {
+            program(&mut rng)
+        };
         let inputs = inputs(&mut rng, &generated);
         self.programs += 1;
         let system = Arc::clone(&self.system);
@@ -216,7 +199,7 @@ impl Campaign {
         if let Some(rejection) = &self.first_rejection {
             println!("first rejection: {rejection}");
         }
-        let mut missing = Vec::new();
+        let (mut missing, mut unreachable) = (Vec::new(), Vec::new());
         let known = (0..=u8::MAX).filter(|code| is_known_opcode(*code));
         for code in known.filter(|code| !NOT_GENERATED.contains(code)) {
             let count = self.hits.opcodes.get(&code).copied().unwrap_or(0);
@@ -234,15 +217,27 @@ impl Campaign {
             }
         }
         println!();
-        for id in HELPERS {
-            let raw = id.raw() as i32;
-            let count = self.hits.helpers.get(&raw).copied().unwrap_or(0);
-            print!("{id}:{count} ");
-            if count == 0 {
+        for (id, is_called) in helpers::running() {
+            let count = self
+                .hits
+                .helpers
+                .get(&(id.raw() as i32))
+                .copied()
+                .unwrap_or(0);
+            if is_called || count != 0 {
+                print!("{id}:{count} ");
+            } else {
+                unreachable.push(id.name());
+            }
+            if is_called && count == 0 {
                 missing.push(format!("helper {id}"));
             }
         }
         println!();
+        println!(
+            "run, but in no program type that has a test run: {}",
+            unreachable.join(", ")
+        );
         if percent < 30.0 {
             missing.push(format!("only {percent:.1} % of the programs were accepted"));
         }

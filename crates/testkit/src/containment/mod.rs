@@ -15,9 +15,9 @@ mod walk;
 use std::{collections::BTreeMap, sync::Arc};
 
 use ring3::{
-    EngineKind, LoadError, ProgAttr, Program, System, TestRun,
+    EngineKind, LoadError, Program, System, TestRun,
     interp::{Checks, RunErrorKind, watch},
-    uapi::Errno,
+    uapi::{Errno, ProgType},
     verifier::{Log, Recording, RejectKind, verify_recorded},
 };
 use ring3_spec::FuncProto;
@@ -26,7 +26,7 @@ pub use campaign::{Campaign, Finding};
 pub use minimise::minimise;
 
 use crate::{
-    engines::create_maps,
+    engines::{create_helper_maps, create_maps, prog_attr, run_over},
     generate::{Generated, proof::Input},
 };
 
@@ -92,13 +92,14 @@ impl<'a> Subject<'a> {
         generated: &'a Generated,
         protos: &'a BTreeMap<i32, FuncProto>,
     ) -> Result<Subject<'a>, Contained> {
-        let maps = create_maps(system).map_err(Contained::Rejected)?;
-        let mut attr = ProgAttr::new(generated.prog_type, generated.insns.clone());
-        attr.engine = EngineKind::Watched;
+        let mut maps = create_maps(system).map_err(Contained::Rejected)?;
+        if generated.calls_helpers {
+            maps.extend(create_helper_maps(system).map_err(Contained::Rejected)?);
+        }
+        let mut attr = prog_attr(generated, EngineKind::Watched, &maps);
         let (btf, func_info) = generated.btf();
         attr.btf = Some(btf);
         attr.func_info = func_info;
-        attr.maps = (0..).zip(maps.iter().map(Arc::clone)).collect();
         let (request, objects) = attr.request(system);
         let program = Program::load(system, attr).map_err(Contained::Rejected)?;
         let mut log = Log::new(0);
@@ -150,7 +151,10 @@ impl<'a> Subject<'a> {
         let mut checks = Checks::new(&permitted);
         checks.budget = STEPS_MAX;
         checks.trace = Some(&mut trace);
-        let run = watch(checks, || self.program.test_run_with(&test_run(input)));
+        let run = watch(checks, || {
+            self.program
+                .test_run_with(&test_run(self.generated.prog_type, input))
+        });
         if let Some(found) = trace.found {
             return Err(found);
         }
@@ -164,8 +168,8 @@ impl<'a> Subject<'a> {
 }
 
 /// Metadata is what `struct xdp_md` says is before `data`.
-fn test_run(input: &Input) -> TestRun {
-    let mut run = TestRun::packet(&[&input.metadata[..], &input.packet].concat());
+fn test_run(prog_type: ProgType, input: &Input) -> TestRun {
+    let mut run = run_over(prog_type, &[&input.metadata[..], &input.packet].concat());
     if !input.metadata.is_empty() {
         let fields = [input.metadata.len(), run.data_in.len(), 0, 0, 0, 0];
         let bytes = fields

@@ -198,6 +198,7 @@ impl Builder<'_> {
             Subprog::LoopBody,
             Subprog::Element,
             Subprog::Writer,
+            Subprog::Nothing,
         ] {
             let callers: Vec<usize> = self
                 .calls
@@ -262,6 +263,7 @@ impl Builder<'_> {
                 }
                 Subprog::Element => self.element_body(),
                 Subprog::Writer => self.writer_body(),
+                Subprog::Nothing => self.push(mov_imm(Reg::R0, 0)),
             }
             self.push(Insn::Exit);
         }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `engines` | programs whose result shows every difference: [`program`] |
 //! | `proof` | programs that the verifier has to reason about: [`proof::program`] |
+//! | `helpers` | programs that call helpers, by their prototypes: [`helpers::program`] |
 //! | `steps`, `calls` | steps that both are made of |
 //! | `phrases` | runs that the compiler's rules know |
 //!
@@ -11,6 +12,8 @@
 
 mod calls;
 mod engines;
+#[cfg(feature = "engines")]
+pub mod helpers;
 mod insns;
 mod phrases;
 pub mod proof;
@@ -61,6 +64,8 @@ pub struct Generated {
     pub insns: Vec<RawInsn>,
     /// First slots of the functions, the main program's 0 first.
     pub functions: Vec<u32>,
+    /// Names maps of `helpers::HELPER_MAPS` too.
+    pub calls_helpers: bool,
 }
 
 impl Generated {
@@ -121,6 +126,8 @@ enum Subprog {
     Element,
     /// Writes through r1.
     Writer,
+    /// Callback that does nothing.
+    Nothing,
 }
 
 /// What slot 1 of the prog array holds: a constant, so that a tail call shows in the result.
@@ -130,6 +137,7 @@ pub fn tail_target(prog_type: ProgType) -> Generated {
         prog_type,
         insns: body.iter().flat_map(slots).collect(),
         functions: vec![0],
+        calls_helpers: false,
     }
 }
 
@@ -150,6 +158,7 @@ impl<'a> Builder<'a> {
             prog_type: self.prog_type,
             insns: self.insns,
             functions: self.functions,
+            calls_helpers: false,
         }
     }
 

@@ -1,0 +1,733 @@
+//! Programs that call helpers, made from the prototypes: every argument is given what its kind asks for.
+//!
+//! ```text
+//! r6      context                         fp-64..fp      eight words of numbers
+//! r7      result so far                   fp-256..fp-64  memory arguments: [`BUFFERS`] of 64 bytes
+//! r8, r9  objects: socket, task, value
+//! ```
+//! Helpers whose arguments need more than their kind (a lock in a value, a record between reserving and submitting) have sequences of their own.
+//! What a helper answers goes into the result, except where it is another at every run ([`VARIES`]).
+
+use std::sync::OnceLock;
+
+use ring3_btf::{Btf, Builder as BtfBuilder, IntEncoding, Kind, TypeId, VarLinkage};
+use ring3_isa::{AluOp, Imm64, Insn, JmpOp, LoadMode, MemSize, Operand, Reg, Width};
+use ring3_spec::{
+    ArgBase, Caller, FuncProto, HelperLookup, Privilege, Registry, RetBase, TypeFlags,
+};
+use ring3_uapi::{AttachType, FuncId, MapType, ProgType};
+
+use super::insns::{alu, mov, mov_imm};
+use super::{Builder, Generated, PROG_ARRAY, RINGBUF, Rng, Subprog};
+
+/// Program types that programs are made of: those with a test run that take calls.
+pub const PROG_TYPES: [ProgType; 8] = [
+    ProgType::Xdp,
+    ProgType::SchedCls,
+    ProgType::SocketFilter,
+    ProgType::CgroupSkb,
+    ProgType::LwtXmit,
+    ProgType::SkSkb,
+    ProgType::RawTracepoint,
+    ProgType::Syscall,
+];
+
+/// Maps beyond [`super::MAPS`], numbered on from them: type, key bytes, value bytes, entries, and the value's type in [`map_types`].
+pub const HELPER_MAPS: &[(MapType, u32, u32, u32, &str)] = &[
+    (MapType::PerfEventArray, 4, 4, 2, ""),
+    (MapType::StackTrace, 4, 64, 16, ""),
+    (MapType::Queue, 0, 8, 4, ""),
+    (MapType::UserRingbuf, 0, 0, 4096, ""),
+    (MapType::SkStorage, 4, 8, 0, "u64"),
+    (MapType::TaskStorage, 4, 8, 0, "u64"),
+    (MapType::CgrpStorage, 4, 8, 0, "u64"),
+    (MapType::Array, 4, 16, 1, "locked"),
+    (MapType::Array, 4, 24, 1, "timed"),
+    (MapType::Array, 4, 8, 1, "holder"),
+    (MapType::CgroupArray, 4, 4, 1, ""),
+    (MapType::Devmap, 4, 4, 2, ""),
+    (MapType::CgroupStorageDeprecated, 8, 8, 0, ""),
+    (MapType::Array, 4, 64, 1, "texts"),
+];
+const FIRST: i32 = super::MAPS.len() as i32;
+const PERF: i32 = FIRST;
+const STACKS: i32 = FIRST + 1;
+const QUEUE: i32 = FIRST + 2;
+const USER_RINGBUF: i32 = FIRST + 3;
+const SK_STORAGE: i32 = FIRST + 4;
+const TASK_STORAGE: i32 = FIRST + 5;
+const CGRP_STORAGE: i32 = FIRST + 6;
+const LOCKED: i32 = FIRST + 7;
+const TIMED: i32 = FIRST + 8;
+const HOLDER: i32 = FIRST + 9;
+const CGROUPS: i32 = FIRST + 10;
+const DEVICES: i32 = FIRST + 11;
+const CGROUP_STORAGE: i32 = FIRST + 12;
+/// The frozen array of constant strings; see [`TEXTS`].
+pub const TEXTS_MAP: i32 = FIRST + 13;
+/// What the frozen array holds: a format and a word, at 0 and 32.
+pub const TEXTS: [&[u8]; 2] = [b"%d %5x|%s\0", b"-42\0"];
+
+/// Whether a map's content must be the same on both engines: stacks are not, and constants cannot change.
+pub fn is_compared(map: i32) -> bool {
+    map != STACKS && map != TEXTS_MAP
+}
+
+/// Stack below the numbers, in pieces of 64 bytes.
+const BUFFERS: i16 = 3;
+const BUFFER_BYTES: i16 = 64;
+
+/// Helpers whose answer or output is another at every run, or depends on where things lie.
+const VARIES: &[FuncId] = &[
+    FuncId::KtimeGetNs,
+    FuncId::KtimeGetBootNs,
+    FuncId::KtimeGetCoarseNs,
+    FuncId::KtimeGetTaiNs,
+    FuncId::Jiffies64,
+    FuncId::GetPrandomU32,
+    FuncId::GetSmpProcessorId,
+    FuncId::GetNumaNodeId,
+    FuncId::GetSocketCookie,
+    FuncId::GetNetnsCookie,
+    FuncId::GetCurrentTask,
+    FuncId::GetCurrentTaskBtf,
+    FuncId::GetStack,
+    FuncId::GetStackid,
+    FuncId::GetTaskStack,
+    FuncId::GetFuncIp,
+    FuncId::TcpRawGenSyncookieIpv4,
+    FuncId::TcpRawGenSyncookieIpv6,
+    FuncId::TcpRawCheckSyncookieIpv4,
+    FuncId::TcpRawCheckSyncookieIpv6,
+    FuncId::RingbufQuery,
+    FuncId::PerfEventRead,
+    FuncId::PerfEventReadValue,
+    FuncId::GetHashRecalc,
+    FuncId::TimerCancel,
+    FuncId::TracePrintk,
+    FuncId::TraceVprintk,
+    FuncId::Snprintf,
+    FuncId::SnprintfBtf,
+    FuncId::TaskPtRegs,
+    FuncId::FindVma,
+    FuncId::ProbeRead,
+    FuncId::ProbeReadStr,
+    FuncId::ProbeReadKernel,
+    FuncId::ProbeReadKernelStr,
+    FuncId::ProbeReadUser,
+    FuncId::ProbeReadUserStr,
+    FuncId::CopyFromUser,
+    FuncId::CopyFromUserTask,
+    FuncId::PerCpuPtr,
+    FuncId::ThisCpuPtr,
+    FuncId::GetBranchSnapshot,
+];
+
+/// The kernel's types that these programs are verified with, and a per-CPU variable in them.
+pub struct KernelTypes {
+    /// Types.
+    pub btf: Btf,
+    percpu_var: u32,
+}
+
+/// The kernel types of the fixtures, with a per-CPU variable added.
+pub fn kernel_types() -> &'static KernelTypes {
+    static TYPES: OnceLock<KernelTypes> = OnceLock::new();
+    TYPES.get_or_init(|| {
+        let btf = crate::fixture::kernel_btf("6.18").expect("the fixtures' kernel types");
+        let mut builder = BtfBuilder::extend(&btf);
+        let word = builder.add_int("ring3_word", 8, IntEncoding::NONE);
+        let var = builder.add_var("ring3_percpu", word, VarLinkage::GlobalAllocated);
+        builder.add_datasec(".data..percpu", 8, &[(var, 0, 8)]);
+        let bytes = builder.finish();
+        KernelTypes {
+            btf: Btf::parse(&bytes).expect("built BTF parses"),
+            percpu_var: var.0,
+        }
+    })
+}
+
+/// Types of the values of [`HELPER_MAPS`]: the BTF, and key and value type by name.
+pub fn map_types() -> (Btf, impl Fn(&str) -> TypeId) {
+    let mut builder = BtfBuilder::new();
+    let int = builder.add_int("int", 4, IntEncoding::SIGNED);
+    let word = builder.add_int("u64", 8, IntEncoding::NONE);
+    let lock = builder.add_struct("bpf_spin_lock", 4, &[("val", int, 0)]);
+    builder.add_struct("locked", 16, &[("lock", lock, 0), ("number", word, 64)]);
+    let timer = builder.add_struct("bpf_timer", 16, &[("a", word, 0), ("b", word, 64)]);
+    builder.add_struct("timed", 24, &[("timer", timer, 0), ("fired", word, 128)]);
+    let group = builder.add_struct("cgroup", 8, &[("level", int, 0)]);
+    let tagged = builder.add_ref(Kind::TypeTag, "kptr", group);
+    let pointer = builder.add_ref(Kind::Ptr, "", tagged);
+    builder.add_struct("holder", 8, &[("group", pointer, 0)]);
+    let bytes = builder.add_array(word, int, 8);
+    builder.add_struct("texts", 64, &[("text", bytes, 0)]);
+    let btf = Btf::parse(&builder.finish()).expect("built BTF parses");
+    let copy = btf.clone();
+    let find = move |name: &str| {
+        let kind = if matches!(name, "int" | "u64") {
+            Kind::Int
+        } else {
+            Kind::Struct
+        };
+        copy.find_by_name_kind(name, kind).unwrap_or(TypeId(0))
+    };
+    (btf, find)
+}
+
+/// Whether syscall programs' flag is needed: they sleep.
+pub fn sleeps(prog_type: ProgType) -> bool {
+    prog_type == ProgType::Syscall
+}
+
+/// The helpers that run in programs of a type, with the prototype in force.
+pub fn callable(prog_type: ProgType) -> Vec<FuncProto> {
+    let registry = Registry::linux_6_18();
+    let caller = Caller {
+        prog_type,
+        expected_attach_type: AttachType::CgroupInetIngress.raw(),
+        sleepable: sleeps(prog_type),
+        privilege: Privilege::FULL,
+    };
+    let found = FuncId::ALL.iter().filter_map(|&id| {
+        let runs =
+            id == FuncId::TailCall || ring3::helpers::find_for(prog_type, None, id).is_some();
+        match registry.helper(caller, id.raw() as i32) {
+            HelperLookup::Found(proto) if runs => Some(*proto),
+            _ => None,
+        }
+    });
+    found.collect()
+}
+
+/// Every helper that runs, and whether a program of [`PROG_TYPES`] can call it.
+pub fn running() -> Vec<(FuncId, bool)> {
+    let mut called: Vec<FuncId> = Vec::new();
+    for prog_type in PROG_TYPES {
+        called.extend(callable(prog_type).iter().map(id_of));
+    }
+    let attach_types = || AttachType::ALL.iter().copied().map(Some).chain([None]);
+    let runs = |id: FuncId| {
+        id == FuncId::TailCall
+            || ProgType::ALL.iter().any(|&prog_type| {
+                attach_types()
+                    .any(|attach| ring3::helpers::find_for(prog_type, attach, id).is_some())
+            })
+    };
+    let running = FuncId::ALL.iter().copied().filter(|&id| runs(id));
+    running.map(|id| (id, called.contains(&id))).collect()
+}
+
+fn id_of(proto: &FuncProto) -> FuncId {
+    FuncId::from_raw(proto.id.raw()).unwrap_or(FuncId::Unspec)
+}
+
+/// One random program of one to three calls.
+pub fn program(rng: &mut Rng) -> Generated {
+    static CALLABLE: OnceLock<Vec<(ProgType, Vec<FuncProto>)>> = OnceLock::new();
+    let all = CALLABLE.get_or_init(|| PROG_TYPES.map(|ty| (ty, callable(ty))).into());
+    let (prog_type, protos) = &all[rng.below(all.len())];
+    let mut builder = Builder::new(rng, *prog_type);
+    builder.has_packet = false;
+    builder.helpers_prologue();
+    for _ in 0..1 + builder.rng.below(3) {
+        let proto = protos[builder.rng.below(protos.len())];
+        builder.one_call(&proto);
+    }
+    builder.push(mov(Reg::R0, Reg::R7));
+    builder.push(alu(Width::W64, AluOp::And, Reg::R0, Operand::Imm(1)));
+    builder.push(Insn::Exit);
+    builder.subprogs();
+    let mut generated = builder.finish();
+    generated.calls_helpers = true;
+    generated
+}
+
+impl Builder<'_> {
+    fn helpers_prologue(&mut self) {
+        self.push(mov(Reg::R6, Reg::R1));
+        for slot in 1..=(BUFFERS + 1) * BUFFER_BYTES / 8 {
+            let imm = self.rng.imm();
+            self.store_scratch(MemSize::Dw, -8 * slot, imm);
+        }
+        let imm = self.rng.imm();
+        self.push(mov_imm(Reg::R7, imm));
+    }
+
+    /// Where the memory of argument `number` lies.
+    fn buffer(number: usize) -> i16 {
+        -BUFFER_BYTES * (2 + number as i16 % BUFFERS)
+    }
+
+    /// The answer becomes part of the result.
+    fn keep_answer(&mut self, id: FuncId) {
+        if !VARIES.contains(&id) {
+            self.push(alu(Width::W64, AluOp::Mul, Reg::R7, Operand::Imm(31)));
+            self.push(alu(Width::W64, AluOp::Xor, Reg::R7, Operand::Reg(Reg::R0)));
+            // r0 is one bit wide where hooks want it so: everything is folded into that.
+            self.fold(Reg::R7);
+        }
+    }
+
+    fn fold(&mut self, reg: Reg) {
+        for bits in [32, 16, 8, 4, 2, 1] {
+            self.push(mov(Reg::R0, reg));
+            self.push(alu(Width::W64, AluOp::Rsh, Reg::R0, Operand::Imm(bits)));
+            self.push(alu(Width::W64, AluOp::Xor, reg, Operand::Reg(Reg::R0)));
+        }
+    }
+
+    /// The words that a helper filled become part of the result.
+    fn keep_buffers(&mut self, id: FuncId) {
+        if VARIES.contains(&id) {
+            // What it wrote is forgotten.
+            for slot in BUFFER_BYTES / 8 + 1..=(BUFFERS + 1) * BUFFER_BYTES / 8 {
+                self.store_scratch(MemSize::Dw, -8 * slot, 5);
+            }
+            return;
+        }
+        for slot in [9, 16, 17, 24, 25] {
+            self.push(Insn::Load {
+                size: MemSize::Dw,
+                mode: LoadMode::ZeroExtend,
+                dst: Reg::R0,
+                src: Reg::FP,
+                off: -8 * slot,
+            });
+            self.push(alu(Width::W64, AluOp::Xor, Reg::R7, Operand::Reg(Reg::R0)));
+        }
+        self.fold(Reg::R7);
+    }
+
+    fn jump_if_zero(&mut self, reg: Reg) -> usize {
+        self.push(Insn::Jmp {
+            width: Width::W64,
+            op: JmpOp::Eq,
+            dst: reg,
+            src: Operand::Imm(0),
+            off: 0,
+        });
+        self.insns.len() - 1
+    }
+
+    fn land_here(&mut self, jump: usize) {
+        self.insns[jump].off = (self.insns.len() - jump - 1) as i16;
+    }
+
+    fn load_word(&mut self, dst: Reg, src: Reg, off: i16) {
+        self.push(Insn::Load {
+            size: MemSize::Dw,
+            mode: LoadMode::ZeroExtend,
+            dst,
+            src,
+            off,
+        });
+    }
+
+    /// r9 is the value of an array's first element; the jump where there is none.
+    fn first_value(&mut self, map: i32) -> usize {
+        self.store_scratch(MemSize::W, -BUFFER_BYTES, 0);
+        self.load_map(Reg::R1, map);
+        self.pointer_to_scratch(Reg::R2, -BUFFER_BYTES);
+        self.helper(FuncId::MapLookupElem);
+        self.push(mov(Reg::R9, Reg::R0));
+        self.jump_if_zero(Reg::R9)
+    }
+
+    fn callback(&mut self, dst: Reg, subprog: Subprog) {
+        self.calls.push((self.insns.len(), subprog));
+        self.push(Insn::LoadImm64 {
+            dst,
+            value: Imm64::Func(0),
+        });
+    }
+
+    fn flag(&mut self, dst: Reg) {
+        let value = if self.rng.one_in(3) {
+            self.rng.imm()
+        } else {
+            0
+        };
+        self.push(mov_imm(dst, value));
+    }
+
+    fn one_call(&mut self, proto: &FuncProto) {
+        let id = id_of(proto);
+        if self.sequence(id) {
+            return;
+        }
+        let mut nulls = Vec::new();
+        // Objects first: getting them takes calls.
+        let object = proto.args.iter().find_map(|arg| match arg.base {
+            ArgBase::PtrToSockCommon | ArgBase::PtrToSocket | ArgBase::PtrToBtfIdSockCommon => {
+                Some("sock")
+            }
+            ArgBase::PtrToBtfId => arg.btf_type,
+            _ => None,
+        });
+        match object {
+            Some("sock") => {
+                self.load_word(Reg::R8, Reg::R6, 168);
+                nulls.push(self.jump_if_zero(Reg::R8));
+                if matches!(
+                    id,
+                    FuncId::SkStorageGet
+                        | FuncId::SkStorageDelete
+                        | FuncId::SkCgroupId
+                        | FuncId::SkAncestorCgroupId
+                ) {
+                    self.push(mov(Reg::R1, Reg::R8));
+                    self.helper(FuncId::SkFullsock);
+                    self.push(mov(Reg::R8, Reg::R0));
+                    nulls.push(self.jump_if_zero(Reg::R8));
+                }
+            }
+            Some("task_struct" | "cgroup") => {
+                self.helper(FuncId::GetCurrentTaskBtf);
+                self.push(mov(Reg::R8, Reg::R0));
+                if object == Some("cgroup") {
+                    let at = |of, path| {
+                        let place = ring3_btf::layout::field(Some(&kernel_types().btf), of, path);
+                        place.map_or(0, |place| place.offset as i16)
+                    };
+                    self.load_word(Reg::R8, Reg::R8, at("task_struct", "cgroups"));
+                    nulls.push(self.jump_if_zero(Reg::R8));
+                    self.load_word(Reg::R8, Reg::R8, at("css_set", "dfl_cgrp"));
+                    nulls.push(self.jump_if_zero(Reg::R8));
+                }
+            }
+            _ => {}
+        }
+        let args = [Reg::R1, Reg::R2, Reg::R3, Reg::R4, Reg::R5];
+        let mut len = 8;
+        for (number, (arg, reg)) in proto.args.iter().zip(args).enumerate() {
+            let is_null = arg.flags.contains(TypeFlags::MAYBE_NULL) && self.rng.one_in(4);
+            match arg.base {
+                ArgBase::DontCare => break,
+                ArgBase::PtrToCtx => self.push(mov(reg, Reg::R6)),
+                ArgBase::ConstMapPtr => {
+                    let map = self.map_for(id);
+                    self.load_map(reg, map);
+                }
+                ArgBase::PtrToMapKey => {
+                    let key = self.rng.below(6) as i32;
+                    self.store_scratch(MemSize::Dw, -BUFFER_BYTES, key);
+                    self.pointer_to_scratch(reg, -BUFFER_BYTES);
+                }
+                ArgBase::PtrToMem | ArgBase::PtrToMapValue | ArgBase::PtrToStack if is_null => {
+                    self.push(mov_imm(reg, 0));
+                    len = 0;
+                }
+                ArgBase::PtrToMem | ArgBase::PtrToMapValue | ArgBase::PtrToStack => {
+                    self.pointer_to_scratch(reg, Self::buffer(number));
+                    // Whole words are what most of them take.
+                    len = if self.rng.one_in(4) {
+                        1 + self.rng.below(BUFFER_BYTES as usize) as i32
+                    } else {
+                        self.rng.pick(&[4, 8, 12, 16, 20, 32, 36, 64])
+                    };
+                }
+                ArgBase::ConstSize | ArgBase::ConstSizeOrZero => {
+                    let zero = arg.base == ArgBase::ConstSizeOrZero && self.rng.one_in(8);
+                    self.push(mov_imm(reg, if zero { 0 } else { len }));
+                }
+                ArgBase::PtrToBtfId
+                | ArgBase::PtrToSockCommon
+                | ArgBase::PtrToSocket
+                | ArgBase::PtrToBtfIdSockCommon => {
+                    self.push(mov(reg, Reg::R8));
+                }
+                ArgBase::PtrToFunc => self.callback(reg, Subprog::Nothing),
+                ArgBase::PtrToConstStr => self.push(Insn::LoadImm64 {
+                    dst: reg,
+                    value: Imm64::MapValue {
+                        fd: TEXTS_MAP,
+                        off: 0,
+                    },
+                }),
+                ArgBase::PtrToPercpuBtfId => self.push(Insn::LoadImm64 {
+                    dst: reg,
+                    value: Imm64::BtfId {
+                        id: kernel_types().percpu_var,
+                        btf_fd: 0,
+                    },
+                }),
+                ArgBase::Anything => self.any(id, number, reg),
+                _ => self.push(mov_imm(reg, 0)),
+            }
+        }
+        self.helper(id);
+        match proto.ret.base {
+            RetBase::Integer => self.keep_answer(id),
+            RetBase::PtrToMapValue if id != FuncId::GetLocalStorage => {
+                let none = self.jump_if_zero(Reg::R0);
+                self.load_word(Reg::R0, Reg::R0, 0);
+                self.keep_answer(id);
+                self.land_here(none);
+            }
+            _ => {}
+        }
+        self.keep_buffers(id);
+        for null in nulls {
+            self.land_here(null);
+        }
+    }
+
+    /// An argument that may be anything: mostly what helpers take.
+    fn any(&mut self, id: FuncId, number: usize, reg: Reg) {
+        let reads = matches!(
+            id,
+            FuncId::ProbeRead
+                | FuncId::ProbeReadStr
+                | FuncId::ProbeReadKernel
+                | FuncId::ProbeReadKernelStr
+                | FuncId::ProbeReadUser
+                | FuncId::ProbeReadUserStr
+                | FuncId::CopyFromUser
+                | FuncId::CopyFromUserTask
+        );
+        if reads && number == 2 && self.rng.one_in(2) {
+            return self.push(mov(reg, Reg::FP));
+        }
+        if matches!(
+            id,
+            FuncId::SkLookupTcp | FuncId::SkLookupUdp | FuncId::SkcLookupTcp
+        ) && number == 3
+        {
+            return self.push(mov_imm(reg, -1));
+        }
+        let value = match self.rng.below(4) {
+            0 if !reads => self.rng.imm(),
+            1 => self.rng.below(64) as i32,
+            _ => 0,
+        };
+        self.push(mov_imm(reg, value));
+    }
+
+    fn map_for(&mut self, id: FuncId) -> i32 {
+        match id {
+            FuncId::TailCall => PROG_ARRAY,
+            FuncId::PerfEventOutput | FuncId::PerfEventRead | FuncId::PerfEventReadValue => PERF,
+            FuncId::GetStackid => STACKS,
+            FuncId::MapPushElem | FuncId::MapPopElem | FuncId::MapPeekElem => QUEUE,
+            FuncId::UserRingbufDrain => USER_RINGBUF,
+            FuncId::SkStorageGet | FuncId::SkStorageDelete => SK_STORAGE,
+            FuncId::TaskStorageGet | FuncId::TaskStorageDelete => TASK_STORAGE,
+            FuncId::CgrpStorageGet | FuncId::CgrpStorageDelete => CGRP_STORAGE,
+            FuncId::SkbUnderCgroup | FuncId::CurrentTaskUnderCgroup => CGROUPS,
+            FuncId::RedirectMap => DEVICES,
+            FuncId::GetLocalStorage => CGROUP_STORAGE,
+            FuncId::RingbufOutput
+            | FuncId::RingbufQuery
+            | FuncId::RingbufReserve
+            | FuncId::RingbufReserveDynptr => RINGBUF,
+            FuncId::MapLookupPercpuElem => self.rng.pick(&[2, 5]),
+            FuncId::ForEachMapElem => self.rng.pick(&[0, 1, 6]),
+            _ => self.rng.pick(&[0, 1, 3]),
+        }
+    }
+
+    /// A record between reserving and giving back.
+    fn record(&mut self, end: FuncId) {
+        self.load_map(Reg::R1, RINGBUF);
+        let bytes = 8 * (1 + self.rng.below(6) as i32);
+        self.push(mov_imm(Reg::R2, bytes));
+        self.push(mov_imm(Reg::R3, 0));
+        self.helper(FuncId::RingbufReserve);
+        let full = self.jump_if_zero(Reg::R0);
+        self.push(Insn::Store {
+            size: MemSize::Dw,
+            dst: Reg::R0,
+            off: 0,
+            src: Operand::Reg(Reg::R7),
+        });
+        self.push(mov(Reg::R1, Reg::R0));
+        // BPF_RB_NO_WAKEUP or BPF_RB_FORCE_WAKEUP
+        let flags = self.rng.below(3) as i32;
+        self.push(mov_imm(Reg::R2, flags));
+        self.helper(end);
+        self.land_here(full);
+    }
+
+    /// A dynptr over a record or a map's value, what is done with it, and its end.
+    fn dynptr(&mut self, id: FuncId) {
+        let place = Self::buffer(2);
+        let is_record = matches!(
+            id,
+            FuncId::RingbufReserveDynptr
+                | FuncId::RingbufSubmitDynptr
+                | FuncId::RingbufDiscardDynptr
+        );
+        let none = (!is_record).then(|| self.first_value(super::VALUES));
+        if is_record {
+            self.load_map(Reg::R1, RINGBUF);
+            self.push(mov_imm(Reg::R2, 32));
+        } else {
+            self.push(mov(Reg::R1, Reg::R9));
+            self.push(mov_imm(Reg::R2, 48));
+        }
+        self.push(mov_imm(Reg::R3, 0));
+        self.pointer_to_scratch(Reg::R4, place);
+        self.helper(if is_record {
+            FuncId::RingbufReserveDynptr
+        } else {
+            FuncId::DynptrFromMem
+        });
+        let (offset, len) = (self.rng.below(60) as i32, 1 + self.rng.below(24) as i32);
+        match self.rng.below(3) {
+            _ if id == FuncId::DynptrData => {
+                self.pointer_to_scratch(Reg::R1, place);
+                self.push(mov_imm(Reg::R2, offset));
+                self.push(mov_imm(Reg::R3, 8));
+                self.helper(FuncId::DynptrData);
+                let outside = self.jump_if_zero(Reg::R0);
+                self.load_word(Reg::R0, Reg::R0, 0);
+                self.keep_answer(id);
+                self.land_here(outside);
+            }
+            0 | 1 if id != FuncId::DynptrWrite => {
+                self.pointer_to_scratch(Reg::R1, Self::buffer(0));
+                self.push(mov_imm(Reg::R2, len));
+                self.pointer_to_scratch(Reg::R3, place);
+                self.push(mov_imm(Reg::R4, offset));
+                self.flag(Reg::R5);
+                self.helper(FuncId::DynptrRead);
+                // A record is read before anything is written.
+                let read = if is_record { FuncId::KtimeGetNs } else { id };
+                self.keep_answer(read);
+            }
+            _ => {
+                self.pointer_to_scratch(Reg::R1, place);
+                self.push(mov_imm(Reg::R2, offset));
+                self.pointer_to_scratch(Reg::R3, Self::buffer(0));
+                self.push(mov_imm(Reg::R4, len));
+                self.flag(Reg::R5);
+                self.helper(FuncId::DynptrWrite);
+                self.keep_answer(id);
+            }
+        }
+        if is_record {
+            self.pointer_to_scratch(Reg::R1, place);
+            self.push(mov_imm(Reg::R2, 0));
+            let end = match id {
+                FuncId::RingbufSubmitDynptr => id,
+                FuncId::RingbufDiscardDynptr => id,
+                _ => self
+                    .rng
+                    .pick(&[FuncId::RingbufSubmitDynptr, FuncId::RingbufDiscardDynptr]),
+            };
+            self.helper(end);
+        }
+        for number in 0..3 {
+            for slot in 0..BUFFER_BYTES / 8 {
+                self.store_scratch(MemSize::Dw, Self::buffer(number) + 8 * slot, 7);
+            }
+        }
+        if let Some(none) = none {
+            self.land_here(none);
+        }
+    }
+
+    /// Helpers that come in sequences; false where the prototype is enough.
+    fn sequence(&mut self, id: FuncId) -> bool {
+        match id {
+            FuncId::RingbufReserve => {
+                let end = self
+                    .rng
+                    .pick(&[FuncId::RingbufSubmit, FuncId::RingbufDiscard]);
+                self.record(end);
+            }
+            FuncId::RingbufSubmit | FuncId::RingbufDiscard => self.record(id),
+            FuncId::RingbufReserveDynptr
+            | FuncId::RingbufSubmitDynptr
+            | FuncId::RingbufDiscardDynptr
+            | FuncId::DynptrFromMem
+            | FuncId::DynptrRead
+            | FuncId::DynptrWrite
+            | FuncId::DynptrData => self.dynptr(id),
+            FuncId::SpinLock | FuncId::SpinUnlock => {
+                let none = self.first_value(LOCKED);
+                self.push(mov(Reg::R1, Reg::R9));
+                self.helper(FuncId::SpinLock);
+                self.push(Insn::Store {
+                    size: MemSize::Dw,
+                    dst: Reg::R9,
+                    off: 8,
+                    src: Operand::Reg(Reg::R7),
+                });
+                self.push(mov(Reg::R1, Reg::R9));
+                self.helper(FuncId::SpinUnlock);
+                self.land_here(none);
+            }
+            FuncId::TimerInit
+            | FuncId::TimerSetCallback
+            | FuncId::TimerStart
+            | FuncId::TimerCancel => {
+                let none = self.first_value(TIMED);
+                self.push(mov(Reg::R1, Reg::R9));
+                self.load_map(Reg::R2, TIMED);
+                let clock = self.rng.pick(&[0, 1, 7, 1, 3]);
+                self.push(mov_imm(Reg::R3, clock));
+                self.helper(FuncId::TimerInit);
+                self.push(mov(Reg::R1, Reg::R9));
+                self.callback(Reg::R2, Subprog::Nothing);
+                self.helper(FuncId::TimerSetCallback);
+                self.push(mov(Reg::R1, Reg::R9));
+                // Long after the test, or at once.
+                let nsecs = self.rng.pick(&[i32::MAX, 1]);
+                self.push(mov_imm(Reg::R2, nsecs));
+                self.flag(Reg::R3);
+                self.helper(FuncId::TimerStart);
+                self.push(mov(Reg::R1, Reg::R9));
+                self.helper(FuncId::TimerCancel);
+                self.land_here(none);
+            }
+            FuncId::KptrXchg => {
+                let none = self.first_value(HOLDER);
+                self.push(mov(Reg::R1, Reg::R9));
+                self.push(mov_imm(Reg::R2, 0));
+                self.helper(FuncId::KptrXchg);
+                // Nothing was ever put there; were there something, it could not be let go.
+                let nothing = self.jump_if_zero(Reg::R0);
+                self.push(mov(Reg::R1, Reg::R9));
+                self.push(mov(Reg::R2, Reg::R0));
+                self.helper(FuncId::KptrXchg);
+                let gone = self.jump_if_zero(Reg::R0);
+                self.push(mov_imm(Reg::R7, 1));
+                self.land_here(gone);
+                self.land_here(nothing);
+                self.land_here(none);
+            }
+            FuncId::SkLookupTcp
+            | FuncId::SkLookupUdp
+            | FuncId::SkcLookupTcp
+            | FuncId::SkRelease => {
+                let look_up = if id == FuncId::SkRelease {
+                    FuncId::SkLookupTcp
+                } else {
+                    id
+                };
+                self.push(mov(Reg::R1, Reg::R6));
+                self.pointer_to_scratch(Reg::R2, Self::buffer(0));
+                let len = self.rng.pick(&[12, 36, 13]);
+                self.push(mov_imm(Reg::R3, len));
+                self.push(mov_imm(Reg::R4, -1));
+                self.flag(Reg::R5);
+                self.helper(look_up);
+                let none = self.jump_if_zero(Reg::R0);
+                self.push(mov(Reg::R1, Reg::R0));
+                self.helper(FuncId::SkRelease);
+                self.land_here(none);
+            }
+            FuncId::TailCall => {
+                self.push(mov(Reg::R1, Reg::R6));
+                self.load_map(Reg::R2, PROG_ARRAY);
+                let slot = self.rng.below(3) as i32;
+                self.push(mov_imm(Reg::R3, slot));
+                self.helper(id);
+            }
+            _ => return false,
+        }
+        true
+    }
+}
