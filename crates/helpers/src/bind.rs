@@ -14,7 +14,7 @@ use ring3_spec::kinds::{
 };
 
 use crate::dynptr::DynptrKern;
-use crate::packet::{Skb, XdpBuff};
+use crate::packet::{Skb, Sock, XdpBuff};
 
 /// A parameter that a body can take for an argument of kind `K`.
 pub(crate) trait FromValue<K> {
@@ -23,6 +23,51 @@ pub(crate) trait FromValue<K> {
     /// # Safety
     /// The verifier established `K` for the register, and pointers are used only during the call.
     unsafe fn from_value(value: Value<K>) -> Self;
+}
+
+/// What a helper's implementation takes its context for: programs of other types must not reach it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing.
+    Nothing,
+    /// An [`Skb`].
+    Skb,
+    /// An [`XdpBuff`].
+    Xdp,
+    /// The frame of a trampoline.
+    Frame,
+}
+
+impl Needs {
+    /// What a helper with these parameters needs.
+    pub(crate) const fn of(parameters: &[Needs]) -> Needs {
+        let mut at = 0;
+        while at < parameters.len() {
+            if !matches!(parameters[at], Needs::Nothing) {
+                return parameters[at];
+            }
+            at += 1;
+        }
+        Needs::Nothing
+    }
+}
+
+/// A parameter type of a body.
+pub(crate) trait Parameter {
+    /// What the program's context must be.
+    const NEEDS: Needs = Needs::Nothing;
+}
+
+macro_rules! parameters {
+    ($($ty:ty $(: $needs:ident)?),* $(,)?) => {$(
+        impl Parameter for $ty {
+            $(const NEEDS: Needs = Needs::$needs;)?
+        }
+    )*};
+}
+parameters! {
+    u64, i64, u32, i32, u16, *const u8, *mut u8, *mut u32, *mut u64, &Map, CallbackRef, AnyCtx, &DynptrKern, &mut DynptrKern,
+    Option<&Sock>, &mut Skb: Skb, &mut XdpBuff: Xdp, crate::traced::Frame: Frame
 }
 
 /// A result that stands for kind `K`.
@@ -271,11 +316,8 @@ macro_rules! implement {
                 result.raw
             }
             $crate::Row {
-                id: match <ring3_spec::helpers::$row as ring3_spec::helpers::Helper>::PROTO.id {
-                    ring3_spec::HelperId::Uapi(id) => id,
-                    ring3_spec::HelperId::Custom(_) => unreachable!(),
-                },
-                code: $crate::bind::implement!(@code thunk $($frame)?),
+                needs: const { $crate::bind::Needs::of(&[$(<$ty as $crate::bind::Parameter>::NEEDS),*]) },
+                ..$crate::Row::of::<ring3_spec::helpers::$row>($crate::bind::implement!(@code thunk $($frame)?))
             }
         }),*];
     };

@@ -25,6 +25,11 @@ implement! { ROWS:
     }
 }
 
+implement! { CURRENT_VARIANTS:
+    /// Tasks are in no class.
+    GetCgroupClassidCurr() { 0u64 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -43,6 +43,7 @@ mod trace;
 mod traced;
 mod vma;
 
+pub use bind::Needs;
 pub use file_object::FileObject;
 pub use packet::skb_helpers::load_packet;
 pub use perf::{PerfCounter, PerfRecord, PerfSink, PerfValue};
@@ -51,6 +52,7 @@ pub use timer::Hooks as FieldHooks;
 pub use trace::{TraceLine, set_trace_sink};
 
 use ring3_runtime::HelperFn;
+use ring3_spec::{FuncProto, HelperId, helpers::Helper};
 use ring3_uapi::{AttachType, FuncId, ProgType};
 
 /// One implemented helper.
@@ -60,6 +62,26 @@ pub struct Row {
     pub id: FuncId,
     /// What programs call.
     pub code: HelperFn,
+    /// What the context of the program must be.
+    pub needs: Needs,
+    /// The prototype that it was bound to.
+    pub proto: &'static FuncProto,
+}
+
+impl Row {
+    /// A function for the helper that `H` declares, which takes any context.
+    const fn of<H: Helper>(code: HelperFn) -> Row {
+        let proto = const { &H::PROTO };
+        Row {
+            id: match proto.id {
+                HelperId::Uapi(id) => id,
+                HelperId::Custom(_) => panic!("rows are of the kernel's helpers"),
+            },
+            code,
+            needs: Needs::Nothing,
+            proto,
+        }
+    }
 }
 
 /// The tables of this crate, one per area. Helpers whose first argument is an `xdp_buff` in some programs and an `sk_buff` in others have a
@@ -110,21 +132,36 @@ pub fn find(id: FuncId) -> Option<HelperFn> {
         .map(|row| row.code)
 }
 
-/// The implementation of a helper for XDP programs.
-pub fn find_for_xdp(id: FuncId) -> Option<HelperFn> {
-    XDP_VARIANTS
-        .iter()
-        .find(|row| row.id == id)
-        .map(|row| row.code)
-        .or_else(|| find(id))
+/// Program types whose packets have a class of their own; programs of others are told that of the task.
+const CLASSIFIED: &[ProgType] = &[
+    ProgType::SchedCls,
+    ProgType::SchedAct,
+    ProgType::LwtIn,
+    ProgType::LwtOut,
+    ProgType::LwtXmit,
+    ProgType::LwtSeg6local,
+];
+/// Program types that are given a socket where others are given a packet.
+const GIVEN_SOCKETS: &[ProgType] = &[ProgType::Tracing, ProgType::Lsm, ProgType::SkReuseport];
+
+impl Needs {
+    /// Whether programs of a type have such a context.
+    fn are_met_by(self, prog_type: ProgType, is_traced: bool) -> bool {
+        match self {
+            Needs::Nothing => true,
+            Needs::Skb => packet::SKB_PROG_TYPES.contains(&prog_type),
+            Needs::Xdp => prog_type == ProgType::Xdp,
+            Needs::Frame => is_traced,
+        }
+    }
 }
 
-/// The implementation of a helper for programs of a type, which may get another than [`find`]'s where the context decides.
-pub fn find_for(
+/// The implementation of a helper for programs of a type, which may get another than [`find`]'s where the context decides, or none.
+pub fn find_row_for(
     prog_type: ProgType,
     attach_type: Option<AttachType>,
     id: FuncId,
-) -> Option<HelperFn> {
+) -> Option<Row> {
     let is_traced = matches!(
         (prog_type, attach_type),
         (
@@ -132,20 +169,35 @@ pub fn find_for(
             Some(AttachType::TraceFentry | AttachType::TraceFexit | AttachType::ModifyReturn)
         ) | (ProgType::Lsm, Some(AttachType::LsmMac))
     );
-    let variants = if is_traced {
-        traced::VARIANTS
-    } else if prog_type == ProgType::Xdp {
-        perf::XDP_VARIANTS
-    } else if packet::SKB_PROG_TYPES.contains(&prog_type) {
-        perf::SKB_VARIANTS
+    let by_context: [&[Row]; 2] = match prog_type {
+        _ if is_traced => [traced::VARIANTS, &[]],
+        ProgType::Xdp => [perf::XDP_VARIANTS, XDP_VARIANTS],
+        _ if packet::SKB_PROG_TYPES.contains(&prog_type) => [perf::SKB_VARIANTS, &[]],
+        _ => [&[], &[]],
+    };
+    let by_task = if CLASSIFIED.contains(&prog_type) {
+        &[][..]
+    } else {
+        cgroup::CURRENT_VARIANTS
+    };
+    let by_socket = if GIVEN_SOCKETS.contains(&prog_type) {
+        packet::sock_helpers::TRACED_VARIANTS
     } else {
         &[]
     };
-    let variant = variants.iter().find(|row| row.id == id);
-    variant.map(|row| row.code).or_else(|| match prog_type {
-        ProgType::Xdp => find_for_xdp(id),
-        _ => find(id),
-    })
+    let variants = by_context.into_iter().chain([by_task, by_socket]).flatten();
+    let mut rows = variants.chain(TABLES.iter().copied().flatten());
+    let fits = |row: &&Row| row.id == id && row.needs.are_met_by(prog_type, is_traced);
+    rows.find(fits).copied()
+}
+
+/// As [`find_row_for`]: what programs call.
+pub fn find_for(
+    prog_type: ProgType,
+    attach_type: Option<AttachType>,
+    id: FuncId,
+) -> Option<HelperFn> {
+    find_row_for(prog_type, attach_type, id).map(|row| row.code)
 }
 
 /// Every implemented helper, in table order.
@@ -156,6 +208,39 @@ pub fn rows() -> impl Iterator<Item = Row> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An implementation that takes other arguments than the verifier checked would read what the program never gave.
+    #[test]
+    fn rows_take_the_arguments_of_the_prototype_in_force() {
+        use ring3_spec::{Caller, HelperLookup, Privilege, Registry};
+        let registry = Registry::linux_6_18();
+        let mut compared = 0;
+        for &prog_type in ProgType::ALL {
+            for &attach_type in AttachType::ALL {
+                for &id in FuncId::ALL {
+                    let Some(row) = find_row_for(prog_type, Some(attach_type), id) else {
+                        continue;
+                    };
+                    let caller = Caller {
+                        prog_type,
+                        expected_attach_type: attach_type.raw(),
+                        sleepable: true,
+                        privilege: Privilege::FULL,
+                    };
+                    let HelperLookup::Found(granted) = registry.helper(caller, id.raw() as i32)
+                    else {
+                        continue;
+                    };
+                    // A socket is a socket, as context, common or typed pointer.
+                    let is_socket = matches!(id, FuncId::SkStorageGet | FuncId::SkStorageDelete);
+                    let fits = is_socket || granted.args == row.proto.args;
+                    assert!(fits, "{id} in {prog_type} {attach_type}");
+                    compared += 1;
+                }
+            }
+        }
+        assert!(compared > 10_000, "{compared}");
+    }
 
     #[test]
     fn no_helper_has_two_implementations() {

@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 
 use ring3_maps::{Map, UserRingBuf, abi};
 use ring3_runtime::{CallbackRef, exception};
-use ring3_uapi::{Errno, FuncId};
+use ring3_spec::helpers as h;
+use ring3_uapi::Errno;
 
 use crate::Row;
 use crate::bind::implement;
@@ -12,26 +13,11 @@ use crate::dynptr::{self, DynptrKern};
 
 /// `ring3_maps::abi` states the ABI of these itself; here they get their ids.
 pub(crate) const MAP_ROWS: &[Row] = &[
-    Row {
-        id: FuncId::RingbufOutput,
-        code: abi::ringbuf_output,
-    },
-    Row {
-        id: FuncId::RingbufReserve,
-        code: abi::ringbuf_reserve,
-    },
-    Row {
-        id: FuncId::RingbufSubmit,
-        code: abi::ringbuf_submit,
-    },
-    Row {
-        id: FuncId::RingbufDiscard,
-        code: abi::ringbuf_discard,
-    },
-    Row {
-        id: FuncId::RingbufQuery,
-        code: abi::ringbuf_query,
-    },
+    Row::of::<h::RingbufOutput>(abi::ringbuf_output),
+    Row::of::<h::RingbufReserve>(abi::ringbuf_reserve),
+    Row::of::<h::RingbufSubmit>(abi::ringbuf_submit),
+    Row::of::<h::RingbufDiscard>(abi::ringbuf_discard),
+    Row::of::<h::RingbufQuery>(abi::ringbuf_query),
 ];
 
 fn drain(map: &Map, callback: CallbackRef, ctx: u64, flags: u64) -> Result<u64, Errno> {
@@ -70,6 +56,7 @@ mod tests {
     use super::*;
     use ring3_maps::{Access, MapAttr, MapType, MappingAccess, RingBuf};
     use ring3_runtime::Callback;
+    use ring3_uapi::FuncId;
 
     fn helper(id: FuncId) -> ring3_runtime::HelperFn {
         crate::find(id).unwrap()

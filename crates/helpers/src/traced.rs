@@ -17,7 +17,7 @@ use crate::bind::{FromValue, implement};
 
 /// The context of a program on a trampoline.
 #[derive(Clone, Copy)]
-struct Frame(*const u64);
+pub(crate) struct Frame(*const u64);
 
 impl FromValue<Ctx> for Frame {
     unsafe fn from_value(value: Value<Ctx>) -> Self {

@@ -21,6 +21,13 @@ impl FromValue<BtfSock> for Option<&Sock> {
     }
 }
 
+impl FromValue<OrNull<BtfSock>> for Option<&Sock> {
+    unsafe fn from_value(value: Value<OrNull<BtfSock>>) -> Self {
+        // SAFETY: 1. as above.
+        unsafe { std::ptr::with_exposed_provenance::<Sock>(value.raw as usize).as_ref() }
+    }
+}
+
 impl FromValue<SockCommonPtr> for Option<&Sock> {
     unsafe fn from_value(value: Value<SockCommonPtr>) -> Self {
         // SAFETY: 1. as above.
@@ -147,6 +154,10 @@ implement! { ROWS:
     SkcToUnixSock(sk: Option<&Sock>) { Cast::of(sk, |sock| sock.is_full() && sock.spec().family == family::UNIX) }
     /// No modelled socket is a subflow of another.
     SkcToMptcpSock(_sk: Option<&Sock>) { Cast(0) }
+}
+
+implement! { TRACED_VARIANTS:
+    GetSocketCookieTracing(sk: Option<&Sock>) { sk.map_or(0, |sock| sock.spec().cookie) }
 }
 
 #[cfg(test)]
