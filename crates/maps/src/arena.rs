@@ -8,10 +8,10 @@
 
 use std::any::Any;
 
-use parking_lot::Mutex;
 use ring3_os::cpu::page_bytes;
 use ring3_os::map::{Prot, Region};
 use ring3_os::memfd::{Memfd, Seals};
+use ring3_sync::spin::OwnedMutex;
 use ring3_uapi::Errno;
 use ring3_uapi::flags::map_create;
 
@@ -31,7 +31,10 @@ pub struct Arena {
     memfd: Memfd,
     pages: usize,
     user_vm_start: u64,
-    inner: Mutex<Inner>,
+    /// Address of offset 0.
+    base: usize,
+    /// Knows its owner: a program that interrupts a change of the same thread gets no pages.
+    inner: OwnedMutex<Inner>,
 }
 
 #[derive(Debug)]
@@ -85,13 +88,14 @@ impl Arena {
             memfd,
             pages,
             user_vm_start: attr.map_extra,
-            inner: Mutex::new(Inner { view, used }),
+            base: view.as_ptr() as usize + SPACE_BYTES,
+            inner: OwnedMutex::new(Inner { view, used }),
         })
     }
 
     /// The address of offset 0 for programs; a multiple of 4 GiB.
     pub fn base(&self) -> u64 {
-        self.inner.lock().view.as_ptr() as u64 + SPACE_BYTES as u64
+        self.base as u64
     }
 
     /// Where clients map it: `map_extra`, 0 if they choose.
@@ -101,8 +105,8 @@ impl Arena {
 
     /// Whether an address (guards included) belongs to the arena: faults there read as zero.
     pub fn contains(&self, address: usize) -> bool {
-        let base = self.base() as usize;
-        (base - GUARD_BYTES..base + SPACE_BYTES + GUARD_BYTES).contains(&address)
+        let end = self.base + SPACE_BYTES + GUARD_BYTES;
+        (self.base - GUARD_BYTES..end).contains(&address)
     }
 
     /// `bpf_arena_alloc_pages`: `count` pages at `offset` (a page boundary) or anywhere; the offset of the first, `None` without room.
@@ -112,7 +116,7 @@ impl Arena {
         if count == 0 || count > self.pages {
             return None;
         }
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.lock().ok()?;
         let first = match offset {
             Some(offset) => {
                 let first = offset as usize / page;
@@ -144,7 +148,10 @@ impl Arena {
         if !(offset as usize).is_multiple_of(page) || first >= last {
             return;
         }
-        let mut inner = self.inner.lock();
+        // Refused inside of a change: the pages stay until the arena goes.
+        let Ok(mut inner) = self.inner.lock() else {
+            return;
+        };
         let _ = inner.view.overlay_anonymous(
             SPACE_BYTES + first * page,
             (last - first) * page,
@@ -154,14 +161,16 @@ impl Arena {
         let _ = self.memfd.punch_hole(first * page, (last - first) * page);
     }
 
-    /// Pages allocated.
+    /// Pages allocated; 0 inside of a change by the same thread.
     pub fn used_pages(&self) -> usize {
-        self.inner
-            .lock()
-            .used
-            .iter()
-            .map(|word| word.count_ones() as usize)
-            .sum()
+        let ones = |inner: &Inner| {
+            inner
+                .used
+                .iter()
+                .map(|word| word.count_ones() as usize)
+                .sum()
+        };
+        self.inner.lock().map_or(0, |inner| ones(&inner))
     }
 }
 

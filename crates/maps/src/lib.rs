@@ -38,6 +38,7 @@ mod lpm_trie;
 mod map;
 mod map_in_map;
 mod mem;
+mod missing;
 pub mod ops;
 mod perf_event_array;
 mod prog_array;
@@ -61,6 +62,7 @@ pub use debug::MapDebug;
 pub use devmap::{DevMap, DevTarget};
 pub use local_storage::LocalStorage;
 pub use map::{Access, Map, Mapping, MappingAccess, WriteActive};
+pub use missing::MISSING;
 pub use ops::{ArrayLayout, MapOps};
 pub use perf_event_array::PerfEventArray;
 pub use prog_array::{OwnerKey, ProgArray, ProgSlot};
@@ -74,3 +76,8 @@ pub use typed::{Plain, TypedMap};
 pub use xskmap::XskMap;
 
 pub use ring3_uapi::{Errno, MapType};
+
+/// The README's examples, tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -75,10 +75,14 @@ fn map_types(out: &mut String) {
         .collect();
     out.push_str(&format!(
         "## Map types\n\nAll {} create, update, look up and err as in the kernel; those that name kernel devices, sockets or cgroups hold what the \
-         object layer models.\n\n{}.\n\n",
+         object layer models.\n\n{}.\n\n| type | missing |\n|---|---|\n",
         types.len(),
         types.join(", ")
     ));
+    for (map_type, missing) in ring3::maps::MISSING {
+        out.push_str(&format!("| {} | {missing} |\n", map_type.name()));
+    }
+    out.push('\n');
 }
 
 fn helper_rows(out: &mut String) {
