@@ -3,7 +3,7 @@
 //! Arguments and result are where the C ABI has them, so a call is one `call rel32` (through a veneer where the target is out of reach).
 
 use ring3_isa::{MemSize, Width};
-use ring3_runtime::{CallKind, CallTarget, Clobbers, InlineCall, Target};
+use ring3_runtime::{CallKind, CallTarget, Clobbers, InlineCall, LoadPacketFn, Target};
 
 use crate::asm::{Arith, Cond, Mem, Shift};
 use crate::emit::{Emitter, JitError};
@@ -237,17 +237,46 @@ impl Emitter<'_> {
                 self.asm.movsx_rr(MemSize::W, Width::W64, RSI, RSI);
             }
         }
-        self.asm.copy(RDI, RBX);
-        self.asm.mov_imm(RDX, size.bytes() as u64);
-        self.call_absolute(code as *const () as usize);
-        self.asm.test_rr(Width::W64, RAX, RAX);
-        let negative = self.asm.jcc8(Cond::S);
-        let good = self.asm.jmp8();
-        self.asm.bind8(negative);
+        let call = self.asm.call();
+        self.packet_calls.push((call, size, code));
+        if let Some(failed) = self.packet_failed {
+            self.asm.jump_back(failed, Some(Cond::S));
+            return Ok(());
+        }
+        let good = self.asm.jcc8(Cond::Ns);
+        self.packet_failed = Some(self.asm.pos());
         self.asm.arith_rr(Arith::Xor, Width::W32, RAX, RAX);
         self.exit_here();
         self.asm.bind8(good);
         Ok(())
+    }
+
+    /// The routines that packet loads call: offset in rsi; the sign flag says whether the result is an error.
+    pub(crate) fn packet_routines(&mut self) {
+        let calls = std::mem::take(&mut self.packet_calls);
+        let mut made: Vec<(MemSize, LoadPacketFn, usize)> = Vec::new();
+        for (patch, size, code) in calls {
+            let known = made
+                .iter()
+                .find(|(of, to, _)| *of == size && std::ptr::fn_addr_eq(*to, code));
+            let routine = match known {
+                Some(&(_, _, routine)) => routine,
+                None => {
+                    let here = self.asm.pos();
+                    self.asm.copy(RDI, RBX);
+                    self.asm.mov_imm(RDX, size.bytes() as u64);
+                    // The return address has made the stack pointer odd.
+                    self.asm.push(RDX);
+                    self.call_absolute(code as *const () as usize);
+                    self.asm.pop(RDX);
+                    self.asm.test_rr(Width::W64, RAX, RAX);
+                    self.asm.ret();
+                    made.push((size, code, here));
+                    here
+                }
+            };
+            self.asm.bind32(patch, routine);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use ring3_isa::{
     Width, decode_xlated,
 };
 use ring3_runtime::extable::FaultEntry;
-use ring3_runtime::{Linked, StopLayout, Target};
+use ring3_runtime::{Linked, LoadPacketFn, StopLayout, Target};
 use ring3_uapi::Errno;
 
 use crate::asm::{Arith, Asm, Cond, Mem, Patch};
@@ -178,6 +178,10 @@ pub(crate) struct Emitter<'a> {
     pub(crate) stops: Option<StopLayout>,
     pub(crate) pending_stops: Vec<crate::stop::PendingStop>,
     pub(crate) confirm_calls: Vec<Patch>,
+    /// Calls of packet loads, whose routines follow the program.
+    pub(crate) packet_calls: Vec<(Patch, MemSize, LoadPacketFn)>,
+    /// Where the current function goes when a packet load fails, once there is such a place.
+    pub(crate) packet_failed: Option<usize>,
     /// Offsets of the checked mode's routines.
     pub(crate) routines: crate::checked::Routines,
 }
@@ -226,6 +230,8 @@ impl<'a> Emitter<'a> {
                 .and_then(|_| ring3_runtime::stop_layout()),
             pending_stops: Vec::new(),
             confirm_calls: Vec::new(),
+            packet_calls: Vec::new(),
+            packet_failed: None,
             routines: crate::checked::Routines::default(),
         }
     }
@@ -245,6 +251,7 @@ impl<'a> Emitter<'a> {
         let end = self.linked.program.insns.len();
         self.slot_offsets[end] = self.asm.pos() as u32;
         self.confirm_routine();
+        self.packet_routines();
         self.far_jumps();
         for &(patch, function) in &self.pending_calls {
             self.asm
@@ -289,6 +296,7 @@ impl<'a> Emitter<'a> {
         self.current = index;
         self.frame = Frame::of(self.plan, index, self.mode)?;
         self.epilogue = None;
+        self.packet_failed = None;
         // The nop lies in one aligned quadword.
         self.asm.align_with_traps(8);
         self.function_offsets.push(self.asm.pos() as u32);
@@ -675,15 +683,8 @@ impl<'a> Emitter<'a> {
         if let Some(epilogue) = self.epilogue {
             let distance = epilogue as i64 - (self.asm.pos() as i64 + 2);
             let size = self.frame.epilogue_bytes() + if self.frame.is_boundary { 32 } else { 0 };
-            if distance >= -128 && size > 2 {
-                let patch = self.asm.jmp8();
-                self.asm.set8(patch.0 as usize, distance as u8);
-                return;
-            }
-            if size > 5 + 4 {
-                let patch = self.asm.jmp32();
-                self.asm.bind32(patch, epilogue);
-                return;
+            if (distance >= -128 && size > 2) || size > 5 + 4 {
+                return self.asm.jump_back(epilogue, None);
             }
         }
         self.epilogue = Some(self.asm.pos());
@@ -704,22 +705,8 @@ impl<'a> Emitter<'a> {
     pub(crate) fn jump_to(&mut self, slot: usize, target: usize, cond: Option<Cond>) {
         let slot = self.origin.unwrap_or(slot);
         if target <= slot {
-            let there = self.slot_offsets[target] as i64;
-            let short = there - (self.asm.pos() as i64 + 2);
-            if short >= -128 {
-                let patch = match cond {
-                    Some(cond) => self.asm.jcc8(cond),
-                    None => self.asm.jmp8(),
-                };
-                self.asm.set8(patch.0 as usize, short as u8);
-            } else {
-                let patch = match cond {
-                    Some(cond) => self.asm.jcc32(cond),
-                    None => self.asm.jmp32(),
-                };
-                self.asm.bind32(patch, there as usize);
-            }
-            return;
+            let there = self.slot_offsets[target] as usize;
+            return self.asm.jump_back(there, cond);
         }
         let between =
             self.plan.slots[target].estimate - self.plan.slots[(slot + 1).min(target)].estimate;

@@ -163,7 +163,7 @@ fn estimated_bytes(insn: &Insn) -> u8 {
         Insn::Ja { .. } | Insn::Jal { .. } => 4,
         Insn::MayGoto { .. } => 12,
         Insn::Call(CallName::Subprog(_) | CallName::Helper(_) | CallName::Kfunc { .. }) => 8,
-        Insn::LoadAbs { .. } | Insn::LoadInd { .. } => 44,
+        Insn::LoadAbs { .. } | Insn::LoadInd { .. } => 34,
         Insn::Exit => 8,
         Insn::Internal(InternalInsn::Nospec) => 0,
         Insn::Internal(InternalInsn::ArenaLoad { .. } | InternalInsn::ArenaStore { .. }) => 26,

@@ -56,6 +56,24 @@ impl Asm {
         Patch(self.pos as u32 - 1)
     }
 
+    /// Jumps to `target`, an offset before this one, in the shorter form that reaches.
+    pub(crate) fn jump_back(&mut self, target: usize, cond: Option<Cond>) {
+        let short = target as i64 - (self.pos as i64 + 2);
+        if short >= -128 {
+            let patch = match cond {
+                Some(cond) => self.jcc8(cond),
+                None => self.jmp8(),
+            };
+            self.set8(patch.0 as usize, short as u8);
+        } else {
+            let patch = match cond {
+                Some(cond) => self.jcc32(cond),
+                None => self.jmp32(),
+            };
+            self.bind32(patch, target);
+        }
+    }
+
     pub(crate) fn jmp_reg(&mut self, target: X) {
         self.head_reg(op(0xff, Width::W32), 4, target);
     }
