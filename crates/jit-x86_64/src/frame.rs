@@ -24,7 +24,7 @@ use ring3_isa::Reg;
 use crate::asm::{Arith, Asm, Mem};
 use crate::emit::JitError;
 use crate::plan::{Function, Plan};
-use crate::regs::{R12, RBP, RSP, SAVED, X};
+use crate::regs::{R12, RAX, RBP, RCX, RSP, SAVED, X};
 use ring3_isa::Width;
 
 /// Stack of the shared frame: 512 bytes, the verifier's extra slots, locals; a multiple of 16 with five pushes and the return address.
@@ -148,7 +148,11 @@ impl Frame {
 
     /// Upper bound of what the epilogue takes, in bytes.
     pub(crate) fn epilogue_bytes(&self) -> usize {
-        let sub = if self.sub_bytes == 0 { 0 } else { 7 };
+        let sub = match self.sub_bytes {
+            0 => 0,
+            8 => 1,
+            _ => 7,
+        };
         sub + 2 * self.saved.count_ones() as usize + usize::from(self.pushes_fp) + 1
     }
 
@@ -173,21 +177,24 @@ impl Frame {
         if self.has_fp {
             asm.copy(RBP, RSP);
         }
-        if self.sub_bytes != 0 {
-            asm.arith_ri(Arith::Sub, Width::W64, RSP, self.sub_bytes as i32);
+        match self.sub_bytes {
+            0 => {}
+            // One byte instead of four.
+            8 => asm.push(RAX),
+            bytes => asm.arith_ri(Arith::Sub, Width::W64, RSP, bytes as i32),
         }
         inner
     }
 
     /// Ends the function; r0 is in rax.
     pub(crate) fn epilogue(&self, asm: &mut Asm) {
-        if self.sub_bytes != 0 {
-            if self.sub_bytes == 128 {
-                // -128 is one byte where 128 is four.
-                asm.arith_ri(Arith::Sub, Width::W64, RSP, -128);
-            } else {
-                asm.arith_ri(Arith::Add, Width::W64, RSP, self.sub_bytes as i32);
-            }
+        match self.sub_bytes {
+            0 => {}
+            // r4 means nothing to a caller.
+            8 => asm.pop(RCX),
+            // -128 is one byte where 128 is four.
+            128 => asm.arith_ri(Arith::Sub, Width::W64, RSP, -128),
+            bytes => asm.arith_ri(Arith::Add, Width::W64, RSP, bytes as i32),
         }
         let mut saved = [None; 4];
         for (slot, reg) in saved.iter_mut().zip(self.saved_registers()) {
