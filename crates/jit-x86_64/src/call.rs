@@ -2,13 +2,30 @@
 //!
 //! Arguments and result are where the C ABI has them, so a call is one `call rel32` (through a veneer where the target is out of reach).
 
-use ring3_isa::{MemSize, Width};
+use ring3_isa::{JmpOp, MemSize, Width};
 use ring3_runtime::{CallKind, CallTarget, Clobbers, InlineCall, LoadPacketFn, Target};
 
-use crate::asm::{Arith, Cond, Mem, Shift};
+use crate::asm::{Arith, Cond, Mem, Patch, Shift};
 use crate::emit::{Emitter, JitError};
 use crate::frame::Mode;
 use crate::regs::{R8, R9, R11, RAX, RBX, RCX, RDI, RDX, RSI, RSP, X};
+
+/// Values one behind the other.
+struct Array {
+    base: u64,
+    stride: u32,
+    max_entries: u32,
+}
+
+/// What a lookup does about a key that is not there.
+enum Miss {
+    /// It has jumped where the null check behind it would go.
+    Jumped,
+    /// It goes on behind the null check; the others go to `target`.
+    Falls { beyond: Patch, target: usize },
+    /// r0 becomes 0.
+    Null(Patch),
+}
 
 impl Emitter<'_> {
     /// A call of something outside of the program, as its site says.
@@ -20,7 +37,7 @@ impl Emitter<'_> {
                     self.look_for_stop(slot);
                 }
             }
-            Some(Target::Inline(inline)) => self.inline_call(inline),
+            Some(Target::Inline(inline)) => self.inline_call(slot, inline),
             Some(Target::TailCall(site)) => {
                 if self.mode == Mode::Checked {
                     return Err(JitError::Unsupported {
@@ -101,7 +118,7 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    fn inline_call(&mut self, inline: InlineCall) {
+    fn inline_call(&mut self, slot: usize, inline: InlineCall) {
         match inline {
             InlineCall::ArrayLookup {
                 base,
@@ -109,7 +126,12 @@ impl Emitter<'_> {
                 max_entries,
                 ..
             } if self.mode == Mode::Native => {
-                self.array_lookup(base, stride, max_entries);
+                let array = Array {
+                    base,
+                    stride,
+                    max_entries,
+                };
+                self.array_lookup(slot, &array);
             }
             InlineCall::ConstAddress { address, .. } => {
                 self.asm.mov_imm(RAX, address);
@@ -131,7 +153,12 @@ impl Emitter<'_> {
                 fallback,
             } => match (section_cpu_offsets(), i32::try_from(cpu_stride)) {
                 (Some(offsets), Ok(cpu_stride)) if self.mode == Mode::Native => {
-                    self.percpu_lookup(base, stride, cpu_stride, max_entries, offsets);
+                    let array = Array {
+                        base,
+                        stride,
+                        max_entries,
+                    };
+                    self.percpu_lookup(slot, &array, cpu_stride, offsets);
                 }
                 _ => self.call_target(fallback),
             },
@@ -166,56 +193,93 @@ impl Emitter<'_> {
         self.hit(crate::fuse::Rule::SectionCpu);
     }
 
-    /// r0 = *(u32 *)r2 < max_entries ? base + cpu * cpu_stride + key * stride : 0; r1 to r5 survive.
-    fn percpu_lookup(
-        &mut self,
-        base: u64,
-        stride: u32,
-        cpu_stride: i32,
-        max_entries: u32,
-        offsets: (i32, i32),
-    ) {
-        self.asm.load(MemSize::W, RAX, Mem::at(RSI, 0));
-        self.asm
-            .arith_ri(Arith::Cmp, Width::W32, RAX, max_entries as i32);
-        let beyond = self.asm.jcc8(Cond::Ae);
-        scale(&mut self.asm, stride);
+    /// r0 = *(u32 *)r2 < max_entries ? base + cpu * cpu_stride + key * stride : 0; r1 to r5 survive. With the null check that follows.
+    fn percpu_lookup(&mut self, slot: usize, array: &Array, cpu_stride: i32, offsets: (i32, i32)) {
+        let miss = self.begin_lookup(slot, array.max_entries);
+        scale(&mut self.asm, array.stride);
         self.section_cpu(R11, offsets);
         self.asm.imul_rri(Width::W64, R11, R11, cpu_stride);
         self.asm.arith_rr(Arith::Add, Width::W64, RAX, R11);
-        self.asm.mov_imm(R11, base);
+        self.asm.mov_imm(R11, array.base);
         self.asm.arith_rr(Arith::Add, Width::W64, RAX, R11);
-        let end = self.asm.jmp8();
-        self.asm.bind8(beyond);
-        self.asm.arith_rr(Arith::Xor, Width::W32, RAX, RAX);
-        self.asm.bind8(end);
+        self.end_lookup(slot, miss);
     }
 
-    /// r0 = *(u32 *)r2 < max_entries ? base + key * stride : 0; r1 to r5 survive.
-    fn array_lookup(&mut self, base: u64, stride: u32, max_entries: u32) {
+    /// r0 = *(u32 *)r2 < max_entries ? base + key * stride : 0; r1 to r5 survive. With the null check that follows.
+    fn array_lookup(&mut self, slot: usize, array: &Array) {
+        let rule = crate::fuse::Rule::ArrayLookup;
+        // A planted fault: the last element is not there.
+        let entries = array.max_entries - u32::from(self.is_planted(rule));
+        let miss = self.begin_lookup(slot, entries);
         let asm = &mut self.asm;
-        asm.load(MemSize::W, RAX, Mem::at(RSI, 0));
-        // max_entries may exceed i32: compared as the unsigned 32-bit number it is.
-        asm.arith_ri(Arith::Cmp, Width::W32, RAX, max_entries as i32);
-        let beyond = asm.jcc8(Cond::Ae);
-        asm.mov_imm(R11, base);
-        match stride {
+        asm.mov_imm(R11, array.base);
+        match array.stride {
             1 => asm.arith_rr(Arith::Add, Width::W64, RAX, R11),
             2 | 4 | 8 => asm.lea(
                 Width::W64,
                 RAX,
-                Mem::indexed(R11, RAX, stride.trailing_zeros() as u8, 0),
+                Mem::indexed(R11, RAX, array.stride.trailing_zeros() as u8, 0),
             ),
             _ => {
-                scale(asm, stride);
+                scale(asm, array.stride);
                 asm.arith_rr(Arith::Add, Width::W64, RAX, R11);
             }
         }
-        let end = asm.jmp8();
-        asm.bind8(beyond);
-        asm.arith_rr(Arith::Xor, Width::W32, RAX, RAX);
-        asm.bind8(end);
-        self.hit(crate::fuse::Rule::ArrayLookup);
+        self.end_lookup(slot, miss);
+        self.count_hit(rule);
+    }
+
+    /// The key to rax; beyond the last one, what [`Miss`] says.
+    fn begin_lookup(&mut self, slot: usize, max_entries: u32) -> Miss {
+        self.asm.load(MemSize::W, RAX, Mem::at(RSI, 0));
+        // max_entries may exceed i32: compared as the unsigned 32-bit number it is.
+        self.asm
+            .arith_ri(Arith::Cmp, Width::W32, RAX, max_entries as i32);
+        match self.null_check(slot + 1) {
+            Some((JmpOp::Eq, target)) if self.is_dead(target, 0) => {
+                self.jump_to(slot + 1, target, Some(Cond::Ae));
+                Miss::Jumped
+            }
+            Some((JmpOp::Ne, target)) if self.is_dead(slot + 2, 0) => {
+                let beyond = self.asm.jcc32(Cond::Ae);
+                Miss::Falls { beyond, target }
+            }
+            _ => Miss::Null(self.asm.jcc8(Cond::Ae)),
+        }
+    }
+
+    fn end_lookup(&mut self, slot: usize, miss: Miss) {
+        match miss {
+            Miss::Jumped => self.consume_next(slot),
+            Miss::Falls { beyond, target } => {
+                self.jump_to(slot + 1, target, None);
+                let here = self.asm.pos();
+                self.asm.bind32(beyond, here);
+                self.consume_next(slot);
+            }
+            Miss::Null(beyond) => {
+                let end = self.asm.jmp8();
+                self.asm.bind8(beyond);
+                self.asm.arith_rr(Arith::Xor, Width::W32, RAX, RAX);
+                self.asm.bind8(end);
+            }
+        }
+    }
+
+    /// If the slot compares r0 with 0, and is reached from the one before only: how, and where it goes.
+    fn null_check(&self, slot: usize) -> Option<(JmpOp, usize)> {
+        const JEQ: u8 = 0x15;
+        const JNE: u8 = 0x55;
+        let raw = self.linked.program.insns.get(slot)?;
+        let op = match raw.code {
+            JEQ => JmpOp::Eq,
+            JNE => JmpOp::Ne,
+            _ => return None,
+        };
+        let is_plain = self.is_quick() && !self.plan.slots[slot].is_target;
+        let is_null_check = raw.dst() == 0 && raw.imm == 0 && raw.off > 0;
+        let target = (slot as i64 + 1 + i64::from(raw.off)) as usize;
+        (is_plain && is_null_check).then_some((op, target))
     }
 
     /// A legacy packet load: r6 is the context; a negative result ends the function with 0.

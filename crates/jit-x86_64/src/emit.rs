@@ -182,6 +182,8 @@ pub(crate) struct Emitter<'a> {
     pub(crate) packet_calls: Vec<(Patch, MemSize, LoadPacketFn)>,
     /// Where the current function goes when a packet load fails, once there is such a place.
     pub(crate) packet_failed: Option<usize>,
+    /// The instruction just written covers the next one too.
+    has_consumed_next: bool,
     /// Offsets of the checked mode's routines.
     pub(crate) routines: crate::checked::Routines,
 }
@@ -232,6 +234,7 @@ impl<'a> Emitter<'a> {
             confirm_calls: Vec::new(),
             packet_calls: Vec::new(),
             packet_failed: None,
+            has_consumed_next: false,
             routines: crate::checked::Routines::default(),
         }
     }
@@ -377,7 +380,13 @@ impl<'a> Emitter<'a> {
                 });
             }
         }
-        Ok(1)
+        Ok(1 + usize::from(std::mem::take(&mut self.has_consumed_next)))
+    }
+
+    /// The slot behind `slot` needs no code of its own.
+    pub(crate) fn consume_next(&mut self, slot: usize) {
+        self.slot_offsets[slot + 1] = self.asm.pos() as u32;
+        self.has_consumed_next = true;
     }
 
     /// The code of `slot` once more, as part of that of `origin`.
@@ -589,10 +598,15 @@ impl<'a> Emitter<'a> {
 
     /// Counts a use of a rule.
     pub(crate) fn hit(&mut self, rule: crate::fuse::Rule) {
-        self.rule_hits[rule as usize] += 1;
+        self.count_hit(rule);
         if self.is_planted(rule) {
             self.asm.step(Width::W64, RAX, Arith::Add);
         }
+    }
+
+    /// Counts a use of a rule that has a fault of its own to plant.
+    pub(crate) fn count_hit(&mut self, rule: crate::fuse::Rule) {
+        self.rule_hits[rule as usize] += 1;
     }
 
     /// The target of the current slot. Slots are asked in ascending order.

@@ -17,6 +17,7 @@
 //! | `indexed` | `r2 = r1; r2 += r3; r4 = *(u8 *)(r2 +1)` | `movzx ecx, byte [rdi+rdx+1]` |
 //! | `byte-compare` | `r1 &= 255; if r1 > 9 goto` | `cmp dil, 9; ja` |
 //! | `select` | `if r1 > r2 goto +1; r1 = r2` | `cmp rdi, rsi; cmovbe rdi, rsi` |
+//! | `range` | `if w1 < 97 goto a; if w1 > 122 goto a` | `lea r9d, [rdi-97]; cmp r9d, 25; ja a` |
 //! | `set-condition` | `r1 = 1; if r2 == 5 goto +1; r1 = 0` | `xor edi, edi; cmp rsi, 5; sete dil` |
 //!
 //! Those that leave out a register's last value ask `live` whether anybody reads it.
@@ -70,6 +71,8 @@ pub(crate) enum Rule {
     Select,
     /// 0 or 1 by a condition.
     SetCondition,
+    /// Two comparisons with the ends of a range.
+    Range,
     /// A computation whose result nobody reads (`emit`).
     Unread,
     /// A small function in place of its call (`emit`).
@@ -84,7 +87,7 @@ pub(crate) enum Rule {
 pub(crate) const RULES: usize = NAMES.len();
 
 /// Names of the rules, in their order.
-pub(crate) const NAMES: [&str; 20] = [
+pub(crate) const NAMES: [&str; 21] = [
     "constant-divisor",
     "array-lookup",
     "const-lookup",
@@ -101,6 +104,7 @@ pub(crate) const NAMES: [&str; 20] = [
     "byte-compare",
     "select",
     "set-condition",
+    "range",
     "unread",
     "inline-leaf",
     "threaded-jump",
@@ -176,6 +180,8 @@ const PAIRS: &[(&[u8], &[u8])] = &[
     // set-condition
     (&[MOV64_IMM, MOV32_IMM], operands::COMPARE_IMM),
     (&[MOV64_IMM, MOV32_IMM], operands::COMPARE_REG),
+    // range
+    (select::RANGE_ENDS, select::RANGE_ENDS),
 ];
 
 /// Additions, subtractions, or, and, exclusive or of both classes, by immediate or register.
@@ -236,7 +242,7 @@ impl Emitter<'_> {
             | 0x54 | 0x5c | 0x57 | 0x5f | 0xa4 | 0xac | 0xa7 | 0xaf => {
                 self.after_arithmetic(slot, first)
             }
-            _ => self.select(slot, first),
+            _ => self.range(slot, first).or_else(|| self.select(slot, first)),
         }
     }
 
@@ -252,7 +258,7 @@ impl Emitter<'_> {
     }
 
     /// Whether nobody reads the register from `slot` on.
-    fn is_dead(&self, slot: usize, register: u8) -> bool {
+    pub(crate) fn is_dead(&self, slot: usize, register: u8) -> bool {
         self.plan.slots[slot].live >> register & 1 == 0
     }
 

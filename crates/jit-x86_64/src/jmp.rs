@@ -1,6 +1,6 @@
 //! Conditional jumps, `goto`, `may_goto`.
 
-use ring3_isa::{JmpOp, Width};
+use ring3_isa::{JmpOp, RawInsn, Reg, Width};
 
 use crate::asm::{Arith, Cond};
 use crate::emit::{Emitter, Src};
@@ -22,6 +22,17 @@ pub(crate) const fn condition(op: JmpOp) -> Cond {
         JmpOp::Slt => Cond::L,
         JmpOp::Sle => Cond::Le,
     }
+}
+
+/// A comparison's width, operation and operands.
+fn operands(jump: RawInsn) -> Option<(Width, JmpOp, X, Src)> {
+    let (width, op) = comparison(jump)?;
+    let src = if jump.code & 8 != 0 {
+        Src::Reg(X::of(Reg::new(jump.src())?))
+    } else {
+        Src::Imm(jump.imm)
+    };
+    Some((width, op, X::of(Reg::new(jump.dst())?), src))
 }
 
 impl Emitter<'_> {
@@ -69,7 +80,19 @@ impl Emitter<'_> {
         let end = (jump_slot + 4).min(self.linked.program.insns.len());
         let offsets = self.slot_offsets(target..end).to_vec();
         let mut at = target;
+        let jump = self.linked.program.insns[jump_slot];
         while at <= jump_slot {
+            let goes_to = jump_slot as i64 + 1 + i64::from(jump.off);
+            if at == jump_slot
+                && goes_to == slot as i64 + 1
+                && let Some((width, op, dst, src)) = operands(jump)
+            {
+                // The jump's target comes next: only the other way is a jump.
+                self.set_slot_offsets(target, &offsets);
+                self.compare(width, op, dst, src);
+                self.jump_to(slot, jump_slot + 1, Some(condition(op).opposite()));
+                return true;
+            }
             let Ok(count) = self.slot_from(at, slot) else {
                 // These slots compile elsewhere, or fail there.
                 break;
@@ -96,7 +119,7 @@ impl Emitter<'_> {
         let jump_slot = (target..end.min(target + BETWEEN + 1)).find(|at| !is_short(at))?;
         comparison(insns[jump_slot])?;
         let goes_to = jump_slot as i64 + 1 + i64::from(insns[jump_slot].off);
-        let is_loop = target <= slot || goes_to <= slot as i64;
+        let is_loop = target <= slot || goes_to <= jump_slot as i64;
         (is_loop && insns[jump_slot].off != 0 && jump_slot + 1 < end).then_some(jump_slot)
     }
 

@@ -5,7 +5,8 @@
 //! reads(s)   = nothing, if s only computes a value that nobody reads: the emitter leaves such an instruction out
 //! ```
 //!
-//! Swept backwards until nothing changes: jumps back find what the sweep before found there, the first sweep "nothing". Calls are taken to leave r1 to r5 alone, since some do; that only makes more live.
+//! Swept backwards, loops until nothing changes: jumps back find what the sweep before found there, the first sweep "nothing". Calls are taken to
+//! leave r1 to r5 alone, since some do; that only makes more live.
 
 use std::sync::LazyLock;
 
@@ -123,29 +124,28 @@ fn row(code: u8) -> Row {
     }
 }
 
-/// Sweeps after which everything is taken to be live; loops of C need two or three.
-const SWEEPS: usize = 8;
+/// How often on average a slot may be looked at before everything is taken to be live; loops of C need two or three.
+const LOOKS: usize = 8;
 
 /// Finds `live` for one function: per slot, the registers that are read from there on, bit `n` for register `n`.
-pub(crate) fn find(linked: &Linked, function: &Function, slots: &mut [SlotPlan]) {
-    for _ in 0..SWEEPS {
-        if !sweep(linked, function, slots) || !function.has_back_edge {
-            return;
-        }
-    }
-    for slot in &mut slots[function.start..function.end] {
-        slot.live = ALL;
-    }
-}
-
-/// Whether anything changed where a jump back ends.
-fn sweep(linked: &Linked, function: &Function, slots: &mut [SlotPlan]) -> bool {
+///
+/// One sweep from the end; where a jump back ends at a slot that has just changed, the sweep goes on from the last such jump. `back_jumps` holds
+/// target and source.
+pub(crate) fn find(
+    linked: &Linked,
+    function: &Function,
+    back_jumps: &[(u32, u32)],
+    slots: &mut [SlotPlan],
+) {
     let rows = rows();
     let insns = &linked.program.insns[..function.end];
-    let mut has_changed = false;
+    let has_stops = linked.stops.is_some();
+    let mut looks_left = LOOKS * (function.end - function.start);
     // Control does not run off the end.
     let mut after = FP;
-    for slot in (function.start..function.end).rev() {
+    let mut slot = function.end;
+    while slot > function.start {
+        slot -= 1;
         let raw = insns[slot];
         let row = rows[usize::from(raw.code)];
         let (dst, src) = (1u16 << (raw.dst() & 15), 1u16 << (raw.src() & 15));
@@ -161,12 +161,35 @@ fn sweep(linked: &Linked, function: &Function, slots: &mut [SlotPlan]) -> bool {
             let reads = if is_unread { 0 } else { reads };
             (out & !(row.writes_dst & dst)) | reads | row.reads
         };
-        after = before | FP | crate::stop::reads(linked, slot);
+        after = before | FP;
+        if has_stops {
+            after |= crate::stop::reads(linked, slot);
+        }
         let plan = &mut slots[slot];
-        has_changed |= plan.is_back_target & (plan.live != after);
+        let goes_again = plan.is_back_target & (plan.live != after);
         plan.live = after;
+        if goes_again {
+            let of_target = back_jumps.iter().filter(|jump| jump.0 as usize == slot);
+            let Some(source) = of_target.map(|jump| jump.1 as usize).max() else {
+                continue;
+            };
+            // What was looked at since the last jump back is looked at again.
+            looks_left = looks_left.saturating_sub(source + 1 - slot);
+            if looks_left == 0 {
+                break;
+            }
+            slot = source + 1;
+            after = match slots.get(slot) {
+                Some(next) if slot < function.end => next.live,
+                _ => FP,
+            };
+        }
     }
-    has_changed
+    if looks_left == 0 {
+        for slot in &mut slots[function.start..function.end] {
+            slot.live = ALL;
+        }
+    }
 }
 
 /// What is live at a jump's target.

@@ -26,6 +26,8 @@ pub(crate) struct Plan {
     pub(crate) has_exceptions: bool,
     /// Some function makes tail calls.
     pub(crate) has_tail_calls: bool,
+    /// Jumps back: target and source, by source.
+    back_jumps: Vec<(u32, u32)>,
 }
 
 /// What is known of one slot.
@@ -211,6 +213,7 @@ pub(crate) fn make(linked: &Linked, depth: Depth, keeps_calls: bool) -> Result<P
         functions: Vec::with_capacity(linked.program.subprogs.len()),
         has_exceptions: linked.program.exception_cb.is_some(),
         has_tail_calls: false,
+        back_jumps: Vec::new(),
     };
     let mut estimate = 0u32;
     let mut at = 0;
@@ -256,7 +259,18 @@ pub(crate) fn make(linked: &Linked, depth: Depth, keeps_calls: bool) -> Result<P
     }
     if depth == Depth::Full {
         for (function, facts) in plan.functions.iter_mut().zip(&linked.program.subprogs) {
-            crate::live::find(linked, function, &mut plan.slots);
+            let begin = plan
+                .back_jumps
+                .partition_point(|jump| (jump.1 as usize) < function.start);
+            let end = plan
+                .back_jumps
+                .partition_point(|jump| (jump.1 as usize) < function.end);
+            crate::live::find(
+                linked,
+                function,
+                &plan.back_jumps[begin..end],
+                &mut plan.slots,
+            );
             function.is_inlined = !keeps_calls && !facts.is_global && is_small_leaf(function);
         }
         if plan.functions.iter().any(|function| function.is_inlined) {
@@ -360,6 +374,9 @@ fn look_at_function(
                     plan.slots[target].is_target = true;
                     plan.slots[target].is_back_target |= is_back;
                     function.has_back_edge |= is_back;
+                    if is_back {
+                        plan.back_jumps.push((target as u32, slot as u32));
+                    }
                     // What may stop a run stands before the jump: no rule continues into it.
                     plan.slots[slot].is_target |= is_back && linked.stops.is_some();
                 }

@@ -260,20 +260,25 @@ fn lookup_target(map: &Map, const_key: Option<u32>, fallback: CallTarget) -> Tar
     let Some(layout) = map.array_layout() else {
         return Target::Call(fallback);
     };
-    if map.map_type() != MapType::Array {
-        return Target::Call(fallback);
-    }
-    Target::Inline(match const_key {
-        Some(key) if key < layout.max_entries => InlineCall::ConstAddress {
+    Target::Inline(match (map.map_type(), const_key) {
+        (MapType::Array, Some(key)) if key < layout.max_entries => InlineCall::ConstAddress {
             address: layout.base + u64::from(key) * u64::from(layout.stride),
             fallback,
         },
-        _ => InlineCall::ArrayLookup {
+        (MapType::Array, _) => InlineCall::ArrayLookup {
             base: layout.base,
             stride: layout.stride,
             max_entries: layout.max_entries,
             fallback,
         },
+        (MapType::PercpuArray, _) => InlineCall::PercpuArrayLookup {
+            base: layout.base,
+            stride: layout.stride,
+            cpu_stride: layout.cpu_stride,
+            max_entries: layout.max_entries,
+            fallback,
+        },
+        _ => return Target::Call(fallback),
     })
 }
 

@@ -1,9 +1,10 @@
 //! Conditions without jumps: a move that a jump skips, and 0 or 1 by a condition.
 
-use ring3_isa::{Operand, RawInsn, Reg};
+use ring3_isa::{JmpOp, Operand, RawInsn, Reg};
 
 use super::operands::comparison;
 use super::{MOV32_IMM, MOV64, MOV64_IMM, Rule, x};
+use crate::asm::{Arith, Cond, Mem};
 use crate::emit::{Emitter, Src};
 use crate::jmp::condition;
 use crate::regs::R9;
@@ -24,7 +25,42 @@ fn source(operand: Operand) -> Src {
     }
 }
 
+/// Unsigned comparisons with an immediate, `>` and `<`, of both widths.
+pub(super) const RANGE_ENDS: &[u8] = &[0x25, 0x26, 0xa5, 0xa6];
+
 impl Emitter<'_> {
+    /// `if a < low goto t; if a > high goto t`, in either order: one comparison of `a - low`.
+    pub(super) fn range(&mut self, slot: usize, first: RawInsn) -> Option<usize> {
+        if !RANGE_ENDS.contains(&first.code) {
+            return None;
+        }
+        let second = self.follower(slot, 1)?;
+        let ((width, one), (other_width, other)) = (comparison(first)?, comparison(second)?);
+        let (low, high) = match (one, other) {
+            (JmpOp::Lt, JmpOp::Gt) => (first.imm, second.imm),
+            (JmpOp::Gt, JmpOp::Lt) => (second.imm, first.imm),
+            _ => return None,
+        };
+        let goes_to = |at: usize, jump: RawInsn| at as i64 + 1 + i64::from(jump.off);
+        if width != other_width
+            || !RANGE_ENDS.contains(&second.code)
+            || first.dst() != second.dst()
+            || goes_to(slot, first) != goes_to(slot + 1, second)
+            || second.off == 0
+            || low < 0
+            || high < low
+        {
+            return None;
+        }
+        self.hit(Rule::Range);
+        self.asm
+            .lea(width, R9, Mem::at(x(first.dst())?, low.checked_neg()?));
+        self.asm.arith_ri(Arith::Cmp, width, R9, high - low);
+        let target = goes_to(slot + 1, second) as usize;
+        self.jump_to(slot + 1, target, Some(Cond::A));
+        Some(2)
+    }
+
     /// `if a op b goto +1; d = s`: the move if the condition does not hold.
     pub(super) fn select(&mut self, slot: usize, jump: RawInsn) -> Option<usize> {
         let (width, op) = comparison(jump)?;
