@@ -306,7 +306,33 @@ fn arena_accesses_are_relative_and_faults_are_skipped() {
 
 #[test]
 fn lookups_in_place_agree_with_the_definition() {
-    let text = "r2 = r1\n r1 = 0\n call #1\n exit";
+    // With null checks behind: r0 dead or live where they go. What each gives for a missing element, and adds to an address.
+    let call = "r2 = r1\n r1 = 0\n call #1\n ";
+    let ends = [
+        ("exit", 0, 0),
+        (
+            "if r0 == 0 goto +2\n r0 += 1\n exit\n r0 = 77\n exit",
+            77,
+            1,
+        ),
+        ("if r0 == 0 goto +1\n r0 += 1\n exit", 0, 1),
+        (
+            "if r0 != 0 goto +2\n r0 = 78\n exit\n r0 += 2\n exit",
+            78,
+            2,
+        ),
+        (
+            "if r0 != 0 goto +2\n r0 += 79\n exit\n r0 += 2\n exit",
+            79,
+            2,
+        ),
+        // Somebody else jumps to the check.
+        (
+            "if r1 > 0 goto +0\n if r0 == 0 goto +1\n r0 += 1\n exit",
+            0,
+            1,
+        ),
+    ];
     for (stride, max_entries) in [(1u32, 5u32), (4, 7), (8, 3), (16, 9), (24, 200), (4096, 2)] {
         let base = 0x1_2345_6000u64;
         let inline = InlineCall::ArrayLookup {
@@ -315,20 +341,26 @@ fn lookups_in_place_agree_with_the_definition() {
             max_entries,
             fallback: CallTarget::plain(mix),
         };
-        let linked = linked_with(&asm(text), &[0], vec![site(2, Target::Inline(inline))]);
-        for key in [0, 1, max_entries - 1, max_entries, u32::MAX] {
-            let mut memory = [0; MEMORY_BYTES];
-            memory[..4].copy_from_slice(&key.to_le_bytes());
-            let expected = if key < max_entries {
-                base + u64::from(key) * u64::from(stride)
-            } else {
-                0
-            };
-            assert_eq!(
-                run_both(&linked, memory).0,
-                expected,
-                "{stride} {max_entries} {key}"
+        for (end, missing, more) in ends {
+            let linked = linked_with(
+                &asm(&format!("{call}{end}")),
+                &[0],
+                vec![site(2, Target::Inline(inline))],
             );
+            for key in [0, 1, max_entries - 1, max_entries, u32::MAX] {
+                let mut memory = [0; MEMORY_BYTES];
+                memory[..4].copy_from_slice(&key.to_le_bytes());
+                let expected = if key < max_entries {
+                    base + u64::from(key) * u64::from(stride) + more
+                } else {
+                    missing
+                };
+                assert_eq!(
+                    run_both(&linked, memory).0,
+                    expected,
+                    "{stride} {max_entries} {key} {end}"
+                );
+            }
         }
     }
     let word = 0x1122_3344_5566u64;
@@ -338,7 +370,11 @@ fn lookups_in_place_agree_with_the_definition() {
         (InlineCall::LoadU64 { address, fallback }, word),
         (InlineCall::ConstAddress { address, fallback }, address),
     ] {
-        let linked = linked_with(&asm(text), &[0], vec![site(2, Target::Inline(inline))]);
+        let linked = linked_with(
+            &asm(&format!("{call}exit")),
+            &[0],
+            vec![site(2, Target::Inline(inline))],
+        );
         assert_eq!(run_both(&linked, [0; MEMORY_BYTES]).0, expected);
     }
 }
@@ -425,7 +461,7 @@ fn planted_faults_in_calls_are_found() {
             InlineCall::ArrayLookup {
                 base: 0x1000,
                 stride: 16,
-                max_entries: 8,
+                max_entries: 1,
                 fallback,
             },
         ),

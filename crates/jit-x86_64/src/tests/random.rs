@@ -157,7 +157,28 @@ fn phrase(rng: &mut Rng, body: &mut Vec<Insn>, has_context: bool) {
         src,
     };
     let mov = alu(AluOp::Mov, a, Operand::Reg(b));
-    match rng.below(12) {
+    match rng.below(13) {
+        12 => {
+            // The ends of a range, mostly with one way out.
+            let (low, high) = (rng.below(200) as i32, rng.below(400) as i32);
+            let (below, above) = ((JmpOp::Lt, low), (JmpOp::Gt, high));
+            let (first, second) = if rng.below(2) == 0 {
+                (below, above)
+            } else {
+                (above, below)
+            };
+            let far = 1 + i16::from(rng.below(4) != 0);
+            for ((op, imm), off) in [(first, far), (second, 1)] {
+                body.push(Insn::Jmp {
+                    width,
+                    op,
+                    dst: a,
+                    src: Operand::Imm(imm),
+                    off,
+                });
+            }
+            body.push(alu(AluOp::Add, b, Operand::Imm(77)));
+        }
         0 => {
             let left = 1 + rng.below(width.bits() as usize - 1) as i32;
             let right = width.bits() as i32 - left + i32::from(rng.below(8) == 0);

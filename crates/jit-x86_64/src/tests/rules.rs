@@ -580,3 +580,28 @@ fn frames_are_as_small_as_the_function() {
         "push rbp; mov rbp,rsp; mov qword ptr [rbp-8],1; mov eax,1; pop rbp; ret"
     );
 }
+
+#[test]
+fn ends_of_a_range_are_one_comparison() {
+    let (text, used) = code("if w1 < 97 goto +2\n if w1 > 122 goto +1\n r0 += 2", ALL);
+    assert_eq!(
+        (text.as_str(), used.as_slice()),
+        (
+            "lea r9d,[rdi-61h]; cmp r9d,19h; ja short 000000000000000Eh; add rax,2",
+            &["range"][..]
+        )
+    );
+    for (low, high) in [(0, 0), (5, 4), (5, 5), (9, 0x7fff_ffff), (0, -1), (-1, 7)] {
+        for register in ["r0", "w0", "r1", "w7"] {
+            agrees(&format!(
+                "if {register} < {low} goto +2\n if {register} > {high} goto +1\n r3 = 1"
+            ));
+            agrees(&format!(
+                "if {register} > {high} goto +2\n if {register} < {low} goto +1\n r3 = 1"
+            ));
+        }
+    }
+    // Two ways out.
+    let (_, used) = code("if r1 < 97 goto +1\n if r1 > 122 goto +1\n r0 += 2", ALL);
+    assert!(!used.contains(&"range"), "{used:?}");
+}

@@ -9,10 +9,17 @@ use super::{Builder, MAPS, PROG_ARRAY, SCRATCH, STACK_BYTES, Subprog};
 impl Builder<'_> {
     /// Looks an element up and, if it is there, changes it.
     pub(super) fn lookup(&mut self, map: i32, key_size: MemSize, key: i32, value_bytes: i16) {
-        self.store_scratch(key_size, SCRATCH, key);
+        if key_size == MemSize::W && self.rng.one_in(2) {
+            self.variable_key();
+        } else {
+            self.store_scratch(key_size, SCRATCH, key);
+        }
         self.load_map(Reg::R1, map);
         self.pointer_to_scratch(Reg::R2, SCRATCH);
         self.helper(FuncId::MapLookupElem);
+        if self.rng.one_in(2) {
+            return self.checked_at_once(value_bytes);
+        }
         self.push(mov(Reg::R9, Reg::R0));
         self.refill(&SCALARS);
         let skip = self.insns.len();
@@ -52,6 +59,61 @@ impl Builder<'_> {
             }
         }
         self.insns[skip].off = (self.insns.len() - skip - 1) as i16;
+    }
+
+    /// A key of 32 bits that is not known before the run.
+    fn variable_key(&mut self) {
+        let src = self.rng.pick(&SCALARS[1..]);
+        self.push(alu(Width::W64, AluOp::And, src, Operand::Imm(7)));
+        self.push(Insn::Store {
+            size: MemSize::W,
+            dst: Reg::FP,
+            off: SCRATCH,
+            src: Operand::Reg(src),
+        });
+    }
+
+    /// The null check right behind the look-up, by either jump; r0 is read behind it, or not.
+    fn checked_at_once(&mut self, value_bytes: i16) {
+        let skip = self.insns.len();
+        let jumps_if_found = self.rng.one_in(2);
+        self.push(Insn::Jmp {
+            width: Width::W64,
+            op: if jumps_if_found { JmpOp::Ne } else { JmpOp::Eq },
+            dst: Reg::R0,
+            src: Operand::Imm(0),
+            off: i16::from(jumps_if_found),
+        });
+        if jumps_if_found {
+            self.push(Insn::Ja { off: 0 });
+        }
+        let skip = skip + usize::from(jumps_if_found);
+        let off = 8 * self.rng.below(value_bytes as usize / 8) as i16;
+        let imm = self.rng.imm();
+        self.push(Insn::Load {
+            size: MemSize::Dw,
+            mode: LoadMode::ZeroExtend,
+            dst: Reg::R1,
+            src: Reg::R0,
+            off,
+        });
+        self.push(alu(Width::W64, AluOp::Mul, Reg::R1, Operand::Imm(imm | 1)));
+        self.push(Insn::Store {
+            size: MemSize::Dw,
+            dst: Reg::R0,
+            off,
+            src: Operand::Reg(Reg::R1),
+        });
+        self.push(Insn::Store {
+            size: MemSize::Dw,
+            dst: Reg::FP,
+            off: -8,
+            src: Operand::Reg(Reg::R1),
+        });
+        self.push(mov_imm(Reg::R0, imm));
+        self.insns[skip].off = (self.insns.len() - skip - 1) as i16;
+        let is_read = self.rng.one_in(2);
+        self.refill(&SCALARS[usize::from(is_read)..]);
     }
 
     pub(super) fn array_step(&mut self) {

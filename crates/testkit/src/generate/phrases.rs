@@ -21,7 +21,7 @@ const COMPARISONS: [JmpOp; 10] = [
 
 impl Builder<'_> {
     pub(super) fn phrase_step(&mut self) {
-        match self.rng.below(12) {
+        match self.rng.below(13) {
             0 | 1 => self.rotation(),
             2 => self.extension(),
             3 => self.two_operands(),
@@ -32,6 +32,7 @@ impl Builder<'_> {
             8 => self.low_byte(),
             9 => self.selection(),
             10 => self.bit(),
+            11 => self.range(),
             _ => self.loop_with_a_way_round(),
         }
     }
@@ -249,6 +250,32 @@ impl Builder<'_> {
         self.push(mov_imm(dst, bit));
         self.comparison(1);
         self.push(mov_imm(dst, 1 - bit));
+    }
+
+    /// Comparisons with both ends of a range, mostly with one way out.
+    fn range(&mut self) {
+        let (width, (a, b)) = (self.width(), self.two_scalars());
+        let below = (JmpOp::Lt, self.rng.below(200) as i32);
+        let above = (JmpOp::Gt, self.rng.below(400) as i32);
+        let (first, second) = if self.rng.one_in(2) {
+            (below, above)
+        } else {
+            (above, below)
+        };
+        if self.rng.one_in(2) {
+            self.push(alu(width, AluOp::And, a, Operand::Imm(511)));
+        }
+        let far = if self.rng.one_in(4) { 1 } else { 2 };
+        for ((op, imm), off) in [(first, far), (second, 1)] {
+            self.push(Insn::Jmp {
+                width,
+                op,
+                dst: a,
+                src: Operand::Imm(imm),
+                off,
+            });
+        }
+        self.push(alu(width, AluOp::Xor, b, Operand::Imm(77)));
     }
 
     /// A loop with an inner branch that jumps to its end.
