@@ -1,64 +1,8 @@
 //! The conformance vectors on the interpreter's checked mode, and those that succeed on the unchecked mode too.
 
-// The file itself rather than the crate: `ring3-testkit` builds on the verifier, which this engine does without.
-#[expect(unreachable_pub, reason = "public where it is a module of its crate")]
-#[path = "../../testkit/src/vectors.rs"]
-mod vectors;
-
 use ring3_interp::{Program, run_unverified};
 use ring3_runtime::{Linked, run};
-use vectors::{Expect, Vector, parse_vectors};
-
-const FILES: &[(&str, &str)] = &[
-    (
-        "alu64",
-        include_str!("../../../fixtures/asm/conformance/alu64.vectors"),
-    ),
-    (
-        "alu32",
-        include_str!("../../../fixtures/asm/conformance/alu32.vectors"),
-    ),
-    (
-        "byte_order",
-        include_str!("../../../fixtures/asm/conformance/byte_order.vectors"),
-    ),
-    (
-        "jumps",
-        include_str!("../../../fixtures/asm/conformance/jumps.vectors"),
-    ),
-    (
-        "memory",
-        include_str!("../../../fixtures/asm/conformance/memory.vectors"),
-    ),
-    (
-        "atomics",
-        include_str!("../../../fixtures/asm/conformance/atomics.vectors"),
-    ),
-    (
-        "calls",
-        include_str!("../../../fixtures/asm/conformance/calls.vectors"),
-    ),
-    (
-        "invalid",
-        include_str!("../../../fixtures/asm/conformance/invalid.vectors"),
-    ),
-];
-
-fn each(mut check: impl FnMut(&str, &Vector)) -> usize {
-    let mut count = 0;
-    for (file, text) in FILES {
-        let vectors = parse_vectors(text).unwrap_or_else(|error| panic!("{file}.vectors: {error}"));
-        assert!(!vectors.is_empty(), "{file}");
-        for vector in &vectors {
-            check(
-                &format!("{file}.vectors:{}: {}", vector.line, vector.name),
-                vector,
-            );
-            count += 1;
-        }
-    }
-    count
-}
+use ring3_vectors::{Expect, each};
 
 #[test]
 fn checked_mode_gives_what_the_vectors_say() {

@@ -32,5 +32,4 @@ pub mod parity;
 pub mod shim_oracle;
 #[cfg(feature = "engines")]
 pub mod syscall_fuzz;
-pub mod vectors;
 pub mod xlated;

@@ -6,6 +6,7 @@ use std::{fs, path::Path};
 const FLOORS: &[(&str, u32)] = &[
     ("uapi", 0),
     ("isa", 0),
+    ("vectors", 1),
     ("os", 1),
     ("btf", 1),
     ("mprog", 1),

@@ -20,9 +20,71 @@
 //!
 //! Key types: [`Vector`] (one program to run), [`Expect`]. Neighbours: the engines' tests.
 
+#![forbid(unsafe_code)]
+
 use std::fmt;
 
 use ring3_isa::{NoNames, RawInsn, parse_asm};
+
+const FILES: &[(&str, &str)] = &[
+    (
+        "alu64",
+        include_str!("../../../fixtures/asm/conformance/alu64.vectors"),
+    ),
+    (
+        "alu32",
+        include_str!("../../../fixtures/asm/conformance/alu32.vectors"),
+    ),
+    (
+        "byte_order",
+        include_str!("../../../fixtures/asm/conformance/byte_order.vectors"),
+    ),
+    (
+        "jumps",
+        include_str!("../../../fixtures/asm/conformance/jumps.vectors"),
+    ),
+    (
+        "memory",
+        include_str!("../../../fixtures/asm/conformance/memory.vectors"),
+    ),
+    (
+        "atomics",
+        include_str!("../../../fixtures/asm/conformance/atomics.vectors"),
+    ),
+    (
+        "calls",
+        include_str!("../../../fixtures/asm/conformance/calls.vectors"),
+    ),
+    (
+        "invalid",
+        include_str!("../../../fixtures/asm/conformance/invalid.vectors"),
+    ),
+];
+
+/// Gives `check` every vector, with the place where it stands; returns how many there are.
+///
+/// # Panics
+/// If a file cannot be read as vectors, or has none.
+pub fn each(mut check: impl FnMut(&str, &Vector)) -> usize {
+    let mut count = 0;
+    for (file, text) in FILES {
+        let vectors = parse_vectors(text).unwrap_or_else(|error| panic!("{file}.vectors: {error}"));
+        assert!(!vectors.is_empty(), "{file}");
+        for vector in &vectors {
+            check(
+                &format!("{file}.vectors:{}: {}", vector.line, vector.name),
+                vector,
+            );
+            count += 1;
+        }
+    }
+    count
+}
+
+/// The README's example, tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// What a run of a vector must give.
 #[derive(Clone, Debug, PartialEq, Eq)]
