@@ -1,7 +1,7 @@
 //! Running programs whose context is plain memory: syscall programs and raw tracepoints. The one place that promises them memory as long as
 //! their type allows them to touch.
 
-use ring3_runtime::{ProgObject, run};
+use ring3_runtime::{ProgObject, is_anyone_counting, run};
 use ring3_uapi::{Errno, ProgType};
 
 /// Most bytes of a syscall program's context.
@@ -26,7 +26,7 @@ pub fn run_syscall(prog: &dyn ProgObject, ctx: &mut [u8]) -> Result<u32, Errno> 
     let address = words.as_mut_ptr().expose_provenance() as u64;
     // SAFETY: 1. the program is borrowed; 2. its type was checked: the context is memory of which the verifier lets it touch at most
     // `SYSCALL_CTX_BYTES_MAX` bytes; 3. the words live for the run and nothing else refers to them.
-    let retval = unsafe { run(&prog.entry(), address) as u32 };
+    let retval = counted(prog, || unsafe { run(&prog.entry(), address) as u32 });
     for (bytes, word) in ctx.chunks_mut(8).zip(&words) {
         bytes.copy_from_slice(&word.to_ne_bytes()[..bytes.len()]);
     }
@@ -47,5 +47,14 @@ pub fn run_raw_tracepoint(
     let address = args.as_ptr().expose_provenance() as u64;
     // SAFETY: 1. the program is borrowed; 2. its type was checked: it reads at most `RAW_TRACEPOINT_ARGS` words and writes none; 3. the words
     // live for the run.
-    Ok(unsafe { run(&prog.entry(), address) as u32 })
+    Ok(counted(prog, || unsafe {
+        run(&prog.entry(), address) as u32
+    }))
+}
+
+fn counted(prog: &dyn ProgObject, run: impl FnOnce() -> u32) -> u32 {
+    match prog.run_stats() {
+        Some(stats) if is_anyone_counting() => stats.measure(run),
+        _ => run(),
+    }
 }

@@ -134,7 +134,7 @@ impl Script {
     pub fn run_words(&mut self, words: &[&str], folder: &Path, out: &mut dyn Write) -> Result<()> {
         folder.clone_into(&mut self.folder);
         self.files.clear();
-        let result = self.line(Words::from_slice(words));
+        let result = self.line(Words::from_vec(words.to_vec()));
         self.put_out(out)?;
         result
     }

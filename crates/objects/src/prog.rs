@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 use ring3_btf::{Btf, TypeId};
 use ring3_isa::RawInsn;
 use ring3_maps::{OwnerKey, ProgSlot};
-use ring3_runtime::{Entry, InArray, Limit, LimitedEntry, ProgObject, ProgRef, Task, current_task};
+use ring3_runtime::{
+    Entry, InArray, Limit, LimitedEntry, ProgObject, ProgRef, RunStats, Task, current_task,
+};
 use ring3_spec::{
     AttachTarget, CtxView, FdObject, InfoRecords, LoadRequest, Privilege, VerifiedProgram,
     ctx::CtxTable,
@@ -183,6 +185,7 @@ pub struct Program {
     log: String,
     loaded_at: SystemTime,
     loaded_by: Task,
+    run_stats: RunStats,
     /// Maps in the order the verifier indexes them.
     maps: Vec<Arc<MapObject>>,
     /// For a program of a host's type: its context, and the types it was verified with.
@@ -263,6 +266,7 @@ impl Program {
             _ => None,
         };
         let loaded_by = current_task();
+        let run_stats = RunStats::new(system.stats_switch());
         let program = system.register_program(|id, system| Program {
             id,
             attr,
@@ -273,6 +277,7 @@ impl Program {
             log,
             loaded_at: SystemTime::now(),
             loaded_by,
+            run_stats,
             maps,
             host_context,
             attach_func_proto,
@@ -524,6 +529,10 @@ impl ProgObject for Program {
 
     fn is_sleepable(&self) -> bool {
         self.attr.flags & prog_load::SLEEPABLE != 0
+    }
+
+    fn run_stats(&self) -> Option<&RunStats> {
+        Some(&self.run_stats)
     }
 
     fn in_array(&self, change: InArray) -> Result<(), Errno> {

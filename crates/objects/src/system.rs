@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use ring3_btf::{Btf, TypeId};
 use ring3_helpers::host::Host;
-use ring3_runtime::HelperFn;
+use ring3_runtime::{HelperFn, StatsSwitch, StatsUser};
 use ring3_spec::{Registry, TargetTraits, host::HostContext};
 use ring3_sync::idr::Idr;
 use ring3_uapi::ProgType;
@@ -36,6 +36,7 @@ pub struct System {
     target_traits: RwLock<HashMap<TypeId, TargetTraits>>,
     /// Compiled programs keep their functions apart, for tracing.
     keeps_calls: AtomicBool,
+    stats: Arc<StatsSwitch>,
 }
 
 impl System {
@@ -77,6 +78,7 @@ impl System {
             subscribers: Mutex::default(),
             target_traits: RwLock::default(),
             keeps_calls: AtomicBool::new(false),
+            stats: Arc::default(),
         })
     }
 
@@ -144,6 +146,15 @@ impl System {
     /// The implementation of a helper that the host registered.
     pub(crate) fn host_helper(&self, id: u32) -> Option<HelperFn> {
         self.host_helpers.get(&id).copied()
+    }
+
+    /// Counts runs of programs and their time as long as the result lives: BPF_ENABLE_STATS.
+    pub fn enable_stats(&self) -> StatsUser {
+        StatsUser::new(&self.stats)
+    }
+
+    pub(crate) fn stats_switch(&self) -> &Arc<StatsSwitch> {
+        &self.stats
     }
 
     /// Hears every load and unload from now on.

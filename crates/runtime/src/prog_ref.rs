@@ -11,7 +11,7 @@ use ring3_btf::Btf;
 use ring3_spec::ctx::CtxTable;
 use ring3_uapi::ProgType;
 
-use crate::Entry;
+use crate::{Entry, RunStats};
 
 /// What holders of programs need of them; implemented by the object layer.
 pub trait ProgObject: Send + Sync {
@@ -35,6 +35,11 @@ pub trait ProgObject: Send + Sync {
     /// The context of a program type that a host application registered, and the types the program was verified with; `None` for the
     /// kernel's program types.
     fn host_context(&self) -> Option<(&'static CtxTable, &Btf)> {
+        None
+    }
+
+    /// Where its runs are counted, if they can be.
+    fn run_stats(&self) -> Option<&RunStats> {
         None
     }
 

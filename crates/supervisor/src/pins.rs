@@ -104,7 +104,10 @@ impl Pins {
             OpenFile::Map(map) => Some(Pinned::Map(map.object().clone())),
             OpenFile::Prog(prog) => Some(Pinned::Prog(prog.clone())),
             OpenFile::Link(link) => Some(Pinned::Link(link.clone())),
-            OpenFile::Btf(_) | OpenFile::PerfEvent { .. } | OpenFile::Other => None,
+            OpenFile::Btf(_)
+            | OpenFile::Stats(_)
+            | OpenFile::PerfEvent { .. }
+            | OpenFile::Other => None,
         }
     }
 

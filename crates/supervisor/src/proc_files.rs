@@ -4,7 +4,7 @@
 use std::{fmt::Write as _, io::Write as _, os::fd::OwnedFd};
 
 use ring3_objects::Program;
-use ring3_runtime::ProgObject;
+use ring3_runtime::{ProgObject, RunStats};
 use ring3_syscall_shim::{FileId, OpenFile};
 use ring3_uapi::Errno;
 use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
@@ -118,12 +118,14 @@ fn describe(file: &OpenFile, id: FileId) -> Option<String> {
         }
         OpenFile::Prog(prog) => write!(
             text,
-            "prog_type:\t{}\nprog_jited:\t{}\nprog_tag:\t{}\nmemlock:\t{}\nprog_id:\t{}\nrun_time_ns:\t0\nrun_cnt:\t0\nrecursion_misses:\t0\nverified_insns:\t{}\n",
+            "prog_type:\t{}\nprog_jited:\t{}\nprog_tag:\t{}\nmemlock:\t{}\nprog_id:\t{}\nrun_time_ns:\t{}\nrun_cnt:\t{}\nrecursion_misses:\t0\nverified_insns:\t{}\n",
             prog.prog_type().raw(),
             u32::from(prog.engine().listing().is_some()),
             tag(prog),
             memlock(prog),
             prog.id(),
+            prog.run_stats().map_or(0, RunStats::time_ns),
+            prog.run_stats().map_or(0, RunStats::count),
             prog.verified().stats.insns_processed,
         ),
         OpenFile::Link(link) => {
@@ -135,7 +137,7 @@ fn describe(file: &OpenFile, id: FileId) -> Option<String> {
             )
         }
         OpenFile::Btf(btf) => writeln!(text, "btf_id:\t{}", btf.id()),
-        OpenFile::PerfEvent { .. } | OpenFile::Other => return None,
+        OpenFile::Stats(_) | OpenFile::PerfEvent { .. } | OpenFile::Other => return None,
     };
     Some(text)
 }

@@ -10,7 +10,7 @@ use ring3_maps::{
     fd::{FdTable, Object},
 };
 use ring3_objects::{BtfObject, LinkObject, MapObject, Program};
-use ring3_runtime::Task;
+use ring3_runtime::{StatsUser, Task};
 use ring3_spec::Privilege;
 use ring3_uapi::Errno;
 
@@ -92,6 +92,8 @@ pub enum OpenFile {
     Btf(Arc<BtfObject>),
     /// A link.
     Link(Arc<LinkObject>),
+    /// What counts the runs of programs while it is open.
+    Stats(Arc<StatsUser>),
     /// A perf event.
     PerfEvent {
         /// What a perf event array holds.

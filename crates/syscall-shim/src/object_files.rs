@@ -79,6 +79,7 @@ fn name_of(file: &OpenFile) -> &'static str {
         OpenFile::Prog(_) => "bpf-prog",
         OpenFile::Btf(_) => "btf",
         OpenFile::Link(_) => "bpf_link",
+        OpenFile::Stats(_) => "bpf-stats",
         OpenFile::PerfEvent { .. } => "[perf_event]",
         OpenFile::Other => "other",
     }

@@ -1,5 +1,7 @@
 //! Commands of one step: BPF_PROG_BIND_MAP, BPF_TOKEN_CREATE, BPF_ITER_CREATE, BPF_TASK_FD_QUERY, BPF_ENABLE_STATS, BPF_PROG_STREAM_READ_BY_FD.
 
+use std::sync::Arc;
+
 use ring3_uapi::Errno;
 
 use crate::{OpenFile, shim::Call};
@@ -56,7 +58,7 @@ pub(crate) fn task_fd_query(call: &mut Call<'_>) -> Result<i64, Errno> {
     Err(Errno::ENOTSUPP)
 }
 
-/// BPF_ENABLE_STATS: runs are not counted yet.
+/// BPF_ENABLE_STATS: runs are counted as long as the descriptor is open.
 pub(crate) fn enable_stats(call: &mut Call<'_>) -> Result<i64, Errno> {
     if !call.caller.privilege().sys_admin {
         return Err(Errno::EPERM);
@@ -64,7 +66,8 @@ pub(crate) fn enable_stats(call: &mut Call<'_>) -> Result<i64, Errno> {
     if call.attr.u32(0) != STATS_RUN_TIME {
         return Err(Errno::EINVAL);
     }
-    Err(Errno::ENOTSUPP)
+    let user = Arc::new(call.system.enable_stats());
+    Ok(i64::from(call.caller.open(OpenFile::Stats(user))?))
 }
 
 /// BPF_PROG_STREAM_READ_BY_FD: no kfunc that writes to a stream runs, so streams are empty.

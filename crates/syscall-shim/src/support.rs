@@ -51,7 +51,7 @@ commands! {
     MapGetNextId, 8, id_cmd::next_map, "";
     ProgGetFdById, 4, id_cmd::prog_fd, "";
     MapGetFdById, 12, id_cmd::map_fd, "tokens";
-    ObjGetInfoByFd, 16, info::info, "run statistics, link details by type";
+    ObjGetInfoByFd, 16, info::info, "";
     ProgQuery, 64, attach_cmd::prog_query, "hooks other than tcx and cgroup skb";
     RawTracepointOpen, 24, attach_cmd::raw_tracepoint_open, "tracepoints: every name is ENOENT";
     BtfLoad, 40, btf_cmd::load, "tokens";
@@ -68,7 +68,7 @@ commands! {
     LinkUpdate, 16, link_cmd::update, "";
     LinkGetFdById, 4, link_cmd::fd_by_id, "";
     LinkGetNextId, 8, id_cmd::next_link, "";
-    EnableStats, 4, small_cmd::enable_stats, "counting";
+    EnableStats, 4, small_cmd::enable_stats, "";
     IterCreate, 8, small_cmd::iter_create, "links of iterators";
     LinkDetach, 4, link_cmd::detach, "";
     ProgBindMap, 12, small_cmd::prog_bind_map, "";

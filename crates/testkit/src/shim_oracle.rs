@@ -44,6 +44,7 @@ const MAKES_FD: &[Cmd] = &[
     Cmd::MapGetFdById,
     Cmd::BtfGetFdById,
     Cmd::LinkGetFdById,
+    Cmd::EnableStats,
 ];
 
 /// First line of a recorded script: which kernel answered.

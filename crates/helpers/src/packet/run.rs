@@ -1,6 +1,6 @@
 //! Running packet programs over packets: the one place that promises a program the context its type says.
 
-use ring3_runtime::{Entry, ProgObject, run_in_section};
+use ring3_runtime::{Entry, ProgObject, RunStats, is_anyone_counting, run_in_section};
 use ring3_sync::rcu;
 use ring3_uapi::{Errno, ProgType};
 
@@ -23,7 +23,7 @@ pub const SKB_PROG_TYPES: &[ProgType] = &[
 #[derive(Clone, Copy)]
 pub struct PacketProgram<'a> {
     entry: Entry,
-    _alive: std::marker::PhantomData<&'a dyn ProgObject>,
+    prog: &'a dyn ProgObject,
 }
 
 impl<'a> PacketProgram<'a> {
@@ -37,8 +37,18 @@ impl<'a> PacketProgram<'a> {
         }
         Ok(SkbProgram(PacketProgram {
             entry: prog.entry(),
-            _alive: std::marker::PhantomData,
+            prog,
         }))
+    }
+
+    /// Where its runs are counted, if anybody counts.
+    #[inline]
+    fn stats(&self) -> Option<&'a RunStats> {
+        if is_anyone_counting() {
+            self.prog.run_stats()
+        } else {
+            None
+        }
     }
 
     /// A program that runs over [`XdpBuff`]s.
@@ -51,7 +61,7 @@ impl<'a> PacketProgram<'a> {
         }
         Ok(XdpProgram(PacketProgram {
             entry: prog.entry(),
-            _alive: std::marker::PhantomData,
+            prog,
         }))
     }
 }
@@ -66,9 +76,15 @@ impl SkbProgram<'_> {
     pub fn run(&self, skb: &mut Skb) -> u32 {
         let ctx = skb.program_ptr();
         let _section = rcu::read();
-        // SAFETY: 1. the program is borrowed, so it is alive; 2. its type was checked: the context is an sk_buff, which an `Skb` begins
-        // with; 3. the skb is borrowed for the run; 4. a read section is active.
-        unsafe { run_in_section(&self.0.entry, ctx) as u32 }
+        let run = || {
+            // SAFETY: 1. the program is borrowed, so it is alive; 2. its type was checked: the context is an sk_buff, which an `Skb` begins
+            // with; 3. the skb is borrowed for the run; 4. a read section is active.
+            unsafe { run_in_section(&self.0.entry, ctx) as u32 }
+        };
+        match self.0.stats() {
+            None => run(),
+            Some(stats) => stats.measure(run),
+        }
     }
 }
 
@@ -82,7 +98,13 @@ impl XdpProgram<'_> {
     pub fn run(&self, xdp: &mut XdpBuff) -> u32 {
         let ctx = xdp.program_ptr();
         let _section = rcu::read();
-        // SAFETY: as for skbs, with an xdp_buff.
-        unsafe { run_in_section(&self.0.entry, ctx) as u32 }
+        let run = || {
+            // SAFETY: as for skbs, with an xdp_buff.
+            unsafe { run_in_section(&self.0.entry, ctx) as u32 }
+        };
+        match self.0.stats() {
+            None => run(),
+            Some(stats) => stats.measure(run),
+        }
     }
 }

@@ -12,11 +12,11 @@ pub(super) struct Words<'a>(std::iter::Peekable<std::vec::IntoIter<&'a str>>);
 
 impl<'a> Words<'a> {
     pub(super) fn of(line: &'a str) -> Self {
-        Words::from_slice(&line.split_whitespace().collect::<Vec<_>>())
+        Words::from_vec(line.split_whitespace().collect())
     }
 
-    pub(super) fn from_slice(words: &[&'a str]) -> Self {
-        Words(words.to_vec().into_iter().peekable())
+    pub(super) fn from_vec(words: Vec<&'a str>) -> Self {
+        Words(words.into_iter().peekable())
     }
 
     pub(super) fn next(&mut self) -> Option<&'a str> {

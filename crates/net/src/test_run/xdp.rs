@@ -51,7 +51,7 @@ impl ProgTypeOps for XdpOps {
         let ctx_out = if run.ctx_in.is_empty() {
             Vec::new()
         } else {
-            read_back(&xdp, run.ctx_in.len())
+            read_back(&xdp, &run.ctx_in)
         };
         Ok(TestRunResult {
             retval,
@@ -116,19 +116,15 @@ fn split(prog: &Program, run: &TestRun) -> Result<(usize, usize), Error> {
     }
 }
 
-fn read_back(xdp: &XdpBuff, size: usize) -> Vec<u8> {
-    let metadata_bytes = xdp.metadata().len() as u32;
-    let fields = [
-        metadata_bytes,
-        metadata_bytes + xdp.data().len() as u32,
-        0,
-        xdp.device().ifindex(),
-        0,
-        0,
-    ];
-    let bytes: Vec<u8> = fields
-        .iter()
-        .flat_map(|field| field.to_ne_bytes())
-        .collect();
-    bytes[..size.min(XDP_MD_BYTES)].to_owned()
+/// The context as it was given, with where `data` begins and ends now.
+fn read_back(xdp: &XdpBuff, ctx_in: &[u8]) -> Vec<u8> {
+    let mut ctx = ctx_in.to_owned();
+    ctx.resize(XDP_MD_BYTES, 0);
+    let data = xdp.metadata().len() as u32;
+    let data_end = data + xdp.data().len() as u32;
+    for (field, value) in ctx.chunks_exact_mut(4).zip([data, data_end, 0]) {
+        field.copy_from_slice(&value.to_ne_bytes());
+    }
+    ctx.truncate(ctx_in.len().min(XDP_MD_BYTES));
+    ctx
 }

@@ -50,7 +50,7 @@ pub(crate) fn info(call: &mut Call<'_>) -> Result<i64, Errno> {
             link_info(&link, &mut info);
             info.write(call)
         }
-        OpenFile::PerfEvent { .. } | OpenFile::Other => Err(Errno::EINVAL),
+        OpenFile::Stats(_) | OpenFile::PerfEvent { .. } | OpenFile::Other => Err(Errno::EINVAL),
     }
 }
 

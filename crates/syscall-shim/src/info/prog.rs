@@ -74,6 +74,10 @@ pub(super) fn fill(call: &mut Call<'_>, prog: &Arc<Program>, info: &mut Info) ->
     let map_ids: Vec<u8> = ids.flat_map(u32::to_ne_bytes).collect();
     MAP_IDS.copy(call, info, &map_ids, 4)?;
     check_record_sizes(info)?;
+    if let Some(stats) = prog.run_stats() {
+        info.put_u64(192, stats.time_ns());
+        info.put_u64(200, stats.count());
+    }
     info.put_u32(
         216,
         u32::try_from(prog.verified().stats.insns_processed).unwrap_or(u32::MAX),

@@ -1,0 +1,106 @@
+//! `RunStats`: how often a program ran and how long, counted while somebody holds a [`StatsUser`] of its system.
+//!
+//! Nobody does as a rule, so a run asks one word of the process ([`is_anyone_counting`]) before it asks its program.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, AtomicU64, Ordering},
+};
+
+/// Users of all switches.
+static USERS: AtomicU32 = AtomicU32::new(0);
+
+/// Whether runs of any system are counted.
+#[inline]
+pub fn is_anyone_counting() -> bool {
+    USERS.load(Ordering::Relaxed) != 0
+}
+
+/// Says for the programs of one system whether their runs are counted.
+#[derive(Debug, Default)]
+pub struct StatsSwitch(AtomicU32);
+
+/// Runs are counted as long as this lives.
+#[derive(Debug)]
+pub struct StatsUser(Arc<StatsSwitch>);
+
+impl StatsUser {
+    /// Counts the runs of a system's programs from now on.
+    pub fn new(switch: &Arc<StatsSwitch>) -> StatsUser {
+        switch.0.fetch_add(1, Ordering::Relaxed);
+        USERS.fetch_add(1, Ordering::Relaxed);
+        StatsUser(Arc::clone(switch))
+    }
+}
+
+impl Drop for StatsUser {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        USERS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What was counted of one program.
+#[derive(Debug)]
+pub struct RunStats {
+    switch: Arc<StatsSwitch>,
+    count: AtomicU64,
+    time_ns: AtomicU64,
+}
+
+impl RunStats {
+    /// Nothing yet.
+    pub fn new(switch: &Arc<StatsSwitch>) -> RunStats {
+        RunStats {
+            switch: Arc::clone(switch),
+            count: AtomicU64::new(0),
+            time_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// Runs `body`, and counts it if the program's system counts.
+    pub fn measure<R>(&self, body: impl FnOnce() -> R) -> R {
+        if self.switch.0.load(Ordering::Relaxed) == 0 {
+            return body();
+        }
+        let begin = ring3_os::time::monotonic_ns();
+        let result = body();
+        let spent = ring3_os::time::monotonic_ns().saturating_sub(begin);
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.time_ns.fetch_add(spent, Ordering::Relaxed);
+        result
+    }
+
+    /// Runs so far.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Time of all of them, in nanoseconds.
+    pub fn time_ns(&self) -> u64 {
+        self.time_ns.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_count_while_somebody_wants_them() {
+        let switch = Arc::new(StatsSwitch::default());
+        let stats = RunStats::new(&switch);
+        assert_eq!(stats.measure(|| 7), 7);
+        assert_eq!((stats.count(), stats.time_ns()), (0, 0));
+        let users = [StatsUser::new(&switch), StatsUser::new(&switch)];
+        let pause = || std::thread::sleep(std::time::Duration::from_millis(1));
+        stats.measure(pause);
+        let [first, second] = users;
+        drop(first);
+        stats.measure(pause);
+        drop(second);
+        stats.measure(pause);
+        assert_eq!(stats.count(), 2);
+        assert!(stats.time_ns() >= 2_000_000);
+    }
+}
