@@ -5,7 +5,11 @@
 //! `cargo xtask test` compares; otherwise each FILE is a whole kernel's BTF, such as those of the corpus. libbpf creates maps, so bpf(2) must
 //! be permitted.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use crate::{
     process::{cargo, root, run as run_command},
@@ -52,8 +56,8 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// What libbpf makes of every fixture.
-fn prepare(btf: &Path) -> Result<String, String> {
+/// Builds the program that asks libbpf; where it is.
+pub(crate) fn build_libbpf() -> Result<PathBuf, String> {
     let manifest = root().join("xtask/libbpf/Cargo.toml");
     let target = root().join("target/libbpf");
     run_command(
@@ -62,6 +66,12 @@ fn prepare(btf: &Path) -> Result<String, String> {
             .arg("--target-dir")
             .arg(&target),
     )?;
+    Ok(target.join("debug/libbpf-oracle"))
+}
+
+/// What libbpf makes of every fixture.
+fn prepare(btf: &Path) -> Result<String, String> {
+    let oracle = build_libbpf()?;
     let fixtures = root().join("fixtures/elf");
     let mut objects: Vec<String> = crate::fixtures::sources()?
         .iter()
@@ -73,7 +83,7 @@ fn prepare(btf: &Path) -> Result<String, String> {
         })
         .collect();
     objects.sort();
-    let mut command = Command::new(target.join("debug/libbpf-oracle"));
+    let mut command = Command::new(oracle);
     let output = command
         .arg(btf)
         .args(objects)

@@ -8,6 +8,7 @@ mod core;
 mod dumps;
 mod fixtures;
 mod process;
+mod rings;
 mod sanitize;
 mod test;
 mod tidy;
@@ -47,6 +48,12 @@ const VERBS: &[Verb] = &[
         args: "[--record] [RELEASE=FILE]...",
         about: "CO-RE relocations of the fixtures beside libbpf's",
         run: core::run,
+    },
+    Verb {
+        name: "rings",
+        args: "[--record]",
+        about: "libbpf's consumer and producer of ring buffers on ours, beside what they did on a kernel",
+        run: rings::run,
     },
     Verb {
         name: "dumps",

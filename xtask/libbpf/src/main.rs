@@ -2,6 +2,8 @@
 //!
 //! Programs are prepared (relocated, their maps created), one at a time, never loaded or attached. One line `object NAME`, then per program
 //! `program NAME` and one line of 16 hex digits per instruction slot, or `error ERRNO`.
+//!
+//! `libbpf-oracle rings OBJECT`: libbpf's ring buffers ([`rings`]).
 
 use std::{
     env,
@@ -9,6 +11,8 @@ use std::{
     process::ExitCode,
     ptr::NonNull,
 };
+
+mod rings;
 
 /// An open object; closed when dropped.
 struct Object(NonNull<libbpf_sys::bpf_object>);
@@ -73,8 +77,12 @@ fn prepare(path: &CStr, btf: &CStr, index: usize) -> Option<(String, Result<Vec<
 
 fn run() -> Result<(), String> {
     let mut args = env::args().skip(1);
-    let usage = "libbpf-oracle BTF NAME=OBJECT...";
-    let btf = CString::new(args.next().ok_or(usage)?).map_err(|error| error.to_string())?;
+    let usage = "libbpf-oracle BTF NAME=OBJECT... | rings OBJECT";
+    let first = args.next().ok_or(usage)?;
+    if first == "rings" {
+        return rings::rings(&args.next().ok_or(usage)?);
+    }
+    let btf = CString::new(first).map_err(|error| error.to_string())?;
     // SAFETY: 1. no printer is a valid one.
     unsafe { libbpf_sys::libbpf_set_print(None) };
     // SAFETY: 1. the text is static.
