@@ -5,7 +5,7 @@
 //! compile. Results go back the same way through [`IntoValue`].
 
 use ring3_maps::Map;
-use ring3_runtime::CallbackRef;
+use ring3_runtime::{Callback, CallbackRef};
 use ring3_spec::kinds::{
     AllocSize, Any, Btf, ConstStr, Ctx, Dynptr, DynptrLocalOut, DynptrMem, DynptrRingbufOut,
     DynptrRingbufRelease, FixedMem, FixedMemInOut, FixedMemOut, Func, Int, Key, MapVal, MapValOut,
@@ -168,7 +168,19 @@ impl FromValue<OrNull<StackPtr>> for u64 {
 
 impl FromValue<Func> for CallbackRef {
     unsafe fn from_value(value: Value<Func>) -> Self {
-        CallbackRef::from_reg(value.raw).expect("the verifier passes function addresses only")
+        /// A function that no path reaches is removed from the program, and its address is 0 then (`bpf_loop` of no rounds).
+        static REMOVED: Callback = Callback::new(removed);
+        unsafe extern "C" fn removed(
+            _: u64,
+            _: u64,
+            _: u64,
+            _: u64,
+            _: u64,
+            _: *const Callback,
+        ) -> u64 {
+            0
+        }
+        CallbackRef::from_reg(value.raw).unwrap_or_else(|| CallbackRef::from_static(&REMOVED))
     }
 }
 

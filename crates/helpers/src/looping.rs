@@ -83,6 +83,15 @@ mod tests {
     }
 
     #[test]
+    fn no_rounds_need_no_callback() {
+        let run = crate::find(FuncId::Loop).unwrap();
+        // SAFETY: 0 stands for a function that was removed.
+        let rounds =
+            [0, u64::from(LOOPS_MAX) + 1].map(|rounds| unsafe { run(rounds, 0, 0, 0, 0) as i64 });
+        assert_eq!(rounds, [0, Errno::E2BIG.negated()]);
+    }
+
+    #[test]
     fn elements_are_visited_until_the_callback_stops() {
         let map = Map::create(&MapAttr::new(MapType::Array, 4, 8, 5)).unwrap();
         let typed = TypedMap::<u32, u64>::new(map.clone()).unwrap();

@@ -60,6 +60,11 @@ impl CallbackRef {
         NonNull::new(std::ptr::with_exposed_provenance_mut(reg as usize)).map(CallbackRef)
     }
 
+    /// A record that lives as long as the process.
+    pub fn from_static(record: &'static Callback) -> CallbackRef {
+        CallbackRef(NonNull::from(record))
+    }
+
     /// The register value that stands for the callback.
     pub fn into_reg(self) -> u64 {
         self.0.as_ptr().expose_provenance() as u64
