@@ -16,6 +16,7 @@ fn main() {
     println!("cargo::rerun-if-changed={SOURCE}");
     println!("cargo::rerun-if-changed=programs/pure.o");
     println!("cargo::rerun-if-changed=programs/maps.o");
+    println!("cargo::rerun-if-changed=programs/helpers.o");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let object = out.join("pure_native.o");
     let archive = out.join("libpure_native.a");

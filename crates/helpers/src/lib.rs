@@ -32,6 +32,7 @@ mod random;
 mod ringbuf;
 mod stack;
 mod storage;
+mod support;
 mod syncookie;
 pub mod syscall;
 mod task;
@@ -48,6 +49,7 @@ pub use file_object::FileObject;
 pub use packet::skb_helpers::load_packet;
 pub use perf::{PerfCounter, PerfRecord, PerfSink, PerfValue};
 pub use permit::{Permissions, set_permissions};
+pub use support::{Support, support};
 pub use timer::Hooks as FieldHooks;
 pub use trace::{TraceLine, set_trace_sink};
 

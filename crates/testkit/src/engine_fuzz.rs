@@ -79,6 +79,17 @@ pub struct Difference {
     pub how: String,
 }
 
+/// What came of one program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallOutcome {
+    /// Both engines agree.
+    Equal,
+    /// It was not loaded, and why.
+    Rejected(String),
+    /// How they differ.
+    Different(String),
+}
+
 /// A thread's programs.
 pub struct Fuzz {
     system: Arc<System>,
@@ -182,6 +193,17 @@ impl Fuzz {
                 Ok(())
             }
             Compared::Different(how) => Err(Difference { seed, how }),
+        }
+    }
+
+    /// Runs a program over packets that follow from a seed, on both engines.
+    pub fn call(&mut self, generated: &Generated, seed: u64) -> CallOutcome {
+        let mut rng = Rng::new(seed);
+        let packets: [Vec<u8>; PACKETS] = std::array::from_fn(|_| random_packet(&mut rng));
+        match self.compare(generated, &packets, (seed % 8) as usize) {
+            Compared::Equal => CallOutcome::Equal,
+            Compared::Rejected(error) => CallOutcome::Rejected(error.to_string()),
+            Compared::Different(how) => CallOutcome::Different(how),
         }
     }
 

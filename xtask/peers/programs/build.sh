@@ -2,7 +2,7 @@
 # Compiles the programs: BPF objects and the native assembly are committed, so that nobody else needs clang.
 set -euo pipefail
 cd "$(dirname "$0")"
-for name in pure maps; do
+for name in pure maps helpers; do
     clang-19 -target bpf -mcpu=v3 -O2 -g -Wall -Werror -fno-ident -ffile-compilation-dir=. -c $name.c -o $name.o
     llvm-strip-19 --strip-debug $name.o
 done

@@ -176,6 +176,12 @@ impl KernelProgram {
         self.sample_ns()
     }
 
+    /// The same with so many runs a sample.
+    pub(crate) fn with_repeat(mut self, repeat: u32) -> Self {
+        self.repeat = repeat;
+        self
+    }
+
     /// Mean nanoseconds of a run, with what the kernel does around one.
     pub(crate) fn sample_ns(&self) -> f64 {
         prog_test_run(self.prog.as_fd(), &self.packet, &[], self.repeat)

@@ -1,10 +1,11 @@
-//! ring3 beside its peers: `cargo xtask bench verifier|engines|maps|net|shim|trampoline [--json]`.
+//! ring3 beside its peers: `cargo xtask bench verifier|engines|maps|helpers|net|shim|trampoline [--json]`.
 //!
 //! Every row is one of ours beside one reference, both in nanoseconds; `ratio` is ours by the reference's, so below 1 is faster. Rows of
 //! the kernel exist where bpf(2) is permitted.
 
 mod engines;
 mod heap;
+mod helpers;
 mod kernel;
 mod kernel_request;
 mod maps;
@@ -28,6 +29,7 @@ const USAGE: &str = "usage: cargo xtask bench NAME [--json]
   verifier [CORPUS_DIR]  verification: recorded loads of the corpus, the fixtures beside the running kernel
   engines [CORPUS_DIR]   bench programs beside native code, rbpf and the kernel's JIT; size of the corpus' code
   maps                   map operations from programs and from Rust, beside dashmap, papaya and the kernel
+  helpers                the helpers that programs call most, beside the kernel
   net                    100,000 generated packets through XDP, five classifiers and clsact, beside a million a second
   shim                   map operations by bpf(2): in process, preloaded, under run-client, beside the kernel
   trampoline             what programs add to calls, attaching and detaching, beside the goals";
@@ -68,6 +70,7 @@ fn run(options: &Options) -> Outcome<Report> {
         "verifier" => verifier::bench(options.corpus.as_deref()),
         "engines" => engines::bench(options.corpus.as_deref()),
         "maps" => maps::bench(),
+        "helpers" => helpers::bench(),
         "net" => net::bench(),
         "shim" => shim::bench(),
         "trampoline" => trampoline::bench(),

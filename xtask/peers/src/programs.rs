@@ -25,6 +25,14 @@ pub(crate) fn maps() -> Outcome<Object> {
     Ok(Object::parse(include_bytes!("../programs/maps.o"), "maps")?)
 }
 
+/// The programs of `bench helpers`.
+pub(crate) fn helpers() -> Outcome<Object> {
+    Ok(Object::parse(
+        include_bytes!("../programs/helpers.o"),
+        "helpers",
+    )?)
+}
+
 /// Text with numbers and quotes; at every 64 bytes an Ethernet header, some with VLAN, most IPv4.
 pub(crate) fn packet() -> Vec<u8> {
     const TEXT: &[u8] = b"The quick \"brown fox\" of 1987 jumps over 13 lazy dogs; ";

@@ -2,9 +2,9 @@
 
 use std::{fs, process::ExitCode};
 
-use ring3::helpers;
+use ring3::helpers::{self, Support};
 use ring3_testkit::fixture::fixtures_dir;
-use ring3_uapi::{AttachType, FuncId, MapType, ProgType};
+use ring3_uapi::{FuncId, MapType, ProgType};
 
 fn main() -> ExitCode {
     let check_only = std::env::args().nth(1).as_deref() == Some("--check");
@@ -85,36 +85,25 @@ fn map_types(out: &mut String) {
     out.push('\n');
 }
 
+/// Every helper with what it works on, from the table of `ring3-helpers`.
 fn helper_rows(out: &mut String) {
-    let ids: Vec<FuncId> = FuncId::ALL
-        .iter()
-        .copied()
-        .filter(|id| *id != FuncId::Unspec)
-        .collect();
-    let runs = |id: FuncId| {
-        id == FuncId::TailCall
-            || helpers::find(id).is_some()
-            || ProgType::ALL.iter().any(|&ty| runs_in(ty, id))
+    let ids = || {
+        let all = FuncId::ALL.iter().copied();
+        all.filter(|id| *id != FuncId::Unspec)
     };
-    let running = ids.iter().filter(|id| runs(**id)).count();
+    let running = ids().filter(|&id| !matches!(helpers::support(id), Support::Refused(_)));
     out.push_str(&format!(
-        "## Helpers\n\nCalls of all {} are judged; {running} run. A program that calls another is verified, and refused before it starts.\n\n",
-        ids.len()
+        "## Helpers\n\nCalls of all {} are judged; {} run. A program that calls another is verified, and refused with ENOTSUPP before it starts.\n\n\
+         | helper | here |\n|---|---|\n",
+        ids().count(),
+        running.count()
     ));
-    for (heading, state) in [("Run", true), ("Refused (ENOTSUPP)", false)] {
-        let names: Vec<String> = ids
-            .iter()
-            .filter(|id| runs(**id) == state)
-            .map(|id| format!("bpf_{id}"))
-            .collect();
-        out.push_str(&format!("{heading}: {}.\n\n", names.join(", ")));
+    for id in ids() {
+        let here = match helpers::support(id) {
+            Support::Runs => "runs".to_owned(),
+            Support::RunsOn(what) => format!("runs on {what}"),
+            Support::Refused(why) => format!("refused (ENOTSUPP): {why}"),
+        };
+        out.push_str(&format!("| bpf_{id} | {here} |\n"));
     }
-}
-
-/// Whether programs of this type get an implementation, under some attach type.
-fn runs_in(prog_type: ProgType, id: FuncId) -> bool {
-    let attach_types = AttachType::ALL.iter().copied().map(Some).chain([None]);
-    attach_types
-        .into_iter()
-        .any(|attach_type| helpers::find_for(prog_type, attach_type, id).is_some())
 }

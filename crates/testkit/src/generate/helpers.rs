@@ -227,12 +227,23 @@ pub fn program(rng: &mut Rng) -> Generated {
     static CALLABLE: OnceLock<Vec<(ProgType, Vec<FuncProto>)>> = OnceLock::new();
     let all = CALLABLE.get_or_init(|| PROG_TYPES.map(|ty| (ty, callable(ty))).into());
     let (prog_type, protos) = &all[rng.below(all.len())];
-    let mut builder = Builder::new(rng, *prog_type);
+    let calls: Vec<FuncProto> = (0..1 + rng.below(3))
+        .map(|_| protos[rng.below(protos.len())])
+        .collect();
+    of_calls(rng, *prog_type, &calls)
+}
+
+/// A random program of one call.
+pub fn program_of(rng: &mut Rng, prog_type: ProgType, proto: &FuncProto) -> Generated {
+    of_calls(rng, prog_type, std::slice::from_ref(proto))
+}
+
+fn of_calls(rng: &mut Rng, prog_type: ProgType, calls: &[FuncProto]) -> Generated {
+    let mut builder = Builder::new(rng, prog_type);
     builder.has_packet = false;
     builder.helpers_prologue();
-    for _ in 0..1 + builder.rng.below(3) {
-        let proto = protos[builder.rng.below(protos.len())];
-        builder.one_call(&proto);
+    for proto in calls {
+        builder.one_call(proto);
     }
     builder.push(mov(Reg::R0, Reg::R7));
     builder.push(alu(Width::W64, AluOp::And, Reg::R0, Operand::Imm(1)));
