@@ -203,7 +203,14 @@ fn check_abnormal_return(subprogs: &[Subprog]) -> Check {
     Ok(())
 }
 
-/// Reads and checks `line_info`.
+/// Whether somebody will read lines: a log or a diagnosis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WantLines {
+    Yes,
+    No,
+}
+
+/// Reads and checks `line_info`; the lines, if they are `wanted`.
 ///
 /// # Errors
 /// EINVAL, E2BIG, EFAULT.
@@ -212,6 +219,7 @@ pub(crate) fn check_line_info(
     insns: &[RawInsn],
     subprogs: &[Subprog],
     btf: Option<&Btf>,
+    wanted: WantLines,
 ) -> Check<Vec<LineInfo>> {
     let table = &req.line_info;
     let (Some(btf), true) = (btf, table.count > 0) else {
@@ -228,6 +236,9 @@ pub(crate) fn check_line_info(
         what: "line_info",
     };
     let mut lines = Vec::new();
+    if wanted == WantLines::Yes {
+        lines.reserve_exact((table.count as usize).min(insns.len()));
+    }
     let mut previous = 0;
     let mut next_subprog = 0;
     for idx in 0..table.count {
@@ -258,12 +269,14 @@ pub(crate) fn check_line_info(
             }
         }
         previous = insn_off;
-        lines.push(LineInfo {
-            insn_off,
-            file_name_off,
-            line_off,
-            line_col,
-        });
+        if wanted == WantLines::Yes {
+            lines.push(LineInfo {
+                insn_off,
+                file_name_off,
+                line_off,
+                line_col,
+            });
+        }
     }
     if next_subprog != subprogs.len() {
         reject!(
@@ -465,7 +478,13 @@ mod tests {
     fn lines(records: &[&[u32]]) -> Result<Vec<LineInfo>, String> {
         let mut req = request();
         req.line_info = table(16, records);
-        check_line_info(&req, &req.insns, &two_subprogs(), req.btf.as_ref())
+        check_line_info(
+            &req,
+            &req.insns,
+            &two_subprogs(),
+            req.btf.as_ref(),
+            WantLines::Yes,
+        )
             .map_err(|violation| violation.text)
     }
 

@@ -36,7 +36,8 @@ pub(crate) enum Slot {
 /// What a two-slot load loads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LdImm64 {
-    Value(u64),
+    /// Low and high half.
+    Value(u32, u32),
     Map(MapIdx),
     MapValue {
         map: MapIdx,
@@ -137,7 +138,7 @@ pub(crate) struct Facts {
     pub(crate) quick_steps: Vec<crate::backtrack::quick::QuickStep>,
     /// Registers that may be read before they are written, bit per register, before each slot.
     pub(crate) live_regs: Vec<u16>,
-    /// Strongly connected component of each slot, 0 if it is in no loop.
+    /// Strongly connected component of each slot, 0 if it is in no loop; empty if none is.
     pub(crate) scc: Vec<u32>,
     /// Slots in postorder, one function after the other.
     pub(crate) postorder: Vec<u32>,
@@ -169,6 +170,12 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    /// Strongly connected component of a slot, 0 if it is in no loop.
+    #[inline]
+    pub(crate) fn scc_of(&self, insn_idx: u32) -> u32 {
+        self.scc.get(insn_idx as usize).copied().unwrap_or(0)
+    }
+
     /// Frees what only exploration reads.
     pub(crate) fn end_exploration(&mut self) {
         self.slots = Vec::new();

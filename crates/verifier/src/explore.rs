@@ -392,10 +392,10 @@ fn check_ld_imm64(env: &mut Env<'_>, dst: Reg, value: &LdImm64) -> Check {
     let facts = env.facts;
     let subreg_def = env.cur.reg(dst).subreg_def;
     let mut reg = match *value {
-        LdImm64::Value(value) => {
+        LdImm64::Value(low, high) => {
             let precise = !env.permits.bpf_capable;
             let old = env.cur.reg_mut(dst);
-            old.set_known(value);
+            old.set_known(u64::from(high) << 32 | u64::from(low));
             old.ty = RegType::SCALAR;
             // As for a move, the mark of the register that is overwritten stays where precision is always on.
             old.precise |= precise;

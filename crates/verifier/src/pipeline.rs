@@ -20,7 +20,7 @@ use crate::cfg::{CfgInput, CfgNote, check_cfg};
 use crate::check::call::func_args::{FuncArg, prepare_func_args, set_global_args};
 use crate::check::encoding::without_ignored_fields;
 use crate::check_btf::{
-    FuncInfo, apply_core_relos, check_func_info, check_func_info_early, check_line_info,
+    FuncInfo, WantLines, apply_core_relos, check_func_info, check_func_info_early, check_line_info,
 };
 use crate::diagnostics::{self, Diagnosis};
 use crate::env::{
@@ -168,7 +168,13 @@ fn run(
     check_size(req, permits)?;
     check_load_permitted(req, registry, permits)?;
     let mut subprog_count = 0;
-    let mut facts = match prepare(req, registry, permits, log, &mut subprog_count) {
+    let want_lines = if log.is_on() || extras.wants_diagnosis {
+        WantLines::Yes
+    } else {
+        WantLines::No
+    };
+    let prepared = prepare(req, registry, permits, log, want_lines, &mut subprog_count);
+    let mut facts = match prepared {
         Ok(facts) => facts,
         Err(violation) => {
             write_violation(log, &violation);
@@ -293,6 +299,7 @@ fn prepare(
     registry: &Registry,
     permits: Permits,
     log: &mut Log,
+    want_lines: WantLines,
     subprog_count: &mut usize,
 ) -> Check<Facts> {
     let (prog_type, expected_attach_type) = resolved_prog_type(req);
@@ -305,7 +312,13 @@ fn prepare(
     let mut subprogs = subprogs?;
     check_subprogs(&req.insns, &mut subprogs.list)?;
     check_func_info(&func_info, &subprogs.list, prog_btf.as_ref())?;
-    let line_info = check_line_info(req, &req.insns, &subprogs.list, prog_btf.as_ref())?;
+    let line_info = check_line_info(
+        req,
+        &req.insns,
+        &subprogs.list,
+        prog_btf.as_ref(),
+        want_lines,
+    )?;
     let insns = apply_core_relos(req)?;
     name_subprogs(&mut subprogs.list, &func_info, prog_btf.as_ref());
 
@@ -472,7 +485,7 @@ fn decode_slots(insns: &[RawInsn], loads: &[(u32, LdImm64)]) -> Vec<Slot> {
         let load = load.map(|(_, value)| *value);
         match decode(insns, at) {
             Ok((Insn::LoadImm64 { dst, .. }, _)) => {
-                let value = load.unwrap_or(LdImm64::Value(0));
+                let value = load.unwrap_or(LdImm64::Value(0, 0));
                 slots.push(Slot::LoadImm64 { dst, value });
                 slots.push(Slot::SecondHalf);
             }

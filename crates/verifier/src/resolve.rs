@@ -140,9 +140,7 @@ fn resolve_load(
     };
     match first.src() {
         0 => {
-            return Ok(LdImm64::Value(
-                u64::from(second.imm as u32) << 32 | u64::from(first.imm as u32),
-            ));
+            return Ok(LdImm64::Value(first.imm as u32, second.imm as u32));
         }
         PSEUDO_BTF_ID => return resolve_kernel_symbol(input, first, second, btfs),
         PSEUDO_FUNC => return resolve_func(input, at, first),

@@ -502,7 +502,7 @@ fn clean_state(
     no_reg: &SharedReg,
     st: &mut VerifierState,
 ) {
-    liveness.begin_query(facts, st);
+    liveness.begin_query(st);
     for frameno in 0..=st.curframe {
         let live_regs = facts.live_regs[st.frame_insn_idx(frameno) as usize];
         let frame = st.frame(frameno);

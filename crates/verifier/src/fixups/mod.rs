@@ -225,7 +225,7 @@ fn insn_facts(input: &FixupInput<'_>, draft: &Draft, slot: &DraftSlot) -> InsnFa
                 facts.is_map_value = true;
             }
             LdImm64::Func { .. } => facts.func = draft.subprog_at(slot.target),
-            LdImm64::Value(_) | LdImm64::BtfVar { .. } | LdImm64::KernelMem { .. } => {}
+            LdImm64::Value(..) | LdImm64::BtfVar { .. } | LdImm64::KernelMem { .. } => {}
         }
     }
     facts

@@ -67,7 +67,7 @@ pub(crate) fn write_live_regs<W: fmt::Write>(
     out.write_str("Live regs before insn:\n")?;
     let mut at = 0;
     while at < insns.len() {
-        match scc[at] {
+        match scc.get(at).copied().unwrap_or(0) {
             0 => out.write_str("    ")?,
             scc => write!(out, "{scc:3} ")?,
         }

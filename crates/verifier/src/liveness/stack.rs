@@ -48,6 +48,8 @@ use text::{ChainText, ChangeLine};
 /// Instructions (times frames) over all instances.
 const MASKS_MAX: usize = 8 << 20;
 const NONE: u32 = u32::MAX;
+/// Functions for which the equations are solved whole rather than what depends on a change: that needs tables.
+const SMALL_INSNS: u32 = 48;
 
 /// The four sets of one instruction and frame.
 #[derive(Clone, Copy, Default)]
@@ -87,14 +89,34 @@ struct Function {
     postorder_start: u32,
 }
 
-/// Liveness of stack slots; see the module.
-#[derive(Default)]
-pub(crate) struct StackLiveness {
-    functions: Vec<Function>,
-    postorder: Vec<u32>,
-    /// Successors of each slot, `NONE` for none; the first is set whenever the second is.
+/// The program, as the equations see it.
+struct Code<'a> {
+    insns: &'a [RawInsn],
+    postorder: &'a [u32],
+    flags: &'a [InsnFlags],
+}
+
+impl<'a> Code<'a> {
+    fn of(facts: &'a Facts) -> Code<'a> {
+        Code {
+            insns: &facts.raw,
+            postorder: &facts.postorder,
+            flags: &facts.flags,
+        }
+    }
+
+    /// `NONE` for none; the first is set whenever the second is.
+    #[inline]
+    fn successors(&self, at: u32) -> [u32; 2] {
+        let mut to = successors(self.insns, at);
+        [to.next().unwrap_or(NONE), to.next().unwrap_or(NONE)]
+    }
+}
+
+/// Ways between instructions, for those to compute anew after a change.
+struct Graph {
     successors: Vec<[u32; 2]>,
-    /// Place of each slot in `postorder`.
+    /// Place of each slot in the postorder.
     places: Vec<u32>,
     /// Predecessors of slot `i`: `predecessors[predecessors_from[i]..predecessors_from[i + 1]]`.
     predecessors: Vec<u32>,
@@ -102,8 +124,43 @@ pub(crate) struct StackLiveness {
     /// Places to compute anew, lowest first, and which are in there.
     queue: BinaryHeap<Reverse<u32>>,
     queued: Vec<bool>,
-    /// Instructions whose changes are logged whether they touch the stack or not.
-    prune_points: Vec<bool>,
+}
+
+impl Graph {
+    fn of(code: &Code<'_>) -> Graph {
+        let count = code.insns.len();
+        let successors: Vec<[u32; 2]> = (0..count as u32).map(|at| code.successors(at)).collect();
+        let mut places = vec![NONE; count];
+        for (place, &at) in code.postorder.iter().enumerate() {
+            places[at as usize] = place as u32;
+        }
+        let (predecessors, predecessors_from) = predecessors_of(&successors);
+        Graph {
+            queue: BinaryHeap::new(),
+            queued: vec![false; code.postorder.len()],
+            places,
+            predecessors,
+            predecessors_from,
+            successors,
+        }
+    }
+
+    fn enqueue(&mut self, at: u32) {
+        let place = self.places[at as usize];
+        if place != NONE && !self.queued[place as usize] {
+            self.queued[place as usize] = true;
+            self.queue.push(Reverse(place));
+        }
+    }
+}
+
+/// Liveness of stack slots; see the module.
+#[derive(Default)]
+pub(crate) struct StackLiveness {
+    /// None before the first instruction that may touch the stack.
+    functions: Vec<Function>,
+    /// Of a program with a large function, from its first change on.
+    graph: Option<Graph>,
     instances: Vec<Instance>,
     by_chain: BTreeMap<CallChain, usize>,
     /// Chain and instance of the frame being walked.
@@ -178,13 +235,14 @@ impl StackLiveness {
 
     /// Solves the equations along a state's chain of calls: at the end of a path, and before a callee returns.
     pub(crate) fn update(&mut self, log: &mut Log, facts: &Facts, st: &VerifierState) {
-        self.prepare(facts);
-        self.solve_chain(CallChain::of(st), log);
+        if self.functions.is_empty() {
+            return;
+        }
+        self.solve_chain(CallChain::of(st), &Code::of(facts), log);
     }
 
     /// Prepares questions about the slots alive where a state stands.
-    pub(crate) fn begin_query(&mut self, facts: &Facts, st: &VerifierState) {
-        self.prepare(facts);
+    pub(crate) fn begin_query(&mut self, st: &VerifierState) {
         self.query = self.query_at(CallChain::of(st), st.insn_idx);
     }
 
@@ -197,18 +255,13 @@ impl StackLiveness {
 
     fn prepare(&mut self, facts: &Facts) {
         if self.functions.is_empty() {
-            *self = Self::of_program(&facts.raw, &facts.subprogs, &facts.postorder, &facts.flags);
+            *self = Self::of_program(&facts.subprogs);
         }
     }
 }
 
 impl StackLiveness {
-    fn of_program(
-        insns: &[RawInsn],
-        subprogs: &[Subprog],
-        postorder: &[u32],
-        flags: &[InsnFlags],
-    ) -> Self {
+    fn of_program(subprogs: &[Subprog]) -> Self {
         let functions = subprogs
             .iter()
             .map(|subprog| Function {
@@ -217,28 +270,8 @@ impl StackLiveness {
                 postorder_start: subprog.postorder_start,
             })
             .collect();
-        let both = |at| {
-            let mut to = successors(insns, at);
-            [to.next().unwrap_or(NONE), to.next().unwrap_or(NONE)]
-        };
-        let successors: Vec<[u32; 2]> = (0..insns.len() as u32).map(both).collect();
-        let mut places = vec![NONE; insns.len()];
-        for (place, &at) in postorder.iter().enumerate() {
-            places[at as usize] = place as u32;
-        }
-        let (predecessors, predecessors_from) = predecessors_of(&successors);
         StackLiveness {
             functions,
-            postorder: postorder.to_vec(),
-            queued: vec![false; postorder.len()],
-            places,
-            predecessors,
-            predecessors_from,
-            successors,
-            prune_points: flags
-                .iter()
-                .map(|flags| flags.has(InsnFlags::PRUNE_POINT))
-                .collect(),
             ..StackLiveness::default()
         }
     }
@@ -260,18 +293,23 @@ impl StackLiveness {
         }
     }
 
-    fn solve_chain(&mut self, chain: CallChain, log: &mut Log) {
+    fn solve_chain(&mut self, chain: CallChain, code: &Code<'_>, log: &mut Log) {
         self.current = None;
         for frame in (0..=chain.curframe).rev() {
             let Some(instance) = self.instance(chain.at_frame(frame)) else {
                 continue;
             };
             if self.instances[instance].changed {
-                if log.is_level2() || self.instances[instance].wrote_less {
-                    self.solve(instance, log);
+                let Instance {
+                    wrote_less,
+                    insn_count,
+                    ..
+                } = self.instances[instance];
+                if log.is_level2() || wrote_less || insn_count <= SMALL_INSNS {
+                    self.solve(instance, code, log);
                     self.instances[instance].fed.clear();
                 } else {
-                    self.solve_fed(instance);
+                    self.solve_fed(instance, code);
                 }
                 self.tell_caller(instance);
             }
@@ -416,13 +454,13 @@ impl StackLiveness {
         self.instances[idx].committed[at] = true;
     }
 
-    fn solve(&mut self, idx: usize, log: &mut Log) {
+    fn solve(&mut self, idx: usize, code: &Code<'_>, log: &mut Log) {
         let instance = &mut self.instances[idx];
         let Some(function) = self.functions.get(instance.chain.subprog() as usize) else {
             return;
         };
         let from = function.postorder_start as usize;
-        let postorder = &self.postorder[from..];
+        let postorder = &code.postorder[from..];
         let until = postorder
             .iter()
             .position(|&at| at.wrapping_sub(instance.start) >= instance.insn_count)
@@ -447,7 +485,7 @@ impl StackLiveness {
             for (frame, masks) in instance.frames.iter_mut().enumerate() {
                 let Some(masks) = masks else { continue };
                 for &at in &postorder[..until] {
-                    let [next, jump] = self.successors[at as usize];
+                    let [next, jump] = code.successors(at);
                     if next == NONE {
                         continue;
                     }
@@ -465,7 +503,7 @@ impl StackLiveness {
                     changed |= before.live != here.live || before.written != here.written;
                     let is_logged = here.read | here.wrote != 0
                         || at == instance.start
-                        || self.prune_points[at as usize];
+                        || code.flags[at as usize].has(InsnFlags::PRUNE_POINT);
                     if log.is_level2() && is_logged {
                         let line = ChangeLine {
                             chain: &chain_text,
@@ -493,39 +531,33 @@ impl StackLiveness {
     }
 
     /// As [`Self::solve`], for what was fed since and what depends on it.
-    fn solve_fed(&mut self, idx: usize) {
+    fn solve_fed(&mut self, idx: usize, code: &Code<'_>) {
+        let mut graph = self.graph.take().unwrap_or_else(|| Graph::of(code));
         let mut fed = core::mem::take(&mut self.instances[idx].fed);
         let curframe = self.instances[idx].chain.curframe;
         for frame in 0..=curframe {
             for &(_, at) in fed.iter().filter(|(fed_frame, _)| *fed_frame == frame) {
-                self.enqueue(at);
+                graph.enqueue(at);
             }
-            self.drain_queue(idx, usize::from(frame));
+            self.drain_queue(&mut graph, code, idx, usize::from(frame));
         }
+        self.graph = Some(graph);
         fed.clear();
         let instance = &mut self.instances[idx];
         instance.fed = fed;
         instance.changed = false;
     }
 
-    fn enqueue(&mut self, at: u32) {
-        let place = self.places[at as usize];
-        if place != NONE && !self.queued[place as usize] {
-            self.queued[place as usize] = true;
-            self.queue.push(Reverse(place));
-        }
-    }
-
-    fn drain_queue(&mut self, idx: usize, frame: usize) {
-        while let Some(Reverse(place)) = self.queue.pop() {
-            self.queued[place as usize] = false;
-            let at = self.postorder[place as usize];
+    fn drain_queue(&mut self, graph: &mut Graph, code: &Code<'_>, idx: usize, frame: usize) {
+        while let Some(Reverse(place)) = graph.queue.pop() {
+            graph.queued[place as usize] = false;
+            let at = code.postorder[place as usize];
             let instance = &mut self.instances[idx];
             let start = instance.start;
             let Some(masks) = &mut instance.frames[frame] else {
                 continue;
             };
-            let [next, jump] = self.successors[at as usize];
+            let [next, jump] = graph.successors[at as usize];
             if next == NONE {
                 continue;
             }
@@ -544,8 +576,8 @@ impl StackLiveness {
             here.live = live;
             here.written = written;
             let at = at as usize;
-            for i in self.predecessors_from[at]..self.predecessors_from[at + 1] {
-                self.enqueue(self.predecessors[i as usize]);
+            for i in graph.predecessors_from[at]..graph.predecessors_from[at + 1] {
+                graph.enqueue(graph.predecessors[i as usize]);
             }
         }
     }
@@ -613,7 +645,14 @@ mod tests {
     const JEQ: RawInsn = RawInsn::new(0x15, 0, 0, 1, 0);
     const CALL: RawInsn = RawInsn::new(0x85, 0, 1, 0, 1);
 
-    fn liveness(insns: &[RawInsn], starts: &[u32]) -> StackLiveness {
+    struct Case {
+        insns: Vec<RawInsn>,
+        postorder: Vec<u32>,
+        flags: Vec<InsnFlags>,
+        stack: StackLiveness,
+    }
+
+    fn liveness(insns: &[RawInsn], starts: &[u32]) -> Case {
         let ends = starts[1..].iter().copied().chain([insns.len() as u32]);
         let mut subprogs: Vec<Subprog> = starts
             .iter()
@@ -625,98 +664,101 @@ mod tests {
             })
             .collect();
         let postorder = crate::order::compute_postorder(insns, &mut subprogs);
-        StackLiveness::of_program(
-            insns,
-            &subprogs,
-            &postorder,
-            &vec![InsnFlags::default(); insns.len()],
-        )
+        Case {
+            insns: insns.to_vec(),
+            postorder,
+            flags: vec![InsnFlags::default(); insns.len()],
+            stack: StackLiveness::of_program(&subprogs),
+        }
     }
 
-    fn write(stack: &mut StackLiveness, chain: CallChain, insn_idx: u32, frame: u8, slots: u64) {
+    fn write(case: &mut Case, chain: CallChain, insn_idx: u32, frame: u8, slots: u64) {
+        let stack = &mut case.stack;
         stack.begin(chain, insn_idx);
         stack.mark_write(frame, slots);
         stack.commit_insn();
     }
 
-    fn read(stack: &mut StackLiveness, chain: CallChain, insn_idx: u32, frame: u8, slots: u64) {
+    fn read(case: &mut Case, chain: CallChain, insn_idx: u32, frame: u8, slots: u64) {
+        let stack = &mut case.stack;
         stack.begin(chain, insn_idx);
         stack.note_read_at(chain, frame, insn_idx, slots);
         stack.commit_insn();
     }
 
-    fn update(stack: &mut StackLiveness, chain: CallChain) -> String {
+    fn update(case: &mut Case, chain: CallChain) -> String {
         let mut log = Log::new(2);
-        stack.solve_chain(chain, &mut log);
+        let code = Code {
+            insns: &case.insns,
+            postorder: &case.postorder,
+            flags: &case.flags,
+        };
+        case.stack.solve_chain(chain, &code, &mut log);
         log.into_string()
     }
 
-    fn is_alive(
-        stack: &mut StackLiveness,
-        chain: CallChain,
-        insn_idx: u32,
-        calls_callback: bool,
-    ) -> bool {
+    fn is_alive(case: &mut Case, chain: CallChain, insn_idx: u32, calls_callback: bool) -> bool {
+        let stack = &mut case.stack;
         stack.query = stack.query_at(chain, insn_idx);
         stack.live_at_query(0, |_| calls_callback) & 1 != 0
     }
 
     #[test]
     fn a_slot_lives_between_its_write_and_its_read() {
-        let mut stack = liveness(&[MOV, MOV, MOV, EXIT], &[0]);
+        let mut case = liveness(&[MOV, MOV, MOV, EXIT], &[0]);
         let main = CallChain::new(0);
-        write(&mut stack, main, 0, 0, 1);
-        read(&mut stack, main, 2, 0, 1);
+        write(&mut case, main, 0, 0, 1);
+        read(&mut case, main, 2, 0, 1);
         assert_eq!(
-            update(&mut stack, main),
+            update(&mut case, main),
             "(0) frame 0 insn 2 +live -8 \n(0) frame 0 insn 0 +written -8 \n(0) live stack update done in 2 iterations\n"
         );
         for (at, alive) in [(0, false), (1, true), (2, true), (3, false)] {
-            assert_eq!(is_alive(&mut stack, main, at, false), alive, "insn {at}");
+            assert_eq!(is_alive(&mut case, main, at, false), alive, "insn {at}");
         }
-        assert_eq!(update(&mut stack, main), "");
+        assert_eq!(update(&mut case, main), "");
     }
 
     #[test]
     fn a_write_on_one_path_only_does_not_kill() {
-        let mut stack = liveness(&[MOV, MOV, MOV, EXIT], &[0]);
+        let mut case = liveness(&[MOV, MOV, MOV, EXIT], &[0]);
         let main = CallChain::new(0);
-        write(&mut stack, main, 1, 0, 0b10);
-        read(&mut stack, main, 2, 0, 0b10);
-        update(&mut stack, main);
+        write(&mut case, main, 1, 0, 0b10);
+        read(&mut case, main, 2, 0, 0b10);
+        update(&mut case, main);
         // The same instruction, another path: it writes elsewhere.
-        write(&mut stack, main, 1, 0, 0);
+        write(&mut case, main, 1, 0, 0);
         assert_eq!(
-            update(&mut stack, main),
+            update(&mut case, main),
             "(0) frame 0 insn 0 +live -16 \n(0) live stack update done in 2 iterations\n"
         );
     }
 
     #[test]
     fn written_is_what_all_successors_write() {
-        let mut stack = liveness(&[JEQ, MOV, MOV, EXIT], &[0]);
+        let mut case = liveness(&[JEQ, MOV, MOV, EXIT], &[0]);
         let main = CallChain::new(0);
-        write(&mut stack, main, 1, 0, 0b11);
-        write(&mut stack, main, 2, 0, 0b01);
-        let log = update(&mut stack, main);
+        write(&mut case, main, 1, 0, 0b11);
+        write(&mut case, main, 2, 0, 0b01);
+        let log = update(&mut case, main);
         assert!(log.contains("insn 0 +written -8 \n"), "{log}");
     }
 
     #[test]
     fn callees_read_for_their_callers() {
         // main: 0 mov, 1 call f, 2 exit; f: 3 mov, 4 exit
-        let mut stack = liveness(&[MOV, CALL, EXIT, MOV, EXIT], &[0, 3]);
+        let mut case = liveness(&[MOV, CALL, EXIT, MOV, EXIT], &[0, 3]);
         let main = CallChain::new(0);
         let callee = main.called(1, 1);
-        write(&mut stack, main, 0, 0, 1);
-        read(&mut stack, callee, 3, 0, 1);
+        write(&mut case, main, 0, 0, 1);
+        read(&mut case, callee, 3, 0, 1);
         assert_eq!(
-            update(&mut stack, callee),
+            update(&mut case, callee),
             "(1,3) frame 0 insn 3 +live -8 \n(1,3) live stack update done in 2 iterations\n\
              (0) frame 0 insn 1 +live -8 \n(0) frame 0 insn 0 +written -8 \n(0) live stack update done in 2 iterations\n"
         );
-        assert!(!is_alive(&mut stack, callee, 4, false));
+        assert!(!is_alive(&mut case, callee, 4, false));
         // As a callback it may run again.
-        assert!(is_alive(&mut stack, callee, 4, true));
+        assert!(is_alive(&mut case, callee, 4, true));
     }
 }

@@ -105,7 +105,7 @@ fn chain_of(facts: &Facts, st: &VerifierState) -> Option<SccChain> {
     let mut chain = SccChain::default();
     for frameno in 0..=st.curframe {
         let insn_idx = st.frame_insn_idx(frameno);
-        let scc = facts.scc[insn_idx as usize];
+        let scc = facts.scc_of(insn_idx);
         if scc != 0 {
             chain.scc = scc;
             return Some(chain);
