@@ -253,7 +253,7 @@ impl Site {
                 program.text().patch_quadword(*offset, old, new).is_ok()
             }
             Method::Trap(site) => return site.patch(from, to),
-            Method::Byte(site) => return site.patch(to),
+            Method::Byte(site) => return site.patch(from, to),
         };
         if exchanged {
             Ok(())

@@ -19,6 +19,10 @@ unsafe extern "C" fn count(_: u64, _: *const ()) -> u64 {
     0
 }
 
+unsafe extern "C" fn ignore(_: u64, _: *const ()) -> u64 {
+    0
+}
+
 type Subject = extern "C" fn(u64, u64) -> u64;
 
 fn subject(library: &Library, name: &str) -> (Subject, Result<Arc<Target>, PatchError>) {
@@ -104,6 +108,40 @@ fn nops_across_borders_are_patched_under_running_threads() {
             assert_eq!(call(1, 2), 3);
             assert_eq!(RUNS.load(Ordering::Relaxed), before + 1, "{name}");
         }
+    }
+}
+
+#[test]
+fn a_function_has_one_tracer() {
+    let places = [
+        ("store", 64, ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00"),
+        ("trap", 133, ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00"),
+        ("byte", 80, ".byte 0x90, 0x90, 0x90, 0x90, 0x90"),
+    ];
+    let source: String = places
+        .iter()
+        .map(|(name, offset, nop)| asm_function(&format!("ring3_test_one_{name}"), *offset, nop))
+        .collect();
+    let library = load_c("tracers", &source, &[]);
+    for (name, ..) in places {
+        let name = format!("ring3_test_one_{name}");
+        let (call, first) = subject(&library, &name);
+        let (_, second) = subject(&library, &name);
+        let (first, second) = (first.expect(&name), second.expect(&name));
+        let attachment = first
+            .attach(ProgKind::Fentry, program(ignore, 0), 0)
+            .expect(&name);
+        for kind in [ProgKind::Fentry, ProgKind::Fexit] {
+            let error = second.attach(kind, program(ignore, 0), 0).unwrap_err();
+            assert_eq!(error.errno(), ring3_uapi::Errno::EBUSY, "{name}");
+        }
+        assert_eq!(call(1, 2), 3);
+        drop(attachment);
+        let attachment = second
+            .attach(ProgKind::Fexit, program(ignore, 0), 0)
+            .expect(&name);
+        assert_eq!(call(1, 2), 3);
+        drop(attachment);
     }
 }
 

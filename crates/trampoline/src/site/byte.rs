@@ -84,29 +84,25 @@ impl ByteSite {
         Ok(site)
     }
 
-    pub(super) fn patch(&self, to: Option<usize>) -> Result<(), PatchError> {
+    pub(super) fn patch(&self, from: Option<usize>, to: Option<usize>) -> Result<(), PatchError> {
         // SAFETY: 1. writable and alive for ever (`ring3_os::patch`).
         let first = unsafe { AtomicU8::from_ptr(self.first) };
-        let exchange = |old: u8, new: u8| {
-            first
-                .compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
-                .is_ok()
-        };
-        let Some(target) = to else {
-            return if exchange(JUMP, NOP) {
-                Ok(())
-            } else {
-                Err(PatchError::Changed)
-            };
-        };
-        let old = self.words.quadword(self.word);
-        // Only the target's lock holder writes it, so the exchange cannot fail.
-        let _ = self.words.patch_quadword(self.word, old, target as u64);
-        match first.load(Ordering::SeqCst) {
-            JUMP => Ok(()),
-            NOP if exchange(NOP, JUMP) => Ok(()),
-            _ => Err(PatchError::Changed),
+        let byte_for = |jump: Option<usize>| if jump.is_some() { JUMP } else { NOP };
+        let (old, new) = (byte_for(from), byte_for(to));
+        let word = self.words.quadword(self.word);
+        if first.load(Ordering::SeqCst) != old || from.is_some_and(|from| from as u64 != word) {
+            return Err(PatchError::Changed);
         }
+        // Before the site leads there. Another target of the function finds the word or the byte changed, and its exchange fails.
+        if let Some(target) = to {
+            self.words
+                .patch_quadword(self.word, word, target as u64)
+                .map_err(|_| PatchError::Changed)?;
+        }
+        first
+            .compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
+            .map(drop)
+            .map_err(|_| PatchError::Changed)
     }
 }
 
