@@ -182,10 +182,14 @@ impl ArrayMap {
         let bytes = (bytes as usize).next_multiple_of(page_bytes());
         let oom = |errno| attr.error(errno, format_args!("memory of {bytes} bytes"));
         let block = if attr.has_flag(map_create::MMAPABLE) {
-            let memfd = Memfd::create("bpf-map", bytes, Seals::Size).map_err(oom)?;
+            let memfd = Memfd::create("bpf-map", bytes, Seals::SizeOpen).map_err(oom)?;
             let region =
                 Region::shared(std::os::fd::AsFd::as_fd(&memfd), 0, bytes, Prot::ReadWrite)
                     .map_err(oom)?;
+            if attr.has_flag(map_create::RDONLY_PROG) {
+                // The verifier folds its content once it is frozen: who has the descriptor writes by calls only.
+                memfd.seal_future_writes().map_err(oom)?;
+            }
             Block::Mappable { region, memfd }
         } else {
             Block::Private(Region::anonymous(bytes, Prot::ReadWrite).map_err(oom)?)

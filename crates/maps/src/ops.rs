@@ -311,6 +311,12 @@ pub struct MmapSource<'map> {
 }
 
 impl MmapSource<'_> {
+    /// Refuses writes by the descriptor, and new writable mappings, from now on; a map that was frozen does.
+    pub fn seal(&self) {
+        // Fails only where memory is sealed against sealing, as rings are: their consumer goes on.
+        let _ = self.memfd.seal_future_writes();
+    }
+
     /// The pieces of a mapping: offset in the memfd and bytes, in order.
     pub fn pieces(&self, offset_bytes: usize, len_bytes: usize) -> Vec<(usize, usize)> {
         let Some((second, repeated)) = self.again else {

@@ -33,5 +33,5 @@ pub use object::{AttachTo, LoadOptions, LoadedObject, Object, set_program};
 pub use prog::{ProgAttr, Program};
 pub use shared_maps::SharedMaps;
 pub use system::System;
-pub use test_run::{ProgTypeOps, TestRun, TestRunResult};
+pub use test_run::{Cancel, ProgTypeOps, TestRun, TestRunResult};
 pub use verification::{NamedVerification, Verification};

@@ -1,5 +1,7 @@
 //! BPF_PROG_TEST_RUN: the request, the result, and what a program type implements of it.
 
+use std::sync::Arc;
+
 use ring3_uapi::Errno;
 
 use crate::{Error, Program};
@@ -19,6 +21,32 @@ pub struct TestRun {
     pub cpu: u32,
     /// Packets per batch of a live XDP run.
     pub batch_size: u32,
+    /// The whole context of a packet program comes back, also if none or a part of it was given.
+    pub wants_ctx: bool,
+    /// Asked between runs that repeat.
+    pub cancel: Cancel,
+}
+
+/// Whether a test run that repeats shall end: its caller is gone, for example.
+#[derive(Clone, Default)]
+pub struct Cancel(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
+
+impl Cancel {
+    /// Asks `is_cancelled`, every few milliseconds.
+    pub fn when(is_cancelled: impl Fn() -> bool + Send + Sync + 'static) -> Cancel {
+        Cancel(Some(Arc::new(is_cancelled)))
+    }
+
+    /// Whether the run shall end now.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.as_ref().is_some_and(|is_cancelled| is_cancelled())
+    }
+}
+
+impl std::fmt::Debug for Cancel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Cancel").field(&self.0.is_some()).finish()
+    }
 }
 
 impl TestRun {
@@ -40,7 +68,7 @@ pub struct TestRunResult {
     pub duration_ns: u32,
     /// The packet after the last run.
     pub data_out: Vec<u8>,
-    /// The context after the last run, empty if none was given.
+    /// The context after the last run, empty if none was given or wanted.
     pub ctx_out: Vec<u8>,
 }
 

@@ -32,6 +32,7 @@ use crate::{
     Dirs, console,
     dirs::own_uid,
     guest::TaskFiles,
+    mappings::Mappings,
     netlink::Sockets,
     pins::Pins,
     session::{Limits, Session},
@@ -79,6 +80,7 @@ pub(crate) struct Shared {
     pub(crate) shim: Shim,
     pub(crate) files: ObjectFiles,
     pub(crate) pins: Pins,
+    pub(crate) mappings: Mappings,
     pub(crate) pins_path: PathBuf,
     /// Served instead of the host's.
     pub(crate) kernel_btf: Option<Vec<u8>>,
@@ -177,6 +179,7 @@ impl Daemon {
                 shim,
                 files,
                 pins,
+                mappings: Mappings::default(),
                 pins_path,
                 kernel_btf,
             }),

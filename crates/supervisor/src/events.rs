@@ -19,7 +19,7 @@ use ring3_syscall_shim::{GuestMemory, OpenFile};
 use ring3_uapi::Errno;
 use rustix::{
     event::epoll,
-    fs::{MemfdFlags, ftruncate, memfd_create},
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create},
 };
 
 use crate::{
@@ -124,6 +124,8 @@ pub(crate) struct PerfEvent {
 #[derive(Default)]
 struct PerfRing {
     memory: Option<Region>,
+    /// Position behind the last record; what the page says is for the client, who may write to it.
+    head: u64,
     lost: u64,
 }
 
@@ -144,6 +146,9 @@ impl PerfEvent {
             };
         }
         ftruncate(&self.memfd, len_bytes as u64).map_err(errno)?;
+        // A client that cut the memory would take it from under the daemon.
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        fcntl_add_seals(&self.memfd, seals).map_err(errno)?;
         let memory = Region::shared(self.memfd.as_fd(), 0, len_bytes, Prot::ReadWrite)?;
         word(&memory, DATA_OFFSET).store(page as u64, Ordering::Relaxed);
         word(&memory, DATA_SIZE).store(data as u64, Ordering::Release);
@@ -156,7 +161,8 @@ impl PerfEvent {
             return;
         }
         let sample = self.sample(record);
-        let mut ring = self.ring.lock();
+        let mut guard = self.ring.lock();
+        let ring = &mut *guard;
         let lost = ring.lost;
         let Some(memory) = &ring.memory else {
             return;
@@ -168,9 +174,9 @@ impl PerfEvent {
             bytes.extend_from_slice(&lost.to_ne_bytes());
         }
         bytes.extend_from_slice(&sample);
-        let is_written = sample.len() <= RECORD_BYTES_MAX && append(memory, &bytes);
+        let is_written = sample.len() <= RECORD_BYTES_MAX && append(memory, &mut ring.head, &bytes);
         ring.lost = if is_written { 0 } else { lost + 1 };
-        drop(ring);
+        drop(guard);
         if is_written && self.since_wakeup.fetch_add(1, Ordering::Relaxed) + 1 >= self.wakeup_events
         {
             self.since_wakeup.store(0, Ordering::Relaxed);
@@ -222,17 +228,16 @@ fn word(memory: &Region, at: usize) -> &AtomicU64 {
 }
 
 /// Appends bytes to the ring; `false` if they do not fit.
-fn append(memory: &Region, bytes: &[u8]) -> bool {
+fn append(memory: &Region, head: &mut u64, bytes: &[u8]) -> bool {
     let page = ring3_os::cpu::page_bytes();
     let room = (memory.len_bytes() - page) as u64;
-    let head = word(memory, DATA_HEAD).load(Ordering::Relaxed);
     // The client's: any number.
     let tail = word(memory, DATA_TAIL).load(Ordering::Acquire);
     let used = head.wrapping_sub(tail);
     if used > room || bytes.len() as u64 > room - used {
         return false;
     }
-    let at = (head & (room - 1)) as usize;
+    let at = (*head & (room - 1)) as usize;
     let first = bytes.len().min(room as usize - at);
     // SAFETY: 1. the data begins behind the first page and has `room` bytes; 2. `at` is below `room`, and the second part is shorter than `at`, since
     // all of it fits.
@@ -241,7 +246,8 @@ fn append(memory: &Region, bytes: &[u8]) -> bool {
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), data.add(at), first);
         std::ptr::copy_nonoverlapping(bytes.as_ptr().add(first), data, bytes.len() - first);
     }
-    word(memory, DATA_HEAD).store(head + bytes.len() as u64, Ordering::Release);
+    *head = head.wrapping_add(bytes.len() as u64);
+    word(memory, DATA_HEAD).store(*head, Ordering::Release);
     true
 }
 
@@ -264,7 +270,11 @@ pub(crate) fn perf_event_open(host: &TaskHost, memory: &TaskMemory<'_>, args: &[
     }
     let open = || {
         let event = Arc::new(PerfEvent {
-            memfd: memfd_create("[perf_event]", MemfdFlags::CLOEXEC).map_err(errno)?,
+            memfd: memfd_create(
+                "[perf_event]",
+                MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+            )
+            .map_err(errno)?,
             event: EventFd::new()?,
             sample_type,
             wakeup_events,
@@ -379,8 +389,10 @@ pub(crate) fn mmap(host: &TaskHost, args: &[u64; 6]) -> Answer {
             };
             let map = file.object().map();
             // Nobody says when the mapping ends, so it is not counted, only judged.
-            map.count_mmap(file.access(), offset, len, mode)
-                .map(|()| map.count_unmap(mode))
+            map.count_mmap(file.access(), offset, len, mode).map(|()| {
+                map.count_unmap(mode);
+                host.session.daemon.mappings.expect(map);
+            })
         }
         Some(_) => Err(Errno::ENODEV),
     };

@@ -6,6 +6,8 @@ use std::{
 };
 
 use ring3_bpffs::Pinned;
+use ring3_maps::Map;
+use ring3_objects::Cancel;
 use ring3_os::seccomp::Listener;
 use ring3_runtime::Task;
 use ring3_syscall_shim::{Host, Keep, OpenFile, PathAt};
@@ -182,6 +184,15 @@ impl Host for TaskHost {
 
     fn task(&self) -> Task {
         guest::task(self.tid)
+    }
+
+    fn cancel(&self) -> Cancel {
+        let (listener, id) = (Arc::clone(&self.listener), self.id);
+        Cancel::when(move || !listener.is_waiting(id))
+    }
+
+    fn is_mapped_writable(&self, map: &Map) -> bool {
+        self.session.daemon.mappings.is_writable(map)
     }
 
     fn check_memory(&self, bytes: u64) -> Result<(), Errno> {

@@ -16,6 +16,7 @@ mod dirs;
 mod events;
 mod guest;
 mod host;
+mod mappings;
 mod memlock;
 mod netlink;
 mod pins;

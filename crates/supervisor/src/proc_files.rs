@@ -4,8 +4,8 @@
 use std::{fmt::Write as _, io::Write as _, os::fd::OwnedFd};
 
 use ring3_objects::Program;
-use ring3_runtime::{ProgObject, RunStats};
-use ring3_syscall_shim::{FileId, OpenFile};
+use ring3_runtime::ProgObject;
+use ring3_syscall_shim::{FileId, OpenFile, RunTotals};
 use ring3_uapi::Errno;
 use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
 
@@ -98,6 +98,10 @@ fn fd_info(host: &TaskHost, path: &[u8]) -> Option<Vec<u8>> {
 
 /// The kernel's words for an object's descriptor.
 fn describe(file: &OpenFile, id: FileId) -> Option<String> {
+    let runs = match file {
+        OpenFile::Prog(prog) => RunTotals::of(prog),
+        _ => RunTotals::default(),
+    };
     let mut text = format!("pos:\t0\nflags:\t02000002\nmnt_id:\t16\nino:\t{}\n", id.ino);
     let _ = match file {
         OpenFile::Map(map) => {
@@ -118,14 +122,15 @@ fn describe(file: &OpenFile, id: FileId) -> Option<String> {
         }
         OpenFile::Prog(prog) => write!(
             text,
-            "prog_type:\t{}\nprog_jited:\t{}\nprog_tag:\t{}\nmemlock:\t{}\nprog_id:\t{}\nrun_time_ns:\t{}\nrun_cnt:\t{}\nrecursion_misses:\t0\nverified_insns:\t{}\n",
+            "prog_type:\t{}\nprog_jited:\t{}\nprog_tag:\t{}\nmemlock:\t{}\nprog_id:\t{}\nrun_time_ns:\t{}\nrun_cnt:\t{}\nrecursion_misses:\t{}\nverified_insns:\t{}\n",
             prog.prog_type().raw(),
             u32::from(prog.engine().listing().is_some()),
             tag(prog),
             memlock(prog),
             prog.id(),
-            prog.run_stats().map_or(0, RunStats::time_ns),
-            prog.run_stats().map_or(0, RunStats::count),
+            runs.time_ns,
+            runs.count,
+            runs.recursion_misses,
             prog.verified().stats.insns_processed,
         ),
         OpenFile::Link(link) => {

@@ -9,8 +9,8 @@ use ring3_maps::{
     Access, Map, ProgSlot,
     fd::{FdTable, Object},
 };
-use ring3_objects::{BtfObject, LinkObject, MapObject, Program};
-use ring3_runtime::{StatsUser, Task};
+use ring3_objects::{BtfObject, Cancel, LinkObject, MapObject, Program};
+use ring3_runtime::Task;
 use ring3_spec::Privilege;
 use ring3_uapi::Errno;
 
@@ -62,6 +62,17 @@ pub trait Host: Send + Sync {
     /// As `ring3_bpffs::BpfFs::get`.
     fn get(&self, at: PathAt<'_>) -> Result<Pinned, Errno>;
 
+    /// Ends test runs that repeat when the process is gone.
+    fn cancel(&self) -> Cancel {
+        Cancel::default()
+    }
+
+    /// Whether the process, or another, may have memory of a map mapped for writing, which its count of mappings does not say.
+    fn is_mapped_writable(&self, map: &Map) -> bool {
+        let _ = map;
+        false
+    }
+
     /// The thread that calls.
     fn task(&self) -> Task;
 
@@ -93,7 +104,7 @@ pub enum OpenFile {
     /// A link.
     Link(Arc<LinkObject>),
     /// What counts the runs of programs while it is open.
-    Stats(Arc<StatsUser>),
+    Stats(Object),
     /// A perf event.
     PerfEvent {
         /// What a perf event array holds.

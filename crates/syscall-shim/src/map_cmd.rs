@@ -278,6 +278,14 @@ pub(crate) fn lookup_and_delete(call: &mut Call<'_>) -> Result<i64, Errno> {
 pub(crate) fn freeze(call: &mut Call<'_>) -> Result<i64, Errno> {
     let file = map_of(call)?;
     let map = file.object().map();
+    let is_mapped = call
+        .caller
+        .host()
+        .is_some_and(|host| host.is_mapped_writable(map));
+    let _mapping = is_mapped.then(|| map.begin_write());
     map.sys_freeze(file.access())?;
+    if let Some(source) = map.mmap_source() {
+        source.seal();
+    }
     Ok(0)
 }

@@ -110,7 +110,7 @@ impl ObjectFiles {
     pub fn open(&self, file: OpenFile, keep: Option<Keep>) -> Result<OwnedFd, Errno> {
         if let OpenFile::Map(map) = &file
             && map.access() == Access::ReadWrite
-            && let Some(source) = map.object().map().mmap_source()
+            && let Some(source) = map.object().map().client_memory()
         {
             return self.open_memory(file.clone(), source.memfd.as_fd(), keep);
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ring3_trampoline::enable_run_stats;
 use ring3_uapi::Errno;
 
 use crate::{OpenFile, shim::Call};
@@ -66,8 +67,10 @@ pub(crate) fn enable_stats(call: &mut Call<'_>) -> Result<i64, Errno> {
     if call.attr.u32(0) != STATS_RUN_TIME {
         return Err(Errno::EINVAL);
     }
-    let user = Arc::new(call.system.enable_stats());
-    Ok(i64::from(call.caller.open(OpenFile::Stats(user))?))
+    // Runs at hooks and runs on traced functions are counted at different places.
+    let users = (call.system.enable_stats(), enable_run_stats());
+    let file = OpenFile::Stats(Arc::new(users));
+    Ok(i64::from(call.caller.open(file)?))
 }
 
 /// BPF_PROG_STREAM_READ_BY_FD: no kfunc that writes to a stream runs, so streams are empty.

@@ -3,7 +3,7 @@
 use ring3_objects::TestRun;
 use ring3_uapi::{Errno, ProgType};
 
-use crate::{memory::read_vec, shim::Call};
+use crate::{Host, memory::read_vec, shim::Call};
 
 /// Byte offsets in the attributes.
 const PROG_FD: usize = 0;
@@ -64,6 +64,8 @@ pub(crate) fn test_run(call: &mut Call<'_>) -> Result<i64, Errno> {
         flags: attr.u32(FLAGS),
         cpu: attr.u32(CPU),
         batch_size: attr.u32(BATCH_SIZE),
+        wants_ctx: ctx_out != 0,
+        cancel: call.caller.host().map(Host::cancel).unwrap_or_default(),
     };
     let known = match prog_type {
         ProgType::Xdp => XDP_MD_BYTES,

@@ -127,6 +127,15 @@ impl Map {
         }
     }
 
+    /// As [`Map::mmap_source`], for descriptors that clients get as a whole, to read, write and map: not where values hold what only programs may touch.
+    pub fn client_memory(&self) -> Option<ops::MmapSource<'_>> {
+        let record = self.attr.record.as_ref();
+        if record.is_some_and(|record| !record.fields().is_empty()) {
+            return None;
+        }
+        self.ops.mmap_source()
+    }
+
     /// The descriptor whose memory a mapping of this map shows, for transports that hand it to a client.
     pub fn mmap_source(&self) -> Option<ops::MmapSource<'_>> {
         self.ops.mmap_source()

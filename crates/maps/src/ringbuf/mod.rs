@@ -9,6 +9,10 @@
 //! a record that is BUSY. `pending_pos` trails behind the oldest record that is not committed yet, so that a reservation never reaches around to
 //! it even if the consumer claims to be further. A commit wakes the consumer if it had caught up with this very record.
 //!
+//! Every page but the private one is the client's to scribble on, whatever it may map. So nothing in them is believed: our own position is kept
+//! beside them and only shown there, the ring of a record is found by its address ([`registry`]), and a header that was changed delays or hides records
+//! of this ring, no more.
+//!
 //! The user ring buffer, the other way round, is in [`user`].
 
 use std::any::Any;
@@ -26,6 +30,7 @@ use crate::attr::{MapAttr, MapError};
 use crate::mem;
 use crate::ops::{MapOps, MmapRule, MmapSource};
 
+mod registry;
 pub(crate) mod user;
 
 /// `BPF_RINGBUF_BUSY_BIT`
@@ -102,6 +107,8 @@ pub struct RingBuf {
     ring: RingRegion,
     event: EventFd,
     lock: OwnedSpin,
+    /// Behind the last reservation.
+    produced: AtomicU64,
     pending_pos: AtomicU64,
     mask: u64,
 }
@@ -114,12 +121,12 @@ impl RingBuf {
             ring,
             event,
             lock: OwnedSpin::new(),
+            produced: AtomicU64::new(0),
             pending_pos: AtomicU64::new(0),
             mask,
         });
-        // Records lead to the private page, and it to us: submit gets nothing but the record.
-        position(ringbuf.ring.private_page())
-            .store(std::ptr::from_ref(&*ringbuf) as u64, Ordering::Release);
+        // Submit gets nothing but the record.
+        registry::add(&ringbuf);
         Ok(ringbuf)
     }
 
@@ -127,8 +134,16 @@ impl RingBuf {
         position(self.ring.consumer_page())
     }
 
-    fn producer_pos(&self) -> &AtomicU64 {
-        position(self.ring.producer_page())
+    /// Shows the consumer how far we are.
+    fn publish(&self, pos: u64, ordering: Ordering) {
+        self.produced.store(pos, ordering);
+        position(self.ring.producer_page()).store(pos, ordering);
+    }
+
+    /// Where data begins, and its bytes, the mirror included.
+    fn data_range(&self) -> (usize, usize) {
+        let start = self.ring.data() as usize;
+        (start, start + 2 * self.ring.data_bytes())
     }
 
     /// The header's length word at a position.
@@ -151,7 +166,7 @@ impl RingBuf {
         let Ok(_lock) = self.lock.lock() else {
             return 0;
         };
-        let start = self.producer_pos().load(Ordering::Relaxed);
+        let start = self.produced.load(Ordering::Relaxed);
         let end = start.wrapping_add(len);
         let mut pending = self.pending_pos.load(Ordering::Relaxed);
         while pending < start {
@@ -179,8 +194,10 @@ impl RingBuf {
             .store(page as u32, Ordering::Relaxed);
         // The consumer sees the header before the position.
         point();
-        self.producer_pos().store(end, Ordering::Release);
-        header as u64 + HEADER_BYTES as u64
+        self.publish(end, Ordering::Release);
+        let sample = header as u64 + HEADER_BYTES as u64;
+        registry::note(sample, self);
+        sample
     }
 
     /// Ends a reservation.
@@ -214,15 +231,9 @@ impl RingBuf {
     /// # Safety
     /// `sample` came from [`RingBuf::reserve`] of a live ring and was not yet submitted or discarded.
     unsafe fn of_sample<'a>(sample: u64) -> &'a RingBuf {
-        // SAFETY: 1. the header lies before the sample; its second word is the page that `reserve` wrote; 2. that many pages before lies the private
-        // page with the ring's address.
-        unsafe {
-            let header = (sample as usize - HEADER_BYTES) as *mut u8;
-            let page =
-                AtomicU32::from_ptr(header.cast::<u32>().add(1)).load(Ordering::Relaxed) as usize;
-            let private = (header as usize & !(page_bytes() - 1)) - page * page_bytes();
-            &*(position(private as *mut u8).load(Ordering::Acquire) as *const RingBuf)
-        }
+        let ring = registry::find(sample).expect("a reserved record lies in a live ring");
+        // SAFETY: 1. the ring is alive: the caller's promise, and what is not has left the registry.
+        unsafe { &*ring }
     }
 
     /// `bpf_ringbuf_submit`.
@@ -267,7 +278,7 @@ impl RingBuf {
     /// `bpf_ringbuf_query`; 0 for an unknown question.
     pub fn query(&self, what: u64) -> u64 {
         let consumed = self.consumer_pos().load(Ordering::Acquire);
-        let produced = self.producer_pos().load(Ordering::Acquire);
+        let produced = self.produced.load(Ordering::Acquire);
         match what {
             query::AVAIL_DATA => produced.wrapping_sub(consumed),
             query::RING_SIZE => self.mask + 1,
@@ -291,10 +302,10 @@ impl RingBuf {
     /// Only one consumer may run at a time, this one or a client's.
     pub fn consume(&self, mut take: impl FnMut(&[u8])) -> usize {
         let mut taken = 0;
-        let mut consumed = self.consumer_pos().load(Ordering::Acquire);
+        let mut consumed = self.consumer_pos().load(Ordering::Acquire) & !7;
         loop {
             // Read again after every step: a producer that saw an older position of ours wakes nobody.
-            let produced = self.producer_pos().load(Ordering::SeqCst);
+            let produced = self.produced.load(Ordering::SeqCst);
             if consumed >= produced {
                 break;
             }
@@ -320,6 +331,12 @@ impl RingBuf {
             point();
         }
         taken
+    }
+}
+
+impl Drop for RingBuf {
+    fn drop(&mut self) {
+        registry::remove(self);
     }
 }
 
@@ -417,6 +434,45 @@ mod tests {
         output(0).unwrap();
         assert_eq!(ring.event().take(), 1);
         assert_eq!(output(4), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn pages_that_a_client_scribbled_on_harm_only_its_ring() {
+        let map = ring(4096);
+        let ring = map.downcast::<RingBuf>().unwrap();
+        let mut state = 1u64;
+        let mut random = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+            state >> 8
+        };
+        let scribble = |at: usize, value: u64| {
+            // A word of the shared pages: positions, data, mirror.
+            position(ring.ring.consumer_page().wrapping_add(at)).store(value, Ordering::Relaxed);
+        };
+        let values = [0, 1, 7, 8, u64::MAX, 1 << 63, u64::from(BUSY_BIT), 4096];
+        for _ in 0..2000 {
+            let mut open = Vec::new();
+            for _ in 0..3 {
+                let record = ring.reserve(random() % 512, 0);
+                let (start, end) = ring.data_range();
+                assert!(record == 0 || (start..end - 512).contains(&(record as usize)));
+                open.extend((record != 0).then_some(record));
+                let value = values[random() as usize % values.len()];
+                scribble(random() as usize % (4 * page_bytes()) & !7, value);
+            }
+            for record in open {
+                // SAFETY: each record is ended once.
+                unsafe { RingBuf::submit(record, random() % 2) };
+            }
+            ring.consume(|record| assert!(record.len() <= 4096));
+        }
+        // Another ring does not notice.
+        let other = self::ring(4096);
+        let other = other.downcast::<RingBuf>().unwrap();
+        let record = other.reserve(8, 0);
+        // SAFETY: each record is ended once.
+        unsafe { RingBuf::submit(record, 0) };
+        assert_eq!(other.consume(|_| ()), 1);
     }
 
     #[test]

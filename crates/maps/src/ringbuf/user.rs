@@ -24,6 +24,8 @@ pub struct UserRingBuf {
     ring: RingRegion,
     event: EventFd,
     busy: AtomicBool,
+    /// Behind the last sample taken; what the page says is for the client, who may write to it.
+    consumed: AtomicU64,
     mask: u64,
 }
 
@@ -42,12 +44,15 @@ impl UserRingBuf {
             ring,
             event,
             busy: AtomicBool::new(false),
+            consumed: AtomicU64::new(0),
             mask: u64::from(attr.max_entries) - 1,
         })
     }
 
-    fn consumer_pos(&self) -> &AtomicU64 {
-        position(self.ring.consumer_page())
+    /// Shows the client how far we are.
+    fn publish(&self, pos: u64) {
+        self.consumed.store(pos, Ordering::Relaxed);
+        position(self.ring.consumer_page()).store(pos, Ordering::Release);
     }
 
     fn peek(&self) -> Result<Peek, Errno> {
@@ -55,7 +60,7 @@ impl UserRingBuf {
         if !produced.is_multiple_of(8) {
             return Err(Errno::EINVAL);
         }
-        let consumed = self.consumer_pos().load(Ordering::Acquire);
+        let consumed = self.consumed.load(Ordering::Relaxed);
         if consumed >= produced {
             return Err(Errno::ENODATA);
         }
@@ -112,14 +117,14 @@ impl UserRingBuf {
                 Ok(Peek::Sample { data, len, end }) => {
                     samples += 1;
                     let flow = take(data, len);
-                    self.consumer_pos().store(end, Ordering::Release);
+                    self.publish(end);
                     if flow.is_break() {
                         break;
                     }
                 }
                 Ok(Peek::Discarded { end }) => {
                     discarded += 1;
-                    self.consumer_pos().store(end, Ordering::Release);
+                    self.publish(end);
                 }
                 Err(Errno::ENODATA) => break,
                 Err(errno) => {

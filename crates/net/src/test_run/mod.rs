@@ -5,11 +5,11 @@ mod xdp;
 
 use std::{
     sync::{Arc, OnceLock},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ring3_helpers::packet::{NetDevice, PacketProgram, Skb, XdpBuff};
-use ring3_objects::{Error, Program};
+use ring3_objects::{Error, Program, TestRun};
 use ring3_uapi::{Errno, ProgType};
 pub(crate) use {skb::SkbOps, xdp::XdpOps};
 
@@ -20,15 +20,29 @@ fn loopback() -> &'static Arc<NetDevice> {
 }
 
 /// Runs `body` as often as asked; the last result and the mean time in nanoseconds.
-fn timed(repeat: u32, mut body: impl FnMut() -> u32) -> (u32, u32) {
-    let repeat = repeat.max(1);
+///
+/// # Errors
+/// EINTR: the run was cancelled.
+fn timed(run: &TestRun, mut body: impl FnMut() -> u32) -> Result<(u32, u32), Error> {
+    /// Runs between two looks at the clock, and time between two questions.
+    const RUNS: u32 = 64;
+    const INTERVAL: Duration = Duration::from_millis(5);
+    let repeat = run.repeat.max(1);
     let begin = Instant::now();
+    let mut asked = begin;
     let mut retval = 0;
-    for _ in 0..repeat {
+    for number in 1..=repeat {
         retval = body();
+        if number % RUNS == 0 && asked.elapsed() > INTERVAL {
+            asked = Instant::now();
+            if run.cancel.is_cancelled() {
+                let message = format!("cancelled after {number} of {repeat} runs");
+                return Err(Error::new(Errno::EINTR, message));
+            }
+        }
     }
     let mean = begin.elapsed().as_nanos() / u128::from(repeat);
-    (retval, u32::try_from(mean).unwrap_or(u32::MAX))
+    Ok((retval, u32::try_from(mean).unwrap_or(u32::MAX)))
 }
 
 fn invalid(prog: &Program, what: &str) -> Error {

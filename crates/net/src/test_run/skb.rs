@@ -71,17 +71,17 @@ impl ProgTypeOps for SkbOps {
                 format!("program '{}' does not run over packets", prog.name()),
             )
         })?;
-        let (retval, duration_ns) = timed(run.repeat, || program.run(&mut skb));
+        let (retval, duration_ns) = timed(run, || program.run(&mut skb))?;
         let data_out = if is_link_layer {
             skb.data().to_owned()
         } else {
             // The link header that was taken off comes back as zeros.
             [&[0; ETH_HEADER_BYTES][..], skb.data()].concat()
         };
-        let ctx_out = if run.ctx_in.is_empty() {
-            Vec::new()
-        } else {
-            ctx.read_back(&skb, run.ctx_in.len())
+        let ctx_out = match (run.wants_ctx, run.ctx_in.len()) {
+            (false, 0) => Vec::new(),
+            (false, given) => ctx.read_back(&skb, given),
+            (true, _) => ctx.read_back(&skb, SK_BUFF_BYTES),
         };
         Ok(TestRunResult {
             retval,

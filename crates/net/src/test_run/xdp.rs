@@ -46,12 +46,17 @@ impl ProgTypeOps for XdpOps {
                 format!("program '{}' is no XDP program", prog.name()),
             )
         })?;
-        let (retval, duration_ns) = timed(run.repeat, || program.run(&mut xdp));
+        let (retval, duration_ns) = timed(run, || program.run(&mut xdp))?;
         let data_out = [xdp.metadata(), &xdp.frame()].concat();
-        let ctx_out = if run.ctx_in.is_empty() {
-            Vec::new()
-        } else {
-            read_back(&xdp, &run.ctx_in)
+        let ctx_out = match (run.wants_ctx, run.ctx_in.len()) {
+            // Without a context nothing is written to it.
+            (true, 0) => vec![0; XDP_MD_BYTES],
+            (true, _) => read_back(&xdp, &run.ctx_in),
+            (false, given) => {
+                let mut ctx = read_back(&xdp, &run.ctx_in);
+                ctx.truncate(given);
+                ctx
+            }
         };
         Ok(TestRunResult {
             retval,
@@ -125,6 +130,5 @@ fn read_back(xdp: &XdpBuff, ctx_in: &[u8]) -> Vec<u8> {
     for (field, value) in ctx.chunks_exact_mut(4).zip([data, data_end, 0]) {
         field.copy_from_slice(&value.to_ne_bytes());
     }
-    ctx.truncate(ctx_in.len().min(XDP_MD_BYTES));
     ctx
 }

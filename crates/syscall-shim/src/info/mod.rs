@@ -4,6 +4,8 @@
 
 mod prog;
 
+pub use prog::RunTotals;
+
 use std::sync::Arc;
 
 use ring3_objects::{BtfObject, LinkDetail, LinkObject, MapObject};
