@@ -400,15 +400,16 @@ impl Magic32 {
         if divisor < 3 {
             return None;
         }
-        (0..32).find_map(|s: u32| {
-            let power = 1u128 << (32 + s);
-            let factor = power.div_ceil(divisor.into());
-            let error = factor * u128::from(divisor) - power;
-            let fits = factor <= u32::MAX.into() && error <= 1 << s;
-            fits.then_some(Magic32 {
-                factor: factor as u32,
-                shift: 32 + s as u8,
-            })
+        // If some s will do, a larger one does, as twice its factor has twice its error: only the largest that fits is tried.
+        let s = divisor.ilog2();
+        let power = 1u64 << (32 + s);
+        let factor = power.div_ceil(divisor.into());
+        let error = factor.wrapping_mul(divisor.into()).wrapping_sub(power);
+        let fits = factor <= u32::MAX.into() && error <= 1 << s;
+        let halvings = factor.trailing_zeros().min(s);
+        fits.then_some(Magic32 {
+            factor: (factor >> halvings) as u32,
+            shift: (32 + s - halvings) as u8,
         })
     }
 }
@@ -430,15 +431,21 @@ impl Magic64 {
         if divisor < 3 {
             return None;
         }
-        let search = |divisor: u64, spare_bits: u32, limit: u128| {
-            (0..63).find_map(|s: u32| {
-                let power = 1u128 << (64 + s);
-                let factor = power.div_ceil(divisor.into());
-                let error = factor * u128::from(divisor) - power;
-                (factor < limit && error <= 1 << (s + spare_bits)).then_some((factor, s as u8))
-            })
+        // As above: the largest s whose factor has `factor_bits` bits.
+        let search = |divisor: u64, spare_bits: u32, factor_bits: u32| {
+            let s = divisor.ilog2() + factor_bits - 64;
+            let power = 1u128.checked_shl(64 + s)?;
+            let factor = power.div_ceil(divisor.into());
+            let error = factor.checked_mul(divisor.into())? - power;
+            let fits = factor >> factor_bits == 0 && error <= 1u128.checked_shl(s + spare_bits)?;
+            let halvings = if factor_bits == 64 {
+                factor.trailing_zeros().min(s)
+            } else {
+                0
+            };
+            fits.then_some((factor >> halvings, (s - halvings) as u8))
         };
-        if let Some((factor, shift)) = search(divisor, 0, 1 << 64) {
+        if let Some((factor, shift)) = search(divisor, 0, 64) {
             return Some(Magic64 {
                 pre: 0,
                 factor: factor as u64,
@@ -448,7 +455,7 @@ impl Magic64 {
         }
         let zeros = divisor.trailing_zeros();
         if zeros != 0 {
-            let (factor, shift) = search(divisor >> zeros, zeros, 1 << 64)?;
+            let (factor, shift) = search(divisor >> zeros, zeros, 64)?;
             return Some(Magic64 {
                 pre: zeros as u8,
                 factor: factor as u64,
@@ -456,7 +463,7 @@ impl Magic64 {
                 shift,
             });
         }
-        let (factor, shift) = search(divisor, 0, 1 << 65)?;
+        let (factor, shift) = search(divisor, 0, 65)?;
         Some(Magic64 {
             pre: 0,
             factor: factor as u64,

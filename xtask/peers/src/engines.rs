@@ -23,13 +23,17 @@ use crate::{
     programs::{self, EMPTY, Ours},
     rbpf_peer::{self, Rbpf},
     report::{Report, Row},
+    sbpf_peer::{self, Sbpf},
     steps,
 };
 
 const ROUNDS: usize = 40;
 const NATIVE: &str = "native, clang-19 -O2";
 const RBPF: &str = "rbpf, JIT";
+const SBPF: &str = "solana-sbpf, JIT, checked";
 const RBPF_INTERP: &str = "rbpf, interpreter";
+/// Programs of the corpus that are longer are a million times the same instruction, for the verifier's limits.
+const CORPUS_INSNS_MAX: usize = 100_000;
 /// Calls of the program of that name, and hops of the tail-call chain.
 const CALLS: usize = 3000;
 const HOPS: usize = 33;
@@ -121,6 +125,19 @@ fn run_program(
             }
         }
         Err(error) => report.note(format!("{name}: rbpf does not compile it: {error}")),
+    }
+    match Sbpf::new(&insns, packet) {
+        Ok(mut sbpf) => {
+            let theirs = sbpf.run();
+            if theirs == expected {
+                contenders.push(Contender::calls(SBPF, 1, move || sbpf.run()));
+            } else {
+                report.note(format!(
+                    "{name}: solana-sbpf returns {theirs:#x} instead of {expected:#x}, left out"
+                ));
+            }
+        }
+        Err(error) => report.note(format!("{name}: solana-sbpf does not compile it: {error}")),
     }
     let kernel = in_kernel.filter(|_| name != EMPTY);
     if let Some(object) = kernel {
@@ -260,8 +277,10 @@ fn compile(loaded: &LoadedObject, report: &mut Report) -> Outcome<()> {
     let insns: usize = all.iter().map(|(_, bytes)| bytes.len() / 8).sum();
     let options = jit::Options::default();
     let mut code_bytes = 0;
-    let mut ours_ns = 0.0;
-    let mut theirs_ns = 0.0;
+    let mut theirs_ns = [0.0; 2];
+    let mut ours_beside = [0.0; 2];
+    let mut insns_beside = [0; 2];
+    let mut all_ns = 0.0;
     for (linked, bytes) in &all {
         let compiled: Compiled =
             jit::compile(linked, &options).map_err(|error| error.to_string())?;
@@ -275,21 +294,32 @@ fn compile(loaded: &LoadedObject, report: &mut Report) -> Outcome<()> {
                 took
             }),
             Contender::sampled(RBPF, || rbpf_peer::compile_ns(bytes)),
+            Contender::sampled(SBPF, || sbpf_peer::compile_ns(bytes)),
         ];
         let best = minima(5 * ROUNDS, &mut contenders);
-        // What rbpf cannot compile counts for neither.
-        if best[1].is_finite() {
-            ours_ns += best[0];
-            theirs_ns += best[1];
+        all_ns += best[0];
+        // What a peer cannot compile counts for neither.
+        for (peer, ns) in best[1..].iter().enumerate() {
+            if ns.is_finite() {
+                ours_beside[peer] += best[0];
+                theirs_ns[peer] += ns;
+                insns_beside[peer] += bytes.len() / 8;
+            }
         }
     }
-    report.rows.push(Row {
-        name: "compile".to_owned(),
-        ours_ns: ours_ns / insns as f64,
-        reference: RBPF.to_owned(),
-        reference_ns: theirs_ns / insns as f64,
-        per: "insn",
-    });
+    for (peer, name) in [RBPF, SBPF].into_iter().enumerate() {
+        report.rows.push(Row {
+            name: "compile".to_owned(),
+            ours_ns: ours_beside[peer] / insns_beside[peer] as f64,
+            reference: name.to_owned(),
+            reference_ns: theirs_ns[peer] / insns_beside[peer] as f64,
+            per: "insn",
+        });
+    }
+    report.note(format!(
+        "compile, all programs: {:.1} ns per instruction",
+        all_ns / insns as f64
+    ));
     report.note(format!(
         "code: {:.2} bytes per instruction ({code_bytes} bytes of {} programs, {insns} instructions)",
         code_bytes as f64 / insns as f64,
@@ -316,6 +346,9 @@ fn compile_corpus(dir: &Path, report: &mut Report) -> Outcome<()> {
         let Ok(verified) = verify(&request, &registry, &mut Log::new(0)) else {
             continue;
         };
+        if verified.insns.len() > CORPUS_INSNS_MAX {
+            continue;
+        }
         let linked = linked_somewhere(verified);
         let begin = Instant::now();
         let Ok(compiled) = jit::compile(&linked, &options) else {
@@ -374,7 +407,7 @@ fn linked_somewhere(verified: VerifiedProgram) -> Linked {
 /// Geometric means over the programs that do work.
 fn summary(report: &mut Report) {
     let mut lines = Vec::new();
-    for reference in [NATIVE, RBPF, &kernel::name()] {
+    for reference in [NATIVE, RBPF, SBPF, &kernel::name()] {
         let is_program = |row: &Row| row.per == "run" && row.name != "entry and exit";
         if let Some(mean) = report.mean_ratio(reference, is_program) {
             lines.push(format!(

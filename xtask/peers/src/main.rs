@@ -16,6 +16,7 @@ mod programs;
 mod rbpf_peer;
 mod report;
 mod rust_maps;
+mod sbpf_peer;
 mod shim;
 mod steps;
 mod trampoline;
