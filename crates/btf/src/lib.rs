@@ -33,6 +33,7 @@ mod func_model;
 pub mod host;
 pub mod layout;
 mod minimize;
+mod prototype;
 mod raw;
 pub mod record;
 mod types;
@@ -44,6 +45,7 @@ pub use error::BtfError;
 pub use ext::{BtfExt, CoreRelo, FuncInfo, LineInfo};
 pub use func_model::{ArgModel, FUNC_ARGS_MAX, FuncModel};
 pub use minimize::Minimizer;
+pub use prototype::Prototype;
 pub use raw::{HEADER_BYTES, Header, MAGIC, VERSION};
 pub use record::{
     DESTRUCTIBLE_6_18, Field, FieldKind, FieldMask, FieldTarget, KernelTypes, Record, StructMetas,

@@ -58,3 +58,36 @@ fn counted(prog: &dyn ProgObject, run: impl FnOnce() -> u32) -> u32 {
         _ => run(),
     }
 }
+
+/// A promise of a host: whatever a tracepoint of its is fired with is what the BTF typedef `btf_trace_NAME` says.
+#[derive(Debug)]
+pub struct TypedArgs(());
+
+impl TypedArgs {
+    /// Makes the promise.
+    ///
+    /// # Safety
+    /// The tracepoint that this is given to is fired with arguments of the types of its prototype only: pointers are null or to such objects, alive while
+    /// it is fired.
+    pub const unsafe fn promise() -> TypedArgs {
+        TypedArgs(())
+    }
+}
+
+/// Runs a program that was loaded for a raw tracepoint of the kernel BTF (`tp_btf`) over that tracepoint's arguments; the low half of r0.
+///
+/// # Errors
+/// EINVAL: another type of program.
+pub fn run_typed_tracepoint(
+    prog: &dyn ProgObject,
+    _typed: &TypedArgs,
+    args: &[u64; RAW_TRACEPOINT_ARGS],
+) -> Result<u32, Errno> {
+    if prog.prog_type() != ProgType::Tracing {
+        return Err(Errno::EINVAL);
+    }
+    let address = args.as_ptr().expose_provenance() as u64;
+    // SAFETY: 1. the program is borrowed; 2. it reads at most as many words as a function has arguments and follows those that are pointers, which the host
+    // promised to be what they are typed as; 3. the words live for the run.
+    Ok(unsafe { run(&prog.entry(), address) as u32 })
+}

@@ -23,10 +23,15 @@ pub trait LinkOps: Send + Sync {
 
     /// What BPF_OBJ_GET_INFO_BY_FD tells beyond id and program.
     fn info(&self) -> LinkDetail;
+
+    /// Whether bpf(2) neither updates nor detaches such links: they end with their last reference.
+    fn is_fixed(&self) -> bool {
+        false
+    }
 }
 
 /// The part of `struct bpf_link_info` that differs by type.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LinkDetail {
     /// Nothing but zeros.
     #[default]
@@ -43,6 +48,24 @@ pub enum LinkDetail {
         /// Hook, raw.
         attach_type: u32,
     },
+    /// `raw_tracepoint`
+    RawTracepoint {
+        /// Its name; the structure has the caller's address and room for it.
+        name: String,
+        /// `cookie`
+        cookie: u64,
+    },
+    /// `tracing`
+    Tracing {
+        /// Hook, raw.
+        attach_type: u32,
+        /// Program of the function, or the BTF that names it.
+        target_obj_id: u32,
+        /// Function.
+        target_btf_id: u32,
+        /// `cookie`
+        cookie: u64,
+    },
     /// `cgroup`
     Cgroup {
         /// Cgroup, 0 once it is detached.
@@ -55,24 +78,41 @@ pub enum LinkDetail {
 impl LinkDetail {
     /// Offset of these bytes in `struct bpf_link_info`.
     pub const OFFSET: usize = 16;
-    const BYTES: usize = 16;
+    const BYTES: usize = 24;
 
-    /// The bytes from [`LinkDetail::OFFSET`] on, in host order.
-    pub fn to_bytes(self) -> [u8; Self::BYTES] {
-        let (low, high, third) = match self {
-            LinkDetail::None => (0, 0, 0),
-            LinkDetail::Xdp { ifindex } => (ifindex, 0, 0),
+    /// The bytes from [`LinkDetail::OFFSET`] on, in host order; a name's place and length are the caller's to fill in.
+    pub fn to_bytes(&self) -> [u8; Self::BYTES] {
+        let halves = |word: u64| (word as u32, (word >> 32) as u32);
+        let words = match *self {
+            LinkDetail::None => [0; 6],
+            LinkDetail::Xdp { ifindex } => [ifindex, 0, 0, 0, 0, 0],
             LinkDetail::Tcx {
                 ifindex,
                 attach_type,
-            } => (ifindex, attach_type, 0),
+            } => [ifindex, attach_type, 0, 0, 0, 0],
+            LinkDetail::RawTracepoint { cookie, .. } => {
+                let (low, high) = halves(cookie);
+                [0, 0, 0, 0, low, high]
+            }
+            LinkDetail::Tracing {
+                attach_type,
+                target_obj_id,
+                target_btf_id,
+                cookie,
+            } => {
+                let (low, high) = halves(cookie);
+                [attach_type, target_obj_id, target_btf_id, 0, low, high]
+            }
             LinkDetail::Cgroup {
                 cgroup_id,
                 attach_type,
-            } => (cgroup_id as u32, (cgroup_id >> 32) as u32, attach_type),
+            } => {
+                let (low, high) = halves(cgroup_id);
+                [low, high, attach_type, 0, 0, 0]
+            }
         };
         let mut bytes = [0; Self::BYTES];
-        for (field, value) in bytes.chunks_exact_mut(4).zip([low, high, third]) {
+        for (field, value) in bytes.chunks_exact_mut(4).zip(words) {
             field.copy_from_slice(&value.to_ne_bytes());
         }
         bytes
@@ -81,7 +121,10 @@ impl LinkDetail {
     /// What is told of a link that was detached: the hook, but not where.
     fn detached(self) -> LinkDetail {
         match self {
-            LinkDetail::None => LinkDetail::None,
+            // These say where as long as they exist.
+            LinkDetail::None | LinkDetail::RawTracepoint { .. } | LinkDetail::Tracing { .. } => {
+                self
+            }
             LinkDetail::Xdp { .. } => LinkDetail::Xdp { ifindex: 0 },
             LinkDetail::Tcx { attach_type, .. } => LinkDetail::Tcx {
                 ifindex: 0,
@@ -96,7 +139,7 @@ impl LinkDetail {
 }
 
 /// What BPF_OBJ_GET_INFO_BY_FD tells of a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkInfo {
     /// `type`
     pub link_type: LinkType,
@@ -183,6 +226,9 @@ impl LinkObject {
                 format!("link {}: update: {what}", self.id),
             ))
         };
+        if self.ops.is_fixed() {
+            return refuse(Errno::EINVAL, "links of its type keep their program");
+        }
         if !state.is_attached {
             return refuse(Errno::ENOLINK, "it is detached");
         }
@@ -197,6 +243,11 @@ impl LinkObject {
             state.prog = Arc::clone(new);
         }
         Ok(())
+    }
+
+    /// See [`LinkOps::is_fixed`].
+    pub fn is_fixed(&self) -> bool {
+        self.ops.is_fixed()
     }
 
     /// Takes it off its hook. A link that is detached stays an object; detaching it again does nothing.

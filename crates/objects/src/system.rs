@@ -251,6 +251,16 @@ impl System {
         self.btfs.next_id(id)
     }
 
+    /// The id of the kernel's BTF, if it has one.
+    pub fn kernel_btf_id(&self) -> Option<u32> {
+        let is_kernel = |(_, btf): &(u32, Weak<BtfObject>)| {
+            btf.upgrade()
+                .is_some_and(|btf| btf.kernel_name() == Some("vmlinux"))
+        };
+        let known = self.btfs.values().into_iter().find(is_kernel);
+        known.map(|(id, _)| id)
+    }
+
     pub(crate) fn register_btf(
         self: &Arc<Self>,
         make: impl FnOnce(u32, Weak<System>) -> BtfObject,

@@ -10,14 +10,16 @@ use ring3_btf::TypeId;
 use ring3_runtime::{InArray, ProgObject};
 use ring3_spec::{AttachTarget, LoadRequest, ProgTarget, ProgTargetSubprog};
 use ring3_uapi::{Errno, ProgType, flags::prog_load};
+use ring3_verifier::check_attach_target;
 
-use crate::{EngineKind, Program};
+use crate::{EngineKind, Error, Program, System};
 
 /// Whether a program is extended, or how many slots of prog arrays hold it: never both.
 #[derive(Debug, Default)]
 pub(crate) struct Extension {
     in_arrays: u32,
-    is_extended: bool,
+    /// Functions that are replaced.
+    extended: u32,
 }
 
 impl Extension {
@@ -25,7 +27,7 @@ impl Extension {
     /// EBUSY: entering an array while extended.
     pub(crate) fn in_array(&mut self, change: InArray) -> Result<(), Errno> {
         match change {
-            InArray::Added if self.is_extended => return Err(Errno::EBUSY),
+            InArray::Added if self.extended != 0 => return Err(Errno::EBUSY),
             InArray::Added => self.in_arrays += 1,
             InArray::Removed => self.in_arrays = self.in_arrays.saturating_sub(1),
         }
@@ -62,6 +64,35 @@ impl Program {
         }
     }
 
+    /// Whether the program may be attached to a function of another program than the one it was loaded for.
+    ///
+    /// # Errors
+    /// EINVAL: as when it is loaded for that one, with the verifier's words; or that one is of another program type.
+    pub fn check_target(
+        &self,
+        system: &System,
+        target: &Arc<Program>,
+        function: TypeId,
+    ) -> Result<(), Error> {
+        let mut attr = self.attr().clone();
+        (attr.attach_prog, attr.attach_btf_id) = (Some(Arc::clone(target)), function);
+        let refuse = |what: &str| {
+            let (own, target) = (self.name(), target.name());
+            Error::new(
+                Errno::EINVAL,
+                format!("program '{own}' on '{target}': {what}"),
+            )
+        };
+        if attr.runs_as() != self.attr().runs_as() {
+            return Err(refuse("was loaded for another type of program"));
+        }
+        let (request, _) = attr.request(system);
+        let main = self.verified().subprogs.first();
+        let changes = main.is_some_and(|main| main.changes_pkt_data);
+        let sleeps = main.is_some_and(|main| main.might_sleep);
+        check_attach_target(&request, changes, sleeps).map_err(|(_, text)| refuse(&text))
+    }
+
     /// The program it was loaded to be attached to; `None` once it was.
     pub fn load_target(&self) -> Option<Arc<Program>> {
         self.target.lock().clone()
@@ -74,7 +105,7 @@ impl Program {
         drop(target);
     }
 
-    /// Marks the program as extended.
+    /// Counts one more function of the program as replaced.
     ///
     /// # Errors
     /// EBUSY: it is in a prog array.
@@ -83,13 +114,14 @@ impl Program {
         if extension.in_arrays != 0 {
             return Err(Errno::EBUSY);
         }
-        extension.is_extended = true;
+        extension.extended += 1;
         Ok(())
     }
 
-    /// The extension ended.
+    /// One less.
     pub fn end_extension(&self) {
-        self.extension.lock().is_extended = false;
+        let mut extension = self.extension.lock();
+        extension.extended = extension.extended.saturating_sub(1);
     }
 
     /// What the floor that traces programs keeps with this one, made at the first call; it lives as long as the program.

@@ -49,6 +49,7 @@ pub use ring3_runtime as runtime;
 pub use ring3_spec as spec;
 pub use ring3_spec::host_context;
 pub use ring3_syscall_shim as syscall_shim;
+pub use ring3_tracing as tracing;
 pub use ring3_trampoline as trampoline;
 pub use ring3_uapi as uapi;
 pub use ring3_verifier as verifier;

@@ -67,6 +67,25 @@ pub fn arg_slots(model: &FuncModel) -> usize {
 }
 
 impl Frame {
+    /// The frame of a compiled BPF function, which takes up to five registers whatever its model says.
+    pub(crate) fn of_bpf(model: &FuncModel, is_main: bool) -> Frame {
+        const BPF_ARGS: usize = 5;
+        let is_plain = model.args.len() <= BPF_ARGS && model.args.iter().all(|arg| arg.size <= 8);
+        let args = match is_plain {
+            true => model.args.len(),
+            false => BPF_ARGS,
+        };
+        // The main program takes its context alone.
+        let taken = if is_main { args } else { BPF_ARGS };
+        Frame {
+            slots: (0..args as u8).map(Place::Reg).collect(),
+            extra_regs: (args as u8..taken as u8).collect(),
+            memory_words: 0,
+            preserve_all: false,
+            wide_result: false,
+        }
+    }
+
     pub(crate) fn of(model: &FuncModel, certainty: Certainty) -> Frame {
         let mut slots = Vec::with_capacity(arg_slots(model));
         let mut next_reg = 0u8;
@@ -189,6 +208,23 @@ mod tests {
         ];
         assert_eq!(frame.slots, expected);
         assert_eq!((frame.memory_words, frame.extra_regs.len()), (3, 0));
+    }
+
+    #[test]
+    fn bpf_functions_keep_five_registers() {
+        let model = FuncModel {
+            args: vec![arg(8), arg(4)],
+            ret: arg(8),
+        };
+        let frame = Frame::of_bpf(&model, false);
+        assert_eq!(frame.slots, [Place::Reg(0), Place::Reg(1)]);
+        assert_eq!(frame.extra_regs, [2, 3, 4]);
+        assert_eq!(Frame::of_bpf(&model, true).extra_regs, []);
+        let odd = FuncModel {
+            args: vec![arg(16)],
+            ret: arg(8),
+        };
+        assert_eq!(Frame::of_bpf(&odd, false).slots.len(), 5);
     }
 
     #[test]

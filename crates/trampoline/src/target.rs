@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
 use ring3_btf::FuncModel;
+use ring3_jit_x86_64::Compiled;
 use ring3_runtime::ProgRef;
 use ring3_sync::rcu;
 use ring3_uapi::Errno;
@@ -160,12 +161,29 @@ impl Target {
     /// # Safety
     /// With [`Certainty::Certain`], the function's code follows the model: programs see, and gates preserve, what it names.
     pub unsafe fn new(site: Site, model: &FuncModel, certainty: Certainty) -> Arc<Target> {
-        let frame = Frame::of(model, certainty);
+        Target::with_frame(site, &Frame::of(model, certainty))
+    }
+
+    /// A function of a compiled program; programs see as many arguments as `model` has.
+    ///
+    /// # Errors
+    /// As [`Site::of_program`].
+    pub fn of_program(
+        program: Arc<Compiled>,
+        function: usize,
+        model: &FuncModel,
+    ) -> Result<Arc<Target>, PatchError> {
+        let site = Site::of_program(program, function)?;
+        let frame = Frame::of_bpf(model, function == 0);
+        Ok(Target::with_frame(site, &frame))
+    }
+
+    fn with_frame(site: Site, frame: &Frame) -> Arc<Target> {
         let target = Arc::new(Target {
             slots: frame.slots.len(),
-            layout: Layout::of(&frame),
+            layout: Layout::of(frame),
             // Where there is none, attaching says why.
-            gate: Gate::new(&site, &frame).map(ManuallyDrop::new),
+            gate: Gate::new(&site, frame).map(ManuallyDrop::new),
             site,
             state: Mutex::default(),
             is_dirty: AtomicBool::new(false),

@@ -103,6 +103,24 @@ pub(crate) fn check_attach(req: &LoadRequest, effects: Effects) -> Check<AttachF
     }
 }
 
+/// Whether a program that was accepted for one target may be attached to another, which the request names.
+///
+/// # Errors
+/// As when the program is loaded for that target, with the kernel's words.
+pub fn check_attach_target(
+    req: &LoadRequest,
+    changes_pkt_data: bool,
+    might_sleep: bool,
+) -> Result<(), (Errno, String)> {
+    let effects = Effects {
+        changes_pkt_data,
+        might_sleep,
+    };
+    check_attach(req, effects)
+        .map(drop)
+        .map_err(|violation| (violation.errno, violation.text))
+}
+
 fn may_be_sleepable(req: &LoadRequest) -> bool {
     match req.prog_type {
         ProgType::Tracing => matches!(

@@ -76,6 +76,7 @@ mod states;
 mod stop_points;
 mod subprogs;
 
+pub use attach::check_attach_target;
 pub use diagnostics::Diagnosis;
 pub use error::{RejectKind, VerifierError};
 pub use log::{Log, LogKeep};
