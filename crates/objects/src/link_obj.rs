@@ -160,6 +160,15 @@ pub struct LinkObject {
     system: Weak<System>,
 }
 
+impl std::fmt::Debug for LinkObject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LinkObject")
+            .field("id", &self.id)
+            .field("link_type", &self.link_type)
+            .finish_non_exhaustive()
+    }
+}
+
 struct State {
     prog: Arc<Program>,
     is_attached: bool,

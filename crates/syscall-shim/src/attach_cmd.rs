@@ -1,7 +1,8 @@
-//! BPF_LINK_CREATE, BPF_PROG_ATTACH, BPF_PROG_DETACH, BPF_PROG_QUERY, BPF_RAW_TRACEPOINT_OPEN: `ring3_net` has the hooks.
+//! BPF_LINK_CREATE, BPF_PROG_ATTACH, BPF_PROG_DETACH, BPF_PROG_QUERY, BPF_RAW_TRACEPOINT_OPEN: `ring3_net` and `ring3_tracing` have the hooks.
 
 use std::sync::Arc;
 
+use ring3_btf::TypeId;
 use ring3_net::{AttachRequest, CallerFds, Net, QueryRequest, Target};
 use ring3_objects::{LinkObject, Program};
 use ring3_uapi::{AttachType, Errno, ProgType};
@@ -69,6 +70,7 @@ pub(crate) fn link_create(call: &mut Call<'_>) -> Result<i64, Errno> {
     let attach_type = AttachType::from_raw(raw_type).ok_or(Errno::EINVAL)?;
     check_attach_type(&prog, attach_type)?;
     match attach_type {
+        _ if is_traced(&prog) => return tracing_link(call, &prog, attach_type),
         AttachType::PerfEvent => return perf_link(call),
         AttachType::TraceUprobeMulti => return uprobe_multi(call),
         _ if !Net::has_hook(attach_type) => return Err(Errno::ENOTSUPP),
@@ -82,6 +84,48 @@ pub(crate) fn link_create(call: &mut Call<'_>) -> Result<i64, Errno> {
         .net
         .link_create(&request, &prog, call.caller)
         .map_err(|error| error.errno)?;
+    Ok(i64::from(call.caller.open(OpenFile::Link(link))?))
+}
+
+/// Programs that name their function or tracepoint when they are loaded.
+fn is_traced(prog: &Program) -> bool {
+    match prog.prog_type() {
+        ProgType::Ext => true,
+        ProgType::Tracing | ProgType::Lsm => !matches!(
+            AttachType::from_raw(prog.attr().expected_attach_type),
+            Some(AttachType::TraceIter | AttachType::LsmCgroup)
+        ),
+        _ => false,
+    }
+}
+
+/// A link to a function, or to the tracepoint that a program was loaded for.
+fn tracing_link(
+    call: &mut Call<'_>,
+    prog: &Arc<Program>,
+    attach_type: AttachType,
+) -> Result<i64, Errno> {
+    let attr = &call.attr;
+    let expected = prog.attr().expected_attach_type;
+    if prog.prog_type() != ProgType::Ext && attach_type.raw() != expected {
+        return Err(Errno::EINVAL);
+    }
+    let (target_fd, function, cookie) = (attr.fd(4), TypeId(attr.u32(16)), attr.u64(24));
+    let is_tracepoint =
+        prog.prog_type() == ProgType::Tracing && attach_type == AttachType::TraceRawTp;
+    let link = if is_tracepoint {
+        call.tracing.link_tracepoint(prog, None, cookie)
+    } else if (target_fd != 0) != !function.is_void() {
+        return Err(Errno::EINVAL);
+    } else if target_fd == 0 {
+        call.tracing.link(prog, cookie)
+    } else if prog.prog_type() != ProgType::Ext {
+        return Err(Errno::EINVAL);
+    } else {
+        let target = call.caller.prog(target_fd)?;
+        call.tracing.link_to(prog, &target, function, cookie)
+    };
+    let link = link.map_err(|error| error.errno)?;
     Ok(i64::from(call.caller.open(OpenFile::Link(link))?))
 }
 
@@ -230,17 +274,23 @@ fn query_empty(call: &mut Call<'_>, attach_type: AttachType) -> Result<i64, Errn
     Ok(0)
 }
 
-/// BPF_RAW_TRACEPOINT_OPEN: there is no tracepoint here to be found.
+/// BPF_RAW_TRACEPOINT_OPEN: a tracepoint by name, or what the program was loaded for.
 pub(crate) fn raw_tracepoint_open(call: &mut Call<'_>) -> Result<i64, Errno> {
     let prog = call.caller.prog(call.attr.fd(8))?;
-    let name = call.attr.u64(0);
-    match prog.prog_type() {
-        ProgType::Tracing | ProgType::Ext | ProgType::Lsm if name != 0 => Err(Errno::EINVAL),
-        ProgType::Tracing | ProgType::Ext | ProgType::Lsm => Err(Errno::ENOTSUPP),
-        ProgType::RawTracepoint | ProgType::RawTracepointWritable => {
-            read_str(call.memory, name, TRACEPOINT_BYTES_MAX)?;
-            Err(Errno::ENOENT)
+    let (name, cookie) = (call.attr.u64(0), call.attr.u64(16));
+    let link = match prog.prog_type() {
+        ProgType::Tracing | ProgType::Ext | ProgType::Lsm if name != 0 => Err(Errno::EINVAL)?,
+        ProgType::Tracing if prog.attr().expected_attach_type == AttachType::TraceRawTp.raw() => {
+            call.tracing.link_tracepoint(&prog, None, cookie)
         }
-        _ => Err(Errno::EINVAL),
-    }
+        ProgType::Tracing | ProgType::Ext | ProgType::Lsm => call.tracing.link(&prog, 0),
+        ProgType::RawTracepoint | ProgType::RawTracepointWritable => {
+            let (name, _) = read_str(call.memory, name, TRACEPOINT_BYTES_MAX)?;
+            let name = String::from_utf8_lossy(&name);
+            call.tracing.link_tracepoint(&prog, Some(&name), cookie)
+        }
+        _ => Err(Errno::EINVAL)?,
+    };
+    let link = link.map_err(|error| error.errno)?;
+    Ok(i64::from(call.caller.open(OpenFile::Link(link))?))
 }

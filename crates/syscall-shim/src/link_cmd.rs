@@ -38,6 +38,10 @@ pub(crate) fn update(call: &mut Call<'_>) -> Result<i64, Errno> {
 
 /// BPF_LINK_DETACH.
 pub(crate) fn detach(call: &mut Call<'_>) -> Result<i64, Errno> {
-    call.caller.link(call.attr.fd(0))?.detach();
+    let link = call.caller.link(call.attr.fd(0))?;
+    if link.is_fixed() {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    link.detach();
     Ok(0)
 }

@@ -1,11 +1,11 @@
 //! BPF_PROG_LOAD: attributes to a `ring3_objects::ProgAttr`, and the log back.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ring3_btf::TypeId;
 use ring3_isa::RawInsn;
 use ring3_objects::{ProgAttr, Program};
-use ring3_spec::{AttachTarget, InfoRecords};
+use ring3_spec::InfoRecords;
 use ring3_uapi::{
     AttachType, Errno, ProgType,
     flags::prog_load,
@@ -75,7 +75,7 @@ pub(crate) fn load(call: &mut Call<'_>) -> Result<i64, Errno> {
     if insn_count == 0 || insn_count > most {
         return Err(Errno::E2BIG);
     }
-    let attach = attach_target(call)?;
+    let attach_prog = attach_target(call)?;
     let prog_type = ProgType::from_raw(attr.u32(0));
     let attach_type = attr.u32(68);
     let attaches_by_btf = matches!(
@@ -109,7 +109,7 @@ pub(crate) fn load(call: &mut Call<'_>) -> Result<i64, Errno> {
     prog.license = String::from_utf8_lossy(&license).into_owned();
     prog.name = checked_name(attr.array(48))?;
     prog.privilege = privilege;
-    prog.attach = attach;
+    prog.attach_prog = attach_prog;
     prog.attach_btf_id = TypeId(attr.u32(108));
     let log = LogBuf::new(attr.u32(24), attr.u32(28), attr.u64(32))?;
     prog.log_level = log.verifier_level();
@@ -142,14 +142,13 @@ pub(crate) fn load(call: &mut Call<'_>) -> Result<i64, Errno> {
 }
 
 /// What `attach_prog_fd` or `attach_btf_obj_fd` names.
-fn attach_target(call: &Call<'_>) -> Result<AttachTarget, Errno> {
+fn attach_target(call: &Call<'_>) -> Result<Option<Arc<Program>>, Errno> {
     let fd = call.attr.fd(112);
     if fd == 0 {
-        return Ok(AttachTarget::Kernel);
+        return Ok(None);
     }
     match call.caller.file(fd) {
-        // Extensions of programs, and tracing of programs.
-        Ok(OpenFile::Prog(_)) => Err(Errno::ENOTSUPP),
+        Ok(OpenFile::Prog(prog)) => Ok(Some(prog)),
         // BTF of a program, as the kernel says.
         Ok(OpenFile::Btf(_)) => Err(Errno::ENOTSUPP),
         Ok(_) | Err(_) => Err(Errno::EINVAL),

@@ -6,6 +6,7 @@ use ring3_bpffs::BpfFs;
 use ring3_net::Net;
 use ring3_objects::{BtfObject, System};
 use ring3_runtime::{RunContext, with_run_context};
+use ring3_tracing::Tracing;
 use ring3_uapi::{Cmd, Errno};
 
 use crate::{Caller, GuestMemory, attr::Attr, support};
@@ -18,6 +19,7 @@ pub struct Shim {
     system: Arc<System>,
     bpffs: Arc<BpfFs>,
     net: Arc<Net>,
+    tracing: Arc<Tracing>,
     /// Held, so that the kernel's types have an id.
     _kernel_btf: Option<Arc<BtfObject>>,
 }
@@ -27,6 +29,7 @@ pub(crate) struct Call<'a> {
     pub(crate) system: &'a Arc<System>,
     pub(crate) bpffs: &'a BpfFs,
     pub(crate) net: &'a Net,
+    pub(crate) tracing: &'a Tracing,
     pub(crate) caller: &'a Caller,
     pub(crate) attr: Attr<'a>,
     pub(crate) memory: &'a mut dyn GuestMemory,
@@ -41,6 +44,8 @@ impl Shim {
     /// A shim that pins into a tree that others may share.
     pub fn with_bpffs(system: Arc<System>, bpffs: Arc<BpfFs>) -> Shim {
         let net = Arc::new(Net::new(&system));
+        // First, as it may add to the kernel's types.
+        let tracing = Arc::new(Tracing::new(&system));
         let kernel_btf = system
             .kernel_btf()
             .map(|btf| BtfObject::create_kernel(&system, btf, "vmlinux"));
@@ -48,6 +53,7 @@ impl Shim {
             system,
             bpffs,
             net,
+            tracing,
             _kernel_btf: kernel_btf,
         }
     }
@@ -56,6 +62,17 @@ impl Shim {
     pub fn with_net(mut self, net: Arc<Net>) -> Shim {
         self.net = net;
         self
+    }
+
+    /// The same over functions and tracepoints that the host offers.
+    pub fn with_tracing(mut self, tracing: Arc<Tracing>) -> Shim {
+        self.tracing = tracing;
+        self
+    }
+
+    /// The functions and tracepoints that programs are attached to.
+    pub fn tracing(&self) -> &Arc<Tracing> {
+        &self.tracing
     }
 
     /// The devices that programs are attached to.
@@ -93,6 +110,7 @@ impl Shim {
             system: &self.system,
             bpffs: &self.bpffs,
             net: &self.net,
+            tracing: &self.tracing,
             caller,
             attr,
             memory,

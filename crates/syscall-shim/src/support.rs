@@ -53,7 +53,7 @@ commands! {
     MapGetFdById, 12, id_cmd::map_fd, "tokens";
     ObjGetInfoByFd, 16, info::info, "";
     ProgQuery, 64, attach_cmd::prog_query, "hooks other than tcx and cgroup skb";
-    RawTracepointOpen, 24, attach_cmd::raw_tracepoint_open, "tracepoints: every name is ENOENT";
+    RawTracepointOpen, 24, attach_cmd::raw_tracepoint_open, "tracepoints other than those that the host declares";
     BtfLoad, 40, btf_cmd::load, "tokens";
     BtfGetFdById, 16, id_cmd::btf_fd, "tokens";
     TaskFdQuery, 48, small_cmd::task_fd_query, "probes";
@@ -64,7 +64,7 @@ commands! {
     MapLookupAndDeleteBatch, 56, batch::lookup_and_delete, "";
     MapUpdateBatch, 56, batch::update, "";
     MapDeleteBatch, 56, batch::delete, "";
-    LinkCreate, 60, attach_cmd::link_create, "hooks other than XDP, tcx and cgroup skb";
+    LinkCreate, 60, attach_cmd::link_create, "hooks other than XDP, tcx, cgroup skb and functions";
     LinkUpdate, 16, link_cmd::update, "";
     LinkGetFdById, 4, link_cmd::fd_by_id, "";
     LinkGetNextId, 8, id_cmd::next_link, "";

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use parking_lot::RwLock;
-use ring3_btf::TypeId;
+use ring3_btf::{Btf, Builder, TypeId, layout::with_packet_types};
 use ring3_objects::System;
 use ring3_trampoline::Target;
 
@@ -38,9 +38,16 @@ pub struct Tracing {
 }
 
 impl Tracing {
-    /// No functions yet. Programs that are compiled from now on keep their functions apart, so that each can be traced.
+    /// No functions yet. Programs that are compiled from now on keep their functions apart, so that each can be traced. Where the kernel BTF lacks
+    /// packets (`sk_buff`, `xdp_buff`), which programs on packet programs see, they are added to it.
     pub fn new(system: &Arc<System>) -> Tracing {
         system.keep_calls();
+        let btf = system.kernel_btf();
+        let old = btf.or_else(|| Btf::parse(&Builder::new().finish()).ok());
+        let more = old.and_then(|old| Btf::parse(&with_packet_types(&old)?).ok());
+        if let Some(more) = more {
+            system.set_kernel_btf(more);
+        }
         Tracing {
             system: Arc::clone(system),
             functions: RwLock::default(),

@@ -6,7 +6,10 @@
 //! A path names members, separated by dots: `sk_buff` `len`, `sock` `__sk_common.skc_family`. Members of anonymous
 //! structs and unions are named as if they stood in their parent, as in C.
 
+mod describe;
 mod table;
+
+pub use describe::with_packet_types;
 
 use crate::{Btf, Kind, TypeId};
 use alloc::vec;

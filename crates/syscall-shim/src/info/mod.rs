@@ -48,8 +48,20 @@ pub(crate) fn info(call: &mut Call<'_>) -> Result<i64, Errno> {
         }
         OpenFile::Link(link) => {
             let mut info = Info::read(call, LINK_INFO_BYTES)?;
+            let (name, room) = (
+                info.u64(LinkDetail::OFFSET),
+                info.u32(LinkDetail::OFFSET + 8),
+            );
             info.clear();
-            link_info(&link, &mut info);
+            let told = link_info(&link, &mut info);
+            match &told {
+                LinkDetail::RawTracepoint { name: own, .. } => {
+                    info.put_u64(LinkDetail::OFFSET, name);
+                    info.put_u32(LinkDetail::OFFSET + 8, own.len() as u32 + 1);
+                    put_text(call, own, name, room)?;
+                }
+                _ => {}
+            }
             info.write(call)
         }
         OpenFile::Stats(_) | OpenFile::PerfEvent { .. } | OpenFile::Other => Err(Errno::EINVAL),
@@ -148,29 +160,39 @@ fn btf_info(call: &mut Call<'_>, object: &Arc<BtfObject>, info: &mut Info) -> Re
     info.put_u32(8, bytes.len() as u32);
     info.put_u32(12, object.id());
     info.put_u32(28, u32::from(object.kernel_name().is_some()));
-    if (name != 0) != (name_room != 0) {
-        return Err(Errno::EINVAL);
-    }
     // BTF of callers has no name; where one is asked for, an empty one is written.
     let own_name = object.kernel_name().unwrap_or_default();
     info.put_u32(24, own_name.len() as u32);
-    if name != 0 {
-        let mut text = own_name.as_bytes().to_owned();
-        let is_cut = text.len() >= name_room as usize;
-        text.truncate(name_room as usize - 1);
-        text.push(0);
-        call.memory.write(name, &text)?;
-        if is_cut {
-            return Err(Errno::ENOSPC);
-        }
-    }
-    Ok(())
+    put_text(call, own_name, name, name_room)
 }
 
-fn link_info(link: &Arc<LinkObject>, info: &mut Info) {
+/// A text with its NUL to where the caller has room for it, if it asks for it.
+///
+/// # Errors
+/// EINVAL: an address without room or the other way round. ENOSPC: it was cut. EFAULT.
+fn put_text(call: &mut Call<'_>, text: &str, address: u64, room: u32) -> Result<(), Errno> {
+    if (address != 0) != (room != 0) {
+        return Err(Errno::EINVAL);
+    }
+    if address == 0 {
+        return Ok(());
+    }
+    let mut bytes = text.as_bytes().to_owned();
+    let is_cut = bytes.len() >= room as usize;
+    bytes.truncate(room as usize - 1);
+    bytes.push(0);
+    call.memory.write(address, &bytes)?;
+    match is_cut {
+        true => Err(Errno::ENOSPC),
+        false => Ok(()),
+    }
+}
+
+fn link_info(link: &Arc<LinkObject>, info: &mut Info) -> LinkDetail {
     let told = link.info();
     info.put_u32(0, told.link_type.raw());
     info.put_u32(4, told.id);
     info.put_u32(8, told.prog_id);
     info.put(LinkDetail::OFFSET, &told.detail.to_bytes());
+    told.detail
 }
