@@ -5,6 +5,8 @@ use std::{sync::Arc, time::SystemTime};
 use ring3_isa::RawInsn;
 use ring3_objects::Program;
 use ring3_runtime::{ProgObject, RunStats};
+use ring3_runtime::ProgObject;
+use ring3_spec::AttachTarget;
 use ring3_uapi::Errno;
 
 use super::Info;
@@ -109,7 +111,15 @@ pub(super) fn fill(call: &mut Call<'_>, prog: &Arc<Program>, info: &mut Info) ->
     if let Some(btf) = prog.btf_object() {
         info.put_u32(128, btf.id());
     }
-    info.put_u32(224, prog.attr().attach_btf_id.0);
+    if !prog.attr().attach_btf_id.is_void() {
+        let of_target = |target: Arc<Program>| target.btf_object().map(|btf| btf.id());
+        let object = match prog.attr().attach {
+            AttachTarget::Prog(_) => prog.load_target().and_then(of_target),
+            _ => call.system.kernel_btf_id(),
+        };
+        info.put_u32(220, object.unwrap_or(0));
+        info.put_u32(224, prog.attr().attach_btf_id.0);
+    }
     if !call.caller.privilege().may_bpf() {
         for list in [
             &JITED,
