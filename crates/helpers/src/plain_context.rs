@@ -67,8 +67,8 @@ impl TypedArgs {
     /// Makes the promise.
     ///
     /// # Safety
-    /// The tracepoint that this is given to is fired with arguments of the types of its prototype only: pointers are null or to such objects, alive while
-    /// it is fired.
+    /// The tracepoint that this is given to is fired with arguments of the types of its prototype only: pointers are to such objects, alive while it is
+    /// fired, and not null.
     pub const unsafe fn promise() -> TypedArgs {
         TypedArgs(())
     }
