@@ -110,6 +110,23 @@ impl Prototype {
         })
     }
 
+    /// What is assumed of a function that nobody describes: five u64 arguments, a u64 result.
+    pub fn untyped(name: &str) -> Prototype {
+        let number = CType {
+            base: Base::Int {
+                bytes: 8,
+                is_signed: false,
+            },
+            pointers: 0,
+        };
+        let params = ["a", "b", "c", "d", "e"].map(|param| (param.to_string(), number.clone()));
+        Prototype {
+            name: name.to_string(),
+            ret: number,
+            params: params.to_vec(),
+        }
+    }
+
     /// The function's name.
     pub fn name(&self) -> &str {
         &self.name

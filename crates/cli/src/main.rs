@@ -11,6 +11,7 @@ mod net;
 mod run;
 mod source;
 mod target;
+mod trace;
 mod verify;
 
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ enum Verb {
     Run(run::Args),
     /// Show a program after rewrites, or its machine code
     Dump(dump::Args),
+    /// Attach programs to functions of a program that runs, and print their records
+    Trace(trace::Args),
     /// Carry packets through devices with XDP, tcx and tc filters
     Net(net::Args),
     /// ip lines over the daemon's devices: link, addr, route, neigh
@@ -58,7 +61,10 @@ enum Verb {
 impl Verb {
     /// Whether standard output is all it writes to: such a command ends with its reader.
     fn only_prints(&self) -> bool {
-        matches!(self, Verb::Verify(_) | Verb::Run(_) | Verb::Dump(_))
+        matches!(
+            self,
+            Verb::Verify(_) | Verb::Run(_) | Verb::Dump(_) | Verb::Trace(_)
+        )
     }
 }
 
@@ -81,6 +87,7 @@ fn main() -> ExitCode {
         Verb::Verify(args) => verify::run(&args),
         Verb::Run(args) => run::run(&args),
         Verb::Dump(args) => dump::run(&args),
+        Verb::Trace(args) => trace::run(&args),
         Verb::Net(args) => net::run(&args),
         Verb::Ip(words) => net::words("ip", &words),
         Verb::Tc(words) => net::words("tc", &words),

@@ -15,6 +15,12 @@ union bpf_attr;
  */
 int ring3_bpf(int cmd, union bpf_attr *attr, unsigned int size);
 
+/*
+ * Lets `ring3 trace` attach programs to functions of this program that were compiled with -fpatchable-function-entry=5. Listens at the Unix socket
+ * `path`, or, for NULL, where `ring3 trace --pid` looks; once per process. Returns 0; -1 with errno set on failure.
+ */
+int ring3_trace_listen(const char *path);
+
 #ifdef __cplusplus
 }
 #endif

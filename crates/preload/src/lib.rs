@@ -10,8 +10,14 @@ mod host;
 mod interpose;
 mod memory;
 
-use std::ffi::{c_int, c_uint};
+use std::{
+    ffi::{CStr, OsStr, c_char, c_int, c_uint},
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
 
+use ring3::tracing::agent::{Agent, default_path};
 use ring3_spec::Privilege;
 use ring3_syscall_shim::Caller;
 use ring3_uapi::Errno;
@@ -72,6 +78,44 @@ pub unsafe extern "C" fn ring3_bpf(cmd: c_int, attr: *mut u8, size: c_uint) -> c
 fn set_errno(errno: Errno) {
     // SAFETY: 1. libc gives this thread's errno.
     unsafe { *libc::__errno_location() = errno.raw() };
+}
+
+/// Lets others of this user trace this process, see `include/ring3.h`.
+///
+/// # Safety
+/// `path` is null or a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ring3_trace_listen(path: *const c_char) -> c_int {
+    let path = if path.is_null() {
+        default_path(std::process::id())
+    } else {
+        // SAFETY: 1. the caller's promise.
+        let path = unsafe { CStr::from_ptr(path) };
+        PathBuf::from(OsStr::from_bytes(path.to_bytes()))
+    };
+    match listen(&path) {
+        Ok(()) => 0,
+        Err(errno) => {
+            set_errno(errno);
+            -1
+        }
+    }
+}
+
+fn listen(path: &Path) -> Result<(), Errno> {
+    static AGENT: Mutex<Option<Agent>> = Mutex::new(None);
+    let mut agent = AGENT.lock().unwrap_or_else(PoisonError::into_inner);
+    if agent.is_some() {
+        return Err(Errno::EALREADY);
+    }
+    let process = Process::get()?;
+    let started = Agent::start(process.shim.tracing(), path).map_err(|error| {
+        error
+            .raw_os_error()
+            .map_or(Errno::EADDRINUSE, Errno::from_raw)
+    })?;
+    *agent = Some(started);
+    Ok(())
 }
 
 #[cfg(test)]

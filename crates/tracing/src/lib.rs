@@ -13,6 +13,7 @@
 //! none of them is recorded.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 mod attach;
 mod host;
 mod links;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use parking_lot::RwLock;
-use ring3_btf::{Btf, Builder, TypeId, layout::with_packet_types};
+use ring3_btf::{Btf, Builder, Kind, TypeId, layout::with_packet_types};
 use ring3_objects::System;
 use ring3_trampoline::Target;
 
@@ -53,6 +54,13 @@ impl Tracing {
             functions: RwLock::default(),
             tracepoints: RwLock::default(),
         }
+    }
+
+    /// Whether the host offers a function of this name.
+    pub fn offers(&self, name: &str) -> bool {
+        let btf = self.system.kernel_btf();
+        let id = btf.and_then(|btf| btf.find_by_name_kind(name, Kind::Func));
+        id.is_some_and(|id| self.functions.read().contains_key(&id))
     }
 
     /// The system it belongs to.

@@ -1,11 +1,18 @@
 //! `HostFunction`: a function of this process that its host offers to tracing programs, with what the host says of it.
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use ring3_btf::{Btf, BtfError, FuncModel, Kind, Prototype, TypeId};
 use ring3_spec::TargetTraits;
+use ring3_uapi::Errno;
 
-use crate::{Certainty, Site, Target};
+use crate::{Certainty, DiscoverError, PatchError, Patching, Site, Target, find_patchable};
+
+/// How the dynamic linker's list names the executable.
+const EXECUTABLE: &str = "/proc/self/exe";
 
 /// A function on offer.
 #[derive(Debug)]
@@ -15,6 +22,45 @@ pub struct HostFunction {
     certainty: Certainty,
     traits: TargetTraits,
 }
+
+/// Why a function of the executable is not on offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FindError {
+    /// It was not found.
+    Discover(DiscoverError),
+    /// It is in a shared object, which may be unloaded.
+    Elsewhere(PathBuf),
+    /// Its entry cannot be patched.
+    Patch(PatchError),
+}
+
+impl FindError {
+    /// The errno of the attachment that fails by this.
+    pub fn errno(&self) -> Errno {
+        match self {
+            FindError::Discover(DiscoverError::NoFunction(_)) => Errno::ENOENT,
+            FindError::Discover(_) => Errno::EINVAL,
+            FindError::Elsewhere(_) => Errno::ENOTSUPP,
+            FindError::Patch(error) => error.errno(),
+        }
+    }
+}
+
+impl std::fmt::Display for FindError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            FindError::Discover(error) => error.fmt(f),
+            FindError::Elsewhere(object) => write!(
+                f,
+                "the function is in {}, which may be unloaded",
+                object.display()
+            ),
+            FindError::Patch(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for FindError {}
 
 /// Where the function's prototype is.
 #[derive(Debug)]
@@ -52,6 +98,25 @@ impl HostFunction {
         certainty: Certainty,
     ) -> HostFunction {
         HostFunction::with(site, Declared::InBtf(name.into()), certainty)
+    }
+
+    /// A function of this process's executable that was compiled with a patchable entry, by its symbol. Nobody promises a prototype: its arguments are numbers.
+    ///
+    /// # Errors
+    /// [`FindError`].
+    pub fn in_executable(name: &str) -> Result<HostFunction, FindError> {
+        let found = find_patchable(name).map_err(FindError::Discover)?;
+        if found.object != Path::new(EXECUTABLE) {
+            return Err(FindError::Elsewhere(found.object));
+        }
+        // SAFETY: 1. the executable stays loaded to the end; 2. compilers let nothing jump between an entry's nops.
+        let site = unsafe { found.site(Patching::Fastest) }.map_err(FindError::Patch)?;
+        let prototype = Prototype::untyped(name);
+        Ok(HostFunction::with(
+            site,
+            Declared::Here(prototype),
+            Certainty::Uncertain,
+        ))
     }
 
     fn with(site: Site, declared: Declared, certainty: Certainty) -> HostFunction {

@@ -38,8 +38,8 @@ mod tests;
 
 pub use discover::{DiscoverError, Patchable, find_patchable, patchable_functions};
 pub use frame::{Certainty, arg_slots};
+pub use host_function::{FindError, HostFunction};
 pub use probe::{Probe, ProbeEnabled, ProbeValue};
-pub use host_function::HostFunction;
 pub use site::{NOP5, PatchError, Patching, Site};
 pub use stats::{RunStats, StatsEnabled, enable_run_stats, run_stats};
 pub use target::{
