@@ -95,6 +95,7 @@ impl Tracing {
         if !matches!(prog.attr().attach, AttachTarget::Kernel) || function.is_void() {
             return Err(refuse(prog, Errno::EINVAL, "has no target any more"));
         }
+        // DIVERGES: a function that has BTF but no code here is ENOENT when it is attached to; the kernel says so when the program is loaded.
         let target = self.functions.read().get(&function).cloned();
         let target = target.ok_or_else(|| {
             let btf = self.system.kernel_btf();

@@ -64,7 +64,8 @@ impl LinkOps for TracingLink {
     }
 
     fn detach(&self, _link: u32, _prog: &Arc<Program>) {
-        match self.held.lock().take() {
+        let held = self.held.lock().take();
+        match held {
             // The function first, then the program that it belongs to.
             Some(Held::Attached { attachment, target }) => {
                 drop(attachment);

@@ -75,8 +75,8 @@ impl Frame {
             true => model.args.len(),
             false => BPF_ARGS,
         };
-        // The main program takes its context alone.
-        let taken = if is_main { args } else { BPF_ARGS };
+        // The main program takes its context alone, or what the function takes that it replaces.
+        let taken = if is_main { args.max(1) } else { BPF_ARGS };
         Frame {
             slots: (0..args as u8).map(Place::Reg).collect(),
             extra_regs: (args as u8..taken as u8).collect(),
@@ -220,6 +220,11 @@ mod tests {
         assert_eq!(frame.slots, [Place::Reg(0), Place::Reg(1)]);
         assert_eq!(frame.extra_regs, [2, 3, 4]);
         assert_eq!(Frame::of_bpf(&model, true).extra_regs, []);
+        let nothing = FuncModel {
+            args: vec![],
+            ret: arg(8),
+        };
+        assert_eq!(Frame::of_bpf(&nothing, true).extra_regs, [0]);
         let odd = FuncModel {
             args: vec![arg(16)],
             ret: arg(8),

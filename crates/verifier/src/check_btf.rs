@@ -485,7 +485,7 @@ mod tests {
             req.btf.as_ref(),
             WantLines::Yes,
         )
-            .map_err(|violation| violation.text)
+        .map_err(|violation| violation.text)
     }
 
     #[test]

@@ -143,7 +143,11 @@ fn attach(tracing: &Tracing, bytes: &[u8]) -> Result<Traced, Error> {
         {
             let function = HostFunction::in_executable(name)
                 .map_err(|error| Error::new(error.errno(), error.to_string()))?;
-            tracing.offer([function])?;
+            match tracing.offer([function]) {
+                // Another client was quicker.
+                Err(error) if error.errno == Errno::EEXIST => {}
+                other => other?,
+            }
         }
     }
     let loaded = object
