@@ -115,7 +115,7 @@ fn tracing_link(
         prog.prog_type() == ProgType::Tracing && attach_type == AttachType::TraceRawTp;
     let link = if is_tracepoint {
         call.tracing.link_tracepoint(prog, None, cookie)
-    } else if (target_fd != 0) != !function.is_void() {
+    } else if (target_fd == 0) != function.is_void() {
         return Err(Errno::EINVAL);
     } else if target_fd == 0 {
         call.tracing.link(prog, cookie)

@@ -54,13 +54,10 @@ pub(crate) fn info(call: &mut Call<'_>) -> Result<i64, Errno> {
             );
             info.clear();
             let told = link_info(&link, &mut info);
-            match &told {
-                LinkDetail::RawTracepoint { name: own, .. } => {
-                    info.put_u64(LinkDetail::OFFSET, name);
-                    info.put_u32(LinkDetail::OFFSET + 8, own.len() as u32 + 1);
-                    put_text(call, own, name, room)?;
-                }
-                _ => {}
+            if let LinkDetail::RawTracepoint { name: own, .. } = &told {
+                info.put_u64(LinkDetail::OFFSET, name);
+                info.put_u32(LinkDetail::OFFSET + 8, own.len() as u32 + 1);
+                put_text(call, own, name, room)?;
             }
             info.write(call)
         }

@@ -12,7 +12,7 @@ use ring3_uapi::{AttachType, Errno, LinkType};
 
 /// What `weigh` gets.
 #[repr(C)]
-pub struct Request {
+pub(crate) struct Request {
     id: u32,
     bytes: u32,
 }
