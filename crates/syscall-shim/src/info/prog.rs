@@ -5,7 +5,6 @@ use std::{sync::Arc, time::SystemTime};
 use ring3_isa::RawInsn;
 use ring3_objects::Program;
 use ring3_runtime::{ProgObject, RunStats};
-use ring3_runtime::ProgObject;
 use ring3_spec::AttachTarget;
 use ring3_uapi::Errno;
 
