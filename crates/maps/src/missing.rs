@@ -51,6 +51,11 @@ pub const MISSING: &[(MapType, &str)] = &[
     (MapType::TaskStorage, "as sk_storage"),
     (MapType::CgrpStorage, "as sk_storage"),
     (
+        MapType::UserRingbuf,
+        "the two views of the data are two memories: a sample that crosses the end goes on in the second one, a sample behind a header at the very end \
+         begins in the first, both as libbpf writes them",
+    ),
+    (
         MapType::StructOps,
         "subsystems: values are kept, registered and unregistered, and nothing calls them",
     ),

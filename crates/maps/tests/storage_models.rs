@@ -487,10 +487,11 @@ fn user_ring_buffers_follow_the_model() {
                     _ => 0,
                 };
                 let content = bytes(number, len as usize);
-                // SAFETY: inside the mapping, whose second half repeats the data.
+                // SAFETY: inside the mapping, whose second half repeats the data; where libbpf writes.
                 unsafe {
                     let at = client.as_ptr().add(page + (produced & 4095) as usize);
-                    std::ptr::copy_nonoverlapping(content.as_ptr(), at.add(8), content.len());
+                    let sample = client.as_ptr().add(page + ((produced + 8) & 4095) as usize);
+                    std::ptr::copy_nonoverlapping(content.as_ptr(), sample, content.len());
                     at.cast::<u32>().write_volatile(len as u32 | flags);
                     produced += total;
                     client.as_ptr().cast::<u64>().write_volatile(produced);

@@ -255,6 +255,8 @@ pub fn thread() -> &'static ThreadCell {
 #[cfg(all(feature = "interleave", debug_assertions))]
 fn scheduled_cell(index: usize) -> &'static ThreadCell {
     static NEXT_SLOT: AtomicU32 = AtomicU32::new(1_000_000);
+    /// Reachable, for leak checkers, after their thread has ended.
+    static SCHEDULED: Mutex<Vec<&'static ThreadCell>> = Mutex::new(Vec::new());
     thread_local! {
         static CELLS: std::cell::RefCell<Vec<&'static ThreadCell>> = const { std::cell::RefCell::new(Vec::new()) };
     }
@@ -266,7 +268,9 @@ fn scheduled_cell(index: usize) -> &'static ThreadCell {
                 cpu: AtomicU32::new(0),
                 slot,
             };
-            cells.push(Box::leak(Box::new(cell)));
+            let cell: &'static ThreadCell = Box::leak(Box::new(cell));
+            SCHEDULED.lock().push(cell);
+            cells.push(cell);
         }
         cells[index]
     })

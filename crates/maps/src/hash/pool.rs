@@ -78,11 +78,16 @@ pub(crate) struct PoolConfig {
 #[derive(Debug, Default)]
 struct FreeList(AtomicU64);
 
+/// Elements that [`Fresh`] hands out in another order than they lie in; a power of two.
+const SPREAD: u32 = 64;
+
 /// One CPU's part of the elements that were never used.
 #[derive(Debug)]
 struct Fresh {
     next: AtomicU32,
+    begin: u32,
     end: u32,
+    is_spread: bool,
 }
 
 impl Fresh {
@@ -93,12 +98,29 @@ impl Fresh {
                 (next < self.end).then(|| next + 1)
             })
             .ok()
-            .map(ElemIdx)
+            .map(|next| ElemIdx(self.place_of(next)))
+    }
+
+    /// Where the element is that is handed out as number `next`. Processors fetch lines in pairs: of each [`SPREAD`] elements the even ones come first,
+    /// so that a pair has two that were inserted [`SPREAD`] / 2 insertions apart, and threads that share a sequence of keys share no pair.
+    fn place_of(&self, next: u32) -> u32 {
+        let at = (next - self.begin) % SPREAD;
+        let block = next - at;
+        if !self.is_spread || self.end - block < SPREAD {
+            return next;
+        }
+        let half = SPREAD / 2;
+        block
+            + if at < half {
+                2 * at
+            } else {
+                2 * (at - half) + 1
+            }
     }
 }
 
 /// A CPU's part of `elements`; parts begin at even elements.
-fn fresh_part(elements: u32, cpu: usize) -> Fresh {
+fn fresh_part(elements: u32, cpu: usize, is_spread: bool) -> Fresh {
     let cpus = possible_cpus() as u64;
     let begin = |cpu: u64| {
         if cpu == cpus {
@@ -109,7 +131,9 @@ fn fresh_part(elements: u32, cpu: usize) -> Fresh {
     };
     Fresh {
         next: AtomicU32::new(begin(cpu as u64)),
+        begin: begin(cpu as u64),
         end: begin(cpu as u64 + 1),
+        is_spread,
     }
 }
 
@@ -224,6 +248,8 @@ impl Pool {
                         config.elements
                     },
                     cpu,
+                    // Eviction goes by place, in the order of insertion.
+                    !config.lru,
                 )
             }),
             free: PerCpu::default(),
@@ -464,6 +490,36 @@ impl Pool {
                 let cpu = current_cpu();
                 self.defer(limbo.this_cpu(), idx, cpu);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fresh_element_is_handed_out_once_and_never_beside_the_one_before() {
+        for elements in [1, 2, 63, 64, 65, 1000, 10_000] {
+            let parts: Vec<_> = (0..possible_cpus())
+                .map(|cpu| fresh_part(elements, cpu, true))
+                .collect();
+            let mut all = Vec::new();
+            for part in &parts {
+                let own: Vec<u32> = std::iter::from_fn(|| part.take())
+                    .map(|idx| idx.0)
+                    .collect();
+                for pair in own.as_chunks::<2>().0 {
+                    let whole = (pair[1] - part.begin) / SPREAD < own.len() as u32 / SPREAD;
+                    assert!(
+                        !whole || pair[0] / 2 != pair[1] / 2,
+                        "{pair:?} of {elements}"
+                    );
+                }
+                all.extend(own);
+            }
+            all.sort_unstable();
+            assert!(all.into_iter().eq(0..elements), "{elements}");
         }
     }
 }

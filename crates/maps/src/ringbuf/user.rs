@@ -85,8 +85,10 @@ impl UserRingBuf {
         if header & DISCARD_BIT != 0 {
             return Ok(Peek::Discarded { end });
         }
+        // Source: libbpf, `user_ring_buffer__reserve`: behind a header at the very end the sample begins at the start, not in the second view.
+        let sample = (consumed + HEADER_BYTES as u64) & self.mask;
         Ok(Peek::Sample {
-            data: at.wrapping_add(HEADER_BYTES),
+            data: self.ring.data().wrapping_add(sample as usize),
             len,
             end,
         })
