@@ -198,6 +198,7 @@ fn a_loop_of_no_rounds_runs_on_both_engines() {
         prog_type: ProgType::Xdp,
         insns,
         functions: vec![0, start],
+        calls_helpers: false,
     };
     let system = ring3::system();
     let packet = [0; 64];

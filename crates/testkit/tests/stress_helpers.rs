@@ -26,12 +26,12 @@ fn resident_bytes() -> u64 {
     pages * 4096
 }
 
-fn run(program: &Program, number: u32) {
+fn run(program: &Program, number: u32) -> u32 {
     let run = TestRun {
         ctx_in: number.to_ne_bytes().to_vec(),
         ..TestRun::default()
     };
-    assert_eq!(program.test_run_with(&run).unwrap().retval, 0);
+    program.test_run_with(&run).unwrap().retval
 }
 
 /// What the programs counted, as they lie in `.bss`.
@@ -116,8 +116,9 @@ fn stress(engine: EngineKind, time: Duration) {
             scope.spawn(move || {
                 let mut number = thread;
                 while !is_over.load(Ordering::Relaxed) {
-                    run(produce, thread);
-                    run(churn, number);
+                    assert_eq!(run(produce, thread), 0);
+                    // 1: the other thread was quicker to delete what this one had inserted.
+                    assert!(run(churn, number) <= 1);
                     number = number.wrapping_add(1);
                 }
             });

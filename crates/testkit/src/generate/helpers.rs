@@ -43,7 +43,6 @@ pub const HELPER_MAPS: &[(MapType, u32, u32, u32, &str)] = &[
     (MapType::CgrpStorage, 4, 8, 0, "u64"),
     (MapType::Array, 4, 16, 1, "locked"),
     (MapType::Array, 4, 24, 1, "timed"),
-    (MapType::Array, 4, 8, 1, "holder"),
     (MapType::CgroupArray, 4, 4, 1, ""),
     (MapType::Devmap, 4, 4, 2, ""),
     (MapType::CgroupStorageDeprecated, 8, 8, 0, ""),
@@ -59,12 +58,11 @@ const TASK_STORAGE: i32 = FIRST + 5;
 const CGRP_STORAGE: i32 = FIRST + 6;
 const LOCKED: i32 = FIRST + 7;
 const TIMED: i32 = FIRST + 8;
-const HOLDER: i32 = FIRST + 9;
-const CGROUPS: i32 = FIRST + 10;
-const DEVICES: i32 = FIRST + 11;
-const CGROUP_STORAGE: i32 = FIRST + 12;
+const CGROUPS: i32 = FIRST + 9;
+const DEVICES: i32 = FIRST + 10;
+const CGROUP_STORAGE: i32 = FIRST + 11;
 /// The frozen array of constant strings; see [`TEXTS`].
-pub const TEXTS_MAP: i32 = FIRST + 13;
+pub const TEXTS_MAP: i32 = FIRST + 12;
 /// What the frozen array holds: a format and a word, at 0 and 32.
 pub const TEXTS: [&[u8]; 2] = [b"%d %5x|%s\0", b"-42\0"];
 
@@ -123,6 +121,10 @@ const VARIES: &[FuncId] = &[
     FuncId::GetBranchSnapshot,
 ];
 
+/// Helpers that no program of these types can call alone: paths come from functions on a list, and what an exchange of kernel pointers gives is
+/// let go by kernel functions only.
+const NOT_GENERATED: &[FuncId] = &[FuncId::DPath, FuncId::KptrXchg];
+
 /// The kernel's types that these programs are verified with, and a per-CPU variable in them.
 pub struct KernelTypes {
     /// Types.
@@ -130,11 +132,17 @@ pub struct KernelTypes {
     percpu_var: u32,
 }
 
-/// The kernel types of the fixtures, with a per-CPU variable added.
+/// The kernel types of the fixtures, with a per-CPU variable if they have none.
 pub fn kernel_types() -> &'static KernelTypes {
     static TYPES: OnceLock<KernelTypes> = OnceLock::new();
     TYPES.get_or_init(|| {
         let btf = crate::fixture::kernel_btf("6.18").expect("the fixtures' kernel types");
+        let section = btf.find_by_name_kind(".data..percpu", Kind::Datasec);
+        let known = section.and_then(|section| btf.type_by_id(section)?.vars().next());
+        if let Some(known) = known {
+            let percpu_var = known.ty.0;
+            return KernelTypes { btf, percpu_var };
+        }
         let mut builder = BtfBuilder::extend(&btf);
         let word = builder.add_int("ring3_word", 8, IntEncoding::NONE);
         let var = builder.add_var("ring3_percpu", word, VarLinkage::GlobalAllocated);
@@ -156,10 +164,6 @@ pub fn map_types() -> (Btf, impl Fn(&str) -> TypeId) {
     builder.add_struct("locked", 16, &[("lock", lock, 0), ("number", word, 64)]);
     let timer = builder.add_struct("bpf_timer", 16, &[("a", word, 0), ("b", word, 64)]);
     builder.add_struct("timed", 24, &[("timer", timer, 0), ("fired", word, 128)]);
-    let group = builder.add_struct("cgroup", 8, &[("level", int, 0)]);
-    let tagged = builder.add_ref(Kind::TypeTag, "kptr", group);
-    let pointer = builder.add_ref(Kind::Ptr, "", tagged);
-    builder.add_struct("holder", 8, &[("group", pointer, 0)]);
     let bytes = builder.add_array(word, int, 8);
     builder.add_struct("texts", 64, &[("text", bytes, 0)]);
     let btf = Btf::parse(&builder.finish()).expect("built BTF parses");
@@ -193,7 +197,7 @@ pub fn callable(prog_type: ProgType) -> Vec<FuncProto> {
         let runs =
             id == FuncId::TailCall || ring3::helpers::find_for(prog_type, None, id).is_some();
         match registry.helper(caller, id.raw() as i32) {
-            HelperLookup::Found(proto) if runs => Some(*proto),
+            HelperLookup::Found(proto) if runs && !NOT_GENERATED.contains(&id) => Some(*proto),
             _ => None,
         }
     });
@@ -691,22 +695,6 @@ impl Builder<'_> {
                 self.helper(FuncId::TimerStart);
                 self.push(mov(Reg::R1, Reg::R9));
                 self.helper(FuncId::TimerCancel);
-                self.land_here(none);
-            }
-            FuncId::KptrXchg => {
-                let none = self.first_value(HOLDER);
-                self.push(mov(Reg::R1, Reg::R9));
-                self.push(mov_imm(Reg::R2, 0));
-                self.helper(FuncId::KptrXchg);
-                // Nothing was ever put there; were there something, it could not be let go.
-                let nothing = self.jump_if_zero(Reg::R0);
-                self.push(mov(Reg::R1, Reg::R9));
-                self.push(mov(Reg::R2, Reg::R0));
-                self.helper(FuncId::KptrXchg);
-                let gone = self.jump_if_zero(Reg::R0);
-                self.push(mov_imm(Reg::R7, 1));
-                self.land_here(gone);
-                self.land_here(nothing);
                 self.land_here(none);
             }
             FuncId::SkLookupTcp

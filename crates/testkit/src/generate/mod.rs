@@ -132,7 +132,13 @@ enum Subprog {
 
 /// What slot 1 of the prog array holds: a constant, so that a tail call shows in the result.
 pub fn tail_target(prog_type: ProgType) -> Generated {
-    let body = [mov_imm(Reg::R0, 0x7a11), Insn::Exit];
+    // Hooks of cgroups take one bit.
+    let value = if prog_type == ProgType::CgroupSkb {
+        1
+    } else {
+        0x7a11
+    };
+    let body = [mov_imm(Reg::R0, value), Insn::Exit];
     Generated {
         prog_type,
         insns: body.iter().flat_map(slots).collect(),
