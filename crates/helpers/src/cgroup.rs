@@ -6,13 +6,24 @@ use ring3_uapi::Errno;
 
 use crate::bind::implement;
 
+/// The value of the attachment that runs. Programs may use it unchecked, so that one that was never attached (a test run) gets a value too.
+fn value_of(storage: &CgroupStorage, cgroup_id: u64, attach_type: u32) -> u64 {
+    match storage.value_of(cgroup_id, attach_type) {
+        0 => match storage.attach(cgroup_id, attach_type) {
+            Ok(()) => storage.value_of(cgroup_id, attach_type),
+            Err(_) => 0,
+        },
+        value => value,
+    }
+}
+
 implement! { ROWS:
     GetRetval() { i64::from(RunContext::current_retval()) }
     SetRetval(retval: i32) { RunContext::set_current_retval(retval).then_some(()).ok_or(Errno::EINVAL) }
     GetLocalStorage(map: &Map, _flags: u64) {
         let attach_type = RunContext::current_attach_type();
         let storage = map.downcast::<CgroupStorage>();
-        let value = storage.map_or(0, |storage| storage.value_of(current_task().cgroup_id, attach_type));
+        let value = storage.map_or(0, |storage| value_of(storage, current_task().cgroup_id, attach_type));
         std::ptr::with_exposed_provenance_mut(value as usize)
     }
     CurrentTaskUnderCgroup(map: &Map, index: u32) {
