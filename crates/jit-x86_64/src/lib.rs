@@ -24,6 +24,7 @@
 mod alu;
 mod asm;
 mod atomic;
+mod boundary;
 mod call;
 mod checked;
 mod compile;
