@@ -499,7 +499,8 @@ mod tests {
             0xffff_ffff,
         ]);
         let mut covered = 0;
-        for divisor in divisors {
+        // Powers of two are shifts.
+        for divisor in divisors.filter(|divisor| !divisor.is_power_of_two()) {
             if let Some(magic) = Magic32::of(divisor as u32) {
                 covered += 1;
                 let top = u64::from(u32::MAX);
@@ -529,6 +530,6 @@ mod tests {
                 }
             }
         }
-        assert!(covered > 3300, "{covered}");
+        assert!(covered > 3280, "{covered}");
     }
 }

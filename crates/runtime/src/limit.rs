@@ -119,7 +119,7 @@ pub struct StopLayout {
 pub fn stop_layout() -> Option<StopLayout> {
     static LAYOUT: OnceLock<Option<StopLayout>> = OnceLock::new();
     *LAYOUT.get_or_init(|| {
-        let words = || WORDS.with(|words| ring3_sync::rcu::thread_distance(words));
+        let words = || WORDS.with(ring3_sync::rcu::thread_distance);
         let here = words()?;
         let elsewhere = std::thread::spawn(words).join().ok()??;
         let at = |offset: usize| i32::try_from(here + offset as isize).ok();
