@@ -36,7 +36,12 @@ struct Data {
     /// type `start_id + i` without modifiers and typedefs
     stripped: Vec<u32>,
     names: NameIndex,
+    /// declaration tags of this blob by what they belong to
+    tags: Vec<Tag>,
 }
+
+/// A declaration tag: of which type, of which component, and its own id, in this order.
+type Tag = (TypeId, i32, TypeId);
 
 impl Btf {
     /// Parses a blob that stands alone. The bytes are copied once.
@@ -67,7 +72,7 @@ impl Btf {
             Some(base) => (base.type_count(), base.strings_end()),
             None => (1, 0),
         };
-        let offsets = index_types(&bytes, sections.types.clone(), start_id)?;
+        let (offsets, tags) = index_types(&bytes, sections.types.clone(), start_id)?;
         let mut data = Data {
             base,
             bytes,
@@ -78,6 +83,7 @@ impl Btf {
             offsets,
             stripped: Vec::new(),
             names: NameIndex::default(),
+            tags,
         };
         data.stripped = strip_modifiers(&data);
         data.names = NameIndex::build(&data);
@@ -294,16 +300,19 @@ impl Btf {
     }
 
     /// The declaration tags of a type, or of one of its members or parameters (`component`), in order.
-    ///
-    /// Walks all types: keep the answer.
     pub fn decl_tags(&self, of: TypeId, component: i32) -> impl Iterator<Item = &str> {
-        self.types()
-            .filter(move |ty| {
-                ty.kind() == Kind::DeclTag
-                    && ty.type_id() == of
-                    && ty.component_idx() == Some(component)
-            })
-            .map(|ty| ty.name())
+        let blobs = core::iter::successors(Some(self), |btf| btf.base());
+        let mut tags: Vec<&[Tag]> = blobs.map(|btf| btf.own_tags(of, component)).collect();
+        tags.reverse();
+        tags.into_iter().flatten().map(|&(.., id)| self.name(id))
+    }
+
+    fn own_tags(&self, of: TypeId, component: i32) -> &[Tag] {
+        let tags = &self.0.tags;
+        let wanted = (of, component);
+        let start = tags.partition_point(|&(of, component, _)| (of, component) < wanted);
+        let end = tags.partition_point(|&(of, component, _)| (of, component) <= wanted);
+        tags.get(start..end).unwrap_or(&[])
     }
 }
 
@@ -361,12 +370,12 @@ fn tail_len(kind: Kind, info: u32) -> usize {
     fixed + per_record * (info & 0xffff) as usize
 }
 
-/// The offset of every type in the section, or where it leaves the section.
+/// The offset of every type in the section, or where it leaves the section; and the declaration tags, sorted.
 fn index_types(
     bytes: &[u8],
     section: core::ops::Range<usize>,
     start_id: u32,
-) -> Result<Vec<u32>, BtfError> {
+) -> Result<(Vec<u32>, Vec<Tag>), BtfError> {
     let end = section.end;
     if u32::try_from(end).is_err() {
         return Err(BtfError::new(
@@ -375,6 +384,7 @@ fn index_types(
         ));
     }
     let mut offsets = Vec::with_capacity(section.len() / 24);
+    let mut tags = Vec::new();
     let mut offset = section.start;
     while offset < end {
         let id = start_id as usize + offsets.len();
@@ -412,10 +422,15 @@ fn index_types(
                 ),
             ));
         }
+        if kind == Kind::DeclTag {
+            let word = |at| u32_at(bytes, offset + at).unwrap_or(0);
+            tags.push((TypeId(word(8)), word(12) as i32, TypeId(id as u32)));
+        }
         offsets.push(offset as u32);
         offset = next;
     }
-    Ok(offsets)
+    tags.sort_unstable();
+    Ok((offsets, tags))
 }
 
 /// For every own type, the id at the end of its chain of modifiers and typedefs. Each type is stepped over once.

@@ -2,9 +2,10 @@
 //!
 //! Offsets and sizes are the compiler's own, so that what programs are allowed to read is what is there.
 
-use crate::{Btf, BtfError, Builder, IntEncoding, Kind, TypeId};
+use crate::{Btf, BtfError, Builder, FuncLinkage, IntEncoding, Kind, TypeId};
 use alloc::collections::BTreeMap;
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use ring3_uapi::Errno;
 
@@ -32,9 +33,18 @@ pub type HostMember = (&'static str, fn(&mut HostTypes) -> TypeId, usize);
 #[derive(Clone, Debug, Default)]
 pub struct HostTypes {
     entries: Vec<Entry>,
+    functions: Vec<HostFunction>,
     structs: BTreeMap<&'static str, (TypeId, &'static str)>,
     others: BTreeMap<Entry, TypeId>,
     conflict: Option<&'static str>,
+}
+
+/// A function of the host that programs may call.
+#[derive(Clone, Debug)]
+struct HostFunction {
+    name: &'static str,
+    ret: TypeId,
+    params: Vec<(String, TypeId)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,6 +110,11 @@ impl HostTypes {
         id
     }
 
+    /// Adds a function of parameters (name, type); `ret` is 0 for a function that gives nothing back.
+    pub fn add_function(&mut self, name: &'static str, ret: TypeId, params: Vec<(String, TypeId)>) {
+        self.functions.push(HostFunction { name, ret, params });
+    }
+
     fn add(&mut self, entry: Entry) -> TypeId {
         if let Some(&id) = self.others.get(&entry) {
             return id;
@@ -145,7 +160,59 @@ impl HostTypes {
         if first_int.is_none() {
             builder.add_int("unsigned int", 4, IntEncoding::NONE);
         }
+        for function in &self.functions {
+            write_function(&mut builder, function, |id| id);
+        }
         Btf::parse(&builder.finish())
+    }
+
+    /// Another BTF, which says the same of the structs collected here, with the functions.
+    ///
+    /// # Errors
+    /// EINVAL: a function has a type that the other BTF has not.
+    pub fn add_functions_to(&self, other: &Btf) -> Result<Btf, BtfError> {
+        let mut builder = Builder::extend(other);
+        let mut ids = BTreeMap::from([(TypeId(0), TypeId(0))]);
+        for function in &self.functions {
+            let types = function.params.iter().map(|(_, ty)| *ty);
+            for ty in types.chain([function.ret]) {
+                self.find_in(other, &mut builder, &mut ids, ty)?;
+            }
+            write_function(&mut builder, function, |id| ids[&id]);
+        }
+        Btf::parse(&builder.finish())
+    }
+
+    /// Notes which id a type collected here has in another BTF; numbers and pointers are added.
+    fn find_in(
+        &self,
+        other: &Btf,
+        builder: &mut Builder,
+        ids: &mut BTreeMap<TypeId, TypeId>,
+        id: TypeId,
+    ) -> Result<(), BtfError> {
+        if ids.contains_key(&id) {
+            return Ok(());
+        }
+        let entry = self.entries.get((id.0 as usize).wrapping_sub(1));
+        let found = match entry {
+            Some(Entry::Int(name, bytes, encoding)) => {
+                Some(builder.add_int(name, *bytes, IntEncoding(*encoding)))
+            }
+            // Parameters point to structs or to nothing in particular: no recursion beyond that.
+            Some(Entry::Ptr(to)) => {
+                self.find_in(other, builder, ids, *to)?;
+                Some(builder.add_ref(Kind::Ptr, "", ids[to]))
+            }
+            Some(Entry::Struct(name, ..)) => other.find_by_name_kind(name, Kind::Struct),
+            Some(Entry::Array(..)) | None => None,
+        };
+        let Some(found) = found else {
+            let message = format!("type {}: a function of the host takes it by value", id.0);
+            return Err(BtfError::new(Errno::EINVAL, message));
+        };
+        ids.insert(id, found);
+        Ok(())
     }
 
     /// Whether another BTF (one that came from the host's executable) says the same of every struct collected here: size, and each member's
@@ -193,6 +260,16 @@ fn pointee(btf: &Btf, id: TypeId) -> Option<&str> {
             .filter(|ty| ty.kind() == Kind::Struct)
             .map_or("", |ty| ty.name()),
     )
+}
+
+fn write_function(builder: &mut Builder, function: &HostFunction, id: impl Fn(TypeId) -> TypeId) {
+    let params: Vec<(&str, TypeId)> = function
+        .params
+        .iter()
+        .map(|(name, ty)| (name.as_str(), id(*ty)))
+        .collect();
+    let proto = builder.add_func_proto(id(function.ret), &params);
+    builder.add_func(function.name, proto, FuncLinkage::Static);
 }
 
 macro_rules! integers {
@@ -329,6 +406,36 @@ mod tests {
         assert_eq!(btf.resolve_size(node), Some(16));
         assert!(crate::check::check(btf.bytes(), Default::default(), None).is_ok());
         assert!(described().check_against(&btf).is_ok());
+    }
+
+    #[test]
+    fn functions_are_added_to_another_blob() {
+        let mut types = described();
+        let [number, nothing] = [u32::describe(&mut types), types.add_pointer(TypeId(0))];
+        let node = types.structs["Node"].0;
+        let node = types.add_pointer(node);
+        let params = [("node", node), ("bytes", nothing), ("bytes__sz", number)];
+        let params = params.map(|(name, ty)| (String::from(name), ty)).to_vec();
+        types.add_function("weigh", number, params);
+        let own = types.to_btf().unwrap();
+        let other = types
+            .add_functions_to(&described().to_btf().unwrap())
+            .unwrap();
+        for btf in [&own, &other] {
+            let func = btf.find_by_name_kind("weigh", Kind::Func).unwrap();
+            let proto = btf.type_by_id(func).unwrap().referent().unwrap();
+            let names: Vec<_> = proto.params().map(|param| param.name()).collect();
+            assert_eq!(names, ["node", "bytes", "bytes__sz"]);
+            let first = proto.params().next().unwrap();
+            assert_eq!(pointee(btf, first.ty), Some("Node"));
+            assert_eq!(btf.name(proto.type_id()), "unsigned int");
+            assert!(crate::check::check(btf.bytes(), Default::default(), None).is_ok());
+        }
+        let by_value = types.structs["Node"].0;
+        let array = types.add_array(by_value, 2);
+        types.add_function("bad", array, Vec::new());
+        let error = types.add_functions_to(&own).unwrap_err();
+        assert_eq!(error.errno(), Errno::EINVAL);
     }
 
     #[test]

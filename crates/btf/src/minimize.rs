@@ -284,6 +284,13 @@ mod tests {
         assert_eq!(small.resolve_size(inner.ty), Some(4));
         let func = small.find_by_name_kind("fn", Kind::Func).unwrap();
         assert!(small.decl_tags(func, -1).eq(["bpf_kfunc"]));
+        assert!(small.decl_tags(func, 0).eq(core::iter::empty::<&str>()));
+        let mut split = crate::Builder::on_base(&small);
+        split.add_decl_tag("more", func, -1);
+        split.add_decl_tag("arg:ctx", func, 0);
+        let split = Btf::parse_split(&small, &split.finish()).unwrap();
+        assert!(split.decl_tags(func, -1).eq(["bpf_kfunc", "more"]));
+        assert!(split.decl_tags(func, 0).eq(["arg:ctx"]));
         assert!(crate::check::check(&bytes, Default::default(), None).is_ok());
     }
 

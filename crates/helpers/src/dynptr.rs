@@ -3,12 +3,13 @@
 //! ```text
 //! data pointer u64 | size word u32: size 0..24, type 28..31, read-only 31 | offset u32
 //! ```
-//! Dynptrs over packets are made by kfuncs, which are not here yet.
+//! Over a packet the data pointer is that of the packet object: bytes are looked for at each use. Such dynptrs are made by `kfunc::dynptr`.
 
 use ring3_maps::{Map, RingBuf};
 use ring3_uapi::Errno;
 
 use crate::bind::{bytes, bytes_mut, implement};
+use crate::packet::{Skb, XdpBuff};
 
 /// Largest size. Source: `DYNPTR_MAX_SIZE`.
 pub(crate) const SIZE_MAX: u32 = (1 << 24) - 1;
@@ -19,6 +20,13 @@ const RDONLY: u32 = 1 << 31;
 const TYPE_LOCAL: u32 = 1;
 /// `BPF_DYNPTR_TYPE_RINGBUF`
 const TYPE_RINGBUF: u32 = 2;
+/// `BPF_DYNPTR_TYPE_SKB`
+const TYPE_SKB: u32 = 3;
+/// `BPF_DYNPTR_TYPE_XDP`
+const TYPE_XDP: u32 = 4;
+/// Flags of writes into an skb: `BPF_F_RECOMPUTE_CSUM`, `BPF_F_INVALIDATE_HASH`.
+const SKB_WRITE_FLAGS: u64 = 3;
+const INVALIDATE_HASH: u64 = 2;
 
 /// `struct bpf_dynptr_kern`
 #[repr(C, align(8))]
@@ -39,29 +47,252 @@ impl DynptrKern {
         }
     }
 
-    fn size(&self) -> u32 {
+    /// A dynptr over the bytes of an skb.
+    ///
+    /// # Errors
+    /// EINVAL: flags.
+    pub(crate) fn skb(skb: &Skb, flags: u64) -> Result<Self, Errno> {
+        let data = std::ptr::from_ref(skb).expose_provenance() as u64;
+        DynptrKern::packet(data, skb.data().len(), TYPE_SKB, flags)
+    }
+
+    /// A dynptr over a frame, its fragments included.
+    ///
+    /// # Errors
+    /// EINVAL: flags.
+    pub(crate) fn xdp(xdp: &XdpBuff, flags: u64) -> Result<Self, Errno> {
+        let data = std::ptr::from_ref(xdp).expose_provenance() as u64;
+        DynptrKern::packet(data, xdp.len_bytes(), TYPE_XDP, flags)
+    }
+
+    fn packet(data: u64, bytes: usize, kind: u32, flags: u64) -> Result<Self, Errno> {
+        if flags != 0 {
+            return Err(Errno::EINVAL);
+        }
+        Ok(DynptrKern {
+            data,
+            size_word: (bytes as u32).min(SIZE_MAX) | kind << TYPE_SHIFT,
+            offset: 0,
+        })
+    }
+
+    /// The same, for programs that may only read it.
+    pub(crate) fn rdonly(self) -> Self {
+        DynptrKern {
+            size_word: self.size_word | RDONLY,
+            ..self
+        }
+    }
+
+    /// Bytes from its offset on.
+    pub(crate) fn size(&self) -> u32 {
         self.size_word & SIZE_MAX
     }
 
-    fn is_rdonly(&self) -> bool {
+    /// Whether it may only be read; a null one may be neither.
+    pub(crate) fn is_rdonly(&self) -> bool {
         self.size_word & RDONLY != 0
+    }
+
+    /// Whether it refers to nothing.
+    pub(crate) fn is_null(&self) -> bool {
+        self.data == 0
+    }
+
+    fn kind(&self) -> u32 {
+        self.size_word >> TYPE_SHIFT & TYPE_MASK
+    }
+
+    /// The frame it refers to.
+    ///
+    /// # Safety
+    /// Its kind is [`TYPE_XDP`].
+    #[expect(clippy::mut_from_ref, reason = "the frame is no part of the dynptr")]
+    unsafe fn frame(&self) -> &mut XdpBuff {
+        // SAFETY: 1. the program's context, which lives as long as the program runs, and the dynptr on its stack; 2. the program is suspended in
+        // the call.
+        unsafe { &mut *std::ptr::with_exposed_provenance_mut(self.data as usize) }
+    }
+
+    /// # Errors
+    /// E2BIG: not all of `len` bytes at `offset` are in it.
+    fn check_range(&self, offset: u32, len: u32) -> Result<(), Errno> {
+        if len > self.size() || offset > self.size() - len {
+            return Err(Errno::E2BIG);
+        }
+        Ok(())
     }
 
     /// The address of `len` bytes at `offset`.
     ///
     /// # Errors
-    /// E2BIG: not all of them are in the dynptr. EFAULT: its bytes do not lie in one piece of memory.
+    /// E2BIG: not all of them are in the dynptr. EFAULT: its bytes do not lie in one piece of memory, or the packet became shorter.
     fn slice(&self, offset: u32, len: u32) -> Result<*mut u8, Errno> {
-        if len > self.size() || offset > self.size() - len {
+        self.check_range(offset, len)?;
+        let from = u64::from(self.offset) + u64::from(offset);
+        let range = from as usize..from as usize + len as usize;
+        let piece = match self.kind() {
+            TYPE_LOCAL | TYPE_RINGBUF => {
+                return Ok(std::ptr::with_exposed_provenance_mut(
+                    (self.data + from) as usize,
+                ));
+            }
+            TYPE_SKB => {
+                let skb = std::ptr::with_exposed_provenance_mut::<Skb>(self.data as usize);
+                // SAFETY: 1. as for frames.
+                unsafe { (*skb).data_mut() }.get_mut(range)
+            }
+            // SAFETY: 1. it is a frame.
+            TYPE_XDP => unsafe { self.frame() }.data_mut().get_mut(range),
+            _ => None,
+        };
+        let piece = piece.ok_or(Errno::EFAULT)?;
+        Ok(std::ptr::with_exposed_provenance_mut(
+            piece.as_mut_ptr().expose_provenance(),
+        ))
+    }
+
+    /// Where `len` bytes lie in a frame that is not in one piece.
+    ///
+    /// # Errors
+    /// EFAULT: they are not all there.
+    fn scattered(&self, offset: u32, len: u32) -> Result<usize, Errno> {
+        let from = self.offset as usize + offset as usize;
+        // SAFETY: 1. it is a frame, if the first condition holds.
+        if self.kind() == TYPE_XDP && from + len as usize <= unsafe { self.frame() }.len_bytes() {
+            return Ok(from);
+        }
+        Err(Errno::EFAULT)
+    }
+
+    /// The address of `len` bytes, copied to `buffer` where they lie scattered; null where that is null, or they are not all there.
+    ///
+    /// # Safety
+    /// `buffer` is null or writable for `len` bytes.
+    pub(crate) unsafe fn slice_or_copy(&self, offset: u32, buffer: *mut u8, len: u32) -> *mut u8 {
+        if self.is_null() {
+            return std::ptr::null_mut();
+        }
+        match self.slice(offset, len) {
+            Ok(address) => address,
+            Err(Errno::EFAULT) if !buffer.is_null() => {
+                // SAFETY: 1. the caller's promise.
+                match self.load(offset, unsafe { bytes_mut(buffer, len) }) {
+                    Ok(()) => buffer,
+                    Err(_) => std::ptr::null_mut(),
+                }
+            }
+            Err(_) => std::ptr::null_mut(),
+        }
+    }
+
+    /// # Errors
+    /// E2BIG: beyond its end. EFAULT: the packet became shorter.
+    fn load(&self, offset: u32, dst: &mut [u8]) -> Result<(), Errno> {
+        match self.slice(offset, dst.len() as u32) {
+            Ok(from) => {
+                // SAFETY: 1. the slice lies in the dynptr's memory, which the verifier keeps alive as long as the dynptr; 2. the ranges may
+                // overlap.
+                unsafe { std::ptr::copy(from, dst.as_mut_ptr(), dst.len()) };
+                Ok(())
+            }
+            Err(Errno::EFAULT) => {
+                let from = self.scattered(offset, dst.len() as u32)?;
+                // SAFETY: 1. it is a frame.
+                unsafe { self.frame() }.load(from, dst);
+                Ok(())
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// # Errors
+    /// As [`DynptrKern::load`].
+    fn store(&self, offset: u32, src: &[u8]) -> Result<(), Errno> {
+        match self.slice(offset, src.len() as u32) {
+            Ok(to) => {
+                // SAFETY: as in `load`; the memory is writable, because the dynptr is not read-only.
+                unsafe { std::ptr::copy(src.as_ptr(), to, src.len()) };
+                Ok(())
+            }
+            Err(Errno::EFAULT) => {
+                let to = self.scattered(offset, src.len() as u32)?;
+                // SAFETY: 1. it is a frame.
+                unsafe { self.frame() }.store(to, src);
+                Ok(())
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Lets `write` set `len` bytes.
+    ///
+    /// # Errors
+    /// EINVAL: read-only. As [`DynptrKern::load`], and what `write` answers.
+    pub(crate) fn fill(
+        &self,
+        offset: u32,
+        len: u32,
+        write: impl FnOnce(&mut [u8]) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        if self.is_rdonly() {
+            return Err(Errno::EINVAL);
+        }
+        self.check_range(offset, len)?;
+        if self.is_null() {
+            return Ok(());
+        }
+        match self.slice(offset, len) {
+            // SAFETY: 1. as in `store`.
+            Ok(to) => write(unsafe { bytes_mut(to, len) }),
+            Err(_) => {
+                let mut bytes = vec![0; len as usize];
+                self.load(offset, &mut bytes)?;
+                write(&mut bytes)?;
+                self.store(offset, &bytes)
+            }
+        }
+    }
+
+    /// Cuts it to the bytes from `start` to before `end`.
+    ///
+    /// # Errors
+    /// EINVAL: null, or the end is before the start. ERANGE: beyond its end.
+    pub(crate) fn adjust(&mut self, start: u32, end: u32) -> Result<(), Errno> {
+        if self.is_null() || start > end {
+            return Err(Errno::EINVAL);
+        }
+        if end > self.size() {
+            return Err(Errno::ERANGE);
+        }
+        self.offset += start;
+        self.size_word = self.size_word & !SIZE_MAX | (end - start);
+        Ok(())
+    }
+
+    /// Copies bytes of another one, which may overlap.
+    ///
+    /// # Errors
+    /// EINVAL: one is null, or this one read-only. E2BIG: beyond the end of one.
+    pub(crate) fn copy_from(
+        &self,
+        offset: u32,
+        src: &DynptrKern,
+        src_offset: u32,
+        len: u32,
+    ) -> Result<(), Errno> {
+        let mut bytes = vec![0; len.min(src.size()) as usize];
+        let can_store = !self.is_null() && !self.is_rdonly();
+        let can_load = !src.is_null() && src.check_range(src_offset, len).is_ok();
+        if !can_load && !(can_store && self.check_range(offset, len).is_ok()) {
             return Err(Errno::E2BIG);
         }
-        match self.size_word >> TYPE_SHIFT & TYPE_MASK {
-            TYPE_LOCAL | TYPE_RINGBUF => {
-                let at = self.data + u64::from(self.offset) + u64::from(offset);
-                Ok(std::ptr::with_exposed_provenance_mut(at as usize))
-            }
-            _ => Err(Errno::EFAULT),
+        if src.is_null() {
+            return Err(Errno::EINVAL);
         }
+        src.check_range(src_offset, len)?;
+        src.load(src_offset, &mut bytes)?;
+        write(self, offset, &bytes, 0)
     }
 }
 
@@ -93,7 +324,7 @@ fn reserve(map: &Map, size: u32, flags: u64) -> Result<DynptrKern, Errno> {
 }
 
 /// Fills in a new dynptr, or a null one with the error.
-fn make(out: &mut DynptrKern, made: Result<DynptrKern, Errno>) -> Result<(), Errno> {
+pub(crate) fn make(out: &mut DynptrKern, made: Result<DynptrKern, Errno>) -> Result<(), Errno> {
     *out = made.unwrap_or_default();
     made.map(drop)
 }
@@ -107,30 +338,35 @@ fn local(data: *const u8, size: u32, flags: u64) -> Result<DynptrKern, Errno> {
 }
 
 fn read(src: &DynptrKern, offset: u32, dst: &mut [u8], flags: u64) -> Result<(), Errno> {
-    if src.data == 0 || flags != 0 {
+    if src.is_null() || flags != 0 {
         return Err(Errno::EINVAL);
     }
-    let from = src.slice(offset, dst.len() as u32)?;
-    // SAFETY: 1. the slice lies in the dynptr's memory, which the verifier keeps alive as long as the dynptr; 2. the ranges may overlap.
-    unsafe { std::ptr::copy(from, dst.as_mut_ptr(), dst.len()) };
-    Ok(())
+    src.load(offset, dst)
 }
 
 fn write(dst: &DynptrKern, offset: u32, src: &[u8], flags: u64) -> Result<(), Errno> {
-    if dst.data == 0 || dst.is_rdonly() {
+    if dst.is_null() || dst.is_rdonly() {
         return Err(Errno::EINVAL);
     }
-    let to = dst.slice(offset, src.len() as u32)?;
-    if flags != 0 {
+    dst.check_range(offset, src.len() as u32)?;
+    if dst.kind() == TYPE_SKB {
+        if flags & !SKB_WRITE_FLAGS != 0 {
+            return Err(Errno::EINVAL);
+        }
+        if flags & INVALIDATE_HASH != 0 {
+            let skb = std::ptr::with_exposed_provenance_mut::<Skb>(dst.data as usize);
+            // SAFETY: 1. as for frames.
+            unsafe { (*skb).clear_hash() };
+        }
+    } else if flags != 0 {
         return Err(Errno::EINVAL);
     }
-    // SAFETY: as in `read`; the memory is writable, because the dynptr is not read-only.
-    unsafe { std::ptr::copy(src.as_ptr(), to, src.len()) };
-    Ok(())
+    dst.store(offset, src)
 }
 
 fn data(ptr: &DynptrKern, offset: u32, len: u32) -> *mut u8 {
-    if ptr.data == 0 || ptr.is_rdonly() {
+    let is_memory = matches!(ptr.kind(), TYPE_LOCAL | TYPE_RINGBUF);
+    if ptr.is_null() || ptr.is_rdonly() || !is_memory {
         return std::ptr::null_mut();
     }
     ptr.slice(offset, len).unwrap_or(std::ptr::null_mut())

@@ -1,16 +1,22 @@
-//! Programs of a host application: its own program type, context and helpers, as plain Rust functions.
+//! Programs of a host application: its own program type, context, helpers and kfuncs, as plain Rust functions.
 //!
 //! [`Host`] collects what is registered; `ring3_objects::System::for_host` makes a system of it; [`HostProgram`] runs a program of that
 //! system. A helper is a function item (or closure without captures) of up to five registers: numbers, references to
 //! [`HostStruct`](ring3_btf::host::HostStruct)s, the context, and bytes as `Vec<u8>` (pointer and size: two registers). From its types follow the
 //! prototype that the verifier checks calls by, and the thunk that programs call.
+//!
+//! A kfunc is such a function under a name in the host's BTF instead of a number. It may also give objects away and take them back: an
+//! `Arc<T>` that it returns is a reference that the program must give back (`KF_ACQUIRE`), an `Option<Arc<T>>` one that may be NULL, an
+//! `Arc<T>` parameter takes one (`KF_RELEASE`).
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
-use ring3_btf::Btf;
-use ring3_btf::host::{HostStruct, HostTypes};
+use ring3_btf::host::{HostStruct, HostType, HostTypes};
+use ring3_btf::{Btf, TypeId};
 use ring3_runtime::{Entry, HelperFn, ProgObject, run_in_section};
 use ring3_spec::host::HostContext;
+use ring3_spec::kfunc::{KfuncFilter, KfuncFlags, KfuncHook, KfuncRow};
 use ring3_spec::kinds::{Any, ArgKind, Int, Mem, RetKind, SizeOrZero, Void};
 use ring3_spec::{
     Arg, ArgBase, CustomHelper, CustomProgType, FuncProto, ProgTypeRow, RegisterError, Registry,
@@ -30,15 +36,21 @@ pub struct Host<C> {
     types: HostTypes,
     btf: Option<Btf>,
     helpers: Vec<(FuncProto, HelperFn)>,
+    kfuncs: Vec<(KfuncRow, HelperFn)>,
     error: Option<String>,
     context: PhantomData<fn(C)>,
 }
 
 /// A host's registrations, checked.
 pub struct HostRows {
-    registry: Registry,
-    btf: Btf,
-    helpers: Vec<(u32, HelperFn)>,
+    /// Rows of Linux and the host.
+    pub registry: Registry,
+    /// The host's types and kfuncs.
+    pub btf: Btf,
+    /// What runs of helpers, by number.
+    pub helpers: Vec<(u32, HelperFn)>,
+    /// What runs of kfuncs, by name.
+    pub kfuncs: Vec<(&'static str, HelperFn)>,
 }
 
 impl<C: HostContext> Host<C> {
@@ -49,6 +61,7 @@ impl<C: HostContext> Host<C> {
             types: HostTypes::new().with::<C>(),
             btf: None,
             helpers: Vec::new(),
+            kfuncs: Vec::new(),
             error: None,
             context: PhantomData,
         }
@@ -78,22 +91,67 @@ impl<C: HostContext> Host<C> {
         for (slot, arg) in args.iter_mut().zip(given) {
             *slot = arg;
         }
-        if let Some(other) = F::contexts().into_iter().find(|other| *other != C::NAME) {
-            let own = C::NAME;
-            self.error = Some(format!(
-                "helper '{name}': takes context '{other}', not '{own}'"
-            ));
-        }
-        F::describe(&mut self.types);
+        self.note_function::<F, A>("helper", name);
         let proto = FuncProto::custom(id, name, args, F::RET);
         self.helpers.push((proto, function.code()));
         self
     }
 
+    /// Adds a kfunc, which programs declare as `extern ... NAME(...) __ksym`. References that it takes must be trusted.
+    pub fn kfunc<F, A>(self, name: &'static str, function: F) -> Host<C>
+    where
+        F: HostFunction<A>,
+    {
+        self.kfunc_with(name, function, KfuncFlags::NONE)
+    }
+
+    /// As [`Host::kfunc`], with flags beyond those that follow from its types: [`KfuncFlags::SLEEPABLE`], [`KfuncFlags::RCU`].
+    pub fn kfunc_with<F, A>(mut self, name: &'static str, function: F, flags: KfuncFlags) -> Host<C>
+    where
+        F: HostFunction<A>,
+    {
+        let (ret, params) = self.note_function::<F, A>("kfunc", name);
+        if params.len() > 5 {
+            self.error = Some(format!(
+                "kfunc '{name}': {} registers, at most 5",
+                params.len()
+            ));
+        }
+        let number = |(at, (suffix, ty)): (usize, (&str, TypeId))| (format!("a{at}{suffix}"), ty);
+        let params = params.into_iter().enumerate().map(number).collect();
+        self.types.add_function(name, ret, params);
+        let row = KfuncRow {
+            name,
+            flags: F::flags().or(flags),
+            hooks: &[KfuncHook::Host],
+            filter: KfuncFilter::Any,
+        };
+        self.kfuncs.push((row, function.code()));
+        self
+    }
+
+    /// Adds the types of a function; what describes its result, and its registers.
+    fn note_function<F, A>(
+        &mut self,
+        what: &str,
+        name: &str,
+    ) -> (TypeId, Vec<(&'static str, TypeId)>)
+    where
+        F: HostFunction<A>,
+    {
+        if let Some(other) = F::contexts().into_iter().find(|other| *other != C::NAME) {
+            let own = C::NAME;
+            self.error = Some(format!(
+                "{what} '{name}': takes context '{other}', not '{own}'"
+            ));
+        }
+        F::describe(&mut self.types)
+    }
+
     /// Checks everything.
     ///
     /// # Errors
-    /// EINVAL: a helper with too many registers or another context, or BTF that says something else than the host's structs. EEXIST: two
+    /// EINVAL: a helper or kfunc with too many registers or another context, a kfunc with a name that is taken, or BTF that says something else than the host's structs. EEXIST: two
     /// structs have one name.
     pub fn build(self) -> Result<HostRows, (Errno, String)> {
         if let Some(error) = self.error {
@@ -104,7 +162,11 @@ impl<C: HostContext> Host<C> {
         let btf = match self.btf {
             Some(btf) => {
                 self.types.check_against(&btf).map_err(btf_error)?;
-                btf
+                if self.kfuncs.is_empty() {
+                    btf
+                } else {
+                    self.types.add_functions_to(&btf).map_err(btf_error)?
+                }
             }
             None => described,
         };
@@ -124,18 +186,17 @@ impl<C: HostContext> Host<C> {
             };
             registry.register_helper(helper).map_err(row_error)?;
         }
+        let mut kfuncs = Vec::new();
+        for (row, code) in self.kfuncs {
+            kfuncs.push((row.name, code));
+            registry.register_kfunc(row).map_err(row_error)?;
+        }
         Ok(HostRows {
             registry,
             btf,
             helpers,
+            kfuncs,
         })
-    }
-}
-
-impl HostRows {
-    /// Rows, types and implementations, for a system.
-    pub fn into_parts(self) -> (Registry, Btf, Vec<(u32, HelperFn)>) {
-        (self.registry, self.btf, self.helpers)
     }
 }
 
@@ -203,8 +264,8 @@ pub trait HostArg {
         None
     }
 
-    /// Adds its types.
-    fn describe(_types: &mut HostTypes) {}
+    /// Adds its types; a register each: the end of its name in BTF, and its type.
+    fn params(types: &mut HostTypes) -> Vec<(&'static str, TypeId)>;
 
     /// Reads its registers.
     ///
@@ -220,6 +281,10 @@ macro_rules! numbers {
 
             fn args() -> Vec<Arg> {
                 vec![Any::ARG]
+            }
+
+            fn params(types: &mut HostTypes) -> Vec<(&'static str, TypeId)> {
+                vec![("", <$ty as HostType>::describe(types))]
             }
 
             unsafe fn from_regs<'call>(regs: &mut Regs) -> Self::Item<'call> {
@@ -249,12 +314,13 @@ impl<T: HostStruct> HostArg for &T {
         T::IS_CONTEXT.then_some(T::NAME)
     }
 
-    fn describe(types: &mut HostTypes) {
-        T::describe(types);
+    fn params(types: &mut HostTypes) -> Vec<(&'static str, TypeId)> {
+        vec![("", pointer_to::<T>(types))]
     }
 
     unsafe fn from_regs<'call>(regs: &mut Regs) -> &'call T::At<'call> {
-        // SAFETY: 1. ARG_PTR_TO_BTF_ID with PTR_TRUSTED: a reference of the context to a struct of this name, or a struct inside of one, with
+        // SAFETY: 1. ARG_PTR_TO_BTF_ID with PTR_TRUSTED, or KF_TRUSTED_ARGS: a reference of the context to a struct of this name, an object that a
+        // kfunc gave and the program has not given back, or a struct inside of one, with
         // the layout that `Host::build` compared with the compiler's; ARG_PTR_TO_CTX: the context, which `HostProgram::run` borrows;
         // 2. both outlive the run, and the program is suspended in the call; 3. programs store to neither objects nor, during the call, the
         // context.
@@ -270,6 +336,13 @@ impl HostArg for Vec<u8> {
         vec![Mem::ARG, SizeOrZero::ARG]
     }
 
+    fn params(types: &mut HostTypes) -> Vec<(&'static str, TypeId)> {
+        vec![
+            ("", types.add_pointer(TypeId(0))),
+            ("__sz", <u32 as HostType>::describe(types)),
+        ]
+    }
+
     unsafe fn from_regs<'call>(regs: &mut Regs) -> Self::Item<'call> {
         let address = std::ptr::with_exposed_provenance(regs.take() as usize);
         let bytes = regs.take() as u32;
@@ -278,10 +351,125 @@ impl HostArg for Vec<u8> {
     }
 }
 
+/// A pointer to a struct of the host.
+fn pointer_to<T: HostType>(types: &mut HostTypes) -> TypeId {
+    let to = T::describe(types);
+    types.add_pointer(to)
+}
+
+/// A parameter of a kfunc: those of helpers, and references that are given back.
+pub trait KfuncArg {
+    /// The parameter as it lives during one call.
+    type Item<'call>;
+    /// What it says about the function.
+    const FLAGS: KfuncFlags;
+
+    /// The name of the context it is, if it is one.
+    fn context() -> Option<&'static str>;
+
+    /// As [`HostArg::params`].
+    fn params(types: &mut HostTypes) -> Vec<(&'static str, TypeId)>;
+
+    /// Reads its registers.
+    ///
+    /// # Safety
+    /// As [`HostArg::from_regs`], by the function's BTF and flags.
+    unsafe fn from_regs<'call>(regs: &mut Regs) -> Self::Item<'call>;
+}
+
+impl<A: HostArg> KfuncArg for A {
+    type Item<'call> = A::Item<'call>;
+    const FLAGS: KfuncFlags = KfuncFlags::TRUSTED_ARGS;
+
+    fn context() -> Option<&'static str> {
+        A::context()
+    }
+
+    fn params(types: &mut HostTypes) -> Vec<(&'static str, TypeId)> {
+        A::params(types)
+    }
+
+    unsafe fn from_regs<'call>(regs: &mut Regs) -> A::Item<'call> {
+        // SAFETY: 1. the caller's promise.
+        unsafe { A::from_regs(regs) }
+    }
+}
+
+/// A reference that the program gives back.
+impl<T: HostStruct + Send + Sync + 'static> KfuncArg for Arc<T> {
+    type Item<'call> = Arc<T>;
+    const FLAGS: KfuncFlags = KfuncFlags::RELEASE;
+
+    fn context() -> Option<&'static str> {
+        None
+    }
+
+    fn params(types: &mut HostTypes) -> Vec<(&'static str, TypeId)> {
+        vec![("", pointer_to::<T>(types))]
+    }
+
+    unsafe fn from_regs<'call>(regs: &mut Regs) -> Self::Item<'call> {
+        // SAFETY: 1. KF_RELEASE: the program owns a reference of an object of this type, which only kfuncs of the host give, as `Arc`s; 2. it
+        // cannot use it afterwards.
+        unsafe { Arc::from_raw(std::ptr::with_exposed_provenance(regs.take() as usize)) }
+    }
+}
+
+/// A result of a kfunc: those of helpers, and references.
+pub trait KfuncRet {
+    /// What it says about the function.
+    const FLAGS: KfuncFlags;
+
+    /// Adds its type; 0 for no result.
+    fn describe(types: &mut HostTypes) -> TypeId;
+
+    /// The register.
+    fn into_reg(self) -> u64;
+}
+
+impl<R: HostRet> KfuncRet for R {
+    const FLAGS: KfuncFlags = KfuncFlags::NONE;
+
+    fn describe(types: &mut HostTypes) -> TypeId {
+        R::describe(types)
+    }
+
+    fn into_reg(self) -> u64 {
+        HostRet::into_reg(self)
+    }
+}
+
+impl<T: HostStruct + Send + Sync + 'static> KfuncRet for Arc<T> {
+    const FLAGS: KfuncFlags = KfuncFlags::ACQUIRE;
+
+    fn describe(types: &mut HostTypes) -> TypeId {
+        pointer_to::<T>(types)
+    }
+
+    fn into_reg(self) -> u64 {
+        Arc::into_raw(self).expose_provenance() as u64
+    }
+}
+
+impl<T: HostStruct + Send + Sync + 'static> KfuncRet for Option<Arc<T>> {
+    const FLAGS: KfuncFlags = KfuncFlags::ACQUIRE.or(KfuncFlags::RET_NULL);
+
+    fn describe(types: &mut HostTypes) -> TypeId {
+        pointer_to::<T>(types)
+    }
+
+    fn into_reg(self) -> u64 {
+        self.map_or(0, KfuncRet::into_reg)
+    }
+}
+
 /// A result of a helper.
 pub trait HostRet {
     /// What the verifier assumes of it.
     const RET: Ret;
+
+    /// Adds its type; 0 for no result.
+    fn describe(types: &mut HostTypes) -> TypeId;
 
     /// The register.
     fn into_reg(self) -> u64;
@@ -291,6 +479,10 @@ macro_rules! results {
     ($($ty:ty),*) => {$(
         impl HostRet for $ty {
             const RET: Ret = <Int as RetKind>::RET;
+
+            fn describe(types: &mut HostTypes) -> TypeId {
+                <$ty as HostType>::describe(types)
+            }
 
             fn into_reg(self) -> u64 {
                 self as u64
@@ -303,27 +495,37 @@ results!(u8, u16, u32, u64, i8, i16, i32, i64, bool);
 impl HostRet for () {
     const RET: Ret = <Void as RetKind>::RET;
 
+    fn describe(_types: &mut HostTypes) -> TypeId {
+        TypeId(0)
+    }
+
     fn into_reg(self) -> u64 {
         0
     }
 }
 
 /// A Rust function that programs can call; `A` is the tuple of its parameters.
-pub trait HostHelper<A>: Copy + Send + Sync + 'static {
+pub trait HostFunction<A>: Copy + Send + Sync + 'static {
+    /// The names of contexts among its parameters.
+    fn contexts() -> Vec<&'static str>;
+
+    /// What its types say of it as a kfunc.
+    fn flags() -> KfuncFlags;
+
+    /// Adds its types: of the result, and of each register.
+    fn describe(types: &mut HostTypes) -> (TypeId, Vec<(&'static str, TypeId)>);
+
+    /// What programs call.
+    fn code(self) -> HelperFn;
+}
+
+/// One that can be a helper.
+pub trait HostHelper<A>: HostFunction<A> {
     /// What the verifier assumes of its result.
     const RET: Ret;
 
     /// What the verifier checks of its registers.
     fn args() -> Vec<Arg>;
-
-    /// The names of contexts among its parameters.
-    fn contexts() -> Vec<&'static str>;
-
-    /// Adds the types of its parameters.
-    fn describe(types: &mut HostTypes);
-
-    /// What programs call.
-    fn code(self) -> HelperFn;
 }
 
 macro_rules! functions {
@@ -331,7 +533,7 @@ macro_rules! functions {
         impl<F, R: HostRet, $($arg: HostArg),*> HostHelper<($($arg,)*)> for F
         where
             F: Fn($($arg),*) -> R
-                + for<'call> Fn($($arg::Item<'call>),*) -> R
+                + for<'call> Fn($(<$arg as KfuncArg>::Item<'call>),*) -> R
                 + Copy
                 + Send
                 + Sync
@@ -343,18 +545,36 @@ macro_rules! functions {
                 let args: Vec<Vec<Arg>> = vec![$($arg::args()),*];
                 args.concat()
             }
+        }
 
+        impl<F, R: KfuncRet, $($arg: KfuncArg),*> HostFunction<($($arg,)*)> for F
+        where
+            F: Fn($($arg),*) -> R
+                + for<'call> Fn($($arg::Item<'call>),*) -> R
+                + Copy
+                + Send
+                + Sync
+                + 'static,
+        {
             fn contexts() -> Vec<&'static str> {
-                let contexts: Vec<Option<&'static str>> = vec![$($arg::context()),*];
+                let contexts: Vec<Option<&'static str>> =
+                    vec![$(<$arg as KfuncArg>::context()),*];
                 contexts.into_iter().flatten().collect()
             }
 
-            fn describe(_types: &mut HostTypes) {
-                $($arg::describe(_types);)*
+            fn flags() -> KfuncFlags {
+                R::FLAGS$(.or($arg::FLAGS))*
+            }
+
+            fn describe(types: &mut HostTypes) -> (TypeId, Vec<(&'static str, TypeId)>) {
+                let ret = R::describe(types);
+                let params: Vec<Vec<(&'static str, TypeId)>> =
+                    vec![$(<$arg as KfuncArg>::params(types)),*];
+                (ret, params.concat())
             }
 
             fn code(self) -> HelperFn {
-                unsafe extern "C" fn thunk<F, R: HostRet, $($arg: HostArg),*>(
+                unsafe extern "C" fn thunk<F, R: KfuncRet, $($arg: KfuncArg),*>(
                     r1: u64,
                     r2: u64,
                     r3: u64,
@@ -372,9 +592,9 @@ macro_rules! functions {
                     // SAFETY: 1. `F` has no bytes, so any aligned address holds it; 2. the thunk is only named by `code`, which was given a
                     // value of `F`, and `F` is `Copy`: another one may exist, on any thread.
                     let function = unsafe { std::ptr::NonNull::<F>::dangling().as_ref() };
-                    // SAFETY: 1. the verifier checked the call against `args`, in the same order; 2. nothing that is read outlives the call:
-                    // the function takes parameters of any lifetime.
-                    function($(unsafe { $arg::from_regs(&mut _regs) }),*).into_reg()
+                    // SAFETY: 1. the verifier checked the call against the prototype that follows from the types, in the same order; 2. nothing
+                    // that is read outlives the call: the function takes parameters of any lifetime.
+                    function($(unsafe { <$arg as KfuncArg>::from_regs(&mut _regs) }),*).into_reg()
                 }
                 thunk::<F, R, $($arg),*>
             }
@@ -423,5 +643,84 @@ mod tests {
         let address = bytes.as_ptr().expose_provenance() as u64;
         // SAFETY: the registers are the address of three bytes, and their number.
         assert_eq!(unsafe { code(address, 3, 0, 0, 0) }, 6);
+    }
+
+    ring3_btf::host_struct! {
+        struct Counter {
+            value: u64,
+        }
+    }
+
+    ring3_spec::host_context! {
+        struct Event<'a> {
+            counter: &'a Counter,
+        }
+    }
+
+    fn find(value: u64) -> Option<Arc<Counter>> {
+        (value != 0).then(|| Arc::new(Counter { value }))
+    }
+
+    fn put(counter: Arc<Counter>) -> u64 {
+        counter.value
+    }
+
+    fn peek(_event: &Event<'_>, counter: &Counter, bytes: Vec<u8>) -> u64 {
+        counter.value + bytes.len() as u64
+    }
+
+    #[test]
+    fn kfuncs_say_in_btf_and_flags_what_their_types_say() {
+        let host = Host::<Event<'_>>::new("event")
+            .kfunc("find", find)
+            .kfunc("put", put)
+            .kfunc_with("peek", peek, KfuncFlags::SLEEPABLE);
+        let rows = host.build().map_err(|(_, text)| text).unwrap();
+        let proto = |name| {
+            let id = rows.btf.find_by_name_kind(name, ring3_btf::Kind::Func);
+            rows.btf
+                .type_by_id(id.unwrap())
+                .unwrap()
+                .referent()
+                .unwrap()
+        };
+        let names: Vec<&str> = proto("peek").params().map(|param| param.name()).collect();
+        assert_eq!(names, ["a0", "a1", "a2", "a3__sz"]);
+        let flags = |name| rows.registry.kfunc(name).unwrap().flags;
+        let [trusted, none] = [KfuncFlags::TRUSTED_ARGS, KfuncFlags::NONE];
+        let gives = KfuncFlags::ACQUIRE.or(KfuncFlags::RET_NULL);
+        assert_eq!(flags("find"), trusted.or(gives));
+        assert_eq!(flags("put"), none.or(KfuncFlags::RELEASE));
+        assert_eq!(flags("peek"), trusted.or(KfuncFlags::SLEEPABLE));
+        let row = rows.registry.kfunc("find").unwrap();
+        assert!(row.is_for(HOST_PROG_TYPE, 0) && !row.is_for(ProgType::Xdp, 0));
+        let code = |name| {
+            rows.kfuncs
+                .iter()
+                .find(|(other, _)| *other == name)
+                .unwrap()
+                .1
+        };
+        // SAFETY: numbers, and a reference that `find` gave.
+        unsafe {
+            assert_eq!(code("find")(0, 0, 0, 0, 0), 0);
+            let counter = code("find")(7, 0, 0, 0, 0);
+            assert_eq!(code("put")(counter, 0, 0, 0, 0), 7);
+        }
+    }
+
+    #[test]
+    fn kfuncs_have_names_of_their_own_and_five_registers() {
+        let taken = Host::<Event<'_>>::new("event").kfunc("bpf_throw", put);
+        let (errno, text) = taken.build().err().unwrap();
+        assert_eq!(errno, Errno::EINVAL);
+        assert!(text.contains("bpf_throw"), "{text}");
+        let many = |_: Vec<u8>, _: Vec<u8>, _: Vec<u8>| 0u64;
+        let (_, text) = Host::<Event<'_>>::new("event")
+            .kfunc("many", many)
+            .build()
+            .err()
+            .unwrap();
+        assert!(text.contains("6 registers"), "{text}");
     }
 }

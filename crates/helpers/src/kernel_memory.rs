@@ -6,6 +6,7 @@
 //! ```text
 //! bpf_per_cpu_ptr(p, cpu) = p + cpu * UNIT_BYTES
 //! ```
+//! Objects that programs allocate per CPU lie elsewhere and know the distance of their copies (`kfunc::object`).
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -21,6 +22,7 @@ use ring3_sync::rcu;
 use ring3_uapi::Errno;
 
 use crate::bind::{FromValue, IntoValue, implement};
+use crate::kfunc::object::percpu_copy;
 
 /// Bytes of one CPU's copies.
 const UNIT_BYTES: usize = 4 << 20;
@@ -86,19 +88,34 @@ pub fn variable(name: &str, bytes: usize, place: Place) -> Result<u64, Errno> {
     static AREAS: OnceLock<Mutex<BTreeMap<Place, Area>>> = OnceLock::new();
     let mut areas = AREAS.get_or_init(Mutex::default).lock();
     if !areas.contains_key(&place) {
-        areas.insert(place, Area::new(place)?);
+        let area = Area::new(place)?;
+        if place == Place::PerCpu {
+            let start = area.region.as_ptr().expose_provenance() as u64;
+            PERCPU_START.store(start, Ordering::Release);
+        }
+        areas.insert(place, area);
     }
     let area = areas.get_mut(&place).ok_or(Errno::ENOMEM)?;
     area.variable(name, bytes)
 }
 
+/// Where the first copies of per-CPU variables begin, 0 before there is one.
+static PERCPU_START: AtomicU64 = AtomicU64::new(0);
+
 /// The copy of a CPU; 0 for one that there is not.
-fn copy_of(variable: u64, cpu: u64) -> u64 {
-    if cpu < possible_cpus() as u64 {
-        variable + cpu * UNIT_BYTES as u64
-    } else {
-        0
+///
+/// # Safety
+/// `variable` came from [`variable`], or is a per-CPU object.
+unsafe fn copy_of(variable: u64, cpu: u64) -> u64 {
+    if cpu >= possible_cpus() as u64 {
+        return 0;
     }
+    let start = PERCPU_START.load(Ordering::Acquire);
+    if start != 0 && (start..start + UNIT_BYTES as u64).contains(&variable) {
+        return variable + cpu * UNIT_BYTES as u64;
+    }
+    // SAFETY: 1. the caller's promise.
+    unsafe { percpu_copy(variable, cpu as u32) }
 }
 
 impl FromValue<PercpuVar> for u64 {
@@ -138,8 +155,14 @@ impl IntoValue<OrNull<ExchangedBtf>> for u64 {
 }
 
 implement! { ROWS:
-    PerCpuPtr(variable: u64, cpu: u32) { copy_of(variable, cpu.into()) }
-    ThisCpuPtr(variable: u64) { copy_of(variable, rcu::thread().section_cpu().into()) }
+    PerCpuPtr(variable: u64, cpu: u32) {
+        // SAFETY: 1. ARG_PTR_TO_PERCPU_BTF_ID: one of the two.
+        unsafe { copy_of(variable, cpu.into()) }
+    }
+    ThisCpuPtr(variable: u64) {
+        // SAFETY: as above.
+        unsafe { copy_of(variable, rcu::thread().section_cpu().into()) }
+    }
     KptrXchg(place: *mut u64, object: u64) {
         // SAFETY: 1. ARG_KPTR_XCHG_DEST: an aligned pointer field of a live value; 2. all accesses to such fields are atomic.
         let place = unsafe { AtomicU64::from_ptr(place) };

@@ -20,6 +20,7 @@ mod find_vma;
 mod format;
 pub mod host;
 pub mod kernel_memory;
+pub mod kfunc;
 mod lock;
 mod looping;
 mod map;
@@ -46,11 +47,12 @@ mod vma;
 
 pub use bind::Needs;
 pub use file_object::FileObject;
+pub use kfunc::fields::Hooks as FieldHooks;
+pub use kfunc::object::ObjectKind;
 pub use packet::skb_helpers::load_packet;
 pub use perf::{PerfCounter, PerfRecord, PerfSink, PerfValue};
 pub use permit::{Permissions, set_permissions};
 pub use support::{Support, support};
-pub use timer::Hooks as FieldHooks;
 pub use trace::{TraceLine, set_trace_sink};
 
 use ring3_runtime::HelperFn;

@@ -11,7 +11,7 @@ use crate::bind::{bytes_mut, implement};
 ///
 /// # Errors
 /// EFAULT: some byte cannot be read.
-fn read(dst: &mut [u8], src: u64) -> Result<(), Errno> {
+pub(crate) fn read(dst: &mut [u8], src: u64) -> Result<(), Errno> {
     // SAFETY: 1. the slice is writable for its length.
     if unsafe { extable::probe_copy(dst.as_mut_ptr(), src, dst.len()) } {
         return Ok(());
@@ -67,7 +67,7 @@ unsafe fn read_str_to(dst: *mut u8, size: u32, src: u64) -> Result<u64, Errno> {
 }
 
 /// The errno of a fault where the kernel expects one of its own addresses: user addresses and non-canonical ones are out of range.
-fn kernel_errno(src: u64) -> Errno {
+pub(crate) fn kernel_errno(src: u64) -> Errno {
     const UPPER_HALF: u64 = u64::MAX << 47;
     if src >= UPPER_HALF {
         Errno::EFAULT

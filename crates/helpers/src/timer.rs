@@ -4,7 +4,7 @@
 //! the process, each in a read section of its own; due timers wait in one ordered queue, from which cancelling takes them out, so that the queue
 //! is never longer than there are armed timers.
 //!
-//! Neighbour: `ring3_maps::fields`, which calls [`Hooks`] when a value with a timer goes.
+//! Neighbour: `ring3_maps::fields`, whose hooks (`kfunc::fields`) call [`release`] when a value with a timer goes.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use ring3_maps::Map;
-use ring3_maps::fields::{Field, FieldHooks, FieldKind};
+use ring3_maps::fields::FieldKind;
 use ring3_os::time;
 use ring3_runtime::CallbackRef;
 use ring3_sync::rcu;
@@ -254,15 +254,14 @@ unsafe fn timer_of(timer: *mut u64) -> Result<Arc<Timer>, Errno> {
 }
 
 /// # Errors
-/// EINVAL: an unknown clock, or a timer that is none of the map's. EBUSY: initialised before.
+/// EINVAL: the map has no such field. EBUSY: initialised before.
 ///
 /// # Safety
-/// As [`word`].
-unsafe fn init(timer: *mut u64, map: &Map, flags: u64) -> Result<(), Errno> {
-    let clock = Clock::from_flags(flags).ok_or(Errno::EINVAL)?;
+/// As [`word`]: the field of this kind in a live value of the map.
+unsafe fn init(timer: *mut u64, map: &Map, clock: Clock, kind: FieldKind) -> Result<(), Errno> {
     let field = map
         .value_record()
-        .and_then(|record| record.find(FieldKind::Timer).copied());
+        .and_then(|record| record.find(kind).copied());
     let offset = field.ok_or(Errno::EINVAL)?.offset;
     let fresh = Arc::new(Timer {
         clock,
@@ -288,42 +287,93 @@ unsafe fn init(timer: *mut u64, map: &Map, flags: u64) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Makes a work item of a `struct bpf_wq`.
+///
+/// # Errors
+/// As [`init`].
+///
+/// # Safety
+/// As [`init`].
+pub(crate) unsafe fn init_work(work: *mut u64, map: &Map) -> Result<(), Errno> {
+    // SAFETY: 1. the caller's promise.
+    unsafe { init(work, map, Clock::Monotonic, FieldKind::Workqueue) }
+}
+
+/// Says what a timer or work item calls.
+///
+/// # Errors
+/// EINVAL: not initialised. EPERM: the program says not who owns it.
+///
+/// # Safety
+/// As [`word`]; the callback is the running program's.
+pub(crate) unsafe fn set_callback(timer: *mut u64, callback: CallbackRef) -> Result<(), Errno> {
+    // SAFETY: 1. the caller's promise; 2. a program runs in a read section; 3. the program runs, so its record lives.
+    let (timer, owner) = unsafe { (timer_of(timer)?, callback.owner()) };
+    let owner = owner.ok_or(Errno::EPERM)?;
+    timer.state.lock().callback = Some(Callback {
+        code: callback,
+        owner,
+    });
+    Ok(())
+}
+
+/// Arms a timer for the time that `at` gives of it.
+///
+/// # Errors
+/// EINVAL: not initialised, or without a callback.
+///
+/// # Safety
+/// As [`word`].
+unsafe fn start(timer: *mut u64, at: impl FnOnce(&Timer) -> u64) -> Result<(), Errno> {
+    // SAFETY: 1. the caller's promise; 2. a program runs in a read section.
+    let timer = unsafe { timer_of(timer)? };
+    let mut state = timer.state.lock();
+    if state.callback.is_none() || state.is_released {
+        return Err(Errno::EINVAL);
+    }
+    if let Some(key) = state.queued.take() {
+        service().disarm(key);
+    }
+    state.queued = Some(service().arm(at(&timer), &timer));
+    Ok(())
+}
+
+/// Makes a work item due.
+///
+/// # Errors
+/// As [`start`].
+///
+/// # Safety
+/// As [`word`].
+pub(crate) unsafe fn start_work(work: *mut u64) -> Result<(), Errno> {
+    // SAFETY: 1. the caller's promise.
+    unsafe { start(work, |_| time::monotonic_ns()) }
+}
+
 implement! { ROWS:
     TimerInit(timer: *mut u64, map: &Map, flags: u64) {
-        // SAFETY: 1. ARG_PTR_TO_TIMER: the timer of a live value of the map.
-        unsafe { init(timer, map, flags) }
-    }
-    TimerSetCallback(timer: *mut u64, callback: CallbackRef) {
-        // SAFETY: 1. as above; 2. a program runs in a read section; 3. the program runs, so its record lives.
-        let (timer, owner) = unsafe { (timer_of(timer), callback.owner()) };
-        timer.and_then(|timer| {
-            let owner = owner.ok_or(Errno::EPERM)?;
-            timer.state.lock().callback = Some(Callback { code: callback, owner });
-            Ok(())
+        Clock::from_flags(flags).ok_or(Errno::EINVAL).and_then(|clock| {
+            // SAFETY: 1. ARG_PTR_TO_TIMER: the timer of a live value of the map.
+            unsafe { init(timer, map, clock, FieldKind::Timer) }
         })
     }
-    TimerStart(timer: *mut u64, nsecs: u64, flags: u64) {
+    TimerSetCallback(timer: *mut u64, callback: CallbackRef) {
         // SAFETY: as above.
-        let timer = unsafe { timer_of(timer) };
+        unsafe { set_callback(timer, callback) }
+    }
+    TimerStart(timer: *mut u64, nsecs: u64, flags: u64) {
         if flags & !(ABSOLUTE | CPU_PIN) != 0 {
             Err(Errno::EINVAL)
         } else {
-            timer.and_then(|timer| {
-                let mut state = timer.state.lock();
-                if state.callback.is_none() || state.is_released {
-                    return Err(Errno::EINVAL);
-                }
-                if let Some(key) = state.queued.take() {
-                    service().disarm(key);
-                }
-                let at = if flags & ABSOLUTE == 0 {
+            let at = |timer: &Timer| {
+                if flags & ABSOLUTE == 0 {
                     time::monotonic_ns().saturating_add(nsecs)
                 } else {
                     timer.clock.to_monotonic(nsecs)
-                };
-                state.queued = Some(service().arm(at, &timer));
-                Ok(())
-            })
+                }
+            };
+            // SAFETY: as above.
+            unsafe { start(timer, at) }
         }
     }
     TimerCancel(timer: *mut u64) {
@@ -332,24 +382,19 @@ implement! { ROWS:
     }
 }
 
-/// What values of maps own through helpers: timers.
-#[derive(Debug)]
-pub struct Hooks;
-
-impl FieldHooks for Hooks {
-    unsafe fn release(&self, field: &Field, field_ptr: *mut u8) {
-        if field.kind != FieldKind::Timer {
-            return;
-        }
-        // SAFETY: 1. the address of a timer field, by the caller's promise.
-        let timer = unsafe { word(field_ptr.cast()) }.swap(std::ptr::null_mut(), Ordering::AcqRel);
-        if timer.is_null() {
-            return;
-        }
-        // SAFETY: 1. the reference that the word owned.
-        let timer = unsafe { Arc::from_raw(timer) };
-        timer.release();
-        // A program that read the word before it was taken may still make a reference of its own.
-        rcu::drop_rcu(timer);
+/// The value of a timer or work item goes.
+///
+/// # Safety
+/// `field` is the address of the field.
+pub(crate) unsafe fn release(field: *mut u8) {
+    // SAFETY: 1. the caller's promise.
+    let timer = unsafe { word(field.cast()) }.swap(std::ptr::null_mut(), Ordering::AcqRel);
+    if timer.is_null() {
+        return;
     }
+    // SAFETY: 1. the reference that the word owned.
+    let timer = unsafe { Arc::from_raw(timer) };
+    timer.release();
+    // A program that read the word before it was taken may still make a reference of its own.
+    rcu::drop_rcu(timer);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ring3_btf::{Kind, TypeId};
+use ring3_btf::{Btf, DESTRUCTIBLE_6_18, FieldMask, KernelTypes, Kind, Record, TypeId};
 use ring3_helpers as helpers;
 use ring3_helpers::kernel_memory::{Place, variable};
 use ring3_maps::Map;
@@ -10,7 +10,7 @@ use ring3_runtime::{
     CallKind, CallTarget, Clobbers, HubRef, InlineCall, Linked, Site, StopSite, Stops,
     TailCallSite, TailCallTable, Target,
 };
-use ring3_spec::{CallFact, StopPoint, VerifiedProgram};
+use ring3_spec::{CallFact, ObjectType, StopPoint, VerifiedProgram};
 use ring3_uapi::{AttachType, Errno, FuncId, MapType};
 
 use crate::{Error, MapObject, ProgAttr, System};
@@ -19,20 +19,27 @@ const PSEUDO_BTF_ID: u8 = 3;
 /// Where functions of the kernel are said to be: an address of no process.
 const FUNCTION_ADDRESS: u64 = 0xffff_8000_0000_0000;
 
-/// Resolves every slot of a verified program.
+/// What a program's code names, as addresses, and so must live as long as it.
+pub(crate) type Held = Vec<Arc<helpers::ObjectKind>>;
+
+/// Resolves every slot of a verified program. `kernel` is the BTF that calls of kernel functions name them in.
 ///
 /// # Errors
 /// ENOTSUPP: a helper or kfunc without an implementation.
 pub(crate) fn link(
     system: &System,
     attr: &ProgAttr,
+    kernel: Option<&Btf>,
     program: &Arc<VerifiedProgram>,
     maps: &[Arc<MapObject>],
-) -> Result<Linked, Error> {
+) -> Result<(Linked, Held), Error> {
+    let kinds = object_kinds(program, kernel)?;
     let mut sites = Vec::new();
     for (slot, (insn, fact)) in program.insns.iter().zip(&program.facts).enumerate() {
         let target = if insn.is_ld_imm64() {
+            let kind = fact.object_type.and_then(|at| kinds.get(at as usize));
             match fact.map {
+                None if kind.is_some() => kind.map(|kind| Target::Imm64(kind.program_ptr())),
                 Some(map) => Some(Target::Imm64(map_address(
                     program,
                     slot,
@@ -44,7 +51,7 @@ pub(crate) fn link(
                 None => None,
             }
         } else if let Some(call) = fact.call {
-            call_target(system, attr, call, maps)?
+            call_target(system, attr, kernel, call, maps)?
         } else if is_packet_load(insn.code) {
             Some(Target::LoadPacket(helpers::load_packet))
         } else {
@@ -57,7 +64,7 @@ pub(crate) fn link(
             });
         }
     }
-    Ok(Linked {
+    let linked = Linked {
         program: Arc::clone(program),
         sites,
         arena: None,
@@ -67,7 +74,64 @@ pub(crate) fn link(
             .is_some()
             .then(|| stops(attr, program))
             .transpose()?,
-    })
+    };
+    Ok((linked, kinds))
+}
+
+/// What describes the program's object types to those who allocate and drop them.
+fn object_kinds(program: &VerifiedProgram, kernel: Option<&Btf>) -> Result<Held, Error> {
+    let types = kernel.map(|btf| KernelTypes {
+        btf,
+        destructible: DESTRUCTIBLE_6_18,
+    });
+    let kind = |object: &ObjectType| {
+        let bytes = object.btf.type_by_id(object.id).map_or(0, |ty| ty.size());
+        let mask = FieldMask::ALLOC_OBJ;
+        let record =
+            Record::parse(&object.btf, object.id, mask, bytes, types).map_err(|errno| {
+                let name = object.btf.name(object.id);
+                Error::new(errno, format!("struct '{name}': its special fields"))
+            })?;
+        Ok(helpers::ObjectKind::new(bytes, record.as_ref(), kernel))
+    };
+    program.object_types.iter().map(kind).collect()
+}
+
+/// The implementation of a kernel function: the kernel's own, or the host's.
+fn kfunc_target(
+    system: &System,
+    attr: &ProgAttr,
+    kernel: Option<&Btf>,
+    id: u32,
+    btf_idx: i16,
+) -> Result<Target, Error> {
+    let missing = |message: String| Err(Error::new(Errno::ENOTSUPP, message));
+    let func = kernel
+        .filter(|_| btf_idx == 0)
+        .and_then(|btf| btf.type_by_id(TypeId(id)));
+    let Some(func) = func else {
+        return missing(format!(
+            "kernel function {id}: functions of modules do not run"
+        ));
+    };
+    let name = func.name();
+    if let Some(code) = system.host_kfunc(name) {
+        return Ok(Target::Call(CallTarget::plain(code)));
+    }
+    let Some(row) = helpers::kfunc::find_for(attr.prog_type, name) else {
+        return missing(format!("kernel function {name}: no implementation"));
+    };
+    let params = func.referent().map_or(0, |proto| proto.params().len());
+    if params != row.params {
+        let expected = row.params;
+        return missing(format!(
+            "kernel function {name}: {params} parameters in this kernel's BTF, implemented with {expected}"
+        ));
+    }
+    Ok(Target::Call(CallTarget {
+        kind: row.kind,
+        ..CallTarget::plain(row.code)
+    }))
 }
 
 /// Where runs with a limit may be stopped.
@@ -186,6 +250,7 @@ fn is_packet_load(code: u8) -> bool {
 fn call_target(
     system: &System,
     attr: &ProgAttr,
+    kernel: Option<&Btf>,
     call: CallFact,
     maps: &[Arc<MapObject>],
 ) -> Result<Option<Target>, Error> {
@@ -204,11 +269,8 @@ fn call_target(
                 kind: CallKind::Plain,
             })));
         }
-        CallFact::Kfunc { id, .. } => {
-            return Err(Error::new(
-                Errno::ENOTSUPP,
-                format!("kfunc {id}: calls of kernel functions do not run yet"),
-            ));
+        CallFact::Kfunc { id, btf_idx } => {
+            return kfunc_target(system, attr, kernel, id, btf_idx).map(Some);
         }
         CallFact::Helper { id, map, const_key } => (id, map, const_key),
     };

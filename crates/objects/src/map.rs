@@ -53,7 +53,10 @@ impl MapObject {
             _ => None,
         };
         let mut attr = attr.clone();
-        attr.record = record.as_ref().map(|record| Arc::new(value_record(record)));
+        let kernel = system.kernel_btf();
+        attr.record = record
+            .as_ref()
+            .map(|record| Arc::new(value_record(record, kernel.as_ref())));
         attr.inner = inner.map(|inner| Arc::clone(&inner.map));
         let map = Map::create(&attr)?;
         let inner = inner.map(|inner| Arc::new(inner.info()));
@@ -144,7 +147,7 @@ impl Drop for MapObject {
 }
 
 /// The map crate's view of a record: places only, no types.
-fn value_record(record: &Record) -> ValueRecord {
+fn value_record(record: &Record, kernel: Option<&Btf>) -> ValueRecord {
     use ring3_btf::FieldKind as Declared;
     use ring3_maps::fields::FieldKind;
     let kind = |kind| match kind {
@@ -172,5 +175,6 @@ fn value_record(record: &Record) -> ValueRecord {
             size: field.size(),
         })
         .collect();
-    ValueRecord::new(fields, Some(Arc::new(ring3_helpers::FieldHooks)))
+    let hooks = ring3_helpers::FieldHooks::new(record, kernel);
+    ValueRecord::new(fields, Some(Arc::new(hooks)))
 }

@@ -25,7 +25,7 @@ use crate::{
     AuditEvent, AuditOp, BtfObject, EngineKind, Error, JitOptions, LoadError, MapObject, Observe,
     System,
     engine::Engine,
-    link::link,
+    link::{Held, link},
     tag::compute_tag,
     target::{self, Extension},
 };
@@ -182,6 +182,8 @@ pub struct Program {
     engine: Engine,
     /// What hooks call instead of the engine's entry, for runs with a limit.
     limited: Option<Box<LimitedEntry>>,
+    /// What the engine's code names by address.
+    _held: Held,
     log: String,
     loaded_at: SystemTime,
     loaded_by: Task,
@@ -241,13 +243,13 @@ impl Program {
             }
         };
         let log = log.as_str().to_owned();
-        let engine = link(system, &attr, &verified, &maps)
-            .and_then(|linked| Engine::compile(attr.engine, &attr.jit, linked))
-            .and_then(|engine| {
-                announce(&attr, &verified, &engine)?;
-                Ok((limited(&attr, &engine)?, engine))
-            });
-        let (limited, engine) = match engine {
+        let kernel = request.kernel_btf.as_ref();
+        let engine = link(system, &attr, kernel, &verified, &maps).and_then(|(linked, held)| {
+            let engine = Engine::compile(attr.engine, &attr.jit, linked)?;
+            announce(&attr, &verified, &engine)?;
+            Ok((limited(&attr, &engine)?, engine, held))
+        });
+        let (limited, engine, held) = match engine {
             Ok(made) => made,
             Err(error) => {
                 return Err(Box::new(LoadError {
@@ -274,6 +276,7 @@ impl Program {
             verified,
             engine,
             limited,
+            _held: held,
             log,
             loaded_at: SystemTime::now(),
             loaded_by,

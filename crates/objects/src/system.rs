@@ -20,6 +20,13 @@ use crate::{
 
 type Subscriber = Box<dyn Fn(&AuditEvent) + Send + Sync>;
 
+/// What programs of a host application call.
+#[derive(Default)]
+struct HostCode {
+    helpers: HashMap<u32, HelperFn>,
+    kfuncs: HashMap<&'static str, HelperFn>,
+}
+
 /// A BPF subsystem.
 pub struct System {
     registry: Registry,
@@ -30,7 +37,7 @@ pub struct System {
     prog_types: RwLock<HashMap<ProgType, Arc<dyn ProgTypeOps>>>,
     kernel_btf: RwLock<Option<Btf>>,
     has_kernel_variables: AtomicBool,
-    host_helpers: HashMap<u32, HelperFn>,
+    host: HostCode,
     subscribers: Mutex<Vec<Subscriber>>,
     /// What the host says of functions in the kernel BTF.
     target_traits: RwLock<HashMap<TypeId, TargetTraits>>,
@@ -47,10 +54,10 @@ impl System {
 
     /// A system with a registry of the embedder's.
     pub fn with_registry(registry: Registry) -> Arc<System> {
-        System::build(registry, HashMap::new())
+        System::build(registry, HostCode::default())
     }
 
-    /// A system for programs of a host application: its program type, types and helpers beside those of Linux.
+    /// A system for programs of a host application: its program type, types, helpers and kfuncs beside those of Linux.
     ///
     /// # Errors
     /// As [`Host::build`].
@@ -58,13 +65,16 @@ impl System {
         let rows = host
             .build()
             .map_err(|(errno, message)| Error::new(errno, message))?;
-        let (registry, btf, helpers) = rows.into_parts();
-        let system = System::build(registry, helpers.into_iter().collect());
-        system.set_kernel_btf(btf);
+        let code = HostCode {
+            helpers: rows.helpers.into_iter().collect(),
+            kfuncs: rows.kfuncs.into_iter().collect(),
+        };
+        let system = System::build(rows.registry, code);
+        system.set_kernel_btf(rows.btf);
         Ok(system)
     }
 
-    fn build(registry: Registry, host_helpers: HashMap<u32, HelperFn>) -> Arc<System> {
+    fn build(registry: Registry, host: HostCode) -> Arc<System> {
         Arc::new(System {
             registry,
             maps: Idr::new(),
@@ -74,7 +84,7 @@ impl System {
             prog_types: RwLock::new(plain_runs::ops().into_iter().collect()),
             kernel_btf: RwLock::default(),
             has_kernel_variables: AtomicBool::new(false),
-            host_helpers,
+            host,
             subscribers: Mutex::default(),
             target_traits: RwLock::default(),
             keeps_calls: AtomicBool::new(false),
@@ -145,7 +155,12 @@ impl System {
 
     /// The implementation of a helper that the host registered.
     pub(crate) fn host_helper(&self, id: u32) -> Option<HelperFn> {
-        self.host_helpers.get(&id).copied()
+        self.host.helpers.get(&id).copied()
+    }
+
+    /// The implementation of a kfunc that the host registered.
+    pub(crate) fn host_kfunc(&self, name: &str) -> Option<HelperFn> {
+        self.host.kfuncs.get(name).copied()
     }
 
     /// Counts runs of programs and their time as long as the result lives: BPF_ENABLE_STATS.

@@ -263,6 +263,7 @@ impl Linked {
             facts: Vec::new(),
             subprogs,
             used_maps: Vec::new(),
+            object_types: Vec::new(),
             stats: VerifierStats::default(),
             changes_pkt_data: false,
             max_pkt_offset: 0,

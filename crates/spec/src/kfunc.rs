@@ -96,6 +96,8 @@ pub enum KfuncHook {
     Kprobe,
     /// Security hooks only.
     Lsm,
+    /// Program types of a host application.
+    Host,
 }
 
 impl KfuncHook {
@@ -132,6 +134,7 @@ impl KfuncHook {
             KfuncHook::Netfilter => matches!(prog_type, ProgType::Netfilter),
             KfuncHook::Kprobe => matches!(prog_type, ProgType::Kprobe),
             KfuncHook::Lsm => matches!(prog_type, ProgType::Lsm),
+            KfuncHook::Host => matches!(prog_type, ProgType::Custom(_)),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use alloc::{string::String, vec::Vec};
 
+use ring3_btf::{Btf, TypeId};
 use ring3_isa::RawInsn;
 use ring3_uapi::FuncId;
 
@@ -19,6 +20,8 @@ pub struct VerifiedProgram {
     pub subprogs: Vec<SubprogFacts>,
     /// Maps used, as indices into `LoadRequest::maps`, in order of first use.
     pub used_maps: Vec<usize>,
+    /// Types of objects that the program allocates or hands to lists and trees, as [`InsnFacts::object_type`] names them.
+    pub object_types: Vec<ObjectType>,
     /// Statistics of the run.
     pub stats: VerifierStats,
     /// Whether any helper that changes packet data is called.
@@ -119,6 +122,17 @@ pub struct InsnFacts {
     pub arena: bool,
     /// What a call instruction calls.
     pub call: Option<CallFact>,
+    /// The two-slot load yields what describes this object type (an index into [`VerifiedProgram::object_types`]) to a kernel function.
+    pub object_type: Option<u32>,
+}
+
+/// A struct of a program's own BTF that it makes objects of.
+#[derive(Clone, Debug)]
+pub struct ObjectType {
+    /// The BTF.
+    pub btf: Btf,
+    /// The struct.
+    pub id: TypeId,
 }
 
 /// What a call instruction calls, and what is known of its arguments.

@@ -4,7 +4,9 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::{Index, IndexMut};
 
-use crate::state::{MapIdx, RegType};
+use ring3_btf::TypeId;
+
+use crate::state::{BtfIdx, MapIdx, RegType};
 
 /// The map (or its absence) that a helper call always gets as its map argument.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,6 +111,17 @@ pub(crate) struct CallAux {
     pub(crate) storage_get_atomic: bool,
     /// Loop callback (`bpf_loop` flags argument zero, subprogram) for inlining.
     pub(crate) loop_inline: LoopInline,
+    /// A kernel function of allocated objects: which type it gets.
+    pub(crate) object: Option<ObjectArg>,
+}
+
+/// The type of the objects that a call of a kernel function is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ObjectArg {
+    pub(crate) btf: BtfIdx,
+    pub(crate) id: TypeId,
+    /// Where the node lies by which a list or tree links them.
+    pub(crate) node_offset: u32,
 }
 
 /// What exploration learned of every slot; most are no calls, hence two tables.

@@ -8,8 +8,8 @@ use alloc::collections::BTreeSet;
 use ring3_btf::{Btf, FuncModel, Kind, TypeId};
 use ring3_isa::RawInsn;
 use ring3_spec::{FdObject, LoadRequest};
-use ring3_uapi::Errno;
 use ring3_uapi::flags::prog_load;
+use ring3_uapi::{Errno, ProgType};
 
 use crate::error::{Check, Violation, reject};
 
@@ -75,7 +75,9 @@ impl<'a> KfuncCalls<'a> {
                     "calling kernel function is not supported without CONFIG_DEBUG_INFO_BTF"
                 );
             }
-            if !self.req.is_gpl_compatible() {
+            // What a host application offers to its own program types is the host's to say.
+            let is_host = matches!(self.req.prog_type, ProgType::Custom(_));
+            if !is_host && !self.req.is_gpl_compatible() {
                 reject!(
                     EINVAL,
                     "cannot call kernel function from non-GPL compatible program"
@@ -174,7 +176,6 @@ mod tests {
     use alloc::string::String;
     use alloc::vec;
     use ring3_btf::Builder;
-    use ring3_uapi::ProgType;
 
     fn request() -> LoadRequest {
         let mut builder = Builder::new();

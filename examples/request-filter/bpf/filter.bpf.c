@@ -6,6 +6,7 @@ typedef unsigned long u64;
 #define __core __attribute__((preserve_access_index))
 
 struct Account {
+	u32 id;
 	u32 quota;
 	u64 requests;
 } __core;
@@ -18,6 +19,8 @@ struct Request {
 
 static u64 (*const requests_left)(const struct Account *account) = (void *)0x10000;
 static void (*const report)(const struct Request *request, u32 weight) = (void *)0x10001;
+extern struct Account *account_find(u32 id) __attribute__((section(".ksyms")));
+extern void account_put(struct Account *account) __attribute__((section(".ksyms")));
 
 char LICENSE[] SEC("license") = "MIT";
 
@@ -59,4 +62,42 @@ int changes_the_request(struct Request *request)
 {
 	*(volatile u32 *)&request->bytes = 0;
 	return 1;
+}
+
+/* Teams have the round numbers: who has nothing left may use the quota of the team. */
+SEC("request_filter")
+int by_team(struct Request *request)
+{
+	struct Account *team = account_find(request->account->id / 100 * 100);
+	int allowed = 0;
+
+	if (team) {
+		allowed = request->bytes <= team->quota && requests_left(team) > 0;
+		account_put(team);
+	}
+	return allowed;
+}
+
+SEC("request_filter")
+int keeps_the_account(struct Request *request)
+{
+	return account_find(request->account->id) != 0;
+}
+
+SEC("request_filter")
+int puts_what_it_was_lent(struct Request *request)
+{
+	account_put(request->account);
+	return 1;
+}
+
+SEC("request_filter")
+int reads_what_it_gave_back(struct Request *request)
+{
+	struct Account *account = account_find(1);
+
+	if (!account)
+		return 0;
+	account_put(account);
+	return account->quota;
 }

@@ -1,7 +1,8 @@
-//! Filters of requests: a program type of a host application, with its context, its types and its helpers.
+//! Filters of requests: a program type of a host application, with its context, its types, its helpers and its kfuncs.
 #![forbid(unsafe_code)]
 
-use std::sync::{Arc, atomic};
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock, atomic};
 
 use ring3::host::{Host, HostProgram};
 use ring3::{EngineKind, Error, LoadOptions, Program, System, objects::Object};
@@ -46,11 +47,24 @@ fn report(request: &Request<'_>, weight: u32) {
     );
 }
 
+/// Accounts by number.
+pub static ACCOUNTS: RwLock<BTreeMap<u32, Arc<Account>>> = RwLock::new(BTreeMap::new());
+
+/// Kfunc: the account with this number, which the filter must give back.
+fn account_find(id: u32) -> Option<Arc<Account>> {
+    ACCOUNTS.read().ok()?.get(&id).cloned()
+}
+
+/// Kfunc: takes an account back.
+fn account_put(_account: Arc<Account>) {}
+
 /// The program type `request_filter`, described.
 pub fn request_filter() -> Host<Request<'static>> {
     Host::new("request_filter")
         .helper("requests_left", requests_left)
         .helper("report", report)
+        .kfunc("account_find", account_find)
+        .kfunc("account_put", account_put)
 }
 
 /// A filter that was accepted.

@@ -1,11 +1,11 @@
 //! The filter as a user of the server writes it: verified, compiled, run; and filters that are refused.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
-use request_filter::{Account, Filter, REPORTED, Request, request_filter};
+use request_filter::{ACCOUNTS, Account, Filter, REPORTED, Request, request_filter};
 use ring3::{
     EngineKind, LoadOptions, System,
-    btf::{Builder, IntEncoding, host::HostTypes},
+    btf::{Builder, IntEncoding, Kind, host::HostTypes},
     host::HostProgram,
     objects::Object,
     uapi::Errno,
@@ -46,6 +46,33 @@ fn filters_read_the_servers_objects_and_call_its_helpers() {
 }
 
 #[test]
+fn kfuncs_hand_out_references_and_take_them_back() {
+    let account = |id, requests| Account {
+        id,
+        quota: 100,
+        requests,
+    };
+    let team = Arc::new(account(300, 5));
+    ACCOUNTS.write().unwrap().insert(300, Arc::clone(&team));
+    for engine in [EngineKind::Jit, EngineKind::Interp] {
+        let filter = Filter::load(OBJECT, "by_team", engine).unwrap();
+        for (id, bytes, allowed) in [(307, 100, true), (307, 101, false), (407, 1, false)] {
+            let mut request = Request {
+                method: 2,
+                bytes,
+                account: &account(id, 1000),
+            };
+            assert_eq!(
+                filter.allows(&mut request).unwrap(),
+                allowed,
+                "{engine:?} {id}"
+            );
+        }
+        assert_eq!(Arc::strong_count(&team), 2);
+    }
+}
+
+#[test]
 fn what_would_harm_the_server_is_refused() {
     for (name, words) in [
         ("raises_quota", "only read is supported"),
@@ -61,6 +88,15 @@ fn what_would_harm_the_server_is_refused() {
             "changes_the_request",
             "invalid bpf_context access off=4 size=4",
         ),
+        (
+            "keeps_the_account",
+            "BPF_EXIT instruction in main prog would lead to reference leak",
+        ),
+        (
+            "puts_what_it_was_lent",
+            "release kernel function account_put expects refcounted PTR_TO_BTF_ID",
+        ),
+        ("reads_what_it_gave_back", "R6 invalid mem access 'scalar'"),
     ] {
         let error = Filter::load(OBJECT, name, EngineKind::Jit).err().unwrap();
         assert!(error.message.contains(words), "{name}: {error}");
@@ -71,7 +107,13 @@ fn what_would_harm_the_server_is_refused() {
 fn types_may_come_from_the_servers_own_btf() {
     let described = HostTypes::new().with::<Request<'_>>().to_btf().unwrap();
     let system = System::for_host(request_filter().with_btf(described.clone())).unwrap();
-    assert!(system.kernel_btf().unwrap().is_same(&described));
+    let types = system.kernel_btf().unwrap();
+    let account = types.find_by_name_kind("Account", Kind::Struct).unwrap();
+    assert_eq!(
+        Some(account),
+        described.find_by_name_kind("Account", Kind::Struct)
+    );
+    assert!(types.find_by_name_kind("account_put", Kind::Func).is_some());
 
     // BTF of another build: the account is smaller.
     let mut builder = Builder::new();

@@ -19,10 +19,11 @@ use alloc::vec::Vec;
 use core::fmt;
 use ring3_uapi::Errno;
 
-/// Tasks of one definition; more is a blob made to take time.
-pub(super) const TASKS_MAX: usize = 1 << 22;
+/// Tasks of one dump, beside [`TASKS_PER_TYPE`]; more is a blob made to take time.
+const TASKS_MIN: usize = 1 << 20;
+const TASKS_PER_TYPE: usize = 64;
 /// Lines that fill one gap: half a megabyte of gap.
-pub(super) const PAD_LINES_MAX: usize = 1 << 16;
+pub(super) const PAD_LINES_MAX: u64 = 1 << 16;
 /// Nested definitions.
 pub(super) const DEPTH_MAX: usize = 1 << 14;
 
@@ -56,6 +57,7 @@ pub fn c(btf: &Btf, out: &mut dyn fmt::Write) -> Result<(), BtfError> {
         names: BTreeMap::new(),
         tags: BTreeMap::new(),
         idents: BTreeMap::new(),
+        tasks_left: TASKS_MIN + TASKS_PER_TYPE * btf.type_count() as usize,
     };
     let mut order = Order::new(btf);
     dumper.text(HEAD)?;
@@ -88,6 +90,7 @@ pub(super) struct Dumper<'a, 'o> {
     /// uses of each tag and of each identifier
     tags: BTreeMap<&'a str, u32>,
     pub(super) idents: BTreeMap<&'a str, u32>,
+    tasks_left: usize,
 }
 
 /// A step of emitting a type and what it needs.
@@ -119,6 +122,15 @@ impl<'a> Dumper<'a, '_> {
         self.out.write_fmt(text).map_err(|_| sink_failed())
     }
 
+    /// Counts a task, with so many that wait.
+    pub(super) fn spend(&mut self, waiting: usize) -> Result<(), BtfError> {
+        self.tasks_left = match self.tasks_left.checked_sub(1) {
+            Some(left) if waiting <= DEPTH_MAX => left,
+            _ => return Err(too_big()),
+        };
+        Ok(())
+    }
+
     fn state(&self, id: TypeId) -> Emit {
         self.emitted
             .get(id.0 as usize)
@@ -148,9 +160,8 @@ impl<'a> Dumper<'a, '_> {
             id,
             inside: TypeId::VOID,
         }];
-        let mut budget = TASKS_MAX;
         while let Some(task) = tasks.pop() {
-            budget = spend(budget, tasks.len())?;
+            self.spend(tasks.len())?;
             match task {
                 EmitTask::Visit { id, inside } => self.visit(id, inside, &mut tasks)?,
                 EmitTask::Part { id, inside, index } => {
@@ -380,16 +391,10 @@ pub(super) fn forward_keyword(ty: &Type<'_>) -> &'static str {
     if ty.kind_flag() { "union" } else { "struct" }
 }
 
-fn sink_failed() -> BtfError {
-    BtfError::new(Errno::EIO, "btf: the text could not be written")
+pub(super) fn too_big() -> BtfError {
+    BtfError::new(Errno::E2BIG, "btf: a definition is nested beyond reason")
 }
 
-pub(super) fn spend(budget: usize, depth: usize) -> Result<usize, BtfError> {
-    match budget.checked_sub(1) {
-        Some(left) if depth <= DEPTH_MAX => Ok(left),
-        _ => Err(BtfError::new(
-            Errno::E2BIG,
-            "btf: a definition is nested beyond reason",
-        )),
-    }
+fn sink_failed() -> BtfError {
+    BtfError::new(Errno::EIO, "btf: the text could not be written")
 }

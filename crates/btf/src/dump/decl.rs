@@ -3,9 +3,7 @@
 //! Tasks wait on a stack: a struct's members, a prototype's parameters and a chain's next link are written when what
 //! stands before them is.
 
-use super::c::{
-    DEPTH_MAX, Dumper, PAD_LINES_MAX, TASKS_MAX, forward_keyword, keyword, numbered, spend,
-};
+use super::c::{DEPTH_MAX, Dumper, PAD_LINES_MAX, forward_keyword, keyword, numbered, too_big};
 use crate::{BtfError, Kind, Type, TypeId};
 use alloc::borrow::Cow;
 use alloc::format;
@@ -56,9 +54,8 @@ pub(super) enum Task<'a> {
 impl<'a> Dumper<'a, '_> {
     pub(super) fn declare(&mut self, tasks: Vec<Task<'a>>) -> Result<(), BtfError> {
         let mut tasks = tasks;
-        let mut budget = TASKS_MAX;
         while let Some(task) = tasks.pop() {
-            budget = spend(budget, tasks.len())?;
+            self.spend(tasks.len())?;
             match task {
                 Task::Text(text) => self.text(&text)?,
                 Task::Declaration { id, name, level } => {
@@ -455,9 +452,11 @@ impl<'a> Dumper<'a, '_> {
             }
             at = aligned;
         }
-        let mut budget = PAD_LINES_MAX;
+        if at < to && (to - at) / bits > PAD_LINES_MAX {
+            return Err(too_big());
+        }
         while at < to {
-            budget = spend(budget, 0)?;
+            self.spend(0)?;
             let left = (to - at).min(bits);
             // The rest takes the smallest type that holds it.
             let rest = PADS.iter().rev().find(|(_, pad_bits)| *pad_bits >= left);

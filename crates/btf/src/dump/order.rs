@@ -8,6 +8,10 @@ use ring3_uapi::Errno;
 
 /// Types on the way from one to another. A struct is there at most once, so only a loop without structs gets this far.
 const DEPTH_MAX: usize = 1 << 16;
+/// Steps from a type to a part of it that one blob may take, beside [`STEPS_PER_TYPE`]: prototypes that take each other twice are walked twice, those
+/// that these take four times.
+const STEPS_MIN: u64 = 1 << 18;
+const STEPS_PER_TYPE: u64 = 64;
 
 #[derive(Clone, Copy, PartialEq)]
 enum State {
@@ -22,6 +26,7 @@ pub(super) struct Order<'a> {
     states: Vec<State>,
     /// types that some other type refers to
     referenced: Vec<bool>,
+    steps_left: u64,
 }
 
 /// A type whose parts are being ordered.
@@ -41,6 +46,7 @@ impl<'a> Order<'a> {
             btf,
             states: vec![State::New; count],
             referenced: vec![false; count],
+            steps_left: STEPS_MIN + STEPS_PER_TYPE * count as u64,
         };
         order.states[0] = State::Ordered;
         for ty in btf.types() {
@@ -69,7 +75,7 @@ impl<'a> Order<'a> {
     /// Appends to `queue` what must be declared for `root`, in order.
     ///
     /// # Errors
-    /// ELOOP: a type that contains itself.
+    /// ELOOP: a type that contains itself, or types that refer to each other in too many ways.
     pub(super) fn add(&mut self, root: TypeId, queue: &mut Vec<TypeId>) -> Result<(), BtfError> {
         let mut frames: Vec<Frame> = Vec::new();
         let mut next = Some((root, false));
@@ -78,6 +84,10 @@ impl<'a> Order<'a> {
         let mut answered = false;
         loop {
             while let Some((id, through_ptr)) = next.take() {
+                self.steps_left = match self.steps_left.checked_sub(1) {
+                    Some(left) => left,
+                    None => return Err(tangled(self.btf, root)),
+                };
                 match self.enter(id, through_ptr, queue)? {
                     Some(answer) => (strong, answered) = (answer, true),
                     None if frames.len() >= DEPTH_MAX => return Err(endless(self.btf, id)),
@@ -212,6 +222,16 @@ impl<'a> Order<'a> {
             _ => frame.is_strong,
         }
     }
+}
+
+fn tangled(btf: &Btf, id: TypeId) -> BtfError {
+    let name = btf.name(id);
+    BtfError::new(
+        Errno::ELOOP,
+        format!(
+            "btf: the types that type [{id}] '{name}' is made of refer to each other in too many ways"
+        ),
+    )
 }
 
 fn endless(btf: &Btf, id: TypeId) -> BtfError {

@@ -398,7 +398,7 @@ impl Skb {
     }
 
     /// Forgets the flow hash.
-    pub(super) fn clear_hash(&mut self) {
+    pub(crate) fn clear_hash(&mut self) {
         self.object.set_u32(at::HASH, 0);
         self.object
             .set_u8(at::HASH_FLAGS, self.object.u8(at::HASH_FLAGS) & !0b110);

@@ -206,7 +206,7 @@ impl XdpBuff {
     }
 
     /// Copies the bytes from `offset` on, which are all there, to `out`.
-    pub(super) fn load(&self, mut offset: usize, mut out: &mut [u8]) {
+    pub(crate) fn load(&self, mut offset: usize, mut out: &mut [u8]) {
         for part in self.parts() {
             let found = part.get(offset..).unwrap_or_default();
             let (now, later) = out.split_at_mut(found.len().min(out.len()));
@@ -217,7 +217,7 @@ impl XdpBuff {
     }
 
     /// Copies `bytes` over the packet's from `offset` on, which are all there.
-    pub(super) fn store(&mut self, mut offset: usize, mut bytes: &[u8]) {
+    pub(crate) fn store(&mut self, mut offset: usize, mut bytes: &[u8]) {
         let (_, data, end) = self.bounds();
         let linear = &mut self.memory[data..end];
         let frags = self.frags.iter_mut().map(|frag| &mut frag.page[..frag.len]);

@@ -37,6 +37,7 @@ Written by `cargo xtask support` from the tables of the code; do not edit. What 
     prog_types(&mut out);
     map_types(&mut out);
     helper_rows(&mut out);
+    kfunc_rows(&mut out);
     commands(&mut out);
     out
 }
@@ -105,5 +106,25 @@ fn helper_rows(out: &mut String) {
             Support::Refused(why) => format!("refused (ENOTSUPP): {why}"),
         };
         out.push_str(&format!("| bpf_{id} | {here} |\n"));
+    }
+}
+
+/// Kernel functions, by what happens to a program that calls them. Those that other code calls, such as congestion control's, are not told apart.
+fn kfunc_rows(out: &mut String) {
+    let rows = ring3_spec::kfunc::ROWS;
+    let running = rows.iter().filter(|row| helpers::kfunc::runs(row.name));
+    let count = running.count();
+    let all = rows.len();
+    out.push_str(&format!(
+        "## Kernel functions\n\nCalls of all {all} are judged; {count} run, and those that a host registers. A program that calls another is verified, and \
+         refused before it starts.\n\n"
+    ));
+    for (heading, state) in [("Run", true), ("Refused (ENOTSUPP)", false)] {
+        let names: Vec<&str> = rows
+            .iter()
+            .map(|row| row.name)
+            .filter(|name| helpers::kfunc::runs(name) == state)
+            .collect();
+        out.push_str(&format!("{heading}: {}.\n\n", names.join(", ")));
     }
 }

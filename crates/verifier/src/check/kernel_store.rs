@@ -61,6 +61,16 @@ const TCP_SOCKETS: Rule = Rule {
     ],
 };
 
+/// Arguments of the kernel's own test of implementations that change them.
+///
+/// # Source
+/// Programs of the kernel's tests for it; what else it takes is not known.
+const TEST_ARGUMENTS: Rule = Rule {
+    types: &["st_ops_args"],
+    name: "st_ops_args",
+    members: &[member("a")],
+};
+
 /// Whether the program may store `size` bytes at `off` of an object of type `id`.
 ///
 /// # Errors
@@ -71,10 +81,11 @@ pub(crate) fn check_store(env: &Env<'_>, btf: &Btf, id: TypeId, off: u32, size: 
         ProgType::StructOps => {
             let target = env.facts.attach.target.as_ref();
             let ops = target.map_or("", |target| target.btf.name(env.req.attach_btf_id));
-            if ops != "tcp_congestion_ops" {
-                unjudged!("a store into a kernel object by an implementation of {ops}");
+            match ops {
+                "tcp_congestion_ops" => &TCP_SOCKETS,
+                "bpf_testmod_st_ops" if off == 0 => &TEST_ARGUMENTS,
+                _ => unjudged!("a store into a kernel object by an implementation of {ops}"),
             }
-            &TCP_SOCKETS
         }
         _ => reject!(EACCES, "only read is supported"),
     };

@@ -14,11 +14,12 @@ use ring3_uapi::{AttachType, Errno, FuncId, ProgType};
 
 use super::patch::build::*;
 use super::patch::{Draft, DraftSlot, Patch};
-use crate::aux::{AuxTable, CallAux, InsnAux, MapArg};
+use crate::aux::{AuxTable, CallAux, InsnAux, MapArg, ObjectArg};
 use crate::check::sanitize::{
     ALU_IMMEDIATE, ALU_NEG_VALUE, ALU_NON_POINTER, ALU_SANITIZE_DST, ALU_SANITIZE_SRC,
 };
-use crate::error::{Check, reject};
+use crate::error::{Check, Violation, reject};
+use crate::state::BtfIdx;
 use crate::subprogs::{is_helper_call, is_kfunc_call};
 
 const DIV: u8 = 0x30;
@@ -44,6 +45,8 @@ pub(super) struct MiscInput<'a> {
     pub(super) sleepable: bool,
     /// The program has an arena of these flags.
     pub(super) arena_flags: Option<u32>,
+    /// The types of `CallAux::object`, without repetition, and their sizes.
+    pub(super) object_types: &'a [(BtfIdx, TypeId, u32)],
 }
 
 /// Rewrites instructions one by one.
@@ -258,9 +261,12 @@ fn fix_call(input: &MiscInput<'_>, slot: DraftSlot, aux: CallAux, patch: &mut Pa
             });
         if is_cast {
             patch.push(alu_reg(ALU64, MOV, R0, R1));
-        } else {
-            patch.keep(slot);
+            return Ok(());
         }
+        if let Some(object) = aux.object {
+            give_object_type(input, object, slot, patch)?;
+        }
+        patch.keep(slot);
         return Ok(());
     }
     if is_helper_call(insn)
@@ -269,6 +275,40 @@ fn fix_call(input: &MiscInput<'_>, slot: DraftSlot, aux: CallAux, patch: &mut Pa
         fix_helper_call(input, slot, id, aux, patch)?;
     } else {
         patch.keep(slot);
+    }
+    Ok(())
+}
+
+/// Functions of allocated objects get what the verifier knows of them in registers that the program's prototype leaves to it.
+fn give_object_type(
+    input: &MiscInput<'_>,
+    object: ObjectArg,
+    slot: DraftSlot,
+    patch: &mut Patch,
+) -> Check {
+    let kernel = input.req.kernel_btf.as_ref();
+    let name = kernel.map_or("", |btf| btf.name(TypeId(slot.insn.imm as u32)));
+    let types = input.object_types;
+    let at = types
+        .iter()
+        .position(|(btf, id, _)| (*btf, *id) == (object.btf, object.id));
+    let Some((at, bytes)) = at.map(|at| (at as u32, types[at].2)) else {
+        return Err(Violation::bug("object type of a kernel function"));
+    };
+    match name {
+        "bpf_obj_new_impl" | "bpf_percpu_obj_new_impl" => {
+            patch.push(alu_imm(ALU64, MOV, R1, bytes as i32));
+            patch.push_object_type(R2, at);
+        }
+        "bpf_list_push_front_impl" | "bpf_list_push_back_impl" => {
+            patch.push_object_type(R3, at);
+            patch.push(alu_imm(ALU64, MOV, R4, object.node_offset as i32));
+        }
+        "bpf_rbtree_add_impl" => {
+            patch.push_object_type(R4, at);
+            patch.push(alu_imm(ALU64, MOV, R5, object.node_offset as i32));
+        }
+        _ => patch.push_object_type(R2, at),
     }
     Ok(())
 }
@@ -398,6 +438,7 @@ mod tests {
             attach_type: 0,
             sleepable: false,
             arena_flags: None,
+            object_types: &[],
         };
         let mut draft = Draft::new(&[insn], &[Subprog::default()]);
         do_misc_fixups(&mut draft, &input)?;

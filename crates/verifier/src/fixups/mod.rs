@@ -15,9 +15,11 @@ mod rnd_hi32;
 
 use alloc::vec::Vec;
 
+use ring3_btf::TypeId;
 use ring3_isa::RawInsn;
 use ring3_spec::{
-    CallFact, InsnFacts, LoadRequest, Registry, SubprogFacts, VerifiedProgram, VerifierStats,
+    CallFact, InsnFacts, LoadRequest, ObjectType, Registry, SubprogFacts, VerifiedProgram,
+    VerifierStats,
 };
 use ring3_uapi::flags::prog_load;
 use ring3_uapi::{FuncId, MapType};
@@ -27,6 +29,7 @@ use crate::env::{Facts, LdImm64, Linkage, SubprogAux};
 use crate::error::Check;
 use crate::fastcall::RemovedSpills;
 use crate::stack_depth::StackFacts;
+use crate::state::BtfIdx;
 use crate::subprogs::{CODE_JCOND, is_helper_call, is_kfunc_call, is_pseudo_call};
 use patch::build::{ALU64, EXIT, MOV, R0, R1, alu_reg, ja};
 use patch::{Draft, DraftSlot};
@@ -91,7 +94,8 @@ pub(crate) fn fixup(input: &FixupInput<'_>) -> Check<VerifiedProgram> {
         dead_code::sanitize_dead_code(&mut draft, &is_seen);
     }
     convert_ctx(input, &mut draft)?;
-    misc::do_misc_fixups(&mut draft, &misc_input(input))?;
+    let object_types = object_types(input);
+    misc::do_misc_fixups(&mut draft, &misc_input(input, &object_types))?;
     if input.seen_exception && facts.exception_cb.is_none() {
         // What nobody handles ends the program with the exception's cookie.
         draft.add_hidden_subprog(&[alu_reg(ALU64, MOV, R0, R1), EXIT]);
@@ -102,7 +106,7 @@ pub(crate) fn fixup(input: &FixupInput<'_>) -> Check<VerifiedProgram> {
     rnd_hi32::extend_cmpxchg(&mut draft, input.aux)?;
     draft.check_functions()?;
     add_may_goto_stack(&draft, &mut stack_bytes);
-    verified_program(input, &draft, &stack_bytes)
+    verified_program(input, &draft, &stack_bytes, &object_types)
 }
 
 /// Functions with a `may_goto` keep its count and start time on their stack.
@@ -137,7 +141,25 @@ fn convert_ctx(input: &FixupInput<'_>, draft: &mut Draft) -> Check {
     )
 }
 
-fn misc_input<'a>(input: &FixupInput<'a>) -> misc::MiscInput<'a> {
+/// Types of allocated objects in the order in which calls name them, and their sizes.
+fn object_types(input: &FixupInput<'_>) -> Vec<(BtfIdx, TypeId, u32)> {
+    let mut types: Vec<(BtfIdx, TypeId, u32)> = Vec::new();
+    for object in input.aux.calls().iter().filter_map(|call| call.object) {
+        if types
+            .iter()
+            .all(|(btf, id, _)| (*btf, *id) != (object.btf, object.id))
+        {
+            let ty = input.facts.btf(object.btf).type_by_id(object.id);
+            types.push((object.btf, object.id, ty.map_or(0, |ty| ty.size())));
+        }
+    }
+    types
+}
+
+fn misc_input<'a>(
+    input: &FixupInput<'a>,
+    object_types: &'a [(BtfIdx, TypeId, u32)],
+) -> misc::MiscInput<'a> {
     let attach = &input.facts.attach;
     let arena = input
         .facts
@@ -151,6 +173,7 @@ fn misc_input<'a>(input: &FixupInput<'a>) -> misc::MiscInput<'a> {
         attach_type: attach.expected_attach_type,
         sleepable: input.req.flags & prog_load::SLEEPABLE != 0,
         arena_flags: arena.map(|&map| input.facts.map(map).map_flags),
+        object_types,
     }
 }
 
@@ -158,6 +181,7 @@ fn verified_program(
     input: &FixupInput<'_>,
     draft: &Draft,
     stack_bytes: &[u32],
+    object_types: &[(BtfIdx, TypeId, u32)],
 ) -> Check<VerifiedProgram> {
     let facts = input.facts;
     let insns = draft.encode()?;
@@ -185,6 +209,13 @@ fn verified_program(
             .is_some_and(|main| main.changes_pkt_data),
         subprogs,
         used_maps: facts.used_maps.iter().map(|map| map.0 as usize).collect(),
+        object_types: object_types
+            .iter()
+            .map(|&(btf, id, _)| ObjectType {
+                btf: facts.btf(btf).clone(),
+                id,
+            })
+            .collect(),
         stats: input.outcome.stats,
         max_pkt_offset: input.outcome.max_pkt_offset,
         max_ctx_offset: input.outcome.max_ctx_offset,
@@ -212,6 +243,7 @@ fn insn_facts(input: &FixupInput<'_>, draft: &Draft, slot: &DraftSlot) -> InsnFa
                 CallAux::default()
             }
         }),
+        object_type: slot.object_type,
         ..InsnFacts::default()
     };
     if insn.is_ld_imm64()

@@ -36,6 +36,8 @@ pub(super) struct DraftSlot {
     pub(super) target: u32,
     /// Within a sweep: `target` is a slot of the draft before it.
     pub(super) is_old_target: bool,
+    /// A load of what describes an object type, by its place in the program's `object_types`.
+    pub(super) object_type: Option<u32>,
 }
 
 /// A program being rewritten.
@@ -63,6 +65,7 @@ impl Draft {
             divisor_nonzero: false,
             target: target_of(insns, at),
             is_old_target: false,
+            object_type: None,
         };
         let subprog = |(orig, subprog): (usize, &Subprog)| DraftSubprog {
             start: subprog.start,
@@ -179,6 +182,7 @@ impl Draft {
             divisor_nonzero: false,
             target: NONE,
             is_old_target: false,
+            object_type: None,
         }));
     }
 
@@ -284,7 +288,18 @@ impl Patch {
             divisor_nonzero: false,
             target: NONE,
             is_old_target: false,
+            object_type: None,
         }
+    }
+
+    /// An added load of what describes an object type.
+    pub(super) fn push_object_type(&mut self, dst: u8, object_type: u32) {
+        let first = DraftSlot {
+            object_type: Some(object_type),
+            ..self.added(RawInsn::new(0x18, dst, 0, 0, 0))
+        };
+        self.slots.push(first);
+        self.push(RawInsn::new(0, 0, 0, 0, 0));
     }
 }
 
@@ -296,6 +311,7 @@ pub(super) mod build {
     pub(in crate::fixups) const R1: u8 = 1;
     pub(in crate::fixups) const R2: u8 = 2;
     pub(in crate::fixups) const R3: u8 = 3;
+    pub(in crate::fixups) const R4: u8 = 4;
     pub(in crate::fixups) const R5: u8 = 5;
     pub(in crate::fixups) const R6: u8 = 6;
     pub(in crate::fixups) const R7: u8 = 7;

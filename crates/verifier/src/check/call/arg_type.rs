@@ -16,6 +16,7 @@ use super::args::CallMeta;
 use crate::check::btf_ptr::mismatch_text;
 use crate::check::map_field;
 use crate::check::mem::{FixedOffset, check_ptr_off_reg_with};
+use crate::check::nullness::is_trusted;
 use crate::env::Env;
 use crate::error::{Check, Violation, reject, unjudged};
 use crate::log::state::TypeName;
@@ -208,7 +209,7 @@ fn check_object_type(
     meta: &CallMeta,
 ) -> Check {
     // No helper of the kernel asks for it; those of a host application take references.
-    if arg.has(ArgFlags::TRUSTED) && !reg.ty.has(TypeFlags::PTR_TRUSTED) {
+    if arg.has(ArgFlags::TRUSTED) && !is_trusted(reg) {
         reject!(EINVAL, "R{} must be referenced or trusted", regno.number());
     }
     if reg.ty.has(TypeFlags::MEM_ALLOC) {

@@ -225,6 +225,9 @@ fn check_by_kind(
             if !reg.ty.is_ptr_alloc_obj() {
                 reject!(EINVAL, "arg#{index} is neither owning or non-owning ref");
             }
+            if reg.const_offset() != Some(0) {
+                unjudged!("a reference to the middle of an object");
+            }
             meta.is_owning = !reg.ty.is_non_owning_ref();
             let record = alloc_obj::record_of(env, &reg);
             if !record.is_some_and(|record| record.has(FieldKind::Refcount)) {

@@ -14,6 +14,7 @@ use ring3_spec::kfunc::{KfuncFlags, KfuncRow};
 
 use super::callback::{CallbackKind, push_callback_call};
 use super::subprog::clear_pkt_pointers;
+use crate::aux::ObjectArg;
 use crate::check::dynptr::DynptrFacts;
 use crate::check::exit::{ExitKind, check_exit, check_return_code};
 use crate::check::graph::{self, Root};
@@ -149,6 +150,7 @@ pub(crate) fn check_kfunc_call(env: &mut Env<'_>, id: i32, btf_idx: i16) -> Chec
     }
     clear_caller_saved(env);
     result::set_result(env, &call, &meta)?;
+    note_object(env, &call, &meta)?;
     if call.name == "bpf_xdp_pull_data" {
         clear_pkt_pointers(env);
     }
@@ -161,6 +163,34 @@ pub(crate) fn check_kfunc_call(env: &mut Env<'_>, id: i32, btf_idx: i16) -> Chec
         return check_exit(env, ExitKind::Exception).map(Some);
     }
     Ok(None)
+}
+
+/// Remembers the type of the objects that the call is about, for the rewrite that hands it over.
+fn note_object(env: &mut Env<'_>, call: &Call<'_>, meta: &Meta) -> Check {
+    let object = match (call.name, meta.root) {
+        ("bpf_obj_new_impl" | "bpf_percpu_obj_new_impl", _) => env.cur.reg(Reg::R0).btf(),
+        ("bpf_obj_drop_impl" | "bpf_percpu_obj_drop_impl" | "bpf_refcount_acquire_impl", _) => {
+            meta.object
+        }
+        (_, Some(root)) if call.is_insertion() => Some((root.btf, root.value)),
+        _ => return Ok(()),
+    };
+    let Some((btf, id)) = object else {
+        return Err(Violation::bug("allocated object without type"));
+    };
+    let object = ObjectArg {
+        btf,
+        id,
+        node_offset: meta.root.map_or(0, |root| root.node_offset),
+    };
+    let noted = &mut env.aux.call_mut(env.insn_idx).object;
+    // What gives an object back finds its type in the object.
+    let takes_type = call.is_insertion() || call.name.ends_with("obj_new_impl");
+    if takes_type && noted.is_some_and(|noted| noted != object) {
+        unjudged!("{} with objects of two types at one place", call.name);
+    }
+    *noted = Some(object);
+    Ok(())
 }
 
 fn find_call<'a>(env: &Env<'a>, id: i32, btf_idx: i16) -> Check<Call<'a>> {
