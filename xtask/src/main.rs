@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod clients;
 mod core;
 mod dumps;
 mod fixtures;
@@ -54,6 +55,12 @@ const VERBS: &[Verb] = &[
         args: "[--record]",
         about: "libbpf's consumer and producer of ring buffers on ours, beside what they did on a kernel",
         run: rings::run,
+    },
+    Verb {
+        name: "clients",
+        args: "",
+        about: "clients made of aya and of libbpf 1.7, against a daemon",
+        run: clients::run,
     },
     Verb {
         name: "dumps",

@@ -22,6 +22,7 @@ pub mod kernel;
 pub mod kernel_request;
 pub mod log_mask;
 pub mod map_oracle;
+pub mod memlock_kernel;
 pub mod min_btf;
 pub mod mprog_kernel;
 pub mod mprog_oracle;

@@ -46,11 +46,36 @@ static long load(int type, const struct bpf_insn *insns, int count)
 	return bpf(BPF_PROG_LOAD, &a, 120);
 }
 
-static long first_map(void)
+static long first(int cmd)
 {
 	union bpf_attr a = { .start_id = 0 };
-	long result = bpf(BPF_MAP_GET_NEXT_ID, &a, 8);
+	long result = bpf(cmd, &a, 8);
 	return result ? result : a.next_id;
+}
+
+static long first_map(void) { return first(BPF_MAP_GET_NEXT_ID); }
+
+// A program that sends one record of 8 bytes into a ring buffer.
+static long load_sender(long ring)
+{
+	struct bpf_insn insns[] = {
+		{ .code = 0x7a, .dst_reg = 10, .off = -8, .imm = 99 },
+		{ .code = 0x18, .dst_reg = 1, .src_reg = 1, .imm = ring }, { 0 },
+		{ .code = 0xbf, .dst_reg = 2, .src_reg = 10 },
+		{ .code = 0x07, .dst_reg = 2, .imm = -8 },
+		{ .code = 0xb7, .dst_reg = 3, .imm = 8 },
+		{ .code = 0xb7, .dst_reg = 4 },
+		{ .code = 0x85, .imm = BPF_FUNC_ringbuf_output },
+		{ .code = 0xb7 }, { .code = 0x95 },
+	};
+	return load(BPF_PROG_TYPE_SCHED_CLS, insns, 10);
+}
+
+static long run(long prog, unsigned repeat)
+{
+	char packet[64] = { 0 };
+	union bpf_attr a = { .test = { .prog_fd = prog, .data_in = (long)packet, .data_size_in = 64, .repeat = repeat } };
+	return bpf(BPF_PROG_TEST_RUN, &a, 80);
 }
 
 static void ignore(int signal) { (void)signal; }
@@ -98,29 +123,72 @@ int main(int argc, char **argv)
 		} else if (!strcmp(step, "ring")) {
 			// A program sends one record; epoll on the map's descriptor tells of it once.
 			long fd = create(BPF_MAP_TYPE_RINGBUF, 0, 0, 4096, 0);
-			struct bpf_insn insns[] = {
-				{ .code = 0x7a, .dst_reg = 10, .off = -8, .imm = 99 },
-				{ .code = 0x18, .dst_reg = 1, .src_reg = 1, .imm = fd }, { 0 },
-				{ .code = 0xbf, .dst_reg = 2, .src_reg = 10 },
-				{ .code = 0x07, .dst_reg = 2, .imm = -8 },
-				{ .code = 0xb7, .dst_reg = 3, .imm = 8 },
-				{ .code = 0xb7, .dst_reg = 4 },
-				{ .code = 0x85, .imm = BPF_FUNC_ringbuf_output },
-				{ .code = 0xb7 }, { .code = 0x95 },
-			};
-			long prog = load(BPF_PROG_TYPE_SCHED_CLS, insns, 10);
+			long prog = load_sender(fd);
 			int epoll = epoll_create1(0);
 			struct epoll_event event = { .events = EPOLLIN, .data.u64 = 77 }, seen = { 0 };
 			printf("ring add %d ", epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event));
 			printf("idle %d ", epoll_wait(epoll, &seen, 1, 10));
-			char packet[64] = { 0 };
-			union bpf_attr run = { .test = { .prog_fd = prog, .data_in = (long)packet, .data_size_in = 64 } };
-			printf("run %ld ", bpf(BPF_PROG_TEST_RUN, &run, 80));
+			printf("run %ld ", run(prog, 1));
 			printf("event %d ", epoll_wait(epoll, &seen, 1, 1000));
 			unsigned long *consumer = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 			unsigned long *producer = mmap(0, 3 * 4096, PROT_READ, MAP_SHARED, fd, 4096);
 			printf("data %lu at %lu of %lu value %lu\n", (unsigned long)seen.data.u64, *consumer,
 			       *producer, producer[513]);
+		} else if (!strcmp(step, "hostile")) {
+			// What is written past the rules of mmap(2) harms nobody else, and nothing can be cut.
+			long fd = create(BPF_MAP_TYPE_RINGBUF, 0, 0, 4096, 0), prog = load_sender(fd);
+			unsigned long page[512];
+			printf("hostile cut %d ", ftruncate(fd, 0) ? errno : 0);
+			for (unsigned seed = 1; seed < 64; seed++) {
+				for (int word = 0; word < 512; word++)
+					page[word] = (unsigned long)seed << (word * seed % 64);
+				for (int at = 0; at < 4; at++)
+					if (pwrite(fd, page, sizeof(page), at * 4096) != sizeof(page))
+						printf("short ");
+				run(prog, 3);
+			}
+			printf("run %ld ", run(prog, 1));
+			fd = create(BPF_MAP_TYPE_ARRAY, 4, 8, 4, BPF_F_MMAPABLE | BPF_F_RDONLY_PROG);
+			printf("constant %d ", pwrite(fd, page, 8, 0) < 0 ? errno : 0);
+			key = 0;
+			printf("update %ld\n", elem(BPF_MAP_UPDATE_ELEM, fd, &key, &value));
+		} else if (!strcmp(step, "freeze")) {
+			// A mapping that can be written to is in the way, also a child's.
+			long fd = create(BPF_MAP_TYPE_ARRAY, 4, 8, 4, BPF_F_MMAPABLE);
+			union bpf_attr a = { .map_fd = fd };
+			void *memory = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+			int ends[2], status;
+			if (pipe(ends))
+				return 1;
+			printf("freeze mapped %ld ", bpf(BPF_MAP_FREEZE, &a, 4));
+			if (fork() == 0) {
+				close(ends[1]);
+				_exit(read(ends[0], &status, 1));
+			}
+			munmap(memory, 4096);
+			printf("child %ld ", bpf(BPF_MAP_FREEZE, &a, 4));
+			close(ends[1]);
+			wait(&status);
+			printf("gone %ld ", bpf(BPF_MAP_FREEZE, &a, 4));
+			memory = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+			printf("again %d ", memory == MAP_FAILED ? errno : 0);
+			memory = mmap(0, 4096, PROT_READ, MAP_SHARED, fd, 0);
+			printf("read %d ", memory == MAP_FAILED ? errno : 0);
+			printf("protect %d\n", mprotect(memory, 4096, PROT_READ | PROT_WRITE) ? errno : 0);
+		} else if (!strcmp(step, "spin")) {
+			struct bpf_insn insns[] = { { .code = 0xb7 }, { .code = 0x95 } };
+			printf("spin\n");
+			run(load(BPF_PROG_TYPE_SCHED_CLS, insns, 2), ~0u);
+		} else if (!strcmp(step, "none-runs")) {
+			long id = 0;
+			for (int wait = 0; wait < 1000 && (id = first(BPF_PROG_GET_NEXT_ID)) != -ENOENT; wait++)
+				usleep(10000);
+			printf("none %ld\n", id);
+		} else if (!strcmp(step, "many")) {
+			long made = 0, fd;
+			while ((fd = create(BPF_MAP_TYPE_ARRAY, 4, 4096, 64, 0)) >= 0)
+				made++;
+			printf("many %ld %ld\n", made, fd);
 		} else if (!strcmp(step, "signals")) {
 			// Interrupted by a signal, no call runs twice: each delete finds its element.
 			int wrong = 0;

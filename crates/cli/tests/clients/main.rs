@@ -47,7 +47,8 @@ fn a_client_sees_what_the_kernel_shows() {
     for client in clients() {
         let rig = Rig::new("steps");
         let steps = [
-            "map", "copies", "mmap", "ring", "signals", "bad", "fdinfo", "load",
+            "map", "copies", "mmap", "ring", "signals", "bad", "fdinfo", "load", "freeze",
+            "hostile",
         ];
         let expected = "\
 map 1 update 0 lookup 0 42 missing -2
@@ -58,6 +59,8 @@ signals wrong 0
 bad -22 -22 -14 -7 -14
 map_type:\t1 memlock:\t2320 fdinfo
 load 1 rejected -13
+freeze mapped -16 child -16 gone 0 again 1 read 0 protect 13
+hostile cut 1 run 0 constant 1 update 0
 ";
         let mut text = rig.run(client, &steps);
         if ring3_os::cpu::possible_cpus() != 2 {
@@ -100,6 +103,38 @@ fn a_killed_client_leaves_nothing_behind() {
         child.wait().unwrap();
         rig.wait_for("files=0");
         assert_eq!(rig.run(client, &["none"]), "none -2\n");
+    }
+}
+
+#[test]
+fn a_run_ends_with_its_killed_client() {
+    for client in clients() {
+        let rig = Rig::new("spin");
+        let mut child = rig.start(client, &["spin"]);
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "spin");
+        rig.wait_for("files=1");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(rig.run(client, &["none-runs"]), "none -2\n");
+        rig.wait_for("files=0");
+    }
+}
+
+#[test]
+fn clients_have_limits_of_their_own() {
+    for client in clients() {
+        // An array of 64 pages each.
+        for (limit, expected) in [
+            (["--max-files", "5"], "many 5 -24\n"),
+            (["--max-map-bytes", "1100000"], "many 4 -12\n"),
+        ] {
+            let rig = Rig::with_args("limits", &limit);
+            assert_eq!(rig.run(client, &["many"]), expected);
+            // The next one begins anew.
+            rig.wait_for("files=0");
+            assert_eq!(rig.run(client, &["many"]), expected);
+        }
     }
 }
 

@@ -32,8 +32,15 @@ impl Drop for Rig {
 impl Rig {
     /// A daemon that listens, in a folder of this name.
     pub(crate) fn new(name: &str) -> Rig {
+        Rig::with_args(name, &[])
+    }
+
+    /// The same with arguments of the daemon.
+    pub(crate) fn with_args(name: &str, args: &[&str]) -> Rig {
         let dir = std::env::temp_dir().join(format!("ring3-{name}-{}", std::process::id()));
-        let daemon = command(&dir, &["daemon"]).spawn().unwrap();
+        let daemon = command(&dir, &[&["daemon"], args].concat())
+            .spawn()
+            .unwrap();
         let rig = Rig { dir, daemon };
         let begin = Instant::now();
         while !rig.dir.join("daemon.sock").exists() {

@@ -78,3 +78,89 @@ Error: interface xdp attach failed: Device or resource busy
     let shown = rig.verb(&["net", "show"]);
     assert!(shown.contains("v0(3) generic count_flows id "), "{shown}");
 }
+
+/// What the clients of `rings.bpf.c` print, over the kernel as over the daemon.
+const SKELETON: &str = "empty 0 0
+count 2
+ring 5
+ring 5 of sum 45
+perf 5 of sum 45
+drain 3
+globals 3 15 60
+hash 5
+count 2
+globals 103
+frozen -1
+freeze -16
+";
+const GO: &str = "count 2
+ring of sum 45
+hash 5
+entry 7 5
+program count XDP
+";
+
+/// Runs a tool to its end in a folder; why not, if it fails.
+fn tool(dir: &Path, line: &str) -> Result<(), String> {
+    let output = Command::new("sh")
+        .args(["-ec", line])
+        .current_dir(dir)
+        .output()
+        .map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!(
+        "{line}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    ))
+}
+
+/// The rings object and clients of it that can be built here, each with what it prints.
+fn ring_clients(dir: &Path) -> Vec<(&'static str, &'static str)> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+    let sources = sources.display();
+    let object = format!(
+        "clang=$(command -v clang-19 clang | head -n 1)
+        $clang -O2 -g -target bpf -I/usr/include/x86_64-linux-gnu -c {sources}/rings.bpf.c -o rings.bpf.o
+        bpftool gen skeleton rings.bpf.o name rings > rings.skel.h"
+    );
+    if let Err(reason) = tool(dir, &object) {
+        eprintln!("skipped: {reason}");
+        return Vec::new();
+    }
+    let gcc = format!("gcc -O1 -Wall -I. {sources}/skeleton.c");
+    let go = format!(
+        "GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE=$PWD/cache go build -o go-client {sources}/rings.go"
+    );
+    let builds = [
+        ("./skeleton", SKELETON, format!("{gcc} -o skeleton -lbpf")),
+        (
+            "./skeleton-static",
+            SKELETON,
+            format!("{gcc} -static -o skeleton-static -lbpf -lelf -lz"),
+        ),
+        ("./go-client rings.bpf.o", GO, go),
+    ];
+    let built = |(client, prints, line): (_, _, String)| match tool(dir, &line) {
+        Ok(()) => Some((client, prints)),
+        Err(reason) => {
+            eprintln!("skipped: {reason}");
+            None
+        }
+    };
+    builds.into_iter().filter_map(built).collect()
+}
+
+#[test]
+fn clients_of_libbpf_and_go_read_rings_events_and_globals() {
+    if !has_bpftool() {
+        return;
+    }
+    let rig = Rig::new("rings");
+    for (client, prints) in ring_clients(&rig.dir) {
+        let printed = script(&rig, &format!("cd $T; {client}"));
+        assert_eq!(printed, prints, "{client}");
+    }
+    rig.wait_for("files=0");
+}

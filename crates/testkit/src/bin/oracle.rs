@@ -20,6 +20,7 @@ const AREAS: &[(&str, Record)] = &[
     ("elf", record_elf),
     ("helpers", record_helpers),
     ("maps", record_maps),
+    ("memlock", record_memlock),
     ("mprog", record_mprog),
     ("net", record_net),
     ("syscall", record_syscall),
@@ -198,6 +199,13 @@ fn record_maps() -> io::Result<usize> {
 /// Random histories of attach requests at a tcx hook.
 fn record_mprog() -> io::Result<usize> {
     mprog_kernel::record(&ring3_testkit::fixture::fixtures_dir().join("oracle/mprog"))
+}
+
+/// Memory that fdinfo tells of maps.
+fn record_memlock() -> io::Result<usize> {
+    ring3_testkit::memlock_kernel::record(
+        &ring3_testkit::fixture::fixtures_dir().join("oracle/memlock.txt"),
+    )
 }
 
 /// Raw bpf(2) calls: errnos, layouts and limits.
