@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs::{self, File},
     io::{self, Write},
     path::Path,
@@ -32,18 +33,25 @@ const PREFIX: &str = "noperfmon-";
 /// # Errors
 /// setpriv(1) fails.
 pub fn record(corpus: &Path, out: &Path) -> io::Result<()> {
+    if run_without_perfmon(&[INSIDE.as_ref(), corpus.as_ref(), out.as_ref()])? {
+        Ok(())
+    } else {
+        Err(io::Error::other("without CAP_PERFMON"))
+    }
+}
+
+/// Starts this program again under setpriv(1), without CAP_PERFMON and CAP_SYS_ADMIN: whether it succeeds.
+///
+/// # Errors
+/// setpriv(1) cannot be started.
+pub fn run_without_perfmon(args: &[&OsStr]) -> io::Result<bool> {
     let status = Command::new("setpriv")
         .args(["--bounding-set", "-perfmon,-sys_admin"])
         .args(["--inh-caps", "-perfmon,-sys_admin"])
         .arg(std::env::current_exe()?)
-        .arg(INSIDE)
-        .args([corpus, out])
+        .args(args)
         .status()?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!("setpriv: {status}")))
-    }
+    Ok(status.success())
 }
 
 /// Records with the privileges that this process has.

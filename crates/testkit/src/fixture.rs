@@ -1,7 +1,7 @@
 //! The ELF fixtures and what a kernel said of them. Key types: [`Fixture`], [`Recorded`].
 //!
 //! `fixtures/elf/AREA/NAME.o` is compiled from the source beside it; `fixtures/oracle/elf/AREA/NAME.PROG.txt` has the kernel's verdict and
-//! level-2 log of each of its programs, addresses masked.
+//! level-2 log of each of its programs, addresses masked; `fixtures/oracle/elf-no-perfmon` the same without CAP_PERFMON and CAP_SYS_ADMIN.
 
 use std::{
     fs, io,
@@ -10,6 +10,8 @@ use std::{
 
 use ring3_btf::Btf;
 use ring3_elf::ObjectSpec;
+
+use crate::filetest::Loader;
 
 /// Longest log that is kept.
 pub const LOG_BYTES_MAX: usize = 1 << 20;
@@ -99,8 +101,18 @@ impl Fixture {
 
     /// Where the kernel's answer to a program is kept.
     pub fn oracle_path(&self, program: &str) -> PathBuf {
+        self.oracle_path_for(Loader::Full, program)
+    }
+
+    /// Where the kernel's answer to a loader's program is kept. The kernel was asked for every loader but those without capabilities.
+    pub fn oracle_path_for(&self, loader: Loader, program: &str) -> PathBuf {
+        let folder = match loader {
+            Loader::Full => "oracle/elf",
+            Loader::NoPerfmon => "oracle/elf-no-perfmon",
+            Loader::None => "oracle/elf-no-capability",
+        };
         fixtures_dir()
-            .join("oracle/elf")
+            .join(folder)
             .join(format!("{}.{program}.txt", self.name))
     }
 }

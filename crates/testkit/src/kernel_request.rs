@@ -14,7 +14,7 @@ use ring3_os::bpf_load::{
 use ring3_spec::{FdObject, InfoRecords, LoadRequest, MapInfo};
 use ring3_uapi::{Errno, MapType, flags::map_create as map_create_flags};
 
-use crate::parity::LOG_LEVEL;
+use crate::parity::{LOG_LEVEL, stats_of};
 
 /// `BPF_LOG_STATS`
 pub const LOG_LEVEL_STATS: u32 = 4;
@@ -70,6 +70,22 @@ impl KernelRequest {
 
     /// Loads a request that names the same objects as the one this was created for. A program that is accepted is closed again.
     pub fn load(&self, request: &LoadRequest) -> Answer {
+        self.load_up_to(request, u64::MAX)
+    }
+
+    /// As [`KernelRequest::load`]; for a program that takes more than so many instructions, the log has the statistics only: the kernel
+    /// needs minutes for the longest logs.
+    pub fn load_up_to(&self, request: &LoadRequest, processed_max: u64) -> Answer {
+        if processed_max != u64::MAX {
+            let (result, log) = self.load_at(request, LOG_LEVEL_STATS);
+            if stats_of(&log).is_some_and(|[processed, ..]| processed > processed_max) {
+                return Answer {
+                    errno: result.map_or_else(Errno::raw, |_| 0),
+                    log,
+                    is_cut: true,
+                };
+            }
+        }
         let (mut result, mut log) = self.load_at(request, LOG_LEVEL);
         let is_cut = matches!(result, Err(Errno::ENOSPC));
         if is_cut {

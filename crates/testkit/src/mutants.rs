@@ -5,7 +5,7 @@
 //! fields are changed back and instructions become `goto +0` as long as the answers still differ. Neighbours: `kernel_request` (the calls),
 //! `corpus`, `generate` (where programs come from).
 
-use std::{io, path::Path, process::Command, sync::Arc};
+use std::{borrow::Cow, fs, io, path::Path, sync::Arc};
 
 use hashbrown::HashMap;
 use ring3_btf::{Btf, TypeId};
@@ -29,6 +29,8 @@ pub const INSIDE: &str = "mutants-no-perfmon";
 const MUTANTS_PER_PROGRAM: u64 = 8;
 /// Rows that the kernel needed more instructions for are left out: their logs are too long.
 const PROCESSED_MAX: u64 = 30_000;
+/// Logs of programs that take more instructions are compared by their statistics.
+const WHOLE_LOG_MAX: u64 = 5_000;
 /// Attempts to make a difference small.
 const SHRINKS_MAX: u32 = 400;
 
@@ -43,6 +45,8 @@ pub struct Options<'a> {
     pub only: &'a str,
     /// Whether CAP_PERFMON and CAP_SYS_ADMIN are given up first.
     pub no_perfmon: bool,
+    /// Folder for the programs and whole logs of each kind of difference.
+    pub out: Option<&'a Path>,
 }
 
 /// A program that the kernel answers otherwise.
@@ -53,6 +57,8 @@ pub struct Difference {
     pub program: String,
     /// The first lines that differ, with the lines before them.
     pub how: String,
+    /// The kernel's log and ours, masked.
+    pub logs: [String; 2],
     /// The two lines with their numbers taken out: differences of one cause mostly share it.
     pub signature: String,
 }
@@ -87,21 +93,6 @@ pub struct Mutants {
     donors: Vec<RawInsn>,
     /// What was loaded so far.
     pub counts: Counts,
-}
-
-/// Starts this program again under setpriv(1), with `args`.
-///
-/// # Errors
-/// setpriv(1) fails.
-pub fn run_without_perfmon(args: &[String]) -> io::Result<bool> {
-    let status = Command::new("setpriv")
-        .args(["--bounding-set", "-perfmon,-sys_admin"])
-        .args(["--inh-caps", "-perfmon,-sys_admin"])
-        .arg(std::env::current_exe()?)
-        .arg(INSIDE)
-        .args(args)
-        .status()?;
-    Ok(status.success())
 }
 
 impl Mutants {
@@ -183,7 +174,7 @@ impl Mutants {
             self.mutate(&mut mutant);
             let number = self.counts.programs;
             self.counts.programs += 1;
-            let answer = kernel.load(&mutant);
+            let answer = kernel.load_up_to(&mutant, WHOLE_LOG_MAX);
             self.counts.accepted += u64::from(answer.errno == 0);
             self.counts.whole_logs += u64::from(!answer.is_cut);
             let Some((errno, _)) = self.differs(&mutant, &answer) else {
@@ -192,7 +183,7 @@ impl Mutants {
             self.counts.different += 1;
             self.counts.unsafe_accepts += u64::from(errno == 0 && answer.errno != 0);
             let small = self.shrink(&request, mutant, &kernel);
-            let answer = kernel.load(&small);
+            let answer = kernel.load_up_to(&small, WHOLE_LOG_MAX);
             // An answer that depends on the time, if it is equal now.
             if let Some((errno, ours)) = self.differs(&small, &answer) {
                 found(difference(
@@ -239,7 +230,8 @@ impl Mutants {
             Err(_) => -1,
         };
         let ours = mask_log(&log.into_string(), &request.insns);
-        let is_equal = errno == kernel.errno && mask_log(&kernel.log, &request.insns) == ours;
+        let theirs = mask_log(&kernel.log, &request.insns);
+        let is_equal = errno == kernel.errno && without_place(&theirs) == without_place(&ours);
         (!is_equal).then_some((errno, ours))
     }
 
@@ -251,7 +243,10 @@ impl Mutants {
     ) -> LoadRequest {
         let still = |request: &LoadRequest, left: &mut u32| {
             *left = left.saturating_sub(1);
-            *left != 0 && self.differs(request, &kernel.load(request)).is_some()
+            *left != 0
+                && self
+                    .differs(request, &kernel.load_up_to(request, WHOLE_LOG_MAX))
+                    .is_some()
         };
         let mut left = SHRINKS_MAX;
         if small.flags != original.flags {
@@ -464,6 +459,7 @@ fn difference(
     let text = format_asm(&request.insns, &NoNames);
     let slots: Vec<String> = text.lines().map(str::to_owned).collect();
     Difference {
+        logs: [theirs.clone(), ours.to_owned()],
         origin,
         program: format!(
             "; {} attach {} flags {:#x} license {}\n{}{}\n",
@@ -488,6 +484,19 @@ fn difference(
     }
 }
 
+/// The kernel's JIT counts instructions of calls that it inlines and we do not.
+fn without_place(log: &str) -> Cow<'_, str> {
+    const BEFORE: &str = "verifier bug: No program to jit at insn ";
+    let Some(place) = log.find(BEFORE) else {
+        return Cow::Borrowed(log);
+    };
+    let (head, rest) = log.split_at(place + BEFORE.len());
+    Cow::Owned(format!(
+        "{head}{}",
+        rest.trim_start_matches(|c: char| c.is_ascii_digit())
+    ))
+}
+
 fn without_numbers(line: &str) -> String {
     line.chars()
         .filter(|c| !c.is_ascii_digit())
@@ -502,14 +511,31 @@ fn without_numbers(line: &str) -> String {
 pub fn run(dir: &Path, options: Options<'_>) -> io::Result<bool> {
     let mut mutants = Mutants::open(dir, options)?;
     let mut kinds: HashMap<String, u64> = HashMap::new();
+    if let Some(out) = options.out {
+        fs::create_dir_all(out)?;
+    }
     while mutants.counts.programs < options.runs {
+        let mut kept = Ok(());
         mutants.next_program(&mut |found| {
             let count = kinds.entry(found.signature).or_default();
             *count += 1;
             if *count == 1 {
-                println!("== {}\n{}{}\n", found.origin, found.program, found.how);
+                let number = kinds.len();
+                println!(
+                    "== {number}: {}\n{}{}\n",
+                    found.origin, found.program, found.how
+                );
+                if let Some(out) = options.out {
+                    let [kernel, ours] = &found.logs;
+                    let write =
+                        |who: &str, log: &str| fs::write(out.join(format!("{number}.{who}")), log);
+                    if let Err(error) = write("kernel", kernel).and(write("ring3", ours)) {
+                        kept = Err(error);
+                    }
+                }
             }
         })?;
+        kept?;
     }
     let mut kinds: Vec<_> = kinds.into_iter().collect();
     kinds.sort_by_key(|(_, count)| std::cmp::Reverse(*count));

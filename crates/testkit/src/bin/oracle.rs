@@ -1,6 +1,6 @@
 //! `oracle [AREA]`: records the running kernel's answers into fixtures/oracle. Where bpf(2) is refused it says so and changes nothing.
 
-use std::{fs, io, path::PathBuf, process::ExitCode};
+use std::{ffi::OsStr, fs, io, path::PathBuf, process::ExitCode};
 
 use ring3_testkit::{
     corpus_kernel,
@@ -43,16 +43,17 @@ fn record_corpus(area: &str) -> ExitCode {
     }
 }
 
-/// `oracle mutants DIR [--runs N] [--seed N] [--only PATH] [--no-perfmon]`: nothing is recorded.
+/// `oracle mutants DIR [--runs N] [--seed N] [--only PATH] [--out FOLDER] [--no-perfmon]`: nothing is recorded.
 fn compare_mutants(area: &str) -> Result<bool, String> {
     let args: Vec<String> = std::env::args().skip(2).collect();
-    let usage = "usage: oracle mutants DIR [--runs N] [--seed N] [--only PATH] [--no-perfmon]";
+    let usage = "usage: oracle mutants DIR [--runs N] [--seed N] [--only PATH] [--out FOLDER] [--no-perfmon]";
     let (dir, rest) = args.split_first().ok_or(usage)?;
     let mut options = mutants::Options {
         runs: 2000,
         seed: 1,
         only: "",
         no_perfmon: false,
+        out: None,
     };
     let mut rest = rest.iter();
     while let Some(arg) = rest.next() {
@@ -66,6 +67,7 @@ fn compare_mutants(area: &str) -> Result<bool, String> {
             "--runs" => options.runs = number()?,
             "--seed" => options.seed = number()?,
             "--only" => options.only = value,
+            "--out" => options.out = Some(value.as_ref()),
             _ => return Err(usage.to_owned()),
         }
     }
@@ -74,7 +76,11 @@ fn compare_mutants(area: &str) -> Result<bool, String> {
         return Ok(true);
     }
     let result = if options.no_perfmon && area != mutants::INSIDE {
-        mutants::run_without_perfmon(&args)
+        let again: Vec<&OsStr> = [mutants::INSIDE.as_ref()]
+            .into_iter()
+            .chain(args.iter().map(AsRef::as_ref))
+            .collect();
+        corpus_kernel::run_without_perfmon(&again)
     } else {
         mutants::run(dir.as_ref(), options)
     };
@@ -122,6 +128,15 @@ fn main() -> ExitCode {
             }
         };
     }
+    if wanted.as_deref() == Some(ELF_INSIDE) {
+        return match record_elf_for(Loader::NoPerfmon) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("without CAP_PERFMON: {error}");
+                ExitCode::from(1)
+            }
+        };
+    }
     if wanted.as_deref() == Some(filetest::run::INSIDE) {
         return match filetest::run::record_for(Loader::NoPerfmon) {
             Ok(_) => ExitCode::SUCCESS,
@@ -160,8 +175,19 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The verdict and log of every program of every ELF fixture.
+/// The argument with which `elf` starts itself without CAP_PERFMON and CAP_SYS_ADMIN.
+const ELF_INSIDE: &str = "elf-no-perfmon";
+
+/// The verdict and log of every program of every ELF fixture, with every capability and without CAP_PERFMON and CAP_SYS_ADMIN.
 fn record_elf() -> io::Result<usize> {
+    let count = record_elf_for(Loader::Full)?;
+    if !corpus_kernel::run_without_perfmon(&[ELF_INSIDE.as_ref()])? {
+        return Err(io::Error::other("without CAP_PERFMON"));
+    }
+    Ok(count)
+}
+
+fn record_elf_for(loader: Loader) -> io::Result<usize> {
     let mut count = 0;
     for fixture in elf_fixtures()? {
         let spec = fixture.spec()?;
@@ -169,8 +195,10 @@ fn record_elf() -> io::Result<usize> {
             .map_err(|errno| io::Error::other(format!("{}: maps or BTF: {errno}", fixture.name)))?;
         for prog in &spec.progs {
             let (_, recorded) = object.load(prog)?;
-            let path = fixture.oracle_path(&prog.name);
-            if recorded.errno == Errno::EPERM.raw() && recorded.log.is_empty() {
+            let path = fixture.oracle_path_for(loader, &prog.name);
+            // Types that this kernel refuses to every loader.
+            let is_refused = loader == Loader::Full || !fixture.oracle_path(&prog.name).exists();
+            if recorded.errno == Errno::EPERM.raw() && recorded.log.is_empty() && is_refused {
                 println!("{}: not permitted here, nothing recorded", path.display());
                 continue;
             }

@@ -5,7 +5,6 @@ use std::{
     collections::BTreeMap,
     fs, io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
-    process::Command,
     sync::Arc,
 };
 
@@ -17,7 +16,9 @@ use ring3_uapi::Errno;
 use ring3_verifier::{Log, verify};
 
 use super::{FileTest, Loader, TestMap, files, oracle_path};
-use crate::{fixture::Recorded, kernel::release, log_mask::mask_log};
+use crate::{
+    corpus_kernel::run_without_perfmon, fixture::Recorded, kernel::release, log_mask::mask_log,
+};
 
 /// Level of the log.
 const LEVEL: u32 = 2;
@@ -150,14 +151,8 @@ fn create(map: &TestMap, known: &BTreeMap<i32, OwnedFd>) -> Result<OwnedFd, Errn
 /// A file is wrong, an answer cannot be written, or setpriv(1) fails.
 pub fn record() -> io::Result<usize> {
     let mut count = record_for(Loader::Full)?;
-    let status = Command::new("setpriv")
-        .args(["--bounding-set", "-perfmon,-sys_admin"])
-        .args(["--inh-caps", "-perfmon,-sys_admin"])
-        .arg(std::env::current_exe()?)
-        .arg(INSIDE)
-        .status()?;
-    if !status.success() {
-        return Err(io::Error::other(format!("setpriv: {status}")));
+    if !run_without_perfmon(&[INSIDE.as_ref()])? {
+        return Err(io::Error::other("without CAP_PERFMON"));
     }
     for path in files()? {
         count += usize::from(FileTest::read(&path)?.loader == Loader::NoPerfmon);

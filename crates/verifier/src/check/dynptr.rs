@@ -36,6 +36,10 @@ pub(crate) fn object_spi(env: &Env<'_>, reg: &RegState, what: &str, slots: usize
     if off % SLOT_BYTES as i64 != 0 {
         reject!(EINVAL, "cannot pass in {what} at an offset={off}");
     }
+    if off == 0 && slots == 1 {
+        // No object lies there; the kernel only says that it is not what it should be.
+        return Err(Violation::silent(Errno::ERANGE));
+    }
     let spi = (-off - 1) / SLOT_BYTES as i64;
     let Some(spi) = usize::try_from(spi)
         .ok()

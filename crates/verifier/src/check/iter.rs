@@ -6,8 +6,10 @@
 
 use ring3_btf::Type;
 use ring3_isa::{LoadMode, MemSize, Reg};
+use ring3_uapi::Errno;
 
 use super::btf_ptr::in_rcu_section;
+use super::dynptr::object_spi;
 use super::mem::{Access, MemAccess, check_mem_access};
 use super::nullness::mark_ptr_not_null_reg;
 use super::refs::{acquire_reference, release_reference};
@@ -36,25 +38,14 @@ pub(crate) struct Place {
 
 /// Where the slots of an iterator begin; none beyond the allocated stack.
 fn place_of(env: &Env<'_>, reg: &RegState, slots: u32) -> Check<Option<Place>> {
-    if !reg.scalar.is_const() {
-        reject!(EINVAL, "iter has to be at a constant offset");
+    match object_spi(env, reg, "iter", slots as usize) {
+        Ok(spi) => Ok(Some(Place {
+            frame: reg.frameno,
+            spi: spi as u32,
+        })),
+        Err(violation) if violation.errno == Errno::ERANGE => Ok(None),
+        Err(violation) => Err(violation),
     }
-    let off = reg.const_offset().unwrap_or(0);
-    if off % SLOT_BYTES as i64 != 0
-        || off >= 0
-        || off < -(ring3_uapi::limits::STACK_BYTES_MAX as i64)
-    {
-        reject!(EINVAL, "cannot pass in iter at an offset={off}");
-    }
-    let spi = ((-off - 1) / SLOT_BYTES as i64) as u32;
-    if spi + 1 < slots {
-        reject!(EINVAL, "cannot pass in iter at an offset={off}");
-    }
-    let is_allocated = (spi as usize) < env.cur.frame(reg.frameno).stack.len();
-    Ok(is_allocated.then_some(Place {
-        frame: reg.frameno,
-        spi,
-    }))
 }
 
 /// Checks the iterator argument of a call and does what the call does; gives the place of one that goes on.

@@ -189,7 +189,7 @@ impl Draft {
     /// Calls and addresses of functions lead to functions; those of removed ones may stay where only the main program is left.
     ///
     /// # Errors
-    /// EFAULT, as the kernel's JIT says it. It counts the slots of look-ups that it inlined, which stay one here.
+    /// EFAULT, as the kernel's JIT says it.
     pub(super) fn check_functions(&self) -> Check {
         if self.subprogs.len() < 2 {
             return Ok(());
@@ -197,6 +197,7 @@ impl Draft {
         for (at, slot) in self.slots.iter().enumerate() {
             let names_function = is_pseudo_call(slot.insn) || is_pseudo_func(slot.insn);
             if names_function && self.subprog_at(slot.target).is_none() {
+                // DIVERGES: the kernel's number counts the slots of look-ups that it inlined, which stay one here.
                 reject!(
                     EFAULT,
                     "verifier bug: No program to jit at insn {at} (subprog < 0)"
