@@ -147,7 +147,8 @@ fn nested_operations_are_refused_where_they_would_wait_for_themselves() {
         let map = Map::create(&attr).unwrap();
         let name = format!("{} flags {:#x}", map.map_type(), attr.map_flags);
         MAP.set(Some(map.clone()));
-        (BUSY.set(0), SERVED.set(0));
+        BUSY.set(0);
+        SERVED.set(0);
         for points in 0..60 {
             POINTS.set(points);
             // The second time the element may be there.
