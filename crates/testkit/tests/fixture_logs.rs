@@ -1,7 +1,12 @@
 //! Every ELF fixture beside the recorded kernel: verdict, errno, and the level-2 log to the byte; and its snapshot.
 
-use ring3::{LoadOptions, objects::Object};
+use ring3::{
+    LoadOptions,
+    objects::Object,
+    verifier::{Log, verify},
+};
 use ring3_testkit::{
+    filetest::Loader,
     fixture::{Recorded, elf_fixtures, fixtures_dir, kernel_btf},
     log_mask::mask_log,
 };
@@ -27,6 +32,8 @@ struct Ours {
     errno: i32,
     log: String,
     recorded: Option<Recorded>,
+    /// Without CAP_PERFMON and CAP_SYS_ADMIN, beside the kernel's answer to such a loader.
+    no_perfmon: Option<((i32, String), Recorded)>,
 }
 
 fn verify_fixtures() -> Vec<Ours> {
@@ -48,6 +55,20 @@ fn verify_fixtures() -> Vec<Ours> {
             };
             let (_, verification) = object.verify_in(&system, &options).unwrap().pop().unwrap();
             let verification = verification.unwrap();
+            let path = fixture.oracle_path_for(Loader::NoPerfmon, &prog.name);
+            assert_eq!(path.exists(), is_recorded, "{}", path.display());
+            let no_perfmon = is_recorded.then(|| {
+                let recorded = Recorded::read(&path).unwrap();
+                let mut request = verification.request.clone();
+                request.privilege = Loader::NoPerfmon.privilege();
+                let mut log = Log::new(recorded.level);
+                let errno = match verify(&request, system.registry(), &mut log) {
+                    Ok(_) => 0,
+                    Err(error) => error.errno.raw(),
+                };
+                let log = mask_log(&log.into_string(), &request.insns);
+                ((errno, log), recorded)
+            });
             all.push(Ours {
                 name,
                 errno: verification
@@ -56,10 +77,30 @@ fn verify_fixtures() -> Vec<Ours> {
                     .map_or_else(|error| error.errno.raw(), |_| 0),
                 log: mask_log(&verification.log, &verification.request.insns),
                 recorded,
+                no_perfmon,
             });
         }
     }
     all
+}
+
+#[test]
+fn answers_without_perfmon_are_the_kernels() {
+    let mut compared = 0;
+    for ours in verify_fixtures() {
+        let Some(((errno, log), recorded)) = &ours.no_perfmon else {
+            continue;
+        };
+        compared += 1;
+        assert_eq!(*errno, recorded.errno, "{}", ours.name);
+        let knows_types = DIFFERENT_LOGS.iter().any(|(name, _)| *name == ours.name);
+        assert!(
+            knows_types || *log == recorded.log,
+            "{}",
+            first_difference(&ours.name, log, recorded)
+        );
+    }
+    assert!(compared > 100, "{compared} programs");
 }
 
 #[test]
@@ -96,21 +137,19 @@ fn logs_are_the_kernels_to_the_byte() {
             None => assert!(
                 ours.log == recorded.log,
                 "{}",
-                first_difference(&ours, recorded)
+                first_difference(&ours.name, &ours.log, recorded)
             ),
         }
     }
 }
 
-fn first_difference(ours: &Ours, recorded: &Recorded) -> String {
-    let mut lines = recorded.log.lines().zip(ours.log.lines()).enumerate();
+fn first_difference(name: &str, log: &str, recorded: &Recorded) -> String {
+    let mut lines = recorded.log.lines().zip(log.lines()).enumerate();
     match lines.find(|(_, (kernel, ring3))| kernel != ring3) {
-        Some((at, (kernel, ring3))) => format!(
-            "{} line {}:\nkernel {kernel}\nring3  {ring3}",
-            ours.name,
-            at + 1
-        ),
-        None => format!("{}: one log is longer", ours.name),
+        Some((at, (kernel, ring3))) => {
+            format!("{name} line {}:\nkernel {kernel}\nring3  {ring3}", at + 1)
+        }
+        None => format!("{name}: one log is longer"),
     }
 }
 

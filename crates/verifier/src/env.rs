@@ -312,6 +312,10 @@ pub(crate) struct Env<'a> {
     pub(crate) prev_insn_idx: u32,
     /// The slot of the state line printed last.
     pub(crate) prev_linfo: Option<u32>,
+    #[expect(
+        clippy::vec_box,
+        reason = "thousands may wait: growing moves pointers, and nothing is reserved for states that never come"
+    )]
     pub(crate) worklist: Vec<Box<Pending>>,
     pub(crate) states: StateTable,
     pub(crate) aux: AuxTable,
