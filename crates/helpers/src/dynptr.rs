@@ -284,7 +284,8 @@ impl DynptrKern {
         let mut bytes = vec![0; len.min(src.size()) as usize];
         let can_store = !self.is_null() && !self.is_rdonly();
         let can_load = !src.is_null() && src.check_range(src_offset, len).is_ok();
-        if !can_load && !(can_store && self.check_range(offset, len).is_ok()) {
+        let can_store = can_store && self.check_range(offset, len).is_ok();
+        if !can_load && !can_store {
             return Err(Errno::E2BIG);
         }
         if src.is_null() {

@@ -34,6 +34,10 @@ struct FileMemory {
 pub struct FileObject {
     memory: Box<FileMemory>,
     /// The root's first.
+    #[expect(
+        clippy::vec_box,
+        reason = "programs have their addresses, and 64-byte alignment is each one's own"
+    )]
     _dentries: Vec<Box<Dentry>>,
     _names: Vec<Box<[u8]>>,
 }

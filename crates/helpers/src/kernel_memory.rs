@@ -8,7 +8,7 @@
 //! ```
 //! Objects that programs allocate per CPU lie elsewhere and know the distance of their copies (`kfunc::object`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -87,15 +87,17 @@ impl Area {
 pub fn variable(name: &str, bytes: usize, place: Place) -> Result<u64, Errno> {
     static AREAS: OnceLock<Mutex<BTreeMap<Place, Area>>> = OnceLock::new();
     let mut areas = AREAS.get_or_init(Mutex::default).lock();
-    if !areas.contains_key(&place) {
-        let area = Area::new(place)?;
-        if place == Place::PerCpu {
-            let start = area.region.as_ptr().expose_provenance() as u64;
-            PERCPU_START.store(start, Ordering::Release);
+    let area = match areas.entry(place) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(empty) => {
+            let area = Area::new(place)?;
+            if place == Place::PerCpu {
+                let start = area.region.as_ptr().expose_provenance() as u64;
+                PERCPU_START.store(start, Ordering::Release);
+            }
+            empty.insert(area)
         }
-        areas.insert(place, area);
-    }
-    let area = areas.get_mut(&place).ok_or(Errno::ENOMEM)?;
+    };
     area.variable(name, bytes)
 }
 

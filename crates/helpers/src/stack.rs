@@ -79,7 +79,7 @@ fn walk(mut frame: u64, wants_user: bool) -> Vec<u64> {
             found.push(word(at + 8));
         }
         let next = word(at);
-        if next <= at || next - at > FRAME_BYTES_MAX || next % 8 != 0 {
+        if next <= at || next - at > FRAME_BYTES_MAX || !next.is_multiple_of(8) {
             break;
         }
         frame = next;

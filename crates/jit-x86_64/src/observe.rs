@@ -224,7 +224,7 @@ pub(crate) mod gdb {
         let mut found = Vec::new();
         // SAFETY: 1. as in `register`; images are live while their entries are linked.
         unsafe {
-            let mut entry = (*&raw const __jit_debug_descriptor).first;
+            let mut entry = __jit_debug_descriptor.first;
             while !entry.is_null() {
                 let bytes =
                     std::slice::from_raw_parts((*entry).image, (*entry).image_bytes as usize);
@@ -377,7 +377,9 @@ mod tests {
             gdb: false,
         };
         let name = format!("bpf_prog_{:x}_main", compiled.function_address(0));
-        compiled.announce(&[name.clone()], observe).unwrap();
+        compiled
+            .announce(std::slice::from_ref(&name), observe)
+            .unwrap();
         let map = std::fs::read_to_string(format!("/tmp/perf-{}.map", std::process::id())).unwrap();
         let len = compiled.function_address(1) - compiled.function_address(0);
         let line = format!("{:x} {len:x} {name}", compiled.function_address(0));
@@ -399,7 +401,9 @@ mod tests {
             gdb: true,
         };
         let name = format!("bpf_prog_{:x}_debugged", compiled.function_address(0));
-        compiled.announce(&[name.clone()], observe).unwrap();
+        compiled
+            .announce(std::slice::from_ref(&name), observe)
+            .unwrap();
         let has = |image: &Vec<u8>| {
             image
                 .windows(name.len())

@@ -143,7 +143,7 @@ impl Emitter<'_> {
         for (at, (_, release)) in held.iter().enumerate() {
             self.asm.pop(RDI);
             self.asm.mov_imm(RSI, 0);
-            let is_odd = (held.len() - 1 - at) % 2 != 0;
+            let is_odd = !(held.len() - 1 - at).is_multiple_of(2);
             // Null is a reservation that failed.
             self.asm.test_rr(Width::W64, RDI, RDI);
             let none = self.asm.jcc8(Cond::E);

@@ -101,13 +101,12 @@ fn create() -> u64 {
 /// # Safety
 /// `mask` is 0, or the caller owns a reference of it.
 pub(super) unsafe fn release(mask: u64) {
+    if mask == 0 {
+        return;
+    }
     // SAFETY: 1. the caller's promise.
-    if mask == 0
-        || unsafe { own(mask) }
-            .references
-            .fetch_sub(1, Ordering::AcqRel)
-            != 1
-    {
+    let references = unsafe { &own(mask).references };
+    if references.fetch_sub(1, Ordering::AcqRel) != 1 {
         return;
     }
     rcu::call_rcu(move || {
@@ -118,15 +117,14 @@ pub(super) unsafe fn release(mask: u64) {
 }
 
 /// # Errors
-/// EACCES: too few bytes for the CPUs, or not in whole words.
+/// EACCES: too few bytes for the CPUs. EINVAL: not in whole words.
 fn populate(mask: u64, bytes: &[u8]) -> Result<(), Errno> {
     let needed = (cpus() as usize).div_ceil(8);
-    if bytes.len() < needed || bytes.len() >= needed && bytes.len() % 8 != 0 {
-        return Err(if bytes.len() < needed {
-            Errno::EACCES
-        } else {
-            Errno::EINVAL
-        });
+    if bytes.len() < needed {
+        return Err(Errno::EACCES);
+    }
+    if !bytes.len().is_multiple_of(8) {
+        return Err(Errno::EINVAL);
     }
     let word = |at: usize| {
         let bytes = bytes.get(at * 8..at * 8 + 8).unwrap_or(&[0; 8]);

@@ -458,7 +458,7 @@ mod tests {
                 assert!(record == 0 || (start..end - 512).contains(&(record as usize)));
                 open.extend((record != 0).then_some(record));
                 let value = values[random() as usize % values.len()];
-                scribble(random() as usize % (4 * page_bytes()) & !7, value);
+                scribble((random() as usize % (4 * page_bytes())) & !7, value);
             }
             for record in open {
                 // SAFETY: each record is ended once.
