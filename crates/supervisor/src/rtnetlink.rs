@@ -467,7 +467,8 @@ mod tests {
         let unexpected = "Active program does not match expected";
         let present = "XDP program already attached";
         // As Linux 6.18.44 answered over a veth device and `lo`, in this order.
-        let rows: &[(u32, &[(u16, i32)], i32, &str)] = &[
+        type Row<'a> = (u32, &'a [(u16, i32)], i32, &'a str);
+        let rows: &[Row<'_>] = &[
             (v, &[(fd, -1)], 0, ""),
             (v, &[(fd, x), (flags, 0x20)], -22, ""),
             (v, &[(fd, x), (flags, 6)], -22, ""),
