@@ -228,14 +228,32 @@ mod tests {
             let text = text_at(first).unwrap();
             assert!(text.is_host);
             assert!(out[ret as usize..].iter().all(|&byte| byte == 0));
-            let (skipped, rest) = stack(1024, flags | 1);
-            if skipped > 0 {
-                assert_eq!(skipped, ret - 8);
-                assert_eq!(rest[8..skipped as usize], out[16..ret as usize]);
-            } else {
-                assert_eq!((skipped, ret), (Errno::EFAULT.negated(), 8));
-            }
         }
+    }
+
+    #[test]
+    fn frames_are_skipped_from_the_innermost_outwards() {
+        // Three frames, each the next one's address and a return address in this program.
+        let text = crate::find as *const () as u64;
+        let mut chain = [0, text + 1, 0, text + 2, 0, text + 3];
+        let base = chain.as_ptr().expose_provenance() as u64;
+        (chain[0], chain[2]) = (base + 16, base + 32);
+        let frames = |flags: u64| {
+            let mut out = [9; 64];
+            let len = get_stack(&mut out, base, flags)? as usize;
+            assert!(out[len..].iter().all(|&byte| byte == 0));
+            let words = out[..len].chunks_exact(8);
+            Ok(words
+                .map(|word| u64::from_ne_bytes(word.try_into().unwrap()) - text)
+                .collect::<Vec<_>>())
+        };
+        for space in [0, stackid::USER_STACK] {
+            assert_eq!(frames(space), Ok(vec![1, 2, 3]));
+            assert_eq!(frames(space | 1), Ok(vec![2, 3]));
+            assert_eq!(frames(space | 2), Ok(vec![3]));
+            assert_eq!(frames(space | 3), Err(Errno::EFAULT));
+        }
+        assert_ne!(chain[0], 0);
     }
 
     #[test]

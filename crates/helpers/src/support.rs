@@ -121,7 +121,6 @@ const REFUSALS: &[(&str, &[FuncId])] = &[
     ),
     ("programs of perf events have no context here", &[PerfProgReadValue, ReadBranchRecords]),
     ("functions cannot be left before they begin here, and the reference kernel has no such option", &[OverrideReturn]),
-    ("packets of traced functions are not sent to perf events yet", &[SkbOutput, XdpOutput]),
     ("there are no iterators here", &[SeqPrintf, SeqWrite, SeqPrintfBtf]),
     ("values are not shown by their type yet", &[SnprintfBtf]),
     ("registers of the host's tasks are not kept", &[TaskPtRegs]),

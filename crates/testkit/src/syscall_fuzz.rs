@@ -419,7 +419,6 @@ fn makes_fd(cmd: Cmd) -> bool {
 pub const NEVER_SUCCEED: &[Cmd] = &[
     Cmd::RawTracepointOpen,
     Cmd::TaskFdQuery,
-    Cmd::EnableStats,
     Cmd::IterCreate,
     Cmd::TokenCreate,
 ];

@@ -33,7 +33,9 @@ fn every_helper_that_runs_is_called_on_both_engines() {
             }
         }
     }
-    rejections.retain(|name, _| !called.contains(name));
+    // Their programs see packets through functions they trace, which a test run has not: `tests/tracing.rs` and the example `snoop` call them.
+    const TRACED_ONLY: [&str; 2] = ["skb_output", "xdp_output"];
+    rejections.retain(|name, _| !called.contains(name) && !TRACED_ONLY.contains(name));
     assert!(rejections.is_empty(), "{rejections:#?}");
     assert!(called.len() >= 140, "{}", called.len());
 }

@@ -33,6 +33,7 @@ fn every_helper_that_runs_has_a_case() {
     let mut text = String::new();
     text_below(&fixtures_dir().join("elf"), "c", &mut text);
     text_below(&fixtures_dir().join("asm"), "txt", &mut text);
+    text_below(&crates.join("../examples/snoop/bpf"), "c", &mut text);
     for name in ["helpers", "net", "objects"] {
         text_below(&crates.join(name), "rs", &mut text);
     }

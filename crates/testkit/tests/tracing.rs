@@ -2,6 +2,7 @@
 #![cfg(feature = "engines")]
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ring3::{
     LoadOptions, LoadedObject, MapObject, ProgAttr, Program, System,
@@ -189,7 +190,19 @@ fn every_packet_program_and_its_functions_are_seen_and_left_alone() {
                     is_main,
                 } in &watched
                 {
-                    let (entry, exit) = (entry.saw(), exit.saw());
+                    if name.starts_with("throws") {
+                        // An exception leaves functions that have not come to their end.
+                        continue;
+                    }
+                    // Callbacks of work queues run on another thread, and may be between the two.
+                    let deadline = Instant::now() + Duration::from_secs(10);
+                    let (entry, exit) = loop {
+                        let seen = (entry.saw(), exit.saw());
+                        if seen.0[0] == seen.1[0] || Instant::now() > deadline {
+                            break seen;
+                        }
+                        std::thread::yield_now();
+                    };
                     assert_eq!(entry[..=*args], exit[..=*args], "{}", what());
                     if *is_main {
                         assert_eq!(entry[0], nth, "{}", what());

@@ -109,6 +109,9 @@ fn watched_run(system: &Arc<System>) {
     };
     assert_eq!((pushed, pushed.len()), (unwatched, 68));
     assert_eq!(rewritten[30..34], [127, 0, 0, 2]);
+    // The frame's type stays IPv4, so the classifier rewrites it as well.
+    let mut tagged = packet();
+    tagged.splice(14..14, 0x1122_3344_5566_7788_u64.to_le_bytes());
     let comment = |text: &str| Some(text.to_owned());
     let name = str::to_owned;
     let expected: Vec<Written> = vec![
@@ -122,11 +125,11 @@ fn watched_run(system: &Arc<System>) {
         (name("push_header in"), packet(), 60, None),
         (
             name("push_header out"),
-            pushed.clone(),
+            tagged.clone(),
             68,
             comment("returned 2 (XDP_PASS)"),
         ),
-        (name("rewrite in"), pushed.clone(), 68, None),
+        (name("rewrite in"), tagged, 68, None),
         (
             name("rewrite out"),
             pushed.clone(),
