@@ -54,10 +54,10 @@ pub(crate) extern "C" fn now() -> u64 {
     ring3_os::time::monotonic_ns()
 }
 
-/// Statistics of the program with this id; zeros if it was never attached to a function.
-pub fn run_stats(prog: u32) -> RunStats {
+/// Statistics of a program; zeros if it was never attached to a function.
+pub fn run_stats(prog: &dyn ProgObject) -> RunStats {
     let rows = rows();
-    let Some(row) = rows.by_prog.get(&prog) else {
+    let Some(row) = rows.by_prog.get(&key(prog)) else {
         return RunStats::default();
     };
     let Counts {
@@ -72,11 +72,17 @@ pub fn run_stats(prog: u32) -> RunStats {
     }
 }
 
+/// What tells programs apart. Ids do not: each system of a process has its own.
+fn key(prog: &dyn ProgObject) -> usize {
+    std::ptr::from_ref(prog).addr()
+}
+
 /// A program's row, one for all targets, so that it is protected against itself everywhere. Kept as long as the program, for its counts.
 struct Row {
     id: u32,
     /// Slots that use it.
     users: usize,
+    /// While this is here no other program has the address.
     prog: Weak<dyn ProgObject>,
     /// Counts that a previous owner of the row left.
     before: Counts,
@@ -84,7 +90,7 @@ struct Row {
 
 #[derive(Default)]
 pub(crate) struct Rows {
-    by_prog: HashMap<u32, Row>,
+    by_prog: HashMap<usize, Row>,
     /// Rows at which those of programs that are gone are given back.
     sweep_at: usize,
 }
@@ -99,12 +105,7 @@ pub(crate) fn rows() -> MutexGuard<'static, Rows> {
 impl Rows {
     /// The row of a program, for one slot more; `None`: there are none left.
     pub(crate) fn acquire(&mut self, prog: &ProgRef) -> Option<u32> {
-        if let Some(row) = self.by_prog.get_mut(&prog.id()) {
-            if row.users == 0 && row.prog.strong_count() == 0 {
-                // Another program of that id.
-                row.prog = Arc::downgrade(prog);
-                row.before = thread::sums(row.id);
-            }
+        if let Some(row) = self.by_prog.get_mut(&key(&**prog)) {
             row.users += 1;
             return Some(row.id);
         }
@@ -125,13 +126,13 @@ impl Rows {
             prog: Arc::downgrade(prog),
             before: thread::sums(id),
         };
-        self.by_prog.insert(prog.id(), row);
+        self.by_prog.insert(key(&**prog), row);
         Some(id)
     }
 
     /// A slot less; nobody runs it any more.
-    pub(crate) fn release(&mut self, prog: u32) {
-        if let Some(row) = self.by_prog.get_mut(&prog) {
+    pub(crate) fn release(&mut self, prog: &dyn ProgObject) {
+        if let Some(row) = self.by_prog.get_mut(&key(prog)) {
             row.users -= 1;
         }
     }

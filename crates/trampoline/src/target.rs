@@ -108,7 +108,7 @@ impl Leftovers {
         let mut rows = rows();
         let listed = self.lists.iter().flat_map(List::live);
         for prog in self.progs.iter().chain(listed) {
-            rows.release(prog.prog.id());
+            rows.release(&*prog.prog);
         }
     }
 }
@@ -239,12 +239,11 @@ impl Target {
             return Err(AttachError::TooMany);
         }
         let key = next_key();
-        let prog_id = prog.id();
         let row = rows()
             .acquire(&prog)
             .ok_or(AttachError::Host(Errno::ENOSPC))?;
         let first = Attached {
-            prog,
+            prog: Arc::clone(&prog),
             kind,
             cookie,
             row,
@@ -255,7 +254,7 @@ impl Target {
         let lists = match self.lists_with(gate, &state, first) {
             Ok(lists) => lists,
             Err(errno) => {
-                rows().release(prog_id);
+                rows().release(&*prog);
                 return Err(AttachError::Host(errno));
             }
         };
@@ -396,7 +395,7 @@ impl Target {
             .acquire(&prog)
             .ok_or(AttachError::Host(Errno::ENOSPC))?;
         if let Err(cause) = self.site.patch(None, Some(entry)) {
-            rows().release(prog.id());
+            rows().release(&*prog);
             return Err(AttachError::Patch(cause));
         }
         state.replaced_by = Some(entry);

@@ -13,7 +13,7 @@ use ring3_trampoline::{
     enable_run_stats, run_stats,
 };
 
-use support::program;
+use support::{program, program_with_id};
 
 /// Counts the allocations of a thread.
 struct Counting;
@@ -41,15 +41,21 @@ unsafe extern "C" fn nothing(_: u64, _: *const ()) -> u64 {
     0
 }
 
-/// Calls the function that it is attached to, while `data` lasts.
+/// Calls the function that it is attached to.
 unsafe extern "C" fn again(_: u64, _: *const ()) -> u64 {
     timed(1)
+}
+
+/// The same.
+unsafe extern "C" fn again_shared(_: u64, _: *const ()) -> u64 {
+    shared(1)
 }
 
 ring3_trampoline::traceable! {
     fn stored(a: u64) -> u64 { std::hint::black_box(a) + 1 }
     fn trapped(a: u64) -> u64 { std::hint::black_box(a) + 1 }
     fn timed(a: u64) -> u64 { std::hint::black_box(a) }
+    fn shared(a: u64) -> u64 { std::hint::black_box(a) }
     fn one(a: u64) -> u64 { std::hint::black_box(a) }
     fn two(a: u64) -> u64 { std::hint::black_box(a) }
 }
@@ -127,9 +133,9 @@ fn runs_are_counted_while_somebody_asks() {
     ];
     // The program after the function calls it once more, and is skipped there.
     timed(1);
-    assert_eq!(run_stats(before.id()), RunStats::default());
+    assert_eq!(run_stats(&*before), RunStats::default());
     assert_eq!(
-        run_stats(after.id()),
+        run_stats(&*after),
         RunStats {
             recursion_misses: 1,
             ..RunStats::default()
@@ -142,19 +148,40 @@ fn runs_are_counted_while_somebody_asks() {
     std::thread::spawn(|| timed(1)).join().expect("no panic");
     drop(enabled);
     timed(1);
-    let (first, second) = (run_stats(before.id()), run_stats(after.id()));
+    let (first, second) = (run_stats(&*before), run_stats(&*after));
     assert_eq!((first.runs, first.recursion_misses), (22, 0));
     assert_eq!((second.runs, second.recursion_misses), (11, 13));
     assert!(second.run_ns >= second.runs, "a clock was read: {second:?}");
     drop(attachments);
-    assert_eq!(run_stats(before.id()), first);
+    assert_eq!(run_stats(&*before), first);
     let _again = target
         .attach(ProgKind::Fentry, before.clone(), 0)
         .expect("attachable");
     let _enabled = enable_run_stats();
     timed(1);
-    assert_eq!(run_stats(before.id()).runs, 23);
-    assert_eq!(run_stats(u32::MAX), RunStats::default());
+    assert_eq!(run_stats(&*before).runs, 23);
+    assert_eq!(run_stats(&*program(nothing, 0)), RunStats::default());
+}
+
+#[test]
+fn ids_of_two_systems_may_be_equal() {
+    let target = target(shared, Patching::Fastest);
+    let (before, after) = (
+        program_with_id(7, nothing, 0),
+        program_with_id(7, again_shared, 0),
+    );
+    let _attachments = [
+        target
+            .attach(ProgKind::Fentry, before.clone(), 0)
+            .expect("attachable"),
+        target
+            .attach(ProgKind::Fexit, after.clone(), 0)
+            .expect("attachable"),
+    ];
+    // While the program after the function runs, the one before it is another's and is not skipped.
+    shared(1);
+    assert_eq!(run_stats(&*before).recursion_misses, 0);
+    assert_eq!(run_stats(&*after).recursion_misses, 1);
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub struct RunTotals {
 impl RunTotals {
     /// Of a program.
     pub fn of(prog: &Program) -> RunTotals {
-        let traced = ring3_trampoline::run_stats(prog.id());
+        let traced = ring3_trampoline::run_stats(prog);
         let at_hooks = prog.run_stats();
         RunTotals {
             count: traced.runs + at_hooks.map_or(0, RunStats::count),

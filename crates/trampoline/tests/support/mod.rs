@@ -33,7 +33,11 @@ impl ProgObject for Prog {
 /// A program with an id of its own.
 pub(crate) fn program(code: EntryCode, data: usize) -> ProgRef {
     static NEXT: AtomicU32 = AtomicU32::new(1);
-    let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    program_with_id(NEXT.fetch_add(1, Ordering::Relaxed), code, data)
+}
+
+/// A program with this id, as that of another system may have.
+pub(crate) fn program_with_id(id: u32, code: EntryCode, data: usize) -> ProgRef {
     let data = data as *const ();
     Arc::new(Prog {
         id,
