@@ -8,12 +8,7 @@ use ring3_maps::{Access, Errno, Map, MapAttr, MapType, abi};
 use ring3_sync::rcu;
 use ring3_uapi::flags::map_elem;
 
-fn random(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
-}
+use crate::random::random;
 
 #[test]
 fn queue_and_stack_follow_a_deque() {

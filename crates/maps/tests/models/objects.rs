@@ -1,8 +1,6 @@
 //! Random operation sequences on the map types whose values are descriptors, against a model each: a table of what is stored, and the rules
 //! of one update restated.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,15 +10,10 @@ use ring3_sync::rcu;
 use ring3_uapi::flags::map_elem;
 use ring3_uapi::{AttachType, ProgType};
 
+use crate::random::random;
+
 const STEPS: u32 = 6000;
 const ENTRIES: u32 = 6;
-
-fn random(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
-}
 
 /// What descriptors name: 1, 2 (for devmaps) and 9 (for cpumaps) are XDP programs, 3 is one of another type, 10 to 15 sockets, 20 an event, 21 a cgroup. Devices are 1 to 3.
 struct Host {
@@ -67,7 +60,7 @@ impl FdTable for Host {
             entry: fd as usize,
             id: 100 + fd,
             owner_key,
-            keep: common::prog_holding(self.object.clone()),
+            keep: crate::common::prog_holding(self.object.clone()),
         })
     }
 
