@@ -230,7 +230,7 @@ impl Target {
         if state.replaced_by.is_some() {
             return Err(AttachError::Occupied);
         }
-        let is_same = |other: &Attached| other.prog.id() == prog.id() && other.kind == kind;
+        let is_same = |other: &Attached| Arc::ptr_eq(&other.prog, &prog) && other.kind == kind;
         if state.lists().any(|list| list.live().any(is_same)) {
             return Err(AttachError::AlreadyAttached);
         }
@@ -469,29 +469,38 @@ impl Target {
 
     /// Releases what was taken out, after a grace period. In a read section, which is part of that period, it stays for the next time.
     pub fn reap(&self) {
-        if !self.is_dirty.swap(false, Ordering::AcqRel) {
+        let Some(taken) = self.take_leftovers() else {
             return;
-        }
-        // Taken and given back with their room: detaching finds it meanwhile, or pushes to what was reserved again.
-        let mut taken = Leftovers::default();
-        {
-            let mut state = self.state();
-            let attached = state.attached();
-            taken.reserve(attached + 1);
-            std::mem::swap(&mut taken, &mut state.leftovers);
-        }
+        };
         // Not under the lock: waiting for readers must not delay who attaches or detaches.
         if rcu::synchronize().is_ok() {
             taken.release();
         } else {
-            let mut state = self.state();
-            state.leftovers.lists.append(&mut taken.lists);
-            state.leftovers.progs.append(&mut taken.progs);
-            let attached = state.attached();
-            state.leftovers.reserve(attached + 1);
-            drop(state);
-            self.mark_dirty();
+            self.give_back(taken);
         }
+    }
+
+    /// What was taken out, if anything. Room for what comes next stays: detaching meanwhile finds it.
+    fn take_leftovers(&self) -> Option<Leftovers> {
+        if !self.is_dirty.swap(false, Ordering::AcqRel) {
+            return None;
+        }
+        let mut taken = Leftovers::default();
+        let mut state = self.state();
+        let attached = state.attached();
+        taken.reserve(attached + 1);
+        std::mem::swap(&mut taken, &mut state.leftovers);
+        Some(taken)
+    }
+
+    fn give_back(&self, mut taken: Leftovers) {
+        let mut state = self.state();
+        state.leftovers.lists.append(&mut taken.lists);
+        state.leftovers.progs.append(&mut taken.progs);
+        let attached = state.attached();
+        state.leftovers.reserve(attached + 1);
+        drop(state);
+        self.mark_dirty();
     }
 
     /// Lists and programs that wait for their release; for tests.
@@ -650,8 +659,13 @@ fn reap_all() {
             dirty.extend(targets.iter().filter(is_dirty).cloned());
         }
     }
-    for target in dirty {
-        target.reap();
+    let leftovers: Vec<_> = dirty
+        .iter()
+        .filter_map(|target| target.take_leftovers())
+        .collect();
+    // One grace period for all of them. This thread never is in a read section.
+    if !leftovers.is_empty() && rcu::synchronize().is_ok() {
+        leftovers.into_iter().for_each(Leftovers::release);
     }
     drop(unused);
 }
