@@ -424,6 +424,11 @@ impl Program {
         self.loaded_at
     }
 
+    /// What it ran, at hooks and on traced functions, while somebody held [`System::enable_stats`].
+    pub fn runs(&self) -> &RunStats {
+        &self.run_stats
+    }
+
     /// The verifier's output.
     pub fn verified(&self) -> &Arc<VerifiedProgram> {
         &self.verified

@@ -63,7 +63,7 @@ pub use linked::{
 pub use prog_ref::{InArray, ProgObject, ProgRef, TailCallTable};
 pub use prog_run::{Entry, EntryCode, run, run_in_section};
 pub use region::{Access, AccessViolation, MemRegion, Permissions, Regions};
-pub use run_stats::{RunStats, StatsSwitch, StatsUser, is_anyone_counting};
+pub use run_stats::{RunStats, StatsSwitch, StatsUser, is_anyone_counting, on_switch};
 pub use stack::{MAX_CALL_FRAMES, MAX_STACK_BYTES, MAX_TAIL_CALLS};
 
 /// The README's example, tested.

@@ -1,19 +1,34 @@
 //! `RunStats`: how often a program ran and how long, counted while somebody holds a [`StatsUser`] of its system.
 //!
-//! Nobody does as a rule, so a run asks one word of the process ([`is_anyone_counting`]) before it asks its program.
+//! Nobody does as a rule, so a run asks one word of the process ([`is_anyone_counting`]) before it asks its program; generated code that has no
+//! word to ask is made anew when a system begins or ends to count ([`on_switch`]).
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 /// Users of all switches.
 static USERS: AtomicU32 = AtomicU32::new(0);
 
+/// What is told of switches.
+static ON_SWITCH: OnceLock<fn()> = OnceLock::new();
+
 /// Whether runs of any system are counted.
 #[inline]
 pub fn is_anyone_counting() -> bool {
     USERS.load(Ordering::Relaxed) != 0
+}
+
+/// Calls `listener` whenever a system has begun or ended to count. There is one listener, the first.
+pub fn on_switch(listener: fn()) {
+    let _ = ON_SWITCH.set(listener);
+}
+
+fn has_switched() {
+    if let Some(listener) = ON_SWITCH.get() {
+        listener();
+    }
 }
 
 /// Says for the programs of one system whether their runs are counted.
@@ -27,15 +42,19 @@ pub struct StatsUser(Arc<StatsSwitch>);
 impl StatsUser {
     /// Counts the runs of a system's programs from now on.
     pub fn new(switch: &Arc<StatsSwitch>) -> StatsUser {
-        switch.0.fetch_add(1, Ordering::Relaxed);
         USERS.fetch_add(1, Ordering::Relaxed);
+        if switch.0.fetch_add(1, Ordering::AcqRel) == 0 {
+            has_switched();
+        }
         StatsUser(Arc::clone(switch))
     }
 }
 
 impl Drop for StatsUser {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        if self.0.0.fetch_sub(1, Ordering::AcqRel) == 1 {
+            has_switched();
+        }
         USERS.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -46,6 +65,7 @@ pub struct RunStats {
     switch: Arc<StatsSwitch>,
     count: AtomicU64,
     time_ns: AtomicU64,
+    recursion_misses: AtomicU64,
 }
 
 impl RunStats {
@@ -55,20 +75,31 @@ impl RunStats {
             switch: Arc::clone(switch),
             count: AtomicU64::new(0),
             time_ns: AtomicU64::new(0),
+            recursion_misses: AtomicU64::new(0),
         }
+    }
+
+    /// Whether the program's system counts.
+    pub fn is_counting(&self) -> bool {
+        self.switch.0.load(Ordering::Acquire) != 0
     }
 
     /// Runs `body`, and counts it if the program's system counts.
     pub fn measure<R>(&self, body: impl FnOnce() -> R) -> R {
-        if self.switch.0.load(Ordering::Relaxed) == 0 {
+        if !self.is_counting() {
             return body();
         }
         let begin = ring3_os::time::monotonic_ns();
         let result = body();
-        let spent = ring3_os::time::monotonic_ns().saturating_sub(begin);
+        self.record_since(begin);
+        result
+    }
+
+    /// Counts a run that began at `begin_ns` of the monotonic clock and ends now.
+    pub fn record_since(&self, begin_ns: u64) {
+        let spent = ring3_os::time::monotonic_ns().saturating_sub(begin_ns);
         self.count.fetch_add(1, Ordering::Relaxed);
         self.time_ns.fetch_add(spent, Ordering::Relaxed);
-        result
     }
 
     /// Runs so far.
@@ -80,6 +111,16 @@ impl RunStats {
     pub fn time_ns(&self) -> u64 {
         self.time_ns.load(Ordering::Relaxed)
     }
+
+    /// Runs that were skipped, as the program was running on the thread already; always counted.
+    pub fn recursion_misses(&self) -> u64 {
+        self.recursion_misses.load(Ordering::Relaxed)
+    }
+
+    /// The word of [`RunStats::recursion_misses`], for generated code that counts with an atomic addition.
+    pub fn recursion_misses_word(&self) -> *mut u64 {
+        self.recursion_misses.as_ptr()
+    }
 }
 
 #[cfg(test)]
@@ -88,6 +129,10 @@ mod tests {
 
     #[test]
     fn runs_count_while_somebody_wants_them() {
+        static SWITCHES: AtomicU32 = AtomicU32::new(0);
+        on_switch(|| {
+            SWITCHES.fetch_add(1, Ordering::Relaxed);
+        });
         let switch = Arc::new(StatsSwitch::default());
         let stats = RunStats::new(&switch);
         assert_eq!(stats.measure(|| 7), 7);
@@ -98,9 +143,11 @@ mod tests {
         let [first, second] = users;
         drop(first);
         stats.measure(pause);
+        assert_eq!(SWITCHES.load(Ordering::Relaxed), 1);
         drop(second);
         stats.measure(pause);
         assert_eq!(stats.count(), 2);
         assert!(stats.time_ns() >= 2_000_000);
+        assert_eq!(SWITCHES.load(Ordering::Relaxed), 2);
     }
 }

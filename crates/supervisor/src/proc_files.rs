@@ -5,7 +5,7 @@ use std::{fmt::Write as _, io::Write as _, os::fd::OwnedFd};
 
 use ring3_objects::Program;
 use ring3_runtime::ProgObject;
-use ring3_syscall_shim::{FileId, OpenFile, RunTotals};
+use ring3_syscall_shim::{FileId, OpenFile};
 use ring3_uapi::Errno;
 use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
 
@@ -98,10 +98,6 @@ fn fd_info(host: &TaskHost, path: &[u8]) -> Option<Vec<u8>> {
 
 /// The kernel's words for an object's descriptor.
 fn describe(file: &OpenFile, id: FileId) -> Option<String> {
-    let runs = match file {
-        OpenFile::Prog(prog) => RunTotals::of(prog),
-        _ => RunTotals::default(),
-    };
     let mut text = format!("pos:\t0\nflags:\t02000002\nmnt_id:\t16\nino:\t{}\n", id.ino);
     let _ = match file {
         OpenFile::Map(map) => {
@@ -128,9 +124,9 @@ fn describe(file: &OpenFile, id: FileId) -> Option<String> {
             tag(prog),
             memlock(prog),
             prog.id(),
-            runs.time_ns,
-            runs.count,
-            runs.recursion_misses,
+            prog.runs().time_ns(),
+            prog.runs().count(),
+            prog.runs().recursion_misses(),
             prog.verified().stats.insns_processed,
         ),
         OpenFile::Link(link) => {

@@ -56,7 +56,6 @@ mod support;
 mod test_run;
 
 pub use caller::{Caller, Host, MapFile, OpenFile, PathAt};
-pub use info::RunTotals;
 pub use memory::{GuestMemory, VecMemory};
 pub use object_files::{FileId, Keep, ObjectFiles};
 pub use shim::Shim;

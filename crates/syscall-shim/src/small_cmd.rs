@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use ring3_trampoline::enable_run_stats;
 use ring3_uapi::Errno;
 
 use crate::{OpenFile, shim::Call};
@@ -67,9 +66,7 @@ pub(crate) fn enable_stats(call: &mut Call<'_>) -> Result<i64, Errno> {
     if call.attr.u32(0) != STATS_RUN_TIME {
         return Err(Errno::EINVAL);
     }
-    // Runs at hooks and runs on traced functions are counted at different places.
-    let users = (call.system.enable_stats(), enable_run_stats());
-    let file = OpenFile::Stats(Arc::new(users));
+    let file = OpenFile::Stats(Arc::new(call.system.enable_stats()));
     Ok(i64::from(call.caller.open(file)?))
 }
 

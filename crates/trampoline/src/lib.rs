@@ -27,9 +27,9 @@ mod gate;
 mod host_function;
 mod list;
 mod probe;
+mod rows;
 mod section;
 mod site;
-mod stats;
 mod target;
 mod thread;
 
@@ -41,7 +41,6 @@ pub use frame::{Certainty, arg_slots};
 pub use host_function::{FindError, HostFunction};
 pub use probe::{Probe, ProbeEnabled, ProbeValue};
 pub use site::{NOP5, PatchError, Patching, Site};
-pub use stats::{RunStats, StatsEnabled, enable_run_stats, run_stats};
 pub use target::{
     AttachError, Attachment, PROGS_PER_TARGET, ProgKind, Replacement, Target, attach_all,
 };

@@ -12,13 +12,12 @@
 
 use dynasmrt::{DynasmApi, DynasmLabelApi, VecAssembler, dynasm};
 use ring3_jit_x86_64::pack::Text;
-use ring3_runtime::{Entry, ProgRef};
+use ring3_runtime::{Entry, ProgRef, RunStats};
 use ring3_uapi::Errno;
 
 use crate::frame::Layout;
 use crate::section::{self, Ops, Tails};
 use crate::site::NOP5;
-use crate::stats;
 use crate::target::ProgKind;
 use crate::thread;
 
@@ -41,6 +40,12 @@ pub(crate) struct Exits {
     pub(crate) skip: usize,
 }
 
+impl Attached {
+    fn is_timed(&self) -> bool {
+        self.prog.run_stats().is_some_and(RunStats::is_counting)
+    }
+}
+
 struct Slot {
     /// Offsets of the quadword and of the next slot.
     begin: u32,
@@ -59,7 +64,7 @@ pub(crate) struct List {
 }
 
 /// Upper bounds of what is generated, in bytes: for any program, for a cookie of its own, for fmod_ret, for timed runs, and around them all.
-const PROGRAM_BYTES: usize = 96;
+const PROGRAM_BYTES: usize = 104;
 const COOKIE_BYTES: usize = 20;
 const FMOD_RET_BYTES: usize = 44;
 const TIMED_BYTES: usize = 72;
@@ -75,9 +80,8 @@ impl List {
         progs: Vec<Attached>,
         exits: Exits,
     ) -> Result<List, Errno> {
-        let is_timed = stats::are_enabled();
         let cookie = Cookie::of(&progs);
-        let text = Text::allocate(bound(&progs, cookie, is_timed))?;
+        let text = Text::allocate(bound(&progs, cookie))?;
         let here = text.address();
         let mut ops: Ops = VecAssembler::new(here);
         let mut tails = Tails::default();
@@ -92,7 +96,6 @@ impl List {
         let how = How {
             layout,
             cookie,
-            is_timed,
             here,
             skip: exits.skip,
         };
@@ -153,6 +156,17 @@ impl List {
     }
 }
 
+/// C function for lists: monotonic nanoseconds.
+extern "C" fn now() -> u64 {
+    ring3_os::time::monotonic_ns()
+}
+
+/// C function for lists: counts a run that began at `begin_ns`.
+extern "C" fn record(stats: *const RunStats, begin_ns: u64) {
+    // SAFETY: 1. the list that calls this holds the program, and with it its statistics.
+    unsafe { &*stats }.record_since(begin_ns);
+}
+
 /// Where cookies are stored.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cookie {
@@ -197,23 +211,21 @@ fn align_with_one_nop(ops: &mut Ops) {
     dynasm!(ops ; .arch x64 ; .bytes NOPS[missing].iter());
 }
 
-fn bound(progs: &[Attached], cookie: Cookie, is_timed: bool) -> usize {
+fn bound(progs: &[Attached], cookie: Cookie) -> usize {
     let optional = |is_there: bool, bytes: usize| if is_there { bytes } else { 0 };
-    let each = PROGRAM_BYTES
-        + optional(cookie == Cookie::OfEach, COOKIE_BYTES)
-        + optional(is_timed, TIMED_BYTES);
-    let fmod_ret = progs
-        .iter()
-        .filter(|prog| prog.kind == ProgKind::FmodRet)
-        .count();
-    END_BYTES + each * progs.len() + FMOD_RET_BYTES * fmod_ret
+    let each = |prog: &Attached| {
+        PROGRAM_BYTES
+            + optional(cookie == Cookie::OfEach, COOKIE_BYTES)
+            + optional(prog.is_timed(), TIMED_BYTES)
+            + optional(prog.kind == ProgKind::FmodRet, FMOD_RET_BYTES)
+    };
+    END_BYTES + progs.iter().map(each).sum::<usize>()
 }
 
 /// What is the same for all programs of a list.
 struct How<'a> {
     layout: &'a Layout,
     cookie: Cookie,
-    is_timed: bool,
     /// Address of the list.
     here: usize,
     skip: usize,
@@ -221,12 +233,9 @@ struct How<'a> {
 
 /// Calls a program unless it already runs on this thread.
 fn program(ops: &mut Ops, tails: &mut Tails, how: &How<'_>, attached: &Attached) {
-    let How {
-        layout,
-        is_timed,
-        here,
-        ..
-    } = *how;
+    let How { layout, here, .. } = *how;
+    let stats = attached.prog.run_stats();
+    let timed = stats.filter(|stats| stats.is_counting());
     let next = ops.new_dynamic_label();
     let busy = ops.new_dynamic_label();
     let Entry { code, data } = attached.prog.entry();
@@ -238,12 +247,12 @@ fn program(ops: &mut Ops, tails: &mut Tails, how: &How<'_>, attached: &Attached)
         ; jne =>busy
         ; mov DWORD [rbx + row], 1
     );
-    tails.count_and_go(busy, row + thread::MISSES, next);
+    tails.count_and_go(busy, stats.map(RunStats::recursion_misses_word), next);
     if how.cookie == Cookie::OfEach {
         store_cookie(ops, layout, attached.cookie);
     }
-    if is_timed {
-        section::call(ops, stats::now as *const () as usize);
+    if timed.is_some() {
+        section::call(ops, now as *const () as usize);
         dynasm!(ops ; .arch x64 ; mov [rbp + layout.run_begin], rax);
     }
     dynasm!(ops ; .arch x64 ; lea rdi, [rbp + layout.ctx]);
@@ -253,16 +262,16 @@ fn program(ops: &mut Ops, tails: &mut Tails, how: &How<'_>, attached: &Attached)
         dynasm!(ops ; .arch x64 ; mov rsi, QWORD data as i64);
     }
     section::call_from(ops, here, code as *const () as usize);
-    if is_timed {
-        dynasm!(ops ; .arch x64 ; mov [rbp + layout.run_result], rax);
-        section::call(ops, stats::now as *const () as usize);
+    if let Some(stats) = timed {
+        let stats = std::ptr::from_ref(stats).expose_provenance();
         dynasm!(ops
             ; .arch x64
-            ; sub rax, [rbp + layout.run_begin]
-            ; add [rbx + row + thread::RUN_NS], rax
-            ; inc QWORD [rbx + row + thread::RUNS]
-            ; mov rax, [rbp + layout.run_result]
+            ; mov [rbp + layout.run_result], rax
+            ; mov rdi, QWORD stats as i64
+            ; mov rsi, [rbp + layout.run_begin]
         );
+        section::call(ops, record as *const () as usize);
+        dynasm!(ops ; .arch x64 ; mov rax, [rbp + layout.run_result]);
     }
     dynasm!(ops ; .arch x64 ; mov DWORD [rbx + row], 0);
     if attached.kind == ProgKind::FmodRet {

@@ -66,7 +66,7 @@ fn load_eax(ops: &mut Ops, offset: i32) {
 #[derive(Default)]
 pub(crate) struct Tails {
     sections: Vec<Rare>,
-    busy: Vec<(DynamicLabel, DynamicLabel, i32)>,
+    busy: Vec<(DynamicLabel, DynamicLabel, Option<*mut u64>)>,
 }
 
 struct Rare {
@@ -132,8 +132,13 @@ pub(crate) fn end(ops: &mut Ops) {
 }
 
 impl Tails {
-    /// At `label`: counts in the word at rbx + `count` and goes on at `next`.
-    pub(crate) fn count_and_go(&mut self, label: DynamicLabel, count: i32, next: DynamicLabel) {
+    /// At `label`: counts in a word, if there is one, and goes on at `next`; scratch: r11.
+    pub(crate) fn count_and_go(
+        &mut self,
+        label: DynamicLabel,
+        count: Option<*mut u64>,
+        next: DynamicLabel,
+    ) {
         self.busy.push((label, next, count));
     }
 
@@ -155,7 +160,12 @@ impl Tails {
             dynasm!(ops ; .arch x64 ; jmp =>rare.done);
         }
         for (label, next, count) in self.busy {
-            dynasm!(ops ; .arch x64 ; =>label ; inc DWORD [rbx + count] ; jmp =>next);
+            dynasm!(ops ; .arch x64 ; =>label);
+            if let Some(count) = count {
+                let count = count.expose_provenance();
+                dynasm!(ops ; .arch x64 ; mov r11, QWORD count as i64 ; lock inc QWORD [r11]);
+            }
+            dynasm!(ops ; .arch x64 ; jmp =>next);
         }
     }
 }

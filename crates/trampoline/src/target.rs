@@ -14,15 +14,15 @@ use std::time::Duration;
 
 use ring3_btf::FuncModel;
 use ring3_jit_x86_64::Compiled;
-use ring3_runtime::ProgRef;
+use ring3_runtime::{ProgRef, on_switch};
 use ring3_sync::rcu;
 use ring3_uapi::Errno;
 
 use crate::frame::{Certainty, Frame, Layout};
 use crate::gate::Gate;
 use crate::list::{Attached, Exits, List};
+use crate::rows::rows;
 use crate::site::{PatchError, Site};
-use crate::stats::rows;
 
 /// Most programs on one target, of all kinds together. Linux 6.18 has 38.
 // DIVERGES: 64 programs per target and kind instead of 38 in all; nothing here is bound to a page.
@@ -618,18 +618,19 @@ fn reaper() -> MutexGuard<'static, Vec<Arc<Target>>> {
     TARGETS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Generates the lists of all targets anew.
-pub(crate) fn regenerate_all() {
+/// Generates the lists of all targets anew: other programs are to be timed.
+fn regenerate_all() {
     let targets: Vec<Arc<Target>> = reaper().clone();
     for target in targets {
         target.regenerate();
     }
 }
 
-/// A thread that looks at the targets a hundred times a second. A wakeup per detachment would cost more than the detachment.
+/// A thread that looks at the targets a hundred times a second, and who hears of statistics. A wakeup per detachment would cost more than the detachment.
 fn start_reaper() {
     static START: Once = Once::new();
     START.call_once(|| {
+        on_switch(regenerate_all);
         // Should the host refuse a thread, attachments release instead.
         let _ = std::thread::Builder::new()
             .name("ring3-reaper".to_owned())

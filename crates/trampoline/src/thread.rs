@@ -1,14 +1,9 @@
 //! Per-thread rows of words that lists reach in one instruction from the thread pointer.
 //!
-//! ```text
-//! row of a program:   u32 running | u32 recursion misses | u64 runs | u64 nanoseconds of these runs | unused
-//! ```
-//!
-//! A program marks that it runs on this thread (against recursion) and is counted. Arrays of rows are address space until touched; a thread
-//! that ends leaves its array, counts included, to the next one.
+//! A row is a u32: whether a program runs on this thread, against recursion. Arrays of rows are address space until touched; a thread
+//! that ends leaves its array to the next one.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use ring3_os::map::{Prot, Region};
@@ -16,11 +11,7 @@ use ring3_sync::rcu;
 
 /// Rows that exist at most.
 pub(crate) const IDS_MAX: u32 = 1 << 16;
-const ROW_BYTES: usize = 32;
-/// Offsets in a row.
-pub(crate) const MISSES: i32 = 4;
-pub(crate) const RUNS: i32 = 8;
-pub(crate) const RUN_NS: i32 = 16;
+const ROW_BYTES: usize = size_of::<u32>();
 
 thread_local! {
     static ROWS: Cell<*mut u8> = const { Cell::new(std::ptr::null_mut()) };
@@ -37,14 +28,6 @@ impl Drop for Ownership {
             arrays().unowned.push(array.expose_provenance());
         }
     }
-}
-
-/// Counts of a row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) misses: u32,
-    pub(crate) runs: u64,
-    pub(crate) run_ns: u64,
 }
 
 #[derive(Default)]
@@ -131,25 +114,6 @@ pub(crate) fn offset(id: u32) -> i32 {
     (id as usize * ROW_BYTES) as i32
 }
 
-/// Sums of a row's counts over all threads.
-pub(crate) fn sums(id: u32) -> Counts {
-    let arrays = arrays();
-    let mut sums = Counts::default();
-    for region in &arrays.all {
-        let row = region.as_ptr().wrapping_add(offset(id) as usize);
-        let at = |offset: i32| row.wrapping_add(offset as usize);
-        // SAFETY: 1. the id is below IDS_MAX, so the row is inside the region; 2. owners write its words with plain aligned stores.
-        unsafe {
-            let word = |offset| AtomicU64::from_ptr(at(offset).cast()).load(Ordering::Relaxed);
-            let misses = AtomicU32::from_ptr(at(MISSES).cast()).load(Ordering::Relaxed);
-            sums.misses = sums.misses.wrapping_add(misses);
-            sums.runs = sums.runs.wrapping_add(word(RUNS));
-            sums.run_ns = sums.run_ns.wrapping_add(word(RUN_NS));
-        }
-    }
-    sums
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,7 +147,8 @@ mod tests {
         let second = allocate_id().unwrap();
         assert_ne!(first, second);
         free_id(second);
-        assert_eq!(sums(first), Counts::default());
+        assert_eq!(allocate_id(), Some(second));
+        free_id(second);
         free_id(first);
     }
 }

@@ -7,13 +7,10 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use ring3_btf::{ArgModel, FuncModel};
-use ring3_runtime::ProgRef;
-use ring3_trampoline::{
-    Attachment, Certainty, Patching, ProgKind, RunStats, Site, Target, attach_all,
-    enable_run_stats, run_stats,
-};
+use ring3_runtime::{ProgRef, RunStats, StatsUser};
+use ring3_trampoline::{Attachment, Certainty, Patching, ProgKind, Site, Target, attach_all};
 
-use support::{program, program_with_id};
+use support::{SWITCH, program, program_with_id};
 
 /// Counts the allocations of a thread.
 struct Counting;
@@ -133,34 +130,35 @@ fn runs_are_counted_while_somebody_asks() {
     ];
     // The program after the function calls it once more, and is skipped there.
     timed(1);
-    assert_eq!(run_stats(&*before), RunStats::default());
-    assert_eq!(
-        run_stats(&*after),
-        RunStats {
-            recursion_misses: 1,
-            ..RunStats::default()
-        }
-    );
-    let enabled = enable_run_stats();
+    let counted = |prog: &ProgRef| {
+        let stats = prog.run_stats().expect("these programs have them");
+        (stats.count(), stats.recursion_misses())
+    };
+    assert_eq!(counted(&before), (0, 0));
+    assert_eq!(counted(&after), (0, 1));
+    let counting = StatsUser::new(&SWITCH);
     for _ in 0..10 {
         assert_eq!(timed(7), 7);
     }
     std::thread::spawn(|| timed(1)).join().expect("no panic");
-    drop(enabled);
+    drop(counting);
     timed(1);
-    let (first, second) = (run_stats(&*before), run_stats(&*after));
-    assert_eq!((first.runs, first.recursion_misses), (22, 0));
-    assert_eq!((second.runs, second.recursion_misses), (11, 13));
-    assert!(second.run_ns >= second.runs, "a clock was read: {second:?}");
+    assert_eq!(counted(&before), (22, 0));
+    assert_eq!(counted(&after), (11, 13));
+    let timed_ns = after.run_stats().map_or(0, RunStats::time_ns);
+    assert!(timed_ns >= 11, "a clock was read: {timed_ns} ns");
     drop(attachments);
-    assert_eq!(run_stats(&*before), first);
     let _again = target
         .attach(ProgKind::Fentry, before.clone(), 0)
         .expect("attachable");
-    let _enabled = enable_run_stats();
+    // Another system's programs being counted says nothing of these.
+    let other = Arc::default();
+    let _other = StatsUser::new(&other);
     timed(1);
-    assert_eq!(run_stats(&*before).runs, 23);
-    assert_eq!(run_stats(&*program(nothing, 0)), RunStats::default());
+    assert_eq!(counted(&before), (22, 0));
+    let _counting = StatsUser::new(&SWITCH);
+    timed(1);
+    assert_eq!(counted(&before), (23, 0));
 }
 
 #[test]
@@ -180,8 +178,9 @@ fn ids_of_two_systems_may_be_equal() {
     ];
     // While the program after the function runs, the one before it is another's and is not skipped.
     shared(1);
-    assert_eq!(run_stats(&*before).recursion_misses, 0);
-    assert_eq!(run_stats(&*after).recursion_misses, 1);
+    let misses = |prog: &ProgRef| prog.run_stats().map(RunStats::recursion_misses);
+    assert_eq!(misses(&before), Some(0));
+    assert_eq!(misses(&after), Some(1));
 }
 
 #[test]

@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ring3_btf::{ArgModel, FuncModel};
-use ring3_runtime::ProgRef;
-use ring3_trampoline::{Attachment, Certainty, Patching, ProgKind, Site, Target, enable_run_stats};
+use ring3_runtime::{ProgRef, StatsUser};
+use ring3_trampoline::{Attachment, Certainty, Patching, ProgKind, Site, Target};
 
-use support::program;
+use support::{SWITCH, program};
 
 fn sum(a: u64, b: u64) -> u64 {
     a.wrapping_mul(31).rotate_left(7) ^ b
@@ -181,7 +181,7 @@ fn threads_call_while_programs_come_and_go() {
             }
             if random(&mut state, 16) == 0 {
                 stats = if stats.is_none() {
-                    Some(enable_run_stats())
+                    Some(StatsUser::new(&SWITCH))
                 } else {
                     None
                 };

@@ -4,8 +4,6 @@
 
 mod prog;
 
-pub use prog::RunTotals;
-
 use std::sync::Arc;
 
 use ring3_objects::{BtfObject, LinkDetail, LinkObject, MapObject};

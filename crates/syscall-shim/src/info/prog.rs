@@ -4,7 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use ring3_isa::RawInsn;
 use ring3_objects::Program;
-use ring3_runtime::{ProgObject, RunStats};
+use ring3_runtime::ProgObject;
 use ring3_spec::AttachTarget;
 use ring3_uapi::Errno;
 
@@ -18,30 +18,6 @@ pub(super) const PROG_INFO_BYTES: usize = 232;
 const FUNC_INFO_BYTES: u32 = 8;
 const LINE_INFO_BYTES: u32 = 16;
 const JITED_LINE_BYTES: u32 = 8;
-
-/// What a program ran, at hooks and on traced functions, while somebody held a descriptor of BPF_ENABLE_STATS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RunTotals {
-    /// Runs.
-    pub count: u64,
-    /// Their time, in nanoseconds.
-    pub time_ns: u64,
-    /// Runs that were skipped, as the program was running already; always counted.
-    pub recursion_misses: u64,
-}
-
-impl RunTotals {
-    /// Of a program.
-    pub fn of(prog: &Program) -> RunTotals {
-        let traced = ring3_trampoline::run_stats(prog);
-        let at_hooks = prog.run_stats();
-        RunTotals {
-            count: traced.runs + at_hooks.map_or(0, RunStats::count),
-            time_ns: traced.run_ns + at_hooks.map_or(0, RunStats::time_ns),
-            recursion_misses: traced.recursion_misses,
-        }
-    }
-}
 
 /// A list of the structure: where its length, and where its address stand.
 struct List {
@@ -99,10 +75,10 @@ pub(super) fn fill(call: &mut Call<'_>, prog: &Arc<Program>, info: &mut Info) ->
     let map_ids: Vec<u8> = ids.flat_map(u32::to_ne_bytes).collect();
     MAP_IDS.copy(call, info, &map_ids, 4)?;
     check_record_sizes(info)?;
-    let runs = RunTotals::of(prog);
-    info.put_u64(192, runs.time_ns);
-    info.put_u64(200, runs.count);
-    info.put_u64(208, runs.recursion_misses);
+    let runs = prog.runs();
+    info.put_u64(192, runs.time_ns());
+    info.put_u64(200, runs.count());
+    info.put_u64(208, runs.recursion_misses());
     info.put_u32(
         216,
         u32::try_from(prog.verified().stats.insns_processed).unwrap_or(u32::MAX),

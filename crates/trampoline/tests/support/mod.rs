@@ -1,15 +1,19 @@
 //! What the integration tests share: programs that are Rust functions.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 
-use ring3_runtime::{Entry, EntryCode, ProgObject, ProgRef};
+use ring3_runtime::{Entry, EntryCode, ProgObject, ProgRef, RunStats, StatsSwitch};
 use ring3_uapi::ProgType;
+
+/// Of all these programs.
+pub(crate) static SWITCH: LazyLock<Arc<StatsSwitch>> = LazyLock::new(Arc::default);
 
 /// A program that is a Rust function.
 pub(crate) struct Prog {
     id: u32,
     entry: Entry,
+    stats: RunStats,
 }
 
 impl ProgObject for Prog {
@@ -24,6 +28,9 @@ impl ProgObject for Prog {
     }
     fn prog_type(&self) -> ProgType {
         ProgType::Tracing
+    }
+    fn run_stats(&self) -> Option<&RunStats> {
+        Some(&self.stats)
     }
     fn as_any(&self) -> &dyn std::any::Any {
         self
@@ -42,5 +49,6 @@ pub(crate) fn program_with_id(id: u32, code: EntryCode, data: usize) -> ProgRef 
     Arc::new(Prog {
         id,
         entry: Entry { code, data },
+        stats: RunStats::new(&SWITCH),
     })
 }
