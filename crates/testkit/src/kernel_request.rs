@@ -1,5 +1,5 @@
 //! A load request handed to the running kernel: its maps and BTF are made once, then it is loaded as often as wanted, also with other
-//! instructions. Key types: [`KernelRequest`], [`Answer`]. Neighbours: `corpus_kernel`, `mutants` (who ask).
+//! instructions. Key types: [`KernelRequest`], [`Answer`]. Neighbours: `corpus_kernel`, `mutants` (who ask); `cargo xtask bench verifier` times loads.
 
 use std::{
     fs::File,
@@ -11,6 +11,7 @@ use ring3_btf::Btf;
 use ring3_os::bpf_load::{
     MapCreate, ProgLoad, btf_load, map_create, map_freeze, map_update, prog_load,
 };
+use ring3_os::time::thread_cpu_ns;
 use ring3_spec::{FdObject, InfoRecords, LoadRequest, MapInfo};
 use ring3_uapi::{Errno, MapType, flags::map_create as map_create_flags};
 
@@ -98,7 +99,29 @@ impl KernelRequest {
         }
     }
 
+    /// Nanoseconds of this thread's CPU time for one load without a log, as [`KernelRequest::load`].
+    ///
+    /// # Errors
+    /// The kernel rejects it.
+    pub fn load_ns(&self, request: &LoadRequest) -> Result<u64, Errno> {
+        self.with_attr(request, 0, |attr| {
+            let begin = thread_cpu_ns();
+            let (loaded, _log) = prog_load(attr, 0);
+            let took = thread_cpu_ns() - begin;
+            loaded.map(|_prog| took)
+        })
+    }
+
     fn load_at(&self, request: &LoadRequest, log_level: u32) -> (Result<OwnedFd, Errno>, String) {
+        self.with_attr(request, log_level, |attr| prog_load(attr, LOG_BYTES))
+    }
+
+    fn with_attr<R>(
+        &self,
+        request: &LoadRequest,
+        log_level: u32,
+        load: impl FnOnce(&ProgLoad<'_>) -> R,
+    ) -> R {
         let mut insns = request.insns.clone();
         let mut is_second = false;
         for insn in &mut insns {
@@ -116,22 +139,19 @@ impl KernelRequest {
         let bytes: Vec<u8> = insns.iter().flat_map(|insn| insn.to_bytes()).collect();
         let info = |records: &InfoRecords| (records.rec_size, records.bytes.clone());
         let (func_info, line_info) = (info(&request.func_info), info(&request.line_info));
-        prog_load(
-            &ProgLoad {
-                prog_type: request.prog_type.raw(),
-                expected_attach_type: request.expected_attach_type,
-                prog_flags: request.flags,
-                insns: &bytes,
-                license: &request.license,
-                name: &request.name,
-                btf: self.btf.as_ref().map(|fd| fd.as_fd()),
-                func_info: (func_info.0, &func_info.1),
-                line_info: (line_info.0, &line_info.1),
-                log_level,
-                ..ProgLoad::default()
-            },
-            LOG_BYTES,
-        )
+        load(&ProgLoad {
+            prog_type: request.prog_type.raw(),
+            expected_attach_type: request.expected_attach_type,
+            prog_flags: request.flags,
+            insns: &bytes,
+            license: &request.license,
+            name: &request.name,
+            btf: self.btf.as_ref().map(|fd| fd.as_fd()),
+            func_info: (func_info.0, &func_info.1),
+            line_info: (line_info.0, &line_info.1),
+            log_level,
+            ..ProgLoad::default()
+        })
     }
 }
 

@@ -1,7 +1,6 @@
 //! The running kernel as a peer: a bench object's maps and programs, and timed test runs. Key types: [`KernelObject`], [`KernelProgram`].
 //!
 //! Beside `ring3_testkit::kernel`, which asks for logs: here programs stay loaded to be run. Nothing is attached or pinned.
-//! `kernel_request` times loads.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -12,7 +11,6 @@ use ring3_os::bpf_load::{
 };
 use ring3_testkit::kernel::release;
 
-pub(crate) use crate::kernel_request::KernelRequest;
 pub(crate) use ring3_testkit::kernel::is_permitted;
 
 /// `kernel RELEASE`, as references are called.

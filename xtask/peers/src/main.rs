@@ -7,7 +7,6 @@ mod engines;
 mod heap;
 mod helpers;
 mod kernel;
-mod kernel_request;
 mod maps;
 mod measure;
 mod native;

@@ -12,16 +12,13 @@ use ring3::{
     LoadOptions,
     objects::Object,
     spec::{LoadRequest, Registry},
-    uapi::Errno,
     verifier,
 };
 use ring3_os::time::thread_cpu_ns;
-use ring3_testkit::{corpus::Corpus, fixture::elf_fixtures};
+use ring3_testkit::{corpus::Corpus, fixture::elf_fixtures, kernel_request::KernelRequest};
 
 use crate::{
-    Outcome, heap,
-    kernel::{self, KernelRequest},
-    programs,
+    Outcome, heap, kernel, programs,
     report::{Report, Row},
 };
 
@@ -85,7 +82,7 @@ fn empty_load_ns() -> Outcome<f64> {
     let request = KernelRequest::create(&empty.request)?;
     let mut best = f64::INFINITY;
     for _ in 0..200 {
-        best = best.min(request.load_ns()?);
+        best = best.min(request.load_ns(&empty.request)? as f64);
     }
     Ok(best)
 }
@@ -153,7 +150,7 @@ struct Measured {
     memory: Memory,
     ours_ns: f64,
     /// The running kernel's load; why there is none.
-    live_ns: Result<f64, Errno>,
+    live_ns: Result<f64, String>,
 }
 
 /// Minima of ours and, in turns with it, of the kernel's; `None` if we do not accept the program.
@@ -161,9 +158,12 @@ fn measure(request: &LoadRequest, registry: &Registry, is_live: bool) -> Option<
     let (mut ours_ns, insns) = verify_ns(request, registry)?;
     let in_kernel = match is_live {
         true => KernelRequest::create(request),
-        false => Err(Errno::EPERM),
+        false => Err("bpf(2) is not permitted".to_owned()),
     };
-    let mut live_ns = in_kernel.as_ref().map(|_| f64::INFINITY).map_err(|&e| e);
+    let mut live_ns = in_kernel
+        .as_ref()
+        .map(|_| f64::INFINITY)
+        .map_err(String::clone);
     let rounds = if ours_ns < SHORT_NS {
         ROUNDS_SHORT
     } else {
@@ -173,8 +173,11 @@ fn measure(request: &LoadRequest, registry: &Registry, is_live: bool) -> Option<
         if let Some((took, _)) = verify_ns(request, registry) {
             ours_ns = ours_ns.min(took);
         }
-        if let (Ok(in_kernel), Ok(best)) = (&in_kernel, live_ns) {
-            live_ns = in_kernel.load_ns().map(|took| took.min(best));
+        if let (Ok(in_kernel), Ok(best)) = (&in_kernel, &live_ns) {
+            let took = in_kernel.load_ns(request);
+            live_ns = took
+                .map(|took| best.min(took as f64))
+                .map_err(|errno| errno.to_string());
         }
     }
     Some(Measured {
@@ -245,14 +248,14 @@ struct LiveSums {
 
 impl LiveSums {
     fn add(&mut self, measured: &Measured, empty_ns: f64) {
-        match measured.live_ns {
+        match &measured.live_ns {
             Ok(live_ns) => {
-                self.whole.add(measured.insns, measured.ours_ns, live_ns);
+                self.whole.add(measured.insns, measured.ours_ns, *live_ns);
                 let less_empty = (live_ns - empty_ns).max(1.0);
                 self.less_empty
                     .add(measured.insns, measured.ours_ns, less_empty);
             }
-            Err(errno) => *self.left_out.entry(errno.to_string()).or_default() += 1,
+            Err(cause) => *self.left_out.entry(cause.clone()).or_default() += 1,
         }
     }
 
@@ -263,7 +266,7 @@ impl LiveSums {
         self.less_empty.push(name, &reference, report);
         if !self.left_out.is_empty() {
             report.note(format!(
-                "{name}: left out of the live rows, by errno: {:?}",
+                "{name}: left out of the live rows, by cause: {:?}",
                 self.left_out
             ));
         }
@@ -308,7 +311,7 @@ fn selftests(dir: &Path, empty_ns: Option<f64>, report: &mut Report) -> Outcome<
                 measured.insns,
                 per_insn(measured.ours_ns),
                 per_insn(row.load_ns as f64),
-                per_insn(measured.live_ns.unwrap_or(f64::NAN))
+                per_insn(measured.live_ns.as_ref().copied().unwrap_or(f64::NAN))
             ),
         );
         if longest.len() > 5 {
