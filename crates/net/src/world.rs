@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use ring3_helpers::packet::{
     NetDevice, PacketWorld, RouteAnswer, RouteHop, RouteQuery, Skb, WorldGuard,
 };
-use ring3_maps::fd::FdTable;
+use ring3_maps::{DevMap, fd::FdTable};
 use ring3_objects::{Error, System};
 use ring3_uapi::Errno;
 
@@ -261,7 +261,7 @@ impl Net {
         b.set_peer(a.ifindex());
     }
 
-    /// Takes a device away; its links are detached, links stay as objects.
+    /// Takes a device away; its links are detached, links stay as objects; device maps lose it.
     ///
     /// # Errors
     /// ENODEV: there is none. EBUSY: inside of a program run.
@@ -272,6 +272,15 @@ impl Net {
         device.end()?;
         if let Some(peer) = device.peer().and_then(|peer| self.world.get(peer)) {
             peer.set_peer(0);
+        }
+        let next_id = |&id: &u32| self.system.next_map_id(id);
+        for id in std::iter::successors(next_id(&0), next_id) {
+            if let Some(map) = self.system.map_by_id(id)
+                && let Some(devices) = map.map().downcast::<DevMap>()
+            {
+                let refuse = |errno| Error::new(errno, format!("map {id} is being changed"));
+                devices.remove_device(ifindex).map_err(refuse)?;
+            }
         }
         Ok(())
     }

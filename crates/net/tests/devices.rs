@@ -6,13 +6,14 @@ use std::sync::{
 };
 
 use ring3_isa::RawInsn;
+use ring3_maps::{Access, MapAttr, MapType};
 use ring3_mprog::Anchor;
 use ring3_net::{
     Device, DeviceSpec, Direction, Exit, Net, PacketPath,
     clsact::{FilterAction, FilterSpec, act},
     simulate,
 };
-use ring3_objects::{LinkDetail, ProgAttr, Program, System};
+use ring3_objects::{LinkDetail, MapObject, ProgAttr, Program, System};
 use ring3_runtime::ProgObject;
 use ring3_uapi::{Errno, ProgType, flags::prog_load};
 
@@ -370,6 +371,45 @@ fn links_outlive_their_device_without_a_hook() {
 }
 
 #[test]
+fn device_maps_lose_a_device_that_goes() {
+    let (system, net, _, _) = world();
+    let (gone, kept) = (
+        net.add_device("eth0").unwrap(),
+        net.add_device("eth1").unwrap(),
+    );
+    for map_type in [MapType::Devmap, MapType::DevmapHash] {
+        let attr = MapAttr::new(map_type, 4, 4, 8);
+        let map = MapObject::create(&system, &attr, None, None).unwrap();
+        for (key, device) in [(1u32, &gone), (2, &kept)] {
+            let ifindex = device.ifindex().to_ne_bytes();
+            map.map()
+                .sys_update(Access::ReadWrite, &key.to_ne_bytes(), &ifindex, 0, &net)
+                .unwrap();
+        }
+        let lookup = |key: u32| {
+            let mut ifindex = [0; 4];
+            map.map()
+                .sys_lookup(Access::ReadWrite, &key.to_ne_bytes(), &mut ifindex, 0)
+                .map(|()| u32::from_ne_bytes(ifindex))
+        };
+        assert_eq!(
+            [lookup(1), lookup(2)],
+            [Ok(gone.ifindex()), Ok(kept.ifindex())]
+        );
+        net.remove_device(gone.ifindex()).unwrap();
+        assert_eq!(
+            [lookup(1), lookup(2)],
+            [Err(Errno::ENOENT), Ok(kept.ifindex())]
+        );
+        let spec = DeviceSpec {
+            ifindex: Some(gone.ifindex()),
+            ..DeviceSpec::new("eth0")
+        };
+        net.add_device_with(&spec).unwrap();
+    }
+}
+
+#[test]
 fn no_packet_sees_a_mixed_array_while_two_threads_edit() {
     const PACKETS: u64 = 20_000;
     const EDITS: u64 = 2_000;
@@ -551,7 +591,7 @@ fn device_maps_send_to_one_or_to_all() {
     let eth = net.add_device("eth0").unwrap();
     let outs = ["a", "b"].map(|name| net.add_device(name).unwrap());
     let attr = ring3_maps::MapAttr::new(ring3_uapi::MapType::Devmap, 4, 4, 4);
-    let map = ring3_objects::MapObject::create(&system, &attr, None, None).unwrap();
+    let map = MapObject::create(&system, &attr, None, None).unwrap();
     let access = ring3_maps::Access::ReadWrite;
     for (key, out) in (1u32..).zip(&outs) {
         let value = out.ifindex().to_ne_bytes();
