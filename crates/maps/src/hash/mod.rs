@@ -454,11 +454,16 @@ impl MapOps for HashMap {
             // SAFETY: 1. the slices have the sizes that the system call demands.
             unsafe { self.update_from(key.as_ptr(), Source::Syscall(value.as_ptr()), flags) }
         };
-        match update() {
-            // All spare elements wait for grace periods: a system call waits with them, unless a program made it.
-            Err(Errno::ENOMEM) if rcu::synchronize().is_ok() => update(),
-            result => result,
+        // All spare elements wait for grace periods: a system call waits with them, unless a program made it. Others may be faster
+        // in taking what came back.
+        const WAITS_MAX: u32 = 1000;
+        for _ in 0..WAITS_MAX {
+            match update() {
+                Err(Errno::ENOMEM) if rcu::synchronize().is_ok() => {}
+                result => return result,
+            }
         }
+        Err(Errno::ENOMEM)
     }
 
     fn sys_delete(&self, key: &[u8], _fds: &dyn FdTable) -> Result<(), Errno> {
