@@ -21,12 +21,14 @@
 //! What is deliberately absent: BTF lookups and link objects (`tracing`), checks of program types (the verifier). Vector registers beyond their low
 //! 16 bytes, and the x87 stack, are not preserved by gates: they are as the programs leave them.
 
+mod attachment;
 mod discover;
 mod frame;
 mod gate;
 mod host_function;
 mod list;
 mod probe;
+mod reaper;
 mod rows;
 mod section;
 mod site;
@@ -36,14 +38,13 @@ mod thread;
 #[cfg(test)]
 mod tests;
 
+pub use attachment::{AttachError, Attachment, Replacement, attach_all};
 pub use discover::{DiscoverError, Patchable, find_patchable, patchable_functions};
 pub use frame::{Certainty, arg_slots};
 pub use host_function::{FindError, HostFunction};
 pub use probe::{Probe, ProbeEnabled, ProbeValue};
 pub use site::{NOP5, PatchError, Patching, Site};
-pub use target::{
-    AttachError, Attachment, PROGS_PER_TARGET, ProgKind, Replacement, Target, attach_all,
-};
+pub use target::{PROGS_PER_TARGET, ProgKind, Target};
 
 #[doc(hidden)]
 pub use probe::{__Row, __probes};

@@ -9,25 +9,25 @@
 
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ring3_btf::FuncModel;
 use ring3_jit_x86_64::Compiled;
-use ring3_runtime::{ProgRef, on_switch};
+use ring3_runtime::ProgRef;
 use ring3_sync::rcu;
 use ring3_uapi::Errno;
 
+use crate::attachment::{AttachError, Attachment, Replacement};
 use crate::frame::{Certainty, Frame, Layout};
 use crate::gate::Gate;
 use crate::list::{Attached, Exits, List};
+use crate::reaper;
 use crate::rows::rows;
 use crate::site::{PatchError, Site};
 
 /// Most programs on one target, of all kinds together. Linux 6.18 has 38.
 // DIVERGES: 64 programs per target and kind instead of 38 in all; nothing here is bound to a page.
 pub const PROGS_PER_TARGET: usize = 192;
-const REAP_EVERY: Duration = Duration::from_millis(10);
 
 /// When a program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,54 +40,9 @@ pub enum ProgKind {
     Fexit,
 }
 
-/// Why a program was not attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttachError {
-    /// The program is attached to this target already.
-    AlreadyAttached,
-    /// The function is replaced, or, for a replacement, traced or replaced.
-    Occupied,
-    /// [`PROGS_PER_TARGET`] programs are.
-    TooMany,
-    /// The site.
-    Patch(PatchError),
-    /// The host.
-    Host(Errno),
-}
-
-impl AttachError {
-    /// The errno of the link that fails by this.
-    pub fn errno(&self) -> Errno {
-        match self {
-            AttachError::AlreadyAttached | AttachError::Occupied => Errno::EBUSY,
-            AttachError::TooMany => Errno::E2BIG,
-            AttachError::Patch(cause) => cause.errno(),
-            AttachError::Host(errno) => *errno,
-        }
-    }
-}
-
-impl std::fmt::Display for AttachError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            AttachError::AlreadyAttached => {
-                f.write_str("the program is attached to this function already")
-            }
-            AttachError::Occupied => f.write_str("the function is replaced or traced already"),
-            AttachError::TooMany => {
-                write!(f, "the function has {PROGS_PER_TARGET} programs already")
-            }
-            AttachError::Patch(cause) => cause.fmt(f),
-            AttachError::Host(errno) => write!(f, "generating the image: {errno}"),
-        }
-    }
-}
-
-impl std::error::Error for AttachError {}
-
 /// Code and references that were taken out, until nobody can be using them.
 #[derive(Default)]
-struct Leftovers {
+pub(crate) struct Leftovers {
     lists: Vec<List>,
     progs: Vec<Attached>,
 }
@@ -104,7 +59,7 @@ impl Leftovers {
     }
 
     /// Ends everything. A grace period is over.
-    fn release(self) {
+    pub(crate) fn release(self) {
         let mut rows = rows();
         let listed = self.lists.iter().flat_map(List::live);
         for prog in self.progs.iter().chain(listed) {
@@ -188,8 +143,7 @@ impl Target {
             state: Mutex::default(),
             is_dirty: AtomicBool::new(false),
         });
-        reaper().push(target.clone());
-        start_reaper();
+        reaper::register(target.clone());
         target
     }
 
@@ -261,10 +215,8 @@ impl Target {
         let old = self.publish(gate, &mut state, lists)?;
         drop(state);
         retire(old);
-        Ok(Attachment {
-            target: self.clone(),
-            key,
-        })
+        reaper::stand_in();
+        Ok(Attachment::new(self.clone(), key))
     }
 
     /// The lists that change by one program more.
@@ -356,7 +308,7 @@ impl Target {
     }
 
     /// Generates the lists anew: what they are made of has changed.
-    fn regenerate(&self) {
+    pub(crate) fn regenerate(&self) {
         let Ok(gate) = &self.gate else { return };
         let mut state = self.state();
         let lists = || -> Result<Lists, Errno> {
@@ -408,14 +360,11 @@ impl Target {
             row,
             key: 0,
         };
-        Ok(Replacement {
-            target: self.clone(),
-            prog: Some(prog),
-        })
+        Ok(Replacement::new(self.clone(), prog))
     }
 
     /// Ends a replacement. Does not fail, does not allocate.
-    fn restore(&self, prog: Attached) {
+    pub(crate) fn restore(&self, prog: Attached) {
         let mut state = self.state();
         if let Some(entry) = state.replaced_by.take() {
             // As in `detach`.
@@ -427,7 +376,7 @@ impl Target {
     }
 
     /// Takes a program out. Does not fail, does not allocate: at most four stores to text.
-    fn detach(&self, key: u64) {
+    pub(crate) fn detach(&self, key: u64) {
         let Ok(gate) = &self.gate else { return };
         let mut state = self.state();
         let state = &mut *state;
@@ -462,9 +411,13 @@ impl Target {
         state.jump = jump;
     }
 
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.is_dirty.load(Ordering::Acquire)
+    }
+
     fn mark_dirty(&self) {
         self.is_dirty.store(true, Ordering::Release);
-        ANY_DIRTY.store(true, Ordering::Release);
+        reaper::wake();
     }
 
     /// Releases what was taken out, after a grace period. In a read section, which is part of that period, it stays for the next time.
@@ -481,7 +434,7 @@ impl Target {
     }
 
     /// What was taken out, if anything. Room for what comes next stays: detaching meanwhile finds it.
-    fn take_leftovers(&self) -> Option<Leftovers> {
+    pub(crate) fn take_leftovers(&self) -> Option<Leftovers> {
         if !self.is_dirty.swap(false, Ordering::AcqRel) {
             return None;
         }
@@ -493,7 +446,7 @@ impl Target {
         Some(taken)
     }
 
-    fn give_back(&self, mut taken: Leftovers) {
+    pub(crate) fn give_back(&self, mut taken: Leftovers) {
         let mut state = self.state();
         state.leftovers.lists.append(&mut taken.lists);
         state.leftovers.progs.append(&mut taken.progs);
@@ -544,129 +497,7 @@ impl Drop for Target {
     }
 }
 
-/// Attaches a program to several targets: to all or to none.
-///
-/// # Errors
-/// The first [`AttachError`]; what was attached before it is detached again.
-pub fn attach_all(
-    targets: &[Arc<Target>],
-    kind: ProgKind,
-    prog: &ProgRef,
-    cookie: u64,
-) -> Result<Vec<Attachment>, AttachError> {
-    let mut attachments = Vec::with_capacity(targets.len());
-    for target in targets {
-        attachments.push(target.attach(kind, prog.clone(), cookie)?);
-    }
-    Ok(attachments)
-}
-
-/// A program on a target; dropping it detaches.
-#[derive(Debug)]
-pub struct Attachment {
-    target: Arc<Target>,
-    key: u64,
-}
-
-impl Attachment {
-    /// The target.
-    pub fn target(&self) -> &Arc<Target> {
-        &self.target
-    }
-}
-
-impl Drop for Attachment {
-    fn drop(&mut self) {
-        self.target.detach(self.key);
-    }
-}
-
-/// A replaced function; dropping it brings the function back.
-pub struct Replacement {
-    target: Arc<Target>,
-    /// Taken on drop.
-    prog: Option<Attached>,
-}
-
-impl std::fmt::Debug for Replacement {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Replacement")
-            .field("target", &self.target)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Drop for Replacement {
-    fn drop(&mut self) {
-        if let Some(prog) = self.prog.take() {
-            self.target.restore(prog);
-        }
-    }
-}
-
 fn next_key() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// Some target has something to release.
-static ANY_DIRTY: AtomicBool = AtomicBool::new(false);
-
-/// All targets. The reaper drops those that nobody else holds, so that the end of an attachment never does.
-fn reaper() -> MutexGuard<'static, Vec<Arc<Target>>> {
-    static TARGETS: Mutex<Vec<Arc<Target>>> = Mutex::new(Vec::new());
-    TARGETS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Generates the lists of all targets anew: other programs are to be timed.
-fn regenerate_all() {
-    let targets: Vec<Arc<Target>> = reaper().clone();
-    for target in targets {
-        target.regenerate();
-    }
-}
-
-/// A thread that looks at the targets a hundred times a second, and who hears of statistics. A wakeup per detachment would cost more than the detachment.
-fn start_reaper() {
-    static START: Once = Once::new();
-    START.call_once(|| {
-        on_switch(regenerate_all);
-        // Should the host refuse a thread, attachments release instead.
-        let _ = std::thread::Builder::new()
-            .name("ring3-reaper".to_owned())
-            .spawn(|| {
-                loop {
-                    std::thread::sleep(REAP_EVERY);
-                    reap_all();
-                }
-            });
-    });
-}
-
-fn reap_all() {
-    let (mut unused, mut dirty) = (Vec::new(), Vec::new());
-    {
-        let mut targets = reaper();
-        let mut at = 0;
-        while at < targets.len() {
-            if Arc::strong_count(&targets[at]) == 1 {
-                unused.push(targets.swap_remove(at));
-            } else {
-                at += 1;
-            }
-        }
-        if ANY_DIRTY.swap(false, Ordering::AcqRel) {
-            let is_dirty = |target: &&Arc<Target>| target.is_dirty.load(Ordering::Acquire);
-            dirty.extend(targets.iter().filter(is_dirty).cloned());
-        }
-    }
-    let leftovers: Vec<_> = dirty
-        .iter()
-        .filter_map(|target| target.take_leftovers())
-        .collect();
-    // One grace period for all of them. This thread never is in a read section.
-    if !leftovers.is_empty() && rcu::synchronize().is_ok() {
-        leftovers.into_iter().for_each(Leftovers::release);
-    }
-    drop(unused);
 }
