@@ -150,7 +150,6 @@ pub(crate) struct Emitter<'a> {
     pub(crate) frame: Frame,
     /// Instructions may go the short way (`quick`).
     is_quick: bool,
-    live_rows: &'static [crate::live::Row; 256],
     /// The rule whose code is to be wrong.
     planted_fault: Option<usize>,
     /// Slots up to this one have their final offsets; it is the current slot, except where slots are written a second time.
@@ -209,7 +208,6 @@ impl<'a> Emitter<'a> {
                 .planted_fault
                 .and_then(|name| crate::fuse::NAMES.iter().position(|rule| *rule == name)),
             is_quick: mode == Mode::Native && options.blinding_seed.is_none(),
-            live_rows: crate::live::rows(),
             origin: None,
             current: 0,
             next_site: 0,
@@ -424,10 +422,12 @@ impl<'a> Emitter<'a> {
     }
 
     /// Whether the slot only computes what nobody reads.
+    #[inline(always)]
     fn is_unread(&self, slot: usize, raw: RawInsn) -> bool {
         // What is live at the second slot of a load is what is live behind it.
-        self.live_rows[usize::from(raw.code)].is_unread(raw, self.plan.slots[slot + 1].live)
-            && !(raw.is_ld_imm64() && self.plan.slots[slot + 1].is_target)
+        let slots = &self.plan.slots;
+        slots[slot].effect.is_unread(slots[slot + 1].live)
+            && !(raw.is_ld_imm64() && slots[slot + 1].is_target)
     }
 
     /// The instructions of a small function in place of its call.

@@ -109,9 +109,8 @@ impl Emitter<'_> {
     fn condition_after(&self, slot: usize, target: usize) -> Option<usize> {
         const BETWEEN: usize = 3;
         let insns = &self.linked.program.insns;
-        let is_short = |at: &usize| {
-            crate::live::rows()[usize::from(insns[*at].code)].is_pure() && !insns[*at].is_ld_imm64()
-        };
+        let is_short =
+            |at: &usize| crate::live::is_pure(insns[*at].code) && !insns[*at].is_ld_imm64();
         let end = self.function_end(slot)?;
         if !self.is_quick() {
             return None;

@@ -5,6 +5,7 @@
 //! reads(s)   = nothing, if s only computes a value that nobody reads: the emitter leaves such an instruction out
 //! ```
 //!
+//! The first pass notes for each slot what it does to the set ([`Effect`]), so that a look costs a dozen instructions, however often it is taken.
 //! Swept backwards, loops until nothing changes: jumps back find what the sweep before found there, the first sweep "nothing". Calls are taken to
 //! leave r1 to r5 alone, since some do; that only makes more live.
 
@@ -18,74 +19,135 @@ use crate::plan::{Function, SlotPlan};
 /// All registers, r11 included.
 const ALL: u16 = 0xfff;
 const FP: u16 = 1 << Reg::FP.number();
+/// Live behind the end: r10 is live everywhere.
+pub(crate) const BEHIND: u16 = FP;
 const ARGS: u16 = RegSet::ARGS.bits();
 
-/// What an operation code says, so that a slot of most codes costs no branch. Masks have all bits set or none.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Row {
-    /// The registers of the fields are read.
-    reads_dst: u16,
-    reads_src: u16,
-    writes_dst: u16,
-    /// Control may go on behind.
-    goes_on: u16,
-    /// Control may go to the distance in `off`.
-    jumps: u16,
-    /// Registers read whatever the fields say.
+/// What a slot does to the set of live registers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Effect {
+    /// Registers read, if the slot has code.
     reads: u16,
-    /// Has no effect but on its destination.
-    is_pure: bool,
-    /// Depends on more than the operation code.
-    is_slow: bool,
+    writes: u16,
+    /// The slot has code if one of these is live behind it. r10 always is; what has no effect but on its destination has that alone.
+    needed_by: u16,
 }
 
-const SLOW: Row = Row {
-    reads_dst: 0,
-    reads_src: 0,
-    writes_dst: 0,
-    goes_on: 0,
-    jumps: 0,
-    reads: 0,
-    is_pure: false,
-    is_slow: true,
-};
+impl Effect {
+    /// Adds to the registers read.
+    pub(crate) fn also_reads(&mut self, registers: u16) {
+        self.reads |= registers;
+    }
+
+    /// Whether the slot only computes what nobody reads.
+    #[inline(always)]
+    pub(crate) fn is_unread(self, live_behind: u16) -> bool {
+        self.needed_by & live_behind == 0
+    }
+
+    #[inline(always)]
+    fn before(self, after: u16) -> u16 {
+        let reads = if self.is_unread(after) { 0 } else { self.reads };
+        (after & !self.writes) | reads
+    }
+}
+
+/// Where control goes behind a slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// To the next slot.
+    #[default]
+    On,
+    /// To the next slot or the jump's target.
+    Branch,
+    /// To the jump's target.
+    Jump,
+    /// Nowhere.
+    End,
+}
+
+/// The registers of a slot's fields: bit `n` for destination `n`, bit `16 + n` for source `n`.
+#[derive(Clone, Copy)]
+pub(crate) struct Fields(pub(crate) u32);
+
+impl Fields {
+    #[inline(always)]
+    pub(crate) fn of(raw: RawInsn) -> Fields {
+        const FIELDS: [u32; 256] = {
+            let mut fields = [0; 256];
+            let mut regs = 0;
+            while regs < 256 {
+                fields[regs] = 1 << (regs & 15) | 0x10000 << (regs >> 4);
+                regs += 1;
+            }
+            fields
+        };
+        Fields(FIELDS[usize::from(raw.regs)])
+    }
+}
+
+/// What an operation code says of its slots' effect, so that it costs no branch. Masks of fields have all bits set or none.
+#[derive(Clone, Copy)]
+pub(crate) struct Row {
+    /// The fields whose registers are read.
+    reads_of: u32,
+    /// The destination is written.
+    writes_dst: u16,
+    /// The destination is needed for the slot to have code.
+    needs_dst: u16,
+    /// Registers read whatever the fields say.
+    reads: u16,
+    /// r10 if the slot has code in any case.
+    needs: u16,
+    pub(crate) turn: Turn,
+    /// Depends on more than the operation code ([`slow`]).
+    pub(crate) is_slow: bool,
+}
 
 const YES: u16 = u16::MAX;
 
+/// Rows of instructions that have code in any case and go on.
+const PLAIN: Row = Row {
+    reads_of: 0,
+    writes_dst: 0,
+    needs_dst: 0,
+    reads: 0,
+    needs: FP,
+    turn: Turn::On,
+    is_slow: false,
+};
+
+const SLOW: Row = Row {
+    is_slow: true,
+    ..PLAIN
+};
+
 static ROWS: LazyLock<[Row; 256]> = LazyLock::new(|| std::array::from_fn(|code| row(code as u8)));
 
-/// One row per operation code.
-pub(crate) fn rows() -> &'static [Row; 256] {
-    &ROWS
-}
+const GOTO: u8 = 0x05;
+const GOTO_LONG: u8 = 0x06;
+const EXIT: u8 = 0x95;
+const MAY_GOTO: u8 = 0xe5;
 
-fn row(code: u8) -> Row {
-    if code == 0 {
-        // Second slot of a load of 64 bits.
-        return Row {
-            goes_on: YES,
-            ..Row::default()
-        };
-    }
+/// The row of an operation code.
+pub(crate) fn row(code: u8) -> Row {
+    let turn = |turn| Row { turn, ..PLAIN };
     let (dst, src) = (Reg::R1, Reg::R2);
     let zero = RawInsn::new(code, dst.number(), 0, 0, 0);
-    let is_jump = matches!(zero.class(), 5 | 6);
-    match (zero.class(), code & 0xf0) {
-        (0, _) if !zero.is_ld_imm64() => return SLOW,
-        (5, 0x00) => {
-            return Row {
-                jumps: YES,
-                ..Row::default()
-            };
-        }
-        (5 | 6, 0x90) => {
+    match (code, zero.class(), code & 0xf0) {
+        // Second slot of a load of 64 bits.
+        (0, ..) => return PLAIN,
+        (GOTO | GOTO_LONG, ..) => return turn(Turn::Jump),
+        (MAY_GOTO, ..) => return turn(Turn::Branch),
+        (EXIT, ..) => {
             return Row {
                 reads: 1,
-                ..Row::default()
+                ..turn(Turn::End)
             };
         }
-        // `gotol` has its distance elsewhere, calls ask their site, `may_goto` is no comparison.
-        (6, 0x00) | (5 | 6, 0x80 | 0xe0) => return SLOW,
+        (_, 0, _) if !zero.is_ld_imm64() => return SLOW,
+        // Calls ask their site; what is left is no comparison.
+        (_, 5 | 6, 0 | 0x80 | 0x90 | 0xe0) => return SLOW,
         _ => {}
     }
     // Some codes decode with certain immediates, or with no second register.
@@ -101,26 +163,26 @@ fn row(code: u8) -> Row {
     let Some((insn, _)) = found else {
         return SLOW;
     };
-    let is_pure = match insn {
+    let (is_pure, turn) = match insn {
         Insn::Alu { .. }
         | Insn::Neg { .. }
         | Insn::Movsx { .. }
         | Insn::Endian { .. }
-        | Insn::LoadImm64 { .. } => true,
-        Insn::Load { .. } | Insn::Store { .. } | Insn::Jmp { .. } => false,
+        | Insn::LoadImm64 { .. } => (true, Turn::On),
+        Insn::Load { .. } | Insn::Store { .. } => (false, Turn::On),
+        Insn::Jmp { .. } => (false, Turn::Branch),
         _ => return SLOW,
     };
     let uses = insn.uses();
     let mask = |is_set: bool| if is_set { YES } else { 0 };
     Row {
-        reads_dst: mask(uses.reads.contains(dst)),
-        reads_src: mask(uses.reads.contains(src)),
+        reads_of: u32::from(mask(uses.reads.contains(dst)))
+            | u32::from(mask(uses.reads.contains(src))) << 16,
         writes_dst: mask(uses.writes.contains(dst)),
-        goes_on: YES,
-        jumps: mask(is_jump),
-        reads: 0,
-        is_pure,
-        is_slow: false,
+        needs_dst: mask(is_pure),
+        needs: if is_pure { 0 } else { FP },
+        turn,
+        ..PLAIN
     }
 }
 
@@ -137,38 +199,38 @@ pub(crate) fn find(
     back_jumps: &[(u32, u32)],
     slots: &mut [SlotPlan],
 ) {
-    let rows = rows();
     let insns = &linked.program.insns[..function.end];
-    let has_stops = linked.stops.is_some();
+    let slots = &mut slots[..function.end];
     let mut looks_left = LOOKS * (function.end - function.start);
     // Control does not run off the end.
     let mut after = FP;
     let mut slot = function.end;
     while slot > function.start {
         slot -= 1;
-        let raw = insns[slot];
-        let row = rows[usize::from(raw.code)];
-        let (dst, src) = (1u16 << (raw.dst() & 15), 1u16 << (raw.src() & 15));
-        let before = if row.is_slow {
-            slow(linked, slot, after, slots)
-        } else {
-            // Jumps were found to stay in the function; other codes look at themselves.
-            let distance = (raw.off & row.jumps as i16) as isize;
-            let target = slots[slot.wrapping_add_signed(distance + 1)].live;
-            let out = (after & row.goes_on) | (target & row.jumps);
-            let is_unread = row.is_pure & (out & dst == 0);
-            let reads = (row.reads_dst & dst) | (row.reads_src & src);
-            let reads = if is_unread { 0 } else { reads };
-            (out & !(row.writes_dst & dst)) | reads | row.reads
-        };
-        after = before | FP;
-        if has_stops {
-            after |= crate::stop::reads(linked, slot);
-        }
         let plan = &mut slots[slot];
-        let goes_again = plan.is_back_target & (plan.live != after);
-        plan.live = after;
-        if goes_again {
+        if !plan.is_special {
+            after = plan.effect.before(after);
+            plan.live = after;
+            continue;
+        }
+        let SlotPlan {
+            effect,
+            is_back_target,
+            live,
+            turn,
+            ..
+        } = *plan;
+        let mut out = if matches!(turn, Turn::On | Turn::Branch) {
+            after
+        } else {
+            FP
+        };
+        if matches!(turn, Turn::Branch | Turn::Jump) {
+            out |= target(slots, slot, insns[slot]);
+        }
+        after = effect.before(out);
+        slots[slot].live = after;
+        if is_back_target && live != after {
             let of_target = back_jumps.iter().filter(|jump| jump.0 as usize == slot);
             let Some(source) = of_target.map(|jump| jump.1 as usize).max() else {
                 continue;
@@ -179,26 +241,26 @@ pub(crate) fn find(
                 break;
             }
             slot = source + 1;
-            after = match slots.get(slot) {
-                Some(next) if slot < function.end => next.live,
-                _ => FP,
-            };
+            after = slots.get(slot).map_or(FP, |next| next.live);
         }
     }
     if looks_left == 0 {
-        for slot in &mut slots[function.start..function.end] {
+        for slot in &mut slots[function.start..] {
             slot.live = ALL;
         }
     }
 }
 
 /// What is live at a jump's target.
-fn target(slots: &[SlotPlan], slot: usize, distance: i64) -> u16 {
-    let target = slot as i64 + 1 + distance;
-    usize::try_from(target)
-        .ok()
-        .and_then(|target| slots.get(target))
-        .map_or(ALL, |target| target.live)
+#[inline(always)]
+fn target(slots: &[SlotPlan], slot: usize, raw: RawInsn) -> u16 {
+    let distance = if raw.code == GOTO_LONG {
+        raw.imm as isize
+    } else {
+        raw.off.into()
+    };
+    let target = slot.wrapping_add_signed(distance + 1);
+    slots.get(target).map_or(ALL, |target| target.live)
 }
 
 /// The registers that a call's code reads.
@@ -219,34 +281,43 @@ pub(crate) fn call_reads(target: Option<&Target>) -> u16 {
     }
 }
 
-fn slow(linked: &Linked, slot: usize, after: u16, slots: &[SlotPlan]) -> u16 {
-    let insns = &linked.program.insns;
-    let Ok((insn, _)) = decode_xlated(insns, slot) else {
-        return ALL;
+/// What a slot does whose row is slow; `site` is that of a call.
+pub(crate) fn slow(linked: &Linked, slot: usize, site: Option<&Target>) -> Effect {
+    let effect = |reads, writes| Effect {
+        reads,
+        writes,
+        needed_by: FP,
+    };
+    const CALL: u8 = 0x85;
+    if linked.program.insns[slot].code == CALL {
+        return effect(call_reads(site), 1);
+    }
+    let Ok((insn, _)) = decode_xlated(&linked.program.insns, slot) else {
+        return effect(ALL, 0);
     };
     let uses = insn.uses();
-    let (out, writes, reads) = match insn {
-        Insn::MayGoto { off } => (after | target(slots, slot, off.into()), 0, 0),
-        Insn::Jal { off } => (target(slots, slot, off.into()), 0, 0),
-        Insn::Call(_) | Insn::Internal(InternalInsn::TailCall) => {
-            (after, 1, call_reads(linked.target(slot)))
-        }
+    match insn {
         // What a packet load leaves undefined was not read before it either.
-        Insn::LoadAbs { .. } | Insn::LoadInd { .. } => (after, 1, uses.reads.bits()),
-        _ => (after, uses.writes.bits(), uses.reads.bits()),
-    };
-    (out & !writes) | reads
+        Insn::LoadAbs { .. } | Insn::LoadInd { .. } => effect(uses.reads.bits(), 1),
+        Insn::Internal(InternalInsn::TailCall) => effect(call_reads(site), 1),
+        _ => effect(uses.reads.bits(), uses.writes.bits()),
+    }
 }
 
 impl Row {
-    /// Whether the slot computes a register, which then nobody reads, and does nothing else.
+    /// What a slot of this row does.
     #[inline(always)]
-    pub(crate) fn is_unread(&self, raw: RawInsn, live_behind: u16) -> bool {
-        self.is_pure & (live_behind >> (raw.dst() & 15) & 1 == 0)
+    pub(crate) fn effect(&self, fields: Fields) -> Effect {
+        let (reads, dst) = (fields.0 & self.reads_of, fields.0 as u16);
+        Effect {
+            reads: (reads | reads >> 16) as u16 | self.reads,
+            writes: self.writes_dst & dst,
+            needed_by: (self.needs_dst & dst) | self.needs,
+        }
     }
+}
 
-    /// Whether the slot computes a register and does nothing else.
-    pub(crate) fn is_pure(&self) -> bool {
-        self.is_pure
-    }
+/// Whether slots of the code compute a register and do nothing else.
+pub(crate) fn is_pure(code: u8) -> bool {
+    ROWS[usize::from(code)].needs == 0
 }

@@ -14,6 +14,7 @@ use ring3_isa::{
 use ring3_runtime::{CallKind, Linked, Target};
 
 use crate::emit::JitError;
+use crate::live::{self, Effect, Fields, Turn};
 
 /// What the first pass found.
 #[derive(Debug)]
@@ -31,12 +32,18 @@ pub(crate) struct Plan {
 }
 
 /// What is known of one slot.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SlotPlan {
     /// Estimated offset of its code from the start, in bytes; only differences count.
     pub(crate) estimate: u32,
     /// The registers that are read from here on (`live`).
     pub(crate) live: u16,
+    /// What the slot does to them.
+    pub(crate) effect: Effect,
+    /// Where control goes behind it.
+    pub(crate) turn: Turn,
+    /// Control may go elsewhere than to the next slot, or a jump back ends here.
+    pub(crate) is_special: bool,
     /// A jump ends here.
     pub(crate) is_target: bool,
     /// A jump back ends here.
@@ -71,8 +78,9 @@ pub(crate) struct Function {
 }
 
 /// What an operation code says.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct CodeRow {
+    live: live::Row,
     /// A guess of the code's length without displacement that is seldom too small; a forward jump takes its short form if the guesses
     /// between say so.
     estimate: u8,
@@ -98,10 +106,11 @@ static ROWS: LazyLock<[CodeRow; 256]> = LazyLock::new(|| {
         let insn = tries
             .into_iter()
             .find_map(|raw| decode_xlated(&[raw, second], 0).ok());
-        insn.map_or(CodeRow::default(), |(insn, _)| CodeRow {
-            estimate: estimated_bytes(&insn),
-            marks: marks(&insn),
-        })
+        CodeRow {
+            live: live::row(code as u8),
+            estimate: insn.map_or(0, |(insn, _)| estimated_bytes(&insn)),
+            marks: insn.map_or(0, |(insn, _)| marks(&insn)),
+        }
     })
 });
 
@@ -203,10 +212,8 @@ pub(crate) fn make(linked: &Linked, depth: Depth, keeps_calls: bool) -> Result<P
     let mut plan = Plan {
         slots: vec![
             SlotPlan {
-                estimate: 0,
                 live: if depth == Depth::Full { 0 } else { u16::MAX },
-                is_target: false,
-                is_back_target: false,
+                ..SlotPlan::default()
             };
             slots.len() + 1
         ],
@@ -215,7 +222,7 @@ pub(crate) fn make(linked: &Linked, depth: Depth, keeps_calls: bool) -> Result<P
         has_tail_calls: false,
         back_jumps: Vec::new(),
     };
-    let mut estimate = 0u32;
+    let mut progress = Progress::default();
     let mut at = 0;
     for (index, facts) in linked.program.subprogs.iter().enumerate() {
         let range = linked.subprog_slots(index).unwrap_or(0..0);
@@ -232,7 +239,7 @@ pub(crate) fn make(linked: &Linked, depth: Depth, keeps_calls: bool) -> Result<P
             is_callback: facts.is_callback || facts.is_async_callback,
             ..Function::default()
         };
-        at = look_at_function(linked, &mut function, &mut plan, &mut estimate)?;
+        at = look_at_function(linked, &mut function, &mut plan, &mut progress)?;
         plan.functions.push(function);
     }
     if at != slots.len() {
@@ -241,7 +248,7 @@ pub(crate) fn make(linked: &Linked, depth: Depth, keeps_calls: bool) -> Result<P
             "function bounds do not cover the program in order",
         ));
     }
-    plan.slots[slots.len()].estimate = estimate;
+    plan.slots[slots.len()].estimate = progress.estimate;
     for site in &linked.sites {
         match site.target {
             Target::Call(call) => plan.has_exceptions |= call.kind == CallKind::Throw,
@@ -258,6 +265,7 @@ pub(crate) fn make(linked: &Linked, depth: Depth, keeps_calls: bool) -> Result<P
         }
     }
     if depth == Depth::Full {
+        plan.slots[slots.len()].live = live::BEHIND;
         for (function, facts) in plan.functions.iter_mut().zip(&linked.program.subprogs) {
             let begin = plan
                 .back_jumps
@@ -265,7 +273,7 @@ pub(crate) fn make(linked: &Linked, depth: Depth, keeps_calls: bool) -> Result<P
             let end = plan
                 .back_jumps
                 .partition_point(|jump| (jump.1 as usize) < function.end);
-            crate::live::find(
+            live::find(
                 linked,
                 function,
                 &plan.back_jumps[begin..end],
@@ -321,87 +329,124 @@ pub(crate) fn called_function(linked: &Linked, slot: usize, raw: RawInsn) -> Opt
     linked.subprog_at(usize::try_from(start).ok()?)
 }
 
+/// How far the look at all functions has come.
+#[derive(Default)]
+struct Progress {
+    /// Bytes of code.
+    estimate: u32,
+    /// Index of the first site at or behind the slot.
+    next_site: usize,
+}
+
+impl Progress {
+    /// The target of a slot; slots are asked in ascending order.
+    fn site<'a>(&mut self, linked: &'a Linked, slot: usize) -> Option<&'a Target> {
+        while let Some(site) = linked.sites.get(self.next_site) {
+            if site.slot as usize >= slot {
+                return (site.slot as usize == slot).then_some(&site.target);
+            }
+            self.next_site += 1;
+        }
+        None
+    }
+}
+
 /// Fills in `function` and its slots of `plan`; returns the slot behind it.
 fn look_at_function(
     linked: &Linked,
     function: &mut Function,
     plan: &mut Plan,
-    estimate: &mut u32,
+    progress: &mut Progress,
 ) -> Result<usize, JitError> {
-    let slots = &linked.program.insns;
+    const FP_FIELDS: u32 = 0x10001 << Reg::FP.number();
+    const SRC_FIELD: u32 = 0xffff_0000;
+    let insns = linked.program.insns.as_slice();
     let rows = &*ROWS;
-    let mut used = 0u16;
+    let has_stops = linked.stops.is_some();
+    let Plan {
+        slots, back_jumps, ..
+    } = plan;
+    let slots = slots.as_mut_slice();
+    let mut estimate = progress.estimate;
+    let mut used = 0;
     let mut all_marks = 0u8;
     let mut lowest = 0i16;
     let mut last = 0u8;
     let mut ends = 0u32;
     let mut slot = function.start;
     while slot < function.end {
-        let raw = slots[slot];
-        let row = rows[raw.code as usize];
-        plan.slots[slot].estimate = *estimate;
+        let raw = insns[slot];
+        let row = &rows[raw.code as usize];
+        let fields = Fields::of(raw);
+        let slot_plan = &mut slots[slot];
+        slot_plan.estimate = estimate;
+        slot_plan.effect = row.live.effect(fields);
         // Displacements take up to four bytes more; a zero one takes none.
-        *estimate += u32::from(row.estimate)
+        estimate += u32::from(row.estimate)
             + u32::from(raw.off != 0)
             + 3 * u32::from(raw.off as i8 as i16 != raw.off);
-        used |= 1 << raw.dst();
+        let used_before = used;
+        used |= fields.0;
         last = row.marks;
-        ends += u32::from(row.marks & ENDS != 0);
-        if row.marks & (JUMPS | CALLS | TWO_SLOTS | LOADS | STORES) == 0 {
-            used |= 1 << raw.src();
-            all_marks |= row.marks;
-            slot += 1;
+        all_marks |= row.marks;
+        // A load-acquire has its base in the source field.
+        if row.marks & (LOADS | STORES) != 0 && fields.0 & FP_FIELDS != 0 {
+            lowest = lowest.min(raw.off);
+        }
+        slot += 1;
+        if row.marks & (JUMPS | CALLS | TWO_SLOTS | ENDS) == 0 && !row.live.is_slow {
             continue;
         }
-        all_marks |= row.marks;
-        if row.marks & LOADS != 0 {
-            used |= 1 << raw.src();
-            if raw.src() == Reg::FP.number() {
-                lowest = lowest.min(raw.off);
+        let at = slot - 1;
+        slot_plan.turn = row.live.turn;
+        slot_plan.is_special |= row.live.turn != Turn::On;
+        if row.live.is_slow {
+            let site = match row.marks & CALLS {
+                0 => None,
+                _ => progress.site(linked, at),
+            };
+            slot_plan.effect = live::slow(linked, at, site);
+        }
+        if has_stops {
+            slot_plan.effect.also_reads(crate::stop::reads(linked, at));
+        }
+        ends += u32::from(row.marks & ENDS != 0);
+        if row.marks & JUMPS != 0 {
+            let target = at as i64 + 1 + i64::from(raw.distance().unwrap_or(0));
+            let target = match usize::try_from(target) {
+                Ok(target) if (function.start..function.end).contains(&target) => target,
+                _ => return Err(malformed(at, "jump out of the function")),
+            };
+            slots[target].is_target = true;
+            if target <= at {
+                slots[target].is_back_target = true;
+                slots[target].is_special = true;
+                function.has_back_edge = true;
+                back_jumps.push((target as u32, at as u32));
+                // What may stop a run stands before the jump: no rule continues into it.
+                slots[at].is_target |= has_stops;
             }
-        } else if row.marks & STORES != 0 {
-            used |= 1 << raw.src();
-            // A load-acquire has its base in the source field.
-            if raw.dst() == Reg::FP.number() || raw.src() == Reg::FP.number() {
-                lowest = lowest.min(raw.off);
-            }
-        } else if row.marks & JUMPS != 0 {
-            used |= 1 << raw.src();
-            let target = slot as i64 + 1 + i64::from(raw.distance().unwrap_or(0));
-            match usize::try_from(target) {
-                Ok(target) if (function.start..function.end).contains(&target) => {
-                    let is_back = target <= slot;
-                    plan.slots[target].is_target = true;
-                    plan.slots[target].is_back_target |= is_back;
-                    function.has_back_edge |= is_back;
-                    if is_back {
-                        plan.back_jumps.push((target as u32, slot as u32));
-                    }
-                    // What may stop a run stands before the jump: no rule continues into it.
-                    plan.slots[slot].is_target |= is_back && linked.stops.is_some();
-                }
-                _ => return Err(malformed(slot, "jump out of the function")),
-            }
-        } else {
-            // Calls name r6 where they load packets; the source field is a variant or the index register.
+        } else if row.marks & (CALLS | TWO_SLOTS) != 0 {
+            // The source field is a variant, or the index register of a packet load, which also reads r6.
             if is_packet_load(raw) {
-                used |= 1 << Reg::R6.number() | 1 << raw.src();
+                used |= 1 << Reg::R6.number();
+            } else {
+                used = used_before | (fields.0 & !SRC_FIELD);
             }
             if let Some(distance) = raw.distance() {
                 let start =
-                    usize::try_from(slot as i64 + 1 + i64::from(distance)).unwrap_or(usize::MAX);
-                if linked.subprog_at(start).is_none() && !linked.names_removed_function(slot) {
-                    return Err(malformed(slot, "call or address of no function"));
+                    usize::try_from(at as i64 + 1 + i64::from(distance)).unwrap_or(usize::MAX);
+                if linked.subprog_at(start).is_none() && !linked.names_removed_function(at) {
+                    return Err(malformed(at, "call or address of no function"));
                 }
             }
-        }
-        if row.marks & TWO_SLOTS != 0 {
-            slot += 1;
-            if slot < function.end {
-                plan.slots[slot].estimate = *estimate;
+            if row.marks & TWO_SLOTS != 0 {
+                if slot < function.end {
+                    slots[slot].estimate = estimate;
+                }
+                slot += 1;
             }
         }
-        slot += 1;
     }
     if slot != function.end {
         return Err(malformed(
@@ -415,8 +460,9 @@ fn look_at_function(
             "control runs off the end of the function",
         ));
     }
+    progress.estimate = estimate;
     function.is_straight = all_marks & (JUMPS | MAY_GOTO) == 0 && ends == 1;
-    function.used = RegSet::from_bits(used);
+    function.used = RegSet::from_bits((used | used >> 16) as u16);
     // Stopping calls what confirms and releases.
     let may_stop = linked.stops.is_some() && (function.has_back_edge || function.is_callback);
     function.has_calls = all_marks & CALLS != 0 || may_stop;
