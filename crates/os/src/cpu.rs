@@ -41,6 +41,7 @@ fn parse_cpu_list(text: &str) -> Option<usize> {
 /// The offset of glibc's registered `struct rseq` from the thread pointer; 0: not looked up, negative sentinel: absent.
 static RSEQ_OFFSET: AtomicI64 = AtomicI64::new(RSEQ_UNKNOWN);
 const RSEQ_UNKNOWN: i64 = i64::MAX;
+/// The lowest value that is no offset.
 const RSEQ_ABSENT: i64 = i64::MAX - 1;
 /// Offset of `cpu_id` in `struct rseq`.
 const RSEQ_CPU_ID: i64 = 4;
@@ -70,12 +71,9 @@ fn find_rseq() -> i64 {
 /// The CPU that runs this thread, below [`possible_cpus`]. It may change at once.
 #[inline]
 pub fn current_cpu() -> usize {
-    let mut offset = RSEQ_OFFSET.load(Ordering::Relaxed);
-    if offset == RSEQ_UNKNOWN {
-        offset = find_rseq();
-    }
+    let offset = RSEQ_OFFSET.load(Ordering::Relaxed);
     #[cfg(target_arch = "x86_64")]
-    if offset != RSEQ_ABSENT {
+    if offset < RSEQ_ABSENT {
         let cpu: u32;
         // SAFETY: 1. glibc registered a `struct rseq` at this offset from the thread pointer of every thread it starts;
         // 2. `cpu_id` is 4 aligned bytes inside it, written by the kernel only.
@@ -92,7 +90,7 @@ pub fn current_cpu() -> usize {
             return cpu as usize;
         }
     }
-    current_cpu_slow()
+    current_cpu_slow(offset)
 }
 
 /// Offset from the thread pointer of the u32 that holds this thread's CPU, for code generators. Values of 65,536 and above say that the thread
@@ -110,7 +108,10 @@ pub fn rseq_cpu_id_offset() -> Option<i32> {
 }
 
 #[cold]
-fn current_cpu_slow() -> usize {
+fn current_cpu_slow(offset: i64) -> usize {
+    if offset == RSEQ_UNKNOWN && find_rseq() != RSEQ_ABSENT {
+        return current_cpu();
+    }
     // SAFETY: 1. sched_getcpu takes no argument.
     let cpu = unsafe { libc::sched_getcpu() };
     usize::try_from(cpu).unwrap_or(0)

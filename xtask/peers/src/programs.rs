@@ -1,12 +1,14 @@
 //! The bench programs: their objects, the packet they run over, and calling one of ours without anything around it.
 
-use std::sync::Arc;
+use std::{hint::black_box, sync::Arc};
 
 use ring3::{
     Program,
     helpers::packet::{NetDevice, PacketProgram, XdpBuff},
     objects::Object,
+    runtime::{ProgObject, run_in_section},
 };
+use ring3_sync::rcu;
 
 use crate::Outcome;
 
@@ -71,5 +73,19 @@ impl Ours {
         let program = PacketProgram::over_xdp(&*self.program)?;
         let frame = &mut self.frame;
         Ok(move || program.run(frame))
+    }
+
+    /// A function that runs the program `times` times inside one read section, as a hook with several programs does.
+    pub(crate) fn run_in_section(&mut self, times: usize) -> impl FnMut() -> u32 + '_ {
+        let (entry, ctx) = (self.program.entry(), self.frame.program_ptr());
+        move || {
+            let _section = rcu::read();
+            let mut result = 0;
+            for _ in 0..times {
+                // SAFETY: 1. the program is borrowed and takes an xdp_buff, which the frame is, borrowed as long; 2. a section is active.
+                result = black_box(unsafe { run_in_section(&entry, ctx) as u32 });
+            }
+            result
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Running packet programs over packets: the one place that promises a program the context its type says.
 
-use ring3_runtime::{Entry, ProgObject, RunStats, is_anyone_counting, run_in_section};
+use ring3_runtime::{Entry, ProgObject, is_anyone_counting, run_in_section};
 use ring3_sync::rcu;
 use ring3_uapi::{Errno, ProgType};
 
@@ -41,13 +41,33 @@ impl<'a> PacketProgram<'a> {
         }))
     }
 
-    /// Where its runs are counted, if anybody counts.
+    /// One run in a read section of its own; the low half of r0.
+    ///
+    /// # Safety
+    /// `ctx` is a context of the program's type that nobody else uses.
     #[inline]
-    fn stats(&self) -> Option<&'a RunStats> {
+    unsafe fn run(&self, ctx: u64) -> u32 {
+        let _section = rcu::read();
         if is_anyone_counting() {
-            self.prog.run_stats()
-        } else {
-            None
+            // SAFETY: 1. the caller's contract; 2. a read section is active.
+            return unsafe { self.run_counted(ctx) };
+        }
+        // SAFETY: 1. the program is borrowed, so it is alive; 2. the caller vouches for the context; 3. a read section is active.
+        unsafe { run_in_section(&self.entry, ctx) as u32 }
+    }
+
+    /// A run while somebody counts. Out of line: what it keeps in registers would be saved in every run.
+    ///
+    /// # Safety
+    /// As [`PacketProgram::run`], in a read section.
+    #[cold]
+    #[inline(never)]
+    unsafe fn run_counted(&self, ctx: u64) -> u32 {
+        // SAFETY: as above.
+        let run = || unsafe { run_in_section(&self.entry, ctx) as u32 };
+        match self.prog.run_stats() {
+            None => run(),
+            Some(stats) => stats.measure(run),
         }
     }
 
@@ -74,17 +94,8 @@ impl SkbProgram<'_> {
     /// One run; the low half of r0.
     #[inline]
     pub fn run(&self, skb: &mut Skb) -> u32 {
-        let ctx = skb.program_ptr();
-        let _section = rcu::read();
-        let run = || {
-            // SAFETY: 1. the program is borrowed, so it is alive; 2. its type was checked: the context is an sk_buff, which an `Skb` begins
-            // with; 3. the skb is borrowed for the run; 4. a read section is active.
-            unsafe { run_in_section(&self.0.entry, ctx) as u32 }
-        };
-        match self.0.stats() {
-            None => run(),
-            Some(stats) => stats.measure(run),
-        }
+        // SAFETY: 1. the type was checked: the context is an sk_buff, which an `Skb` begins with; 2. the skb is borrowed for the run.
+        unsafe { self.0.run(skb.program_ptr()) }
     }
 }
 
@@ -96,15 +107,7 @@ impl XdpProgram<'_> {
     /// One run; the low half of r0.
     #[inline]
     pub fn run(&self, xdp: &mut XdpBuff) -> u32 {
-        let ctx = xdp.program_ptr();
-        let _section = rcu::read();
-        let run = || {
-            // SAFETY: as for skbs, with an xdp_buff.
-            unsafe { run_in_section(&self.0.entry, ctx) as u32 }
-        };
-        match self.0.stats() {
-            None => run(),
-            Some(stats) => stats.measure(run),
-        }
+        // SAFETY: as for skbs, with an xdp_buff.
+        unsafe { self.0.run(xdp.program_ptr()) }
     }
 }
