@@ -205,11 +205,12 @@ const fn fits8(value: i32) -> bool {
 }
 
 impl Asm {
-    pub(crate) fn with_capacity(bytes: usize) -> Asm {
-        Asm {
-            buf: vec![0; bytes + 16],
-            pos: 0,
+    /// An empty one that uses the memory of `buf`.
+    pub(crate) fn in_buffer(mut buf: Vec<u8>, bytes: usize) -> Asm {
+        if buf.len() < bytes + 16 {
+            buf.resize(bytes + 16, 0);
         }
+        Asm { buf, pos: 0 }
     }
 
     /// Bytes emitted.
@@ -218,10 +219,20 @@ impl Asm {
         self.pos
     }
 
-    /// Takes the bytes, which end where emission ended.
-    pub(crate) fn finish(mut self) -> Vec<u8> {
-        self.buf.truncate(self.pos);
+    /// The code.
+    pub(crate) fn code(&self) -> &[u8] {
+        &self.buf[..self.pos]
+    }
+
+    /// The memory, for the next one.
+    pub(crate) fn into_buffer(self) -> Vec<u8> {
         self.buf
+    }
+
+    /// Overwrites eight bytes.
+    pub(crate) fn set64(&mut self, at: Patch, value: u64) {
+        let at = at.0 as usize;
+        self.buf[at..at + 8].copy_from_slice(&value.to_le_bytes());
     }
 
     #[cold]

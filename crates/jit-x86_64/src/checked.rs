@@ -15,11 +15,12 @@ use ring3_runtime::{
 };
 
 use crate::asm::{Arith, Cond, Mem, STATE};
-use crate::compile::{emit, place};
+use crate::compile::{Placed, emit, place};
 use crate::emit::{Emitter, JitError, Options};
 use crate::frame::Mode;
 use crate::pack::Text;
 use crate::regs::{R8, R9, R10, R11, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP};
+use crate::scratch;
 
 /// Offsets of routines in the text.
 #[derive(Clone, Copy, Debug, Default)]
@@ -135,16 +136,19 @@ pub fn compile_checked(linked: &Linked, options: &Options) -> Result<CheckedProg
             what: "exceptions or an arena in a checked program",
         });
     }
-    let code = emit(linked, options, Mode::Checked)?;
-    if !code.callbacks.is_empty() || !code.addresses.is_empty() {
-        return Err(JitError::Unsupported {
-            slot: 0,
-            what: "callbacks in a checked program",
-        });
-    }
-    let placed = place(code)?;
-    placed.text.write(0, &placed.bytes);
-    Ok(CheckedProgram { text: placed.text })
+    scratch::with(|scratch| {
+        let code = emit(linked, options, Mode::Checked, scratch)?;
+        if !code.callbacks.is_empty() || !code.addresses.is_empty() {
+            return Err(JitError::Unsupported {
+                slot: 0,
+                what: "callbacks in a checked program",
+            });
+        }
+        let Placed { text, code } = place(code)?;
+        text.write(0, code.asm.code());
+        scratch.code = code.asm.into_buffer();
+        Ok(CheckedProgram { text })
+    })
 }
 
 impl CheckedProgram {

@@ -6,13 +6,13 @@ use std::sync::{Arc, OnceLock, Weak};
 use ring3_runtime::extable::{self, Registration};
 use ring3_runtime::{Callback, CallbackCode, Entry, EntryCode, Follower, Linked};
 
-use crate::asm::Patch;
-use crate::emit::{Code, Emitter, JitError, Jumps, Options};
+use crate::emit::{Code, Emitter, FunctionPlace, JitError, Jumps, Options};
 use crate::frame::Mode;
 use crate::listing::{Listing, cut};
 use crate::observe::gdb::Registered;
 use crate::pack::Text;
 use crate::plan;
+use crate::scratch::{self, Scratch};
 
 /// A compiled program. Dropping it frees the code after a grace period.
 #[derive(Debug)]
@@ -25,11 +25,9 @@ pub struct Compiled {
     text: Arc<Text>,
     callbacks: Arc<[Callback]>,
     slot_offsets: Vec<u32>,
-    function_offsets: Vec<u32>,
-    function_starts: Vec<u32>,
+    functions: Vec<FunctionPlace>,
     tail_entry: u32,
-    inlined: Vec<bool>,
-    rule_hits: Box<[u32; crate::fuse::RULES]>,
+    rule_hits: [u32; crate::fuse::RULES],
 }
 
 /// Compiles an accepted program.
@@ -41,57 +39,59 @@ pub struct Compiled {
 /// (or is as harmless: it ends, and touches no memory that it may not), that its sites name what the instructions mean, and that what they point to
 /// (maps, helpers, tables) outlives every run.
 pub fn compile(linked: &Linked, options: &Options) -> Result<Compiled, JitError> {
-    let code = emit(linked, options, Mode::Native)?;
-    let mut placed = place(code)?;
-    let function_starts = linked
-        .program
-        .subprogs
+    scratch::with(|scratch| {
+        let placed = place(emit(linked, options, Mode::Native, scratch)?)?;
+        publish(placed, scratch)
+    })
+}
+
+/// Writes code to its place.
+fn publish(Placed { text, mut code }: Placed, scratch: &mut Scratch) -> Result<Compiled, JitError> {
+    let base = text.address();
+    let callbacks: Arc<[Callback]> = code
+        .functions
         .iter()
-        .map(|subprog| subprog.start)
-        .collect();
-    let base = placed.text.address();
-    let callbacks: Arc<[Callback]> = placed
-        .function_offsets
-        .iter()
-        .map(|&offset| {
-            let address = (base + offset as usize) as *const ();
+        .map(|function| {
+            let address = (base + function.offset as usize) as *const ();
             // SAFETY: 1. the function at this offset takes its arguments as the C ABI passes them and keeps what it must keep; a sixth
             // argument is in a register that it may overwrite.
             let code = unsafe { std::mem::transmute::<*const (), CallbackCode>(address) };
             Callback::new(code)
         })
         .collect();
-    for &(patch, function) in &placed.callback_patches {
+    for &(patch, function) in &code.callbacks {
         let record: *const Callback = &callbacks[function as usize];
-        let at = patch.0 as usize;
-        placed.bytes[at..at + 8]
-            .copy_from_slice(&(record.expose_provenance() as u64).to_le_bytes());
+        code.asm.set64(patch, record.expose_provenance() as u64);
     }
-    placed.text.write(0, &placed.bytes);
-    let faults = if placed.faults.is_empty() {
+    text.write(0, code.asm.code());
+    scratch.code = code.asm.into_buffer();
+    let faults = if code.faults.is_empty() {
         None
     } else {
-        let registered = extable::register(base, placed.bytes.len(), placed.faults);
+        let registered = extable::register(base, text.len_bytes(), code.faults);
         Some(registered.map_err(JitError::Memory)?)
     };
-    let text = Arc::new(placed.text);
+    let text = Arc::new(text);
     Ok(Compiled {
         debug_entry: OnceLock::new(),
         _faults: faults,
-        _followers: crate::tail_call::follow(&text, &placed.direct),
+        _followers: crate::tail_call::follow(&text, &code.direct),
         text,
         callbacks,
-        slot_offsets: placed.slot_offsets,
-        function_offsets: placed.function_offsets,
-        function_starts,
-        tail_entry: placed.tail_entry,
-        inlined: placed.inlined,
-        rule_hits: Box::new(placed.rule_hits),
+        slot_offsets: code.slot_offsets,
+        functions: code.functions,
+        tail_entry: code.tail_entry,
+        rule_hits: code.rule_hits,
     })
 }
 
 /// Both passes.
-pub(crate) fn emit(linked: &Linked, options: &Options, mode: Mode) -> Result<Code, JitError> {
+pub(crate) fn emit(
+    linked: &Linked,
+    options: &Options,
+    mode: Mode,
+    scratch: &mut Scratch,
+) -> Result<Code, JitError> {
     if linked.stops.is_some() && ring3_runtime::stop_layout().is_none() {
         return Err(JitError::Unsupported {
             slot: 0,
@@ -104,10 +104,11 @@ pub(crate) fn emit(linked: &Linked, options: &Options, mode: Mode) -> Result<Cod
     } else {
         plan::Depth::Basic
     };
-    let plan = plan::make(linked, depth, options.keeps_calls)?;
-    match Emitter::new(linked, &plan, options, mode, Jumps::Estimated).program()? {
+    plan::make(&mut scratch.plan, linked, depth, options.keeps_calls)?;
+    let mut program = |jumps| Emitter::new(linked, &mut *scratch, options, mode, jumps).program();
+    match program(Jumps::Estimated)? {
         Ok(code) => Ok(code),
-        Err(_too_far) => match Emitter::new(linked, &plan, options, mode, Jumps::Near).program()? {
+        Err(_too_far) => match program(Jumps::Near)? {
             Ok(code) => Ok(code),
             Err(_) => Err(JitError::Unsupported {
                 slot: 0,
@@ -120,16 +121,7 @@ pub(crate) fn emit(linked: &Linked, options: &Options, mode: Mode) -> Result<Cod
 /// Code whose place is known and whose distances are filled in; not yet written to it.
 pub(crate) struct Placed {
     pub(crate) text: Text,
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) slot_offsets: Vec<u32>,
-    pub(crate) function_offsets: Vec<u32>,
-    pub(crate) tail_entry: u32,
-    pub(crate) callback_patches: Vec<(Patch, u32)>,
-    pub(crate) faults: Vec<extable::FaultEntry>,
-    pub(crate) direct: Vec<crate::tail_call::DirectSite>,
-    /// Per function: its calls were replaced by its instructions.
-    pub(crate) inlined: Vec<bool>,
-    pub(crate) rule_hits: [u32; crate::fuse::RULES],
+    pub(crate) code: Code,
 }
 
 /// Finds a place and fills in what depends on it.
@@ -152,23 +144,10 @@ pub(crate) fn place(mut code: Code) -> Result<Placed, JitError> {
             (text.shared_end() as u64).wrapping_sub(next) as u32,
         );
     }
-    let mut bytes = code.asm.finish();
     for &(patch, offset) in &code.addresses {
-        let at = patch.0 as usize;
-        bytes[at..at + 8].copy_from_slice(&(base + u64::from(offset)).to_le_bytes());
+        code.asm.set64(patch, base + u64::from(offset));
     }
-    Ok(Placed {
-        text,
-        bytes,
-        slot_offsets: code.slot_offsets,
-        function_offsets: code.function_offsets,
-        tail_entry: code.tail_entry,
-        callback_patches: code.callbacks,
-        faults: code.faults,
-        direct: code.direct,
-        inlined: code.inlined,
-        rule_hits: code.rule_hits,
-    })
+    Ok(Placed { text, code })
 }
 
 /// Whether every rel32 reaches from a text at `base`.
@@ -233,17 +212,19 @@ impl Compiled {
     /// # Panics
     /// If there is no such function.
     pub fn function_address(&self, function: usize) -> usize {
-        self.text.address() + self.function_offsets[function] as usize
+        self.text.address() + self.functions[function].offset as usize
     }
 
     /// Whether calls of this function were replaced by its instructions: what watches its entry sees none of them.
     pub fn is_inlined(&self, function: usize) -> bool {
-        self.inlined.get(function).copied().unwrap_or(false)
+        self.functions
+            .get(function)
+            .is_some_and(|function| function.is_inlined)
     }
 
     /// Number of functions.
     pub fn function_count(&self) -> usize {
-        self.function_offsets.len()
+        self.functions.len()
     }
 
     /// Bytes of machine code.
@@ -272,8 +253,7 @@ impl Compiled {
             self.text.address() as u64,
             &self.text.bytes(),
             &self.slot_offsets,
-            &self.function_offsets,
-            &self.function_starts,
+            &self.functions,
         )
     }
 
@@ -282,7 +262,7 @@ impl Compiled {
         crate::fuse::NAMES
             .iter()
             .copied()
-            .zip(*self.rule_hits)
+            .zip(self.rule_hits)
             .collect()
     }
 }

@@ -16,6 +16,7 @@ use crate::cpu::CpuFeatures;
 use crate::frame::{Frame, Mode};
 use crate::plan::Plan;
 use crate::regs::{R11, RAX, X};
+use crate::scratch::Scratch;
 
 /// How to compile.
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,8 +93,8 @@ pub(crate) struct Code {
     pub(crate) asm: Asm,
     /// Offset of each slot's code; for the second slot of a two-slot load that of the first. One more at the end.
     pub(crate) slot_offsets: Vec<u32>,
-    /// Offset of each function's nop.
-    pub(crate) function_offsets: Vec<u32>,
+    /// In order.
+    pub(crate) functions: Vec<FunctionPlace>,
     /// Where a tail call enters.
     pub(crate) tail_entry: u32,
     /// The rel32 jump to the pack's end of the shared frame.
@@ -107,10 +108,19 @@ pub(crate) struct Code {
     pub(crate) faults: Vec<FaultEntry>,
     /// Tail calls that their prog array patches.
     pub(crate) direct: Vec<crate::tail_call::DirectSite>,
-    /// Per function: its calls were replaced by its instructions.
-    pub(crate) inlined: Vec<bool>,
     /// Fusions applied, by rule.
     pub(crate) rule_hits: [u32; crate::fuse::RULES],
+}
+
+/// A function and its code.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FunctionPlace {
+    /// First slot.
+    pub(crate) start: u32,
+    /// Offset of its nop.
+    pub(crate) offset: u32,
+    /// Its calls were replaced by its instructions.
+    pub(crate) is_inlined: bool,
 }
 
 /// Forward jumps may be short where the estimate says so.
@@ -132,8 +142,9 @@ pub(crate) enum Src {
     Imm(i32),
 }
 
+/// A jump whose target's place is not known yet.
 #[derive(Clone, Copy)]
-struct PendingJump {
+pub(crate) struct PendingJump {
     patch: Patch,
     is_short: bool,
     target: u32,
@@ -161,8 +172,8 @@ pub(crate) struct Emitter<'a> {
     /// State of the blinding generator.
     blinding: Option<u64>,
     slot_offsets: Vec<u32>,
-    function_offsets: Vec<u32>,
-    pending: Vec<PendingJump>,
+    functions: Vec<FunctionPlace>,
+    pending: &'a mut Vec<PendingJump>,
     pending_calls: Vec<(Patch, u32)>,
     shared_end: Option<Patch>,
     pub(crate) far: Vec<(Patch, u64)>,
@@ -190,14 +201,20 @@ pub(crate) struct Emitter<'a> {
 impl<'a> Emitter<'a> {
     pub(crate) fn new(
         linked: &'a Linked,
-        plan: &'a Plan,
+        scratch: &'a mut Scratch,
         options: &Options,
         mode: Mode,
         jumps: Jumps,
     ) -> Self {
         let slot_count = linked.program.insns.len();
+        let Scratch {
+            plan,
+            code,
+            pending,
+        } = scratch;
+        pending.clear();
         Emitter {
-            asm: Asm::with_capacity(slot_count * 5 + 256),
+            asm: Asm::in_buffer(std::mem::take(code), slot_count * 5 + 256),
             linked,
             plan,
             cpu: options.cpu,
@@ -213,8 +230,8 @@ impl<'a> Emitter<'a> {
             next_site: 0,
             blinding: options.blinding_seed.map(|seed| seed | 1),
             slot_offsets: vec![0; slot_count + 1],
-            function_offsets: Vec::with_capacity(plan.functions.len()),
-            pending: Vec::with_capacity(slot_count / 8),
+            functions: Vec::with_capacity(plan.functions.len()),
+            pending,
             pending_calls: Vec::new(),
             shared_end: None,
             far: Vec::new(),
@@ -256,9 +273,9 @@ impl<'a> Emitter<'a> {
         self.far_jumps();
         for &(patch, function) in &self.pending_calls {
             self.asm
-                .bind32(patch, self.function_offsets[function as usize] as usize);
+                .bind32(patch, self.functions[function as usize].offset as usize);
         }
-        for jump in &self.pending {
+        for jump in self.pending.iter() {
             let target = self.slot_offsets[jump.target as usize] as usize;
             if !jump.is_short {
                 self.asm.bind32(jump.patch, target);
@@ -273,7 +290,7 @@ impl<'a> Emitter<'a> {
         Ok(Ok(Code {
             asm: self.asm,
             slot_offsets: self.slot_offsets,
-            function_offsets: self.function_offsets,
+            functions: self.functions,
             tail_entry,
             shared_end: self.shared_end,
             far: self.far,
@@ -281,12 +298,6 @@ impl<'a> Emitter<'a> {
             addresses: self.addresses,
             faults: self.faults,
             direct: self.direct,
-            inlined: self
-                .plan
-                .functions
-                .iter()
-                .map(|function| function.is_inlined)
-                .collect(),
             rule_hits: self.rule_hits,
         }))
     }
@@ -300,7 +311,11 @@ impl<'a> Emitter<'a> {
         self.packet_failed = None;
         // The nop lies in one aligned quadword.
         self.asm.align_with_traps(8);
-        self.function_offsets.push(self.asm.pos() as u32);
+        self.functions.push(FunctionPlace {
+            start: function.start as u32,
+            offset: self.asm.pos() as u32,
+            is_inlined: function.is_inlined,
+        });
         if self.mode == Mode::Native {
             self.asm.nop5();
         }

@@ -41,6 +41,7 @@ pub mod pack;
 mod plan;
 mod quick;
 mod regs;
+mod scratch;
 mod stop;
 mod tail_call;
 

@@ -1,6 +1,8 @@
 //! `Listing`: which bytes belong to which instruction, for `dump jited`, perf and tests. No disassembler here: the bytes are data, who
 //! wants text decodes them.
 
+use crate::emit::FunctionPlace;
+
 /// The machine code of a program, cut at its instructions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listing {
@@ -26,8 +28,7 @@ pub(crate) fn cut(
     address: u64,
     code: &[u8],
     slot_offsets: &[u32],
-    function_offsets: &[u32],
-    starts: &[u32],
+    functions: &[FunctionPlace],
 ) -> Listing {
     // (offset, slot): a function's prologue lies before its first slot, and what follows the last slot belongs to none.
     let mut marks: Vec<(u32, Option<u32>)> = vec![(0, None)];
@@ -35,7 +36,7 @@ pub(crate) fn cut(
         marks.push((offset, Some(slot as u32)));
     }
     marks.push((slot_offsets[slot_offsets.len() - 1], None));
-    for (&offset, &start) in function_offsets.iter().zip(starts) {
+    for &FunctionPlace { start, offset, .. } in functions {
         if offset < slot_offsets[start as usize] {
             marks.push((offset, None));
         }

@@ -286,9 +286,9 @@ impl Pack {
             next: 0,
             used_steps: 0,
         };
-        let mut asm = Asm::with_capacity(STEP_BYTES);
+        let mut asm = Asm::in_buffer(Vec::new(), STEP_BYTES);
         Frame::shared().epilogue(&mut asm);
-        let end = asm.finish();
+        let end = asm.code();
         if pack.take(1) != Some(0) || end.len() > STEP_BYTES {
             return Err(Errno::E2BIG);
         }

@@ -17,7 +17,7 @@ use crate::emit::JitError;
 use crate::live::{self, Effect, Fields, Turn};
 
 /// What the first pass found.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Plan {
     /// Per slot, and one more for the end.
     pub(crate) slots: Vec<SlotPlan>,
@@ -200,28 +200,32 @@ pub(crate) enum Depth {
     Full,
 }
 
-/// Looks at everything once, and at what is live where.
+/// Looks at everything once, and at what is live where; `plan` may hold what is known of another program.
 ///
 /// # Errors
 /// [`JitError::Malformed`]: a jump or call to no instruction, a function that does not end.
-pub(crate) fn make(linked: &Linked, depth: Depth, keeps_calls: bool) -> Result<Plan, JitError> {
+pub(crate) fn make(
+    plan: &mut Plan,
+    linked: &Linked,
+    depth: Depth,
+    keeps_calls: bool,
+) -> Result<(), JitError> {
     let slots = &linked.program.insns;
     if slots.is_empty() || linked.program.subprogs.is_empty() {
         return Err(malformed(0, "the program is empty"));
     }
-    let mut plan = Plan {
-        slots: vec![
-            SlotPlan {
-                live: if depth == Depth::Full { 0 } else { u16::MAX },
-                ..SlotPlan::default()
-            };
-            slots.len() + 1
-        ],
-        functions: Vec::with_capacity(linked.program.subprogs.len()),
-        has_exceptions: linked.program.exception_cb.is_some(),
-        has_tail_calls: false,
-        back_jumps: Vec::new(),
-    };
+    plan.slots.clear();
+    plan.slots.resize(
+        slots.len() + 1,
+        SlotPlan {
+            live: if depth == Depth::Full { 0 } else { u16::MAX },
+            ..SlotPlan::default()
+        },
+    );
+    plan.functions.clear();
+    plan.back_jumps.clear();
+    plan.has_exceptions = linked.program.exception_cb.is_some();
+    plan.has_tail_calls = false;
     let mut progress = Progress::default();
     let mut at = 0;
     for (index, facts) in linked.program.subprogs.iter().enumerate() {
@@ -239,7 +243,7 @@ pub(crate) fn make(linked: &Linked, depth: Depth, keeps_calls: bool) -> Result<P
             is_callback: facts.is_callback || facts.is_async_callback,
             ..Function::default()
         };
-        at = look_at_function(linked, &mut function, &mut plan, &mut progress)?;
+        at = look_at_function(linked, &mut function, plan, &mut progress)?;
         plan.functions.push(function);
     }
     if at != slots.len() {
@@ -282,10 +286,10 @@ pub(crate) fn make(linked: &Linked, depth: Depth, keeps_calls: bool) -> Result<P
             function.is_inlined = !keeps_calls && !facts.is_global && is_small_leaf(function);
         }
         if plan.functions.iter().any(|function| function.is_inlined) {
-            estimate_inlined(linked, &mut plan);
+            estimate_inlined(linked, plan);
         }
     }
-    Ok(plan)
+    Ok(())
 }
 
 /// Slots of a function that is cheaper in place than called, `exit` included.

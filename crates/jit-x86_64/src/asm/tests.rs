@@ -5,9 +5,9 @@ use crate::regs::*;
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 
 fn text(emit: impl FnOnce(&mut Asm)) -> String {
-    let mut asm = Asm::with_capacity(0);
+    let mut asm = Asm::in_buffer(Vec::new(), 0);
     emit(&mut asm);
-    let code = asm.finish();
+    let code = asm.code().to_vec();
     let mut decoder = Decoder::with_ip(64, &code, 0, DecoderOptions::NONE);
     let mut formatter = IntelFormatter::new();
     let mut out = String::new();
