@@ -148,6 +148,16 @@ const fn op_0f38(code: u8, width: Width) -> Op {
     }
 }
 
+/// The move between registers.
+pub(crate) const fn mov_op(width: Width) -> Op {
+    op(0x89, width)
+}
+
+/// Arithmetic between registers.
+pub(crate) const fn arith_op(arith: Arith, width: Width) -> Op {
+    op((arith as u8) << 3 | 1, width)
+}
+
 /// The zero-extending load of a size.
 pub(crate) const fn load_op(size: MemSize) -> Op {
     match size {
@@ -244,10 +254,12 @@ impl Asm {
     /// Stores the low `len_bytes` bytes of `value`.
     #[inline(always)]
     pub(crate) fn put(&mut self, value: u64, len_bytes: usize) {
-        if self.pos + 8 > self.buf.len() {
+        let room = self.buf.get_mut(self.pos..);
+        let Some(room) = room.and_then(|room| room.first_chunk_mut()) else {
             self.grow();
-        }
-        self.buf[self.pos..self.pos + 8].copy_from_slice(&value.to_le_bytes());
+            return self.put(value, len_bytes);
+        };
+        *room = value.to_le_bytes();
         self.pos += len_bytes;
     }
 
@@ -349,6 +361,12 @@ impl Asm {
         self.put(mem.disp as u32 as u64, disp_bytes);
     }
 
+    /// `dst op= src` between registers by its fixed part.
+    #[inline(always)]
+    pub(crate) fn registers(&mut self, op: Op, dst: X, src: X) {
+        self.head_reg(op, src.0, dst);
+    }
+
     /// A load or store by its fixed part.
     #[inline(always)]
     pub(crate) fn access(&mut self, op: Op, reg: X, mem: Mem) {
@@ -358,7 +376,7 @@ impl Asm {
     // Moves.
 
     pub(crate) fn mov_rr(&mut self, width: Width, dst: X, src: X) {
-        self.head_reg(op(0x89, width), src.0, dst);
+        self.head_reg(mov_op(width), src.0, dst);
     }
 
     /// `dst = src`, all 64 bits; nothing if they are the same.
@@ -503,7 +521,7 @@ impl Asm {
     // Arithmetic.
 
     pub(crate) fn arith_rr(&mut self, arith: Arith, width: Width, dst: X, src: X) {
-        self.head_reg(op((arith as u8) << 3 | 1, width), src.0, dst);
+        self.head_reg(arith_op(arith, width), src.0, dst);
     }
 
     pub(crate) fn arith_ri(&mut self, arith: Arith, width: Width, dst: X, imm: i32) {

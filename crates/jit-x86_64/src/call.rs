@@ -270,13 +270,13 @@ impl Emitter<'_> {
     fn null_check(&self, slot: usize) -> Option<(JmpOp, usize)> {
         const JEQ: u8 = 0x15;
         const JNE: u8 = 0x55;
-        let raw = self.linked.program.insns.get(slot)?;
+        let raw = self.insns.get(slot)?;
         let op = match raw.code {
             JEQ => JmpOp::Eq,
             JNE => JmpOp::Ne,
             _ => return None,
         };
-        let is_plain = self.is_quick() && !self.plan.slots[slot].is_target;
+        let is_plain = self.is_quick() && !self.slots[slot].is_target;
         let is_null_check = raw.dst() == 0 && raw.imm == 0 && raw.off > 0;
         let target = (slot as i64 + 1 + i64::from(raw.off)) as usize;
         (is_plain && is_null_check).then_some((op, target))

@@ -14,7 +14,7 @@ use ring3_uapi::Errno;
 use crate::asm::{Arith, Asm, Cond, Mem, Patch};
 use crate::cpu::CpuFeatures;
 use crate::frame::{Frame, Mode};
-use crate::plan::Plan;
+use crate::plan::{Plan, SlotPlan};
 use crate::regs::{R11, RAX, X};
 use crate::scratch::Scratch;
 
@@ -155,6 +155,9 @@ pub(crate) struct Emitter<'a> {
     pub(crate) asm: Asm,
     pub(crate) linked: &'a Linked,
     pub(crate) plan: &'a Plan,
+    pub(crate) insns: &'a [RawInsn],
+    /// What the plan knows of them.
+    pub(crate) slots: &'a [SlotPlan],
     pub(crate) cpu: CpuFeatures,
     pub(crate) mode: Mode,
     pub(crate) jumps: Jumps,
@@ -217,6 +220,8 @@ impl<'a> Emitter<'a> {
             asm: Asm::in_buffer(std::mem::take(code), slot_count * 5 + 256),
             linked,
             plan,
+            insns: &linked.program.insns,
+            slots: &plan.slots,
             cpu: options.cpu,
             mode,
             jumps,
@@ -266,7 +271,7 @@ impl<'a> Emitter<'a> {
                 tail_entry = self.tail_entry(inner);
             }
         }
-        let end = self.linked.program.insns.len();
+        let end = self.insns.len();
         self.slot_offsets[end] = self.asm.pos() as u32;
         self.confirm_routine();
         self.packet_routines();
@@ -334,9 +339,14 @@ impl<'a> Emitter<'a> {
         if function.is_callback {
             self.count_stop(function.start);
         }
+        let is_quick = self.is_quick && self.stops.is_none();
         let mut slot = function.start;
         while slot < function.end {
-            slot += self.slot(slot)?;
+            slot += if is_quick && self.quick_slot(slot) {
+                1
+            } else {
+                self.slot(slot)?
+            };
         }
         if let Some(landing) = landing {
             self.land(index, landing)?;
@@ -345,10 +355,23 @@ impl<'a> Emitter<'a> {
         Ok(if self.frame.is_shared { body } else { inner })
     }
 
+    /// Writes what needs no look around: a common instruction that no rule may begin at and that somebody needs.
+    #[inline(always)]
+    fn quick_slot(&mut self, slot: usize) -> bool {
+        let (Some(&raw), Some([here, behind])) =
+            (self.insns.get(slot), self.slots[slot..].first_chunk())
+        else {
+            return false;
+        };
+        self.slot_offsets[slot] = self.asm.pos() as u32;
+        let may_be_fused = !behind.is_target && crate::fuse::may_begin(self.insns, slot);
+        !may_be_fused && !here.effect.is_unread(behind.live) && self.quick(slot, raw)
+    }
+
     /// The instruction at `slot` and those fused with it; returns the slots consumed.
     fn slot(&mut self, slot: usize) -> Result<usize, JitError> {
         self.slot_offsets[slot] = self.asm.pos() as u32;
-        let raw = self.linked.program.insns[slot];
+        let raw = self.insns[slot];
         if self.stops.is_some() && crate::stop::jumps_back(raw) {
             self.count_stop(slot);
         }
@@ -359,7 +382,7 @@ impl<'a> Emitter<'a> {
                 self.hit(crate::fuse::Rule::Unread);
                 return Ok(count);
             }
-            if crate::fuse::may_begin(&self.linked.program.insns, slot)
+            if crate::fuse::may_begin(self.insns, slot)
                 && let Some(count) = self.fused(slot)
             {
                 for inner in slot + 1..slot + count {
@@ -372,7 +395,7 @@ impl<'a> Emitter<'a> {
             }
         }
         if raw.is_ld_imm64() {
-            if self.plan.slots[slot + 1].is_target {
+            if self.slots[slot + 1].is_target {
                 let what = "jump into an instruction".to_owned();
                 return Err(JitError::Malformed {
                     slot: slot + 1,
@@ -384,7 +407,7 @@ impl<'a> Emitter<'a> {
             return Ok(2);
         }
         // By reference: moving an instruction would read in one piece what the decoder has just written in several.
-        match &decode_xlated(&self.linked.program.insns, slot) {
+        match &decode_xlated(self.insns, slot) {
             Ok((insn, _)) => self.insn(slot, insn)?,
             Err(cause) => {
                 return Err(JitError::Malformed {
@@ -440,7 +463,7 @@ impl<'a> Emitter<'a> {
     #[inline(always)]
     fn is_unread(&self, slot: usize, raw: RawInsn) -> bool {
         // What is live at the second slot of a load is what is live behind it.
-        let slots = &self.plan.slots;
+        let slots = self.slots;
         slots[slot].effect.is_unread(slots[slot + 1].live)
             && !(raw.is_ld_imm64() && slots[slot + 1].is_target)
     }
@@ -467,7 +490,7 @@ impl<'a> Emitter<'a> {
     }
 
     fn decode(&self, slot: usize) -> Result<Insn, JitError> {
-        match decode_xlated(&self.linked.program.insns, slot) {
+        match decode_xlated(self.insns, slot) {
             Ok((insn, _)) => Ok(insn),
             Err(cause) => Err(JitError::Malformed {
                 slot,
@@ -737,8 +760,7 @@ impl<'a> Emitter<'a> {
             let there = self.slot_offsets[target] as usize;
             return self.asm.jump_back(there, cond);
         }
-        let between =
-            self.plan.slots[target].estimate - self.plan.slots[(slot + 1).min(target)].estimate;
+        let between = self.slots[target].estimate - self.slots[(slot + 1).min(target)].estimate;
         let is_short = self.jumps == Jumps::Estimated
             && self.mode == Mode::Native
             && !self.is_blinding()

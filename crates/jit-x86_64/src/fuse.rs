@@ -228,7 +228,7 @@ impl Emitter<'_> {
     /// Emits a fused run that begins at `slot`; the number of slots it covers. Not for checked programs, whose accesses are checked one by one,
     /// nor for blinded ones.
     pub(crate) fn fused(&mut self, slot: usize) -> Option<usize> {
-        let first = self.linked.program.insns[slot];
+        let first = self.insns[slot];
         match first.code {
             MOV64 | MOV32 if first.off == 0 => self.after_move(slot, first),
             MOV64_IMM | MOV32_IMM => self.set_condition(slot, first),
@@ -249,17 +249,17 @@ impl Emitter<'_> {
     /// The slot `distance` further on, if control gets there from `slot` only by falling through.
     fn follower(&self, slot: usize, distance: usize) -> Option<RawInsn> {
         for between in slot + 1..=slot + distance {
-            if self.plan.slots.get(between)?.is_target {
+            if self.slots.get(between)?.is_target {
                 return None;
             }
         }
         // A function does not run into the next: the slot before its end is an exit or a jump, which no rule continues.
-        self.linked.program.insns.get(slot + distance).copied()
+        self.insns.get(slot + distance).copied()
     }
 
     /// Whether nobody reads the register from `slot` on.
     pub(crate) fn is_dead(&self, slot: usize, register: u8) -> bool {
-        self.plan.slots[slot].live >> register & 1 == 0
+        self.slots[slot].live >> register & 1 == 0
     }
 
     fn after_move(&mut self, slot: usize, mov: RawInsn) -> Option<usize> {

@@ -77,10 +77,10 @@ impl Emitter<'_> {
         };
         self.hit(Rule::ThreadedJump);
         // The slots have, or will have, code of their own.
-        let end = (jump_slot + 4).min(self.linked.program.insns.len());
+        let end = (jump_slot + 4).min(self.insns.len());
         let offsets = self.slot_offsets(target..end).to_vec();
         let mut at = target;
-        let jump = self.linked.program.insns[jump_slot];
+        let jump = self.insns[jump_slot];
         while at <= jump_slot {
             let goes_to = jump_slot as i64 + 1 + i64::from(jump.off);
             if at == jump_slot
@@ -108,7 +108,7 @@ impl Emitter<'_> {
     /// The slot of a conditional jump that is reached from `target` over a few moves and sums, in a loop that goes on by it or to it.
     fn condition_after(&self, slot: usize, target: usize) -> Option<usize> {
         const BETWEEN: usize = 3;
-        let insns = &self.linked.program.insns;
+        let insns = self.insns;
         let is_short =
             |at: &usize| crate::live::is_pure(insns[*at].code) && !insns[*at].is_ld_imm64();
         let end = self.function_end(slot)?;

@@ -7,9 +7,9 @@
 
 use std::sync::LazyLock;
 
-use ring3_isa::{AluOp, Insn, JmpOp, LoadMode, MemSize, Operand, RawInsn, Reg, Width, decode};
+use ring3_isa::{AluOp, Insn, JmpOp, LoadMode, MemSize, Operand, RawInsn, Width, decode};
 
-use crate::asm::{Arith, Cond, Mem, Op, Shift, load_op, load_sx_op, store_op};
+use crate::asm::{Arith, Cond, Mem, Op, Shift, arith_op, load_op, load_sx_op, mov_op, store_op};
 use crate::emit::{Emitter, Src};
 use crate::jmp::condition;
 use crate::regs::X;
@@ -19,8 +19,10 @@ use crate::regs::X;
 enum Kind {
     /// Nothing: go the long way.
     Long,
-    ArithReg(Arith),
-    MovReg,
+    /// Between registers, by its operation code.
+    Regs(Op),
+    /// A move of 64 bits.
+    Mov,
     AluImm(AluOp),
     ShiftImm(Shift),
     Load(Op),
@@ -78,7 +80,10 @@ fn row(insn: &Insn) -> Option<Row> {
             src: Operand::Reg(_),
             ..
         } => Row {
-            kind: Kind::MovReg,
+            kind: match width {
+                Width::W64 => Kind::Mov,
+                Width::W32 => Kind::Regs(mov_op(width)),
+            },
             width,
             zero: OFF | IMM,
         },
@@ -88,7 +93,7 @@ fn row(insn: &Insn) -> Option<Row> {
             src: Operand::Reg(_),
             ..
         } => Row {
-            kind: Kind::ArithReg(arith(op)?),
+            kind: Kind::Regs(arith_op(arith(op)?, width)),
             width,
             zero: OFF | IMM,
         },
@@ -172,22 +177,20 @@ fn row(insn: &Insn) -> Option<Row> {
 
 impl Emitter<'_> {
     /// Writes the instruction at `slot` if it is one of the common ones. Not for checked or blinded programs, nor for loads that may fault.
+    #[inline(always)]
     pub(crate) fn quick(&mut self, slot: usize, raw: RawInsn) -> bool {
         let row = &ROWS[raw.code as usize];
         let bits = u64::from_le_bytes(raw.to_bytes());
-        let (Some(dst), Some(src)) = (Reg::new(raw.dst()), Reg::new(raw.src())) else {
-            return false;
-        };
-        if bits & row.zero != 0 {
+        let (dst, src) = (X::of_field(raw.dst()), X::of_field(raw.src()));
+        if (bits & row.zero != 0) | dst.is_none() | src.is_none() {
             return false;
         }
-        let (dst, src) = (X::of(dst), X::of(src));
         match row.kind {
             Kind::Long => return false,
-            Kind::ArithReg(arith) => self.asm.arith_rr(arith, row.width, dst, src),
-            // A 64-bit move to itself is nothing.
-            Kind::MovReg if dst == src && row.width == Width::W64 => {}
-            Kind::MovReg => self.asm.mov_rr(row.width, dst, src),
+            Kind::Regs(op) => self.asm.registers(op, dst, src),
+            // To itself it is nothing.
+            Kind::Mov if dst == src => {}
+            Kind::Mov => self.asm.registers(mov_op(Width::W64), dst, src),
             Kind::AluImm(op) => self.alu(slot, row.width, op, dst, Src::Imm(raw.imm)),
             Kind::ShiftImm(shift) => {
                 let count = raw.imm as u32 & (row.width.bits() - 1);

@@ -33,7 +33,30 @@ pub(crate) const R15: X = X(15);
 
 const MAP: [X; 12] = [RAX, RDI, RSI, RDX, RCX, R8, RBX, R13, R14, R15, RBP, R10];
 
+/// By the number in an instruction's field.
+const FIELDS: [X; 16] = {
+    let mut fields = [NONE; 16];
+    let mut number = 0;
+    while number < MAP.len() {
+        fields[number] = MAP[number];
+        number += 1;
+    }
+    fields
+};
+const NONE: X = X(0x80);
+
 impl X {
+    /// The register that a field of an instruction names, the lower four bits of `number`; [`X::is_none`] where there is none.
+    #[inline(always)]
+    pub(crate) const fn of_field(number: u8) -> X {
+        FIELDS[number as usize & 15]
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is_none(self) -> bool {
+        self.0 & NONE.0 != 0
+    }
+
     /// The register that holds a BPF register.
     #[inline(always)]
     pub(crate) const fn of(reg: Reg) -> X {

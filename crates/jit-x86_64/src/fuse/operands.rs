@@ -106,7 +106,7 @@ impl Emitter<'_> {
         mem: Mem,
         (width, op): (Width, JmpOp),
     ) -> Option<usize> {
-        let jump = self.linked.program.insns[slot + 1];
+        let jump = self.insns[slot + 1];
         let temporary = load.dst();
         let is_register = jump.code & 8 != 0;
         let fits = match load.code {
