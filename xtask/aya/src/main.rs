@@ -42,7 +42,9 @@ fn test_run(prog: BorrowedFd<'_>) -> io::Result<u32> {
 
 fn run() -> Result<(), Failure> {
     let object = env::args().nth(1).ok_or("aya-client OBJECT")?;
+    // aya has no user ring buffers; the object has one.
     let mut ebpf = EbpfLoader::new()
+        .allow_unsupported_maps()
         .set_global("step", &3u64, true)
         .load_file(object)?;
     let program: &mut Xdp = ebpf

@@ -60,7 +60,7 @@ int count(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
-SEC("tc")
+SEC("classifier")
 int drain(struct __sk_buff *skb)
 {
 	(void)skb;
