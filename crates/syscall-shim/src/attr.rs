@@ -5,10 +5,14 @@ use ring3_uapi::{Errno, limits::ATTR_BYTES};
 /// Bytes of attributes that bpf(2) looks at in any case. Source: one page.
 pub(crate) const SIZE_BYTES_MAX: usize = 4096;
 
-/// The attributes of one call: zero-extended to the size of the union, and the caller's own bytes, which results are written to.
+/// The attributes of one call: the caller's bytes, which results are written to, zero-extended to the size of the union where they are read.
 pub(crate) struct Attr<'a> {
-    bytes: [u8; ATTR_BYTES],
     user: &'a mut [u8],
+}
+
+/// Without a branch per byte: blocks are short.
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().fold(0, |all, byte| all | byte) == 0
 }
 
 impl<'a> Attr<'a> {
@@ -17,22 +21,19 @@ impl<'a> Attr<'a> {
     /// # Errors
     /// E2BIG: more than a page, or bytes beyond the union that are not zero.
     pub(crate) fn new(user: &'a mut [u8]) -> Result<Attr<'a>, Errno> {
-        if user.len() > SIZE_BYTES_MAX || user.iter().skip(ATTR_BYTES).any(|&byte| byte != 0) {
+        if user.len() > ATTR_BYTES && (user.len() > SIZE_BYTES_MAX || !is_zero(&user[ATTR_BYTES..]))
+        {
             return Err(Errno::E2BIG);
         }
-        let mut bytes = [0; ATTR_BYTES];
-        let known = user.len().min(ATTR_BYTES);
-        bytes[..known].copy_from_slice(&user[..known]);
-        Ok(Attr { bytes, user })
+        Ok(Attr { user })
     }
 
     /// EINVAL unless everything behind a command's last field is zero.
     pub(crate) fn check_end(&self, end: usize) -> Result<(), Errno> {
-        let given = self.user.len().min(ATTR_BYTES);
-        if end < given && self.bytes[end..given].iter().any(|&byte| byte != 0) {
-            return Err(Errno::EINVAL);
+        match self.user.get(end..) {
+            Some(rest) if !is_zero(rest) => Err(Errno::EINVAL),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Bytes that the caller gave.
@@ -41,9 +42,22 @@ impl<'a> Attr<'a> {
     }
 
     /// `N` bytes at an offset that is a constant of the layout.
+    #[inline]
     pub(crate) fn array<const N: usize>(&self, at: usize) -> [u8; N] {
-        let field = self.bytes.get(at..).and_then(|rest| rest.first_chunk());
-        *field.expect("offsets are those of the union")
+        match self.user.get(at..).and_then(|rest| rest.first_chunk()) {
+            Some(field) => *field,
+            None => self.extended(at),
+        }
+    }
+
+    /// A field that the caller gave in part or not at all.
+    #[cold]
+    fn extended<const N: usize>(&self, at: usize) -> [u8; N] {
+        let mut field = [0; N];
+        for (byte, given) in field.iter_mut().zip(self.user.iter().skip(at)) {
+            *byte = *given;
+        }
+        field
     }
 
     pub(crate) fn u32(&self, at: usize) -> u32 {

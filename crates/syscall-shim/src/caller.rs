@@ -1,8 +1,8 @@
 //! Who calls: privileges, and what its descriptors name. Key types: [`Caller`], [`OpenFile`], [`Host`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 use ring3_bpffs::Pinned;
 use ring3_btf::Btf;
 use ring3_maps::{
@@ -12,12 +12,12 @@ use ring3_maps::{
 use ring3_objects::{BtfObject, Cancel, LinkObject, MapObject, Program};
 use ring3_runtime::Task;
 use ring3_spec::Privilege;
-use ring3_uapi::Errno;
+use ring3_uapi::{Errno, MapType};
+
+use crate::fd_slots::FdSlots;
 
 /// Descriptors a caller may have open unless told otherwise. Source: the usual RLIMIT_NOFILE.
 const FDS_MAX: usize = 1024;
-/// The first number handed out: 0 to 2 are taken in every process.
-const FIRST_FD: i32 = 3;
 
 /// A user of bpf(2): what it may do and what it has open. Dropping it closes everything.
 pub struct Caller {
@@ -30,7 +30,7 @@ enum Descriptors {
     /// A table here.
     Table {
         fds_max: usize,
-        table: Mutex<BTreeMap<i32, OpenFile>>,
+        table: RwLock<FdSlots>,
     },
     /// The process that calls, through its transport.
     Host(Box<dyn Host>),
@@ -164,7 +164,7 @@ impl Caller {
             privilege,
             descriptors: Descriptors::Table {
                 fds_max: FDS_MAX,
-                table: Mutex::default(),
+                table: RwLock::default(),
             },
         }
     }
@@ -204,19 +204,13 @@ impl Caller {
     /// EMFILE: all are taken.
     pub fn open(&self, file: OpenFile) -> Result<i32, Errno> {
         let (mut table, fds_max) = match &self.descriptors {
-            Descriptors::Table { fds_max, table } => (table.lock(), *fds_max),
+            Descriptors::Table { fds_max, table } => (table.write(), *fds_max),
             Descriptors::Host(host) => return host.open(file),
         };
-        if table.len() >= fds_max {
+        if table.open_count() >= fds_max {
             return Err(Errno::EMFILE);
         }
-        let mut fd = FIRST_FD;
-        for &taken in table.range(FIRST_FD..).map(|(taken, _)| taken) {
-            if taken != fd {
-                break;
-            }
-            fd = taken.checked_add(1).ok_or(Errno::EMFILE)?;
-        }
+        let fd = table.lowest_free().ok_or(Errno::EMFILE)?;
         table.insert(fd, file);
         Ok(fd)
     }
@@ -232,7 +226,7 @@ impl Caller {
         let Descriptors::Table { table, .. } = &self.descriptors else {
             return Err(Errno::EBADF);
         };
-        let replaced = table.lock().insert(fd, file);
+        let replaced = table.write().insert(fd, file);
         drop(replaced);
         Ok(())
     }
@@ -245,7 +239,7 @@ impl Caller {
         let Descriptors::Table { table, .. } = &self.descriptors else {
             return Err(Errno::EBADF);
         };
-        let closed = table.lock().remove(&fd);
+        let closed = table.write().remove(fd);
         closed.map(drop).ok_or(Errno::EBADF)
     }
 
@@ -255,7 +249,7 @@ impl Caller {
     /// EBADF: it is not open.
     pub fn file(&self, fd: i32) -> Result<OpenFile, Errno> {
         match &self.descriptors {
-            Descriptors::Table { table, .. } => table.lock().get(&fd).cloned().ok_or(Errno::EBADF),
+            Descriptors::Table { table, .. } => table.read().get(fd).cloned().ok_or(Errno::EBADF),
             Descriptors::Host(host) => host.file(fd),
         }
     }
@@ -267,6 +261,32 @@ impl Caller {
             OpenFile::Map(map) => Ok(map),
             _ => Err(Errno::EINVAL),
         }
+    }
+
+    /// Does something to an element of a map. Where that cannot come back to the descriptors, they are held instead of a reference to the map.
+    ///
+    /// # Errors
+    /// EBADF: not open. EINVAL: no map. As `run`.
+    #[inline]
+    pub(crate) fn with_map<R>(
+        &self,
+        fd: i32,
+        run: impl FnOnce(&MapFile) -> Result<R, Errno>,
+    ) -> Result<R, Errno> {
+        let Descriptors::Table { table, .. } = &self.descriptors else {
+            return run(&*self.map(fd)?);
+        };
+        let files = table.read();
+        let map = match files.get(fd).ok_or(Errno::EBADF)? {
+            OpenFile::Map(map) => map,
+            _ => return Err(Errno::EINVAL),
+        };
+        if has_plain_values(map.object().map().map_type()) {
+            return run(map);
+        }
+        let map = Arc::clone(map);
+        drop(files);
+        run(&map)
     }
 
     /// # Errors
@@ -304,6 +324,23 @@ impl Caller {
             _ => Some(Named::Other),
         }
     }
+}
+
+/// Whether neither keys nor values of a type are descriptors.
+fn has_plain_values(map_type: MapType) -> bool {
+    matches!(
+        map_type,
+        MapType::Hash
+            | MapType::PercpuHash
+            | MapType::LruHash
+            | MapType::LruPercpuHash
+            | MapType::Array
+            | MapType::PercpuArray
+            | MapType::LpmTrie
+            | MapType::Queue
+            | MapType::Stack
+            | MapType::BloomFilter
+    )
 }
 
 /// See [`Caller::named_by_program`].

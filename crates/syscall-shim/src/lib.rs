@@ -40,6 +40,7 @@ mod attr;
 mod batch;
 mod btf_cmd;
 mod caller;
+mod fd_slots;
 mod id_cmd;
 mod info;
 mod link_cmd;

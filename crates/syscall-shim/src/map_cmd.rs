@@ -2,8 +2,6 @@
 //!
 //! The order of checks is what callers see: attributes, descriptor, access, flags, key, value. `ring3_maps::Map` repeats those of its own.
 
-use std::sync::Arc;
-
 use ring3_btf::{Btf, Kind, TypeId};
 use ring3_maps::{Access, Map, MapAttr, fields::FieldKind};
 use ring3_objects::MapObject;
@@ -12,7 +10,9 @@ use ring3_uapi::{
     flags::{map_create, map_elem},
 };
 
-use crate::{OpenFile, caller::MapFile, memory::Scratch, name::unchecked_name, shim::Call};
+use crate::{
+    GuestMemory, OpenFile, caller::MapFile, memory::Scratch, name::unchecked_name, shim::Call,
+};
 
 /// Byte offsets in the attributes of element commands.
 const MAP_FD: usize = 0;
@@ -181,15 +181,16 @@ fn check_lock(map: &Map, flags: u64) -> Result<(), Errno> {
 }
 
 /// The key at an address. Maps without keys want no address.
-fn read_key(call: &Call<'_>, map: &Map, address: u64) -> Result<Scratch, Errno> {
+fn read_key<'a>(
+    memory: &dyn GuestMemory,
+    map: &Map,
+    address: u64,
+    room: &'a mut Scratch,
+) -> Result<&'a [u8], Errno> {
     if map.key_size() == 0 && address != 0 {
         return Err(Errno::EINVAL);
     }
-    Scratch::read(call.memory, address, map.key_size() as usize)
-}
-
-fn map_of(call: &Call<'_>) -> Result<Arc<MapFile>, Errno> {
-    call.caller.map(call.attr.fd(MAP_FD))
+    Ok(room.read(memory, address, map.key_size() as usize)?)
 }
 
 /// BPF_MAP_LOOKUP_ELEM.
@@ -198,59 +199,71 @@ pub(crate) fn lookup(call: &mut Call<'_>) -> Result<i64, Errno> {
     if flags & !map_elem::LOCK != 0 {
         return Err(Errno::EINVAL);
     }
-    let file = map_of(call)?;
-    let map = file.object().map();
-    check_read(&file)?;
-    check_lock(map, flags)?;
-    let key = read_key(call, map, call.attr.u64(KEY))?;
-    let address = call.attr.u64(VALUE);
-    let mut value = if map.map_type() == MapType::BloomFilter {
-        // The value is what is looked for.
-        Scratch::read(call.memory, address, map.sys_value_bytes())?
-    } else {
-        Scratch::zeroed(map.sys_value_bytes())?
-    };
-    map.sys_lookup_with(file.access(), &key, value.as_mut(), flags, call.caller)?;
-    call.memory.write(address, &value)?;
-    Ok(0)
+    let (caller, attr, memory) = (call.caller, &call.attr, &mut *call.memory);
+    caller.with_map(attr.fd(MAP_FD), |file| {
+        let map = file.object().map();
+        check_read(file)?;
+        check_lock(map, flags)?;
+        let (mut key, mut value) = (Scratch::new(), Scratch::new());
+        let key = read_key(memory, map, attr.u64(KEY), &mut key)?;
+        let address = attr.u64(VALUE);
+        let value = if map.map_type() == MapType::BloomFilter {
+            // The value is what is looked for.
+            value.read(memory, address, map.sys_value_bytes())?
+        } else {
+            value.zeroed(map.sys_value_bytes())?
+        };
+        map.sys_lookup_with(file.access(), key, value, flags, caller)?;
+        memory.write(address, value)?;
+        Ok(0)
+    })
 }
 
 /// BPF_MAP_UPDATE_ELEM.
 pub(crate) fn update(call: &mut Call<'_>) -> Result<i64, Errno> {
-    let flags = call.attr.u64(FLAGS);
-    let file = map_of(call)?;
-    let map = file.object().map();
-    check_write(&file)?;
-    check_lock(map, flags)?;
-    let key = read_key(call, map, call.attr.u64(KEY))?;
-    let value = Scratch::read(call.memory, call.attr.u64(VALUE), map.sys_value_bytes())?;
-    map.sys_update(file.access(), &key, &value, flags, call.caller)?;
-    Ok(0)
+    let (caller, attr, memory) = (call.caller, &call.attr, &*call.memory);
+    let flags = attr.u64(FLAGS);
+    caller.with_map(attr.fd(MAP_FD), |file| {
+        let map = file.object().map();
+        check_write(file)?;
+        check_lock(map, flags)?;
+        let (mut key, mut value) = (Scratch::new(), Scratch::new());
+        let key = read_key(memory, map, attr.u64(KEY), &mut key)?;
+        let value = value.read(memory, attr.u64(VALUE), map.sys_value_bytes())?;
+        map.sys_update(file.access(), key, value, flags, caller)?;
+        Ok(0)
+    })
 }
 
 /// BPF_MAP_DELETE_ELEM.
 pub(crate) fn delete(call: &mut Call<'_>) -> Result<i64, Errno> {
-    let file = map_of(call)?;
-    let map = file.object().map();
-    check_write(&file)?;
-    let key = read_key(call, map, call.attr.u64(KEY))?;
-    map.sys_delete(file.access(), &key, call.caller)?;
-    Ok(0)
+    let (caller, attr, memory) = (call.caller, &call.attr, &*call.memory);
+    caller.with_map(attr.fd(MAP_FD), |file| {
+        let map = file.object().map();
+        check_write(file)?;
+        let mut key = Scratch::new();
+        let key = read_key(memory, map, attr.u64(KEY), &mut key)?;
+        map.sys_delete(file.access(), key, caller)?;
+        Ok(0)
+    })
 }
 
 /// BPF_MAP_GET_NEXT_KEY.
 pub(crate) fn next_key(call: &mut Call<'_>) -> Result<i64, Errno> {
-    let file = map_of(call)?;
-    let map = file.object().map();
-    check_read(&file)?;
-    let key = match call.attr.u64(KEY) {
-        0 => None,
-        address => Some(read_key(call, map, address)?),
-    };
-    let mut next = Scratch::zeroed(map.key_size() as usize)?;
-    map.sys_next_key(file.access(), key.as_deref(), next.as_mut())?;
-    call.memory.write(call.attr.u64(VALUE), &next)?;
-    Ok(0)
+    let (caller, attr, memory) = (call.caller, &call.attr, &mut *call.memory);
+    caller.with_map(attr.fd(MAP_FD), |file| {
+        let map = file.object().map();
+        check_read(file)?;
+        let (mut key, mut next) = (Scratch::new(), Scratch::new());
+        let key = match attr.u64(KEY) {
+            0 => None,
+            address => Some(read_key(memory, map, address, &mut key)?),
+        };
+        let next = next.zeroed(map.key_size() as usize)?;
+        map.sys_next_key(file.access(), key, next)?;
+        memory.write(attr.u64(VALUE), next)?;
+        Ok(0)
+    })
 }
 
 /// BPF_MAP_LOOKUP_AND_DELETE_ELEM.
@@ -259,24 +272,27 @@ pub(crate) fn lookup_and_delete(call: &mut Call<'_>) -> Result<i64, Errno> {
     if flags & !map_elem::LOCK != 0 {
         return Err(Errno::EINVAL);
     }
-    let file = map_of(call)?;
-    let map = file.object().map();
-    check_read(&file)?;
-    check_write(&file)?;
-    if flags != 0 && matches!(map.map_type(), MapType::Queue | MapType::Stack) {
-        return Err(Errno::EINVAL);
-    }
-    check_lock(map, flags)?;
-    let key = read_key(call, map, call.attr.u64(KEY))?;
-    let mut value = Scratch::zeroed(map.sys_value_bytes())?;
-    map.sys_lookup_and_delete(file.access(), &key, value.as_mut(), flags)?;
-    call.memory.write(call.attr.u64(VALUE), &value)?;
-    Ok(0)
+    let (caller, attr, memory) = (call.caller, &call.attr, &mut *call.memory);
+    caller.with_map(attr.fd(MAP_FD), |file| {
+        let map = file.object().map();
+        check_read(file)?;
+        check_write(file)?;
+        if flags != 0 && matches!(map.map_type(), MapType::Queue | MapType::Stack) {
+            return Err(Errno::EINVAL);
+        }
+        check_lock(map, flags)?;
+        let (mut key, mut value) = (Scratch::new(), Scratch::new());
+        let key = read_key(memory, map, attr.u64(KEY), &mut key)?;
+        let value = value.zeroed(map.sys_value_bytes())?;
+        map.sys_lookup_and_delete(file.access(), key, value, flags)?;
+        memory.write(attr.u64(VALUE), value)?;
+        Ok(0)
+    })
 }
 
 /// BPF_MAP_FREEZE.
 pub(crate) fn freeze(call: &mut Call<'_>) -> Result<i64, Errno> {
-    let file = map_of(call)?;
+    let file = call.caller.map(call.attr.fd(MAP_FD))?;
     let map = file.object().map();
     let is_mapped = call
         .caller

@@ -37,67 +37,54 @@ pub(crate) fn read_vec(
     Ok(bytes)
 }
 
-/// Bytes of a key or a value, on the stack where they are few.
+/// Room for a key or a value: on the stack where they are few. It stays where it was made.
 pub(crate) struct Scratch {
     few: [u8; Scratch::FEW],
     many: Vec<u8>,
-    len: usize,
 }
 
 impl Scratch {
-    const FEW: usize = 128;
+    const FEW: usize = 64;
 
-    /// Zeros.
+    pub(crate) fn new() -> Scratch {
+        Scratch {
+            few: [0; Scratch::FEW],
+            many: Vec::new(),
+        }
+    }
+
+    /// Zeros, of room that was not used before.
     ///
     /// # Errors
     /// ENOMEM: no room here.
-    pub(crate) fn zeroed(len: usize) -> Result<Scratch, Errno> {
-        let mut many = Vec::new();
-        if len > Scratch::FEW {
-            many.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
-            many.resize(len, 0);
+    #[inline]
+    pub(crate) fn zeroed(&mut self, len: usize) -> Result<&mut [u8], Errno> {
+        if len <= Scratch::FEW {
+            return Ok(&mut self.few[..len]);
         }
-        Ok(Scratch {
-            few: [0; Scratch::FEW],
-            many,
-            len,
-        })
+        self.many
+            .try_reserve_exact(len)
+            .map_err(|_| Errno::ENOMEM)?;
+        self.many.resize(len, 0);
+        Ok(&mut self.many)
     }
 
     /// Bytes of the caller's.
     ///
     /// # Errors
     /// EFAULT, as the memory says; ENOMEM: no room here.
+    #[inline]
     pub(crate) fn read(
+        &mut self,
         memory: &dyn GuestMemory,
         address: u64,
         len: usize,
-    ) -> Result<Scratch, Errno> {
-        let mut scratch = Scratch::zeroed(len)?;
+    ) -> Result<&mut [u8], Errno> {
+        let bytes = self.zeroed(len)?;
         if len > 0 {
-            memory.read(address, scratch.as_mut())?;
+            memory.read(address, bytes)?;
         }
-        Ok(scratch)
-    }
-
-    pub(crate) fn as_mut(&mut self) -> &mut [u8] {
-        if self.len > Scratch::FEW {
-            &mut self.many
-        } else {
-            &mut self.few[..self.len]
-        }
-    }
-}
-
-impl std::ops::Deref for Scratch {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        if self.len > Scratch::FEW {
-            &self.many
-        } else {
-            &self.few[..self.len]
-        }
+        Ok(bytes)
     }
 }
 
