@@ -40,7 +40,7 @@ use ring3_uapi::ProgType;
 pub use route::{Route, RouteKind};
 pub use script::Script;
 pub use socket::TapSocket;
-pub use test_run::{action_name, run_frame};
+pub use test_run::{LIVE_FRAMES, action_name, run_frame};
 pub use wire::Wire;
 pub use world::Net;
 pub use xdp_request::{XdpMode, XdpRefusal, XdpRequest, xdp_flags};

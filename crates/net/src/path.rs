@@ -10,7 +10,7 @@ use std::{
 };
 
 use ring3_helpers::packet::{Skb, Sock, SockSpec, XdpBuff};
-use ring3_objects::Error;
+use ring3_objects::{Error, Program};
 use ring3_uapi::Errno;
 
 use crate::{
@@ -109,6 +109,28 @@ impl PacketPath {
     /// EINVAL: shorter than a link header, or longer than 65535 bytes.
     pub fn inject(&mut self, device: &Arc<Device>, frame: &[u8]) -> Result<(), Error> {
         self.enter(frame, |path| path.receive(device, frame))
+    }
+
+    /// A frame with metadata before it arrives at a device, where this XDP program is run instead of the device's own, and everything happens that
+    /// follows from it.
+    ///
+    /// # Errors
+    /// As [`PacketPath::inject`]. EINVAL: no XDP program, or metadata that is none.
+    pub(crate) fn inject_through(
+        &mut self,
+        device: &Arc<Device>,
+        prog: &Program,
+        metadata: &[u8],
+        frame: &[u8],
+    ) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        self.enter(frame, |path| {
+            outcome = path.receive_through(device, prog, metadata, frame);
+        })?;
+        outcome.map_err(|errno| {
+            let bytes = metadata.len();
+            Error::new(errno, format!("a frame with metadata of {bytes} bytes"))
+        })
     }
 
     /// The stack sends a frame out of a device.

@@ -9,11 +9,11 @@ use ring3_isa::RawInsn;
 use ring3_maps::{Access, MapAttr, MapType};
 use ring3_mprog::Anchor;
 use ring3_net::{
-    Device, DeviceSpec, Direction, Exit, Net, PacketPath,
+    Device, DeviceSpec, Direction, Exit, LIVE_FRAMES, Net, PacketPath,
     clsact::{FilterAction, FilterSpec, act},
     simulate,
 };
-use ring3_objects::{LinkDetail, MapObject, ProgAttr, Program, System};
+use ring3_objects::{LinkDetail, MapObject, ProgAttr, Program, System, TestRun};
 use ring3_runtime::ProgObject;
 use ring3_uapi::{Errno, ProgType, flags::prog_load};
 
@@ -682,4 +682,45 @@ fn short_frames_are_refused() {
         Errno::EINVAL
     );
     assert!(simulate("x").is_err());
+}
+
+#[test]
+fn live_test_runs_do_what_the_verdicts_say() {
+    let (system, net, mut path, exits) = world();
+    let eth = net.add_device("eth0").unwrap();
+    let out = net.add_device("out0").unwrap();
+    let mut ctx = [0; 24];
+    ctx[4..8].copy_from_slice(&64u32.to_ne_bytes());
+    ctx[12..16].copy_from_slice(&eth.ifindex().to_ne_bytes());
+    let run = TestRun {
+        data_in: FRAME.to_vec(),
+        ctx_in: ctx.to_vec(),
+        repeat: 3,
+        flags: LIVE_FRAMES,
+        ..TestRun::default()
+    };
+    let redirect = redirects(&system, ProgType::Xdp, 23, out.ifindex(), 0);
+    let verdict = |value| load(&system, ProgType::Xdp, "verdict", &[mov(0, value), EXIT]);
+    for (prog, expected) in [
+        (verdict(1), None),
+        (verdict(2), Some((Exit::Stack, "eth0"))),
+        (verdict(3), Some((Exit::Sent, "eth0"))),
+        (redirect, Some((Exit::Sent, "out0"))),
+    ] {
+        let result = net.run_live(&mut path, &prog, &run).unwrap();
+        assert_eq!((result.retval, &result.data_out[..]), (0, &FRAME[..]));
+        let seen: Vec<_> = exits.lock().unwrap().drain(..).collect();
+        let expected = expected.map(|(exit, name)| (exit, name.to_owned(), 64));
+        assert_eq!(
+            seen,
+            vec![expected; 3].into_iter().flatten().collect::<Vec<_>>()
+        );
+    }
+    assert_eq!((eth.stats().xdp_drop, eth.stats().rx_packets), (3, 0));
+    let gone = TestRun {
+        ctx_in: [&ctx[..12], &99u32.to_ne_bytes(), &ctx[16..]].concat(),
+        ..run
+    };
+    let error = net.run_live(&mut path, &verdict(1), &gone).unwrap_err();
+    assert_eq!(error.errno, Errno::ENODEV);
 }

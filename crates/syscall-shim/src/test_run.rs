@@ -1,5 +1,6 @@
 //! BPF_PROG_TEST_RUN.
 
+use ring3_net::{LIVE_FRAMES, PacketPath};
 use ring3_objects::TestRun;
 use ring3_uapi::{Errno, ProgType};
 
@@ -75,7 +76,13 @@ pub(crate) fn test_run(call: &mut Call<'_>) -> Result<i64, Errno> {
     if run.ctx_in.iter().skip(known).any(|&byte| byte != 0) {
         return Err(Errno::E2BIG);
     }
-    let result = prog.test_run_with(&run).map_err(|error| error.errno)?;
+    let result = if prog_type == ProgType::Xdp && run.flags & LIVE_FRAMES != 0 {
+        let mut path = PacketPath::new(call.net);
+        call.net.run_live(&mut path, &prog, &run)
+    } else {
+        prog.test_run_with(&run)
+    };
+    let result = result.map_err(|error| error.errno)?;
     if has_plain_ctx {
         // What a syscall program changed goes back where it came from.
         call.memory.write(ctx_in, &result.ctx_out)?;

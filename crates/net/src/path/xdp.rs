@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use ring3_helpers::packet::{PacketProgram, Redirect, XdpBuff, take_map_targets, take_redirect};
 use ring3_objects::Program;
 use ring3_sync::rcu;
-use ring3_uapi::flags::prog_load;
+use ring3_uapi::{Errno, flags::prog_load};
 
 use super::{Exit, PacketPath};
 use crate::device::{Device, Direction, bump};
@@ -27,12 +27,39 @@ impl PacketPath {
             Some(verdict) => self.xdp_verdict(device, verdict),
         };
         if passes {
-            self.skb.set_ingress_ifindex(device.ifindex());
-            if self.net.world.has_sockets.load(Ordering::Relaxed) {
-                self.net.world.deliver(device.ifindex(), &mut self.skb);
-            }
-            self.travel(Direction::Ingress, Arc::clone(device));
+            self.enter_stack(device);
         }
+    }
+
+    /// The same for a frame that another program than the device's has run over; it was not on the wire.
+    pub(super) fn receive_through(
+        &mut self,
+        device: &Arc<Device>,
+        prog: &Program,
+        metadata: &[u8],
+        frame: &[u8],
+    ) -> Result<(), Errno> {
+        self.xdp.refill(frame, device.net_device(), 0)?;
+        if !metadata.is_empty() {
+            self.xdp.set_metadata(metadata)?;
+        }
+        let verdict = {
+            let _section = rcu::read();
+            PacketProgram::over_xdp(prog)?.run(&mut self.xdp)
+        };
+        if self.xdp_verdict(device, verdict) {
+            self.enter_stack(device);
+        }
+        Ok(())
+    }
+
+    /// The packet at hand goes from a device to the stack.
+    fn enter_stack(&mut self, device: &Arc<Device>) {
+        self.skb.set_ingress_ifindex(device.ifindex());
+        if self.net.world.has_sockets.load(Ordering::Relaxed) {
+            self.net.world.deliver(device.ifindex(), &mut self.skb);
+        }
+        self.travel(Direction::Ingress, Arc::clone(device));
     }
 
     /// Runs the device's XDP program, if it has one; its verdict.

@@ -1,5 +1,6 @@
 //! BPF_PROG_TEST_RUN of packet programs, and single runs over captured frames.
 
+mod live;
 mod skb;
 mod xdp;
 
@@ -11,6 +12,7 @@ use std::{
 use ring3_helpers::packet::{NetDevice, PacketProgram, Skb, XdpBuff};
 use ring3_objects::{Error, Program, TestRun};
 use ring3_uapi::{Errno, ProgType};
+pub use xdp::LIVE_FRAMES;
 pub(crate) use {skb::SkbOps, xdp::XdpOps};
 
 /// The device that test runs take packets from: `lo`, as in a network namespace that has nothing else.

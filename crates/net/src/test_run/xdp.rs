@@ -12,7 +12,7 @@ use super::{invalid, loopback, timed};
 /// Bytes of `struct xdp_md`.
 const XDP_MD_BYTES: usize = 24;
 /// `BPF_F_TEST_XDP_LIVE_FRAMES`
-const LIVE_FRAMES: u32 = 1 << 1;
+pub const LIVE_FRAMES: u32 = 1 << 1;
 
 /// XDP programs.
 pub(crate) struct XdpOps;
@@ -23,7 +23,7 @@ impl ProgTypeOps for XdpOps {
             return Err(Error::new(
                 Errno::ENOTSUPP,
                 format!(
-                    "program '{}': live frames need a device to send them on",
+                    "program '{}': live frames need a network to travel in (Net::run_live)",
                     prog.name()
                 ),
             ));
@@ -31,7 +31,11 @@ impl ProgTypeOps for XdpOps {
         if run.flags != 0 || run.batch_size != 0 {
             return Err(invalid(prog, "flags and batch_size must be 0"));
         }
-        let (metadata_bytes, linear_bytes) = split(prog, run)?;
+        let Split {
+            metadata_bytes,
+            linear_bytes,
+            ..
+        } = split(prog, run, &|_| false)?;
         let (metadata, packet) = run.data_in.split_at(metadata_bytes);
         const EMPTY: [u8; 14] = [0; 14];
         let mut xdp =
@@ -67,10 +71,29 @@ impl ProgTypeOps for XdpOps {
     }
 }
 
-/// Bytes of `data_in` that are metadata, and bytes behind them that are linear: where the given context says that `data` begins and ends.
-fn split(prog: &Program, run: &TestRun) -> Result<(usize, usize), Error> {
+/// How a context divides `data_in`.
+pub(super) struct Split {
+    /// Bytes before where it says that `data` begins.
+    pub(super) metadata_bytes: usize,
+    /// Bytes from there to where it says that `data` ends.
+    pub(super) linear_bytes: usize,
+    /// The device that the packet came from.
+    pub(super) ifindex: u32,
+}
+
+/// What the context says, if there is one. `lo` and devices that `has_device` knows have one queue.
+pub(super) fn split(
+    prog: &Program,
+    run: &TestRun,
+    has_device: &dyn Fn(u32) -> bool,
+) -> Result<Split, Error> {
+    const LOOPBACK: u32 = 1;
     if run.ctx_in.is_empty() {
-        return Ok((0, run.data_in.len()));
+        return Ok(Split {
+            metadata_bytes: 0,
+            linear_bytes: run.data_in.len(),
+            ifindex: LOOPBACK,
+        });
     }
     if run.ctx_in.iter().skip(XDP_MD_BYTES).any(|&byte| byte != 0) {
         return Err(invalid(
@@ -108,17 +131,24 @@ fn split(prog: &Program, run: &TestRun) -> Result<(usize, usize), Error> {
             "ctx_in: egress_ifindex, or rx_queue_index without a device",
         ));
     }
-    match ingress_ifindex {
-        0 | 1 if rx_queue_index == 0 => Ok((data as usize, (data_end - data) as usize)),
-        0 | 1 => Err(invalid(
+    let ifindex = ingress_ifindex.max(LOOPBACK);
+    if ifindex != LOOPBACK && !has_device(ifindex) {
+        return Err(Error::new(
+            Errno::ENODEV,
+            format!("ctx_in: no device with ifindex {ifindex}"),
+        ));
+    }
+    if rx_queue_index != 0 {
+        return Err(invalid(
             prog,
             "ctx_in: rx_queue_index beyond the queues of the device",
-        )),
-        _ => Err(Error::new(
-            Errno::ENODEV,
-            format!("ctx_in: no device with ifindex {ingress_ifindex}"),
-        )),
+        ));
     }
+    Ok(Split {
+        metadata_bytes: data as usize,
+        linear_bytes: (data_end - data) as usize,
+        ifindex,
+    })
 }
 
 /// The context as it was given, with where `data` begins and ends now.
