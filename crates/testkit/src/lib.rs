@@ -14,6 +14,7 @@ pub mod corpus_kernel;
 pub mod engine_fuzz;
 #[cfg(feature = "engines")]
 pub mod engines;
+pub mod feature_kernel;
 pub mod filetest;
 pub mod fixture;
 pub mod generate;

@@ -79,6 +79,64 @@ Error: interface xdp attach failed: Device or resource busy
     assert!(shown.contains("v0(3) generic count_flows id "), "{shown}");
 }
 
+/// The rows of `bpftool feature probe` without those of some program types.
+fn probes(text: &str, without: &[&str]) -> Vec<String> {
+    let mut is_without = false;
+    let mut rows = Vec::new();
+    for line in text.lines() {
+        if let Some(of) = line.strip_prefix("eBPF helpers supported for program type ") {
+            is_without = without.contains(&of.trim_end_matches(':'));
+        } else if !line.starts_with('\t') {
+            let of = line.strip_prefix("eBPF program_type ").unwrap_or_default();
+            let of = of.split(' ').next().unwrap_or_default();
+            is_without = without.contains(&of);
+        }
+        if !is_without {
+            rows.push(line.to_owned());
+        }
+    }
+    rows
+}
+
+#[test]
+fn bpftool_finds_every_feature_of_the_kernel() {
+    if !has_bpftool() {
+        return;
+    }
+    let recorded = include_str!("../../../../fixtures/oracle/bpftool-feature.txt");
+    let (head, recorded) = recorded.split_at(recorded.find("Scanning").unwrap());
+    let refused = head.lines().find_map(|line| line.split_once("EPERM:"));
+    let refused: Vec<_> = refused.unwrap().1.split_whitespace().collect();
+    let rig = Rig::new("bpftool-feature");
+    let version = script(&rig, "bpftool version");
+    if !version.contains("bpftool v7.1.0") {
+        eprintln!("skipped: the probes of bpftool 7.1 are recorded, here is {version}");
+        return;
+    }
+    let found = script(&rig, "bpftool feature probe full");
+    let begin = found.find("Scanning system call availability").unwrap();
+    let (found, expected) = (
+        probes(&found[begin..], &refused),
+        probes(recorded, &refused),
+    );
+    assert!(expected.len() > 5000, "{}", expected.len());
+    let wrong: Vec<_> = expected
+        .iter()
+        .zip(&found)
+        .filter(|(a, b)| a != b)
+        .collect();
+    assert!(
+        wrong.is_empty() && found.len() == expected.len(),
+        "{wrong:?}"
+    );
+    // What the recording host refused is served here.
+    let all = script(&rig, "bpftool feature probe");
+    for of in refused {
+        let row = format!("eBPF program_type {of} is available");
+        assert!(all.contains(&row), "{row}");
+    }
+}
+
 /// What the clients of `rings.bpf.c` print, over the kernel as over the daemon.
 const SKELETON: &str = "empty 0 0
 count 2

@@ -18,6 +18,7 @@ type Record = fn() -> io::Result<usize>;
 const AREAS: &[(&str, Record)] = &[
     ("asm", filetest::run::record),
     ("elf", record_elf),
+    ("feature", record_feature),
     ("helpers", record_helpers),
     ("maps", record_maps),
     ("memlock", record_memlock),
@@ -208,6 +209,13 @@ fn record_elf_for(loader: Loader) -> io::Result<usize> {
         }
     }
     Ok(count)
+}
+
+/// What bpftool's probes find.
+fn record_feature() -> io::Result<usize> {
+    ring3_testkit::feature_kernel::record(
+        &ring3_testkit::fixture::fixtures_dir().join("oracle/bpftool-feature.txt"),
+    )
 }
 
 /// What programs find out by calling helpers.
