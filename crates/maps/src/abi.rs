@@ -67,15 +67,15 @@ helpers! {
 
     /// `bpf_ringbuf_output(map, data, size, flags)`.
     fn ringbuf_output(map, data, size, flags) {
-        let Some(ring) = map.downcast::<RingBuf>() else { return Errno::EINVAL.negated() as u64 };
+        let Some(ring) = RingBuf::of(map) else { return Errno::EINVAL.negated() as u64 };
         result_of(ring.output(data as *const u8, size, flags))
     }
 
     /// `bpf_ringbuf_reserve(map, size, flags)`: the record's address or 0.
-    fn ringbuf_reserve(map, size, flags, _c) { map.downcast::<RingBuf>().map_or(0, |ring| ring.reserve(size, flags)) }
+    fn ringbuf_reserve(map, size, flags, _c) { RingBuf::of(map).map_or(0, |ring| ring.reserve(size, flags)) }
 
     /// `bpf_ringbuf_query(map, what)`.
-    fn ringbuf_query(map, what, _b, _c) { map.downcast::<RingBuf>().map_or(0, |ring| ring.query(what)) }
+    fn ringbuf_query(map, what, _b, _c) { RingBuf::of(map).map_or(0, |ring| ring.query(what)) }
 }
 
 /// `bpf_ringbuf_submit(sample, flags)`.

@@ -213,6 +213,11 @@ impl Map {
         self.header.id.store(id, Ordering::Relaxed);
     }
 
+    #[inline]
+    pub(crate) fn is_ringbuf(&self) -> bool {
+        self.header.map_type == MapType::Ringbuf.raw()
+    }
+
     /// The operations, for code that knows the type.
     pub fn ops(&self) -> &dyn MapOps {
         &*self.ops

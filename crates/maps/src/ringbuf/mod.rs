@@ -26,6 +26,7 @@ use ring3_sync::spin::OwnedSpin;
 use ring3_uapi::Errno;
 use ring3_uapi::flags::map_create;
 
+use crate::Map;
 use crate::attr::{MapAttr, MapError};
 use crate::mem;
 use crate::ops::{MapOps, MmapRule, MmapSource};
@@ -111,6 +112,8 @@ pub struct RingBuf {
     produced: AtomicU64,
     pending_pos: AtomicU64,
     mask: u64,
+    /// Binary logarithm of the bytes of a page.
+    page_shift: u32,
 }
 
 impl RingBuf {
@@ -124,6 +127,7 @@ impl RingBuf {
             produced: AtomicU64::new(0),
             pending_pos: AtomicU64::new(0),
             mask,
+            page_shift: page_bytes().trailing_zeros(),
         });
         // Submit gets nothing but the record.
         registry::add(&ringbuf);
@@ -151,6 +155,13 @@ impl RingBuf {
         let at = self.ring.data().wrapping_add((pos & self.mask) as usize);
         // SAFETY: 1. positions are multiples of 8; 2. the masked offset lies in the data area.
         unsafe { AtomicU32::from_ptr(at.cast()) }
+    }
+
+    /// The ring of a map of this type.
+    #[inline]
+    pub(crate) fn of(map: &Map) -> Option<&RingBuf> {
+        // SAFETY: 1. what is hot in a map of this type is the map's own `RingBuf`, which lives as long.
+        (map.is_ringbuf()).then(|| unsafe { &*map.hot().cast::<RingBuf>() })
     }
 
     /// `bpf_ringbuf_reserve`: the address of `size` bytes to fill, or 0 where there is no room.
@@ -186,7 +197,7 @@ impl RingBuf {
         }
         let offset = (start & self.mask) as usize;
         let header = self.ring.data().wrapping_add(offset);
-        let page = (3 * page_bytes() + offset) / page_bytes();
+        let page = 3 + (offset >> self.page_shift);
         self.header(start)
             .store(size as u32 | BUSY_BIT, Ordering::Relaxed);
         // SAFETY: 1. the second word of the header, in the data area and 4-aligned.
@@ -214,14 +225,21 @@ impl RingBuf {
         if discard {
             len |= DISCARD_BIT;
         }
-        // Sequentially consistent: the consumer's position is read after the record is visible, else both could sleep.
         point();
+        if flags & (wakeup::FORCE_WAKEUP | wakeup::NO_WAKEUP) != 0 {
+            // What the consumer has read decides nothing.
+            word.store(len, Ordering::Release);
+            point();
+            if flags & wakeup::FORCE_WAKEUP != 0 {
+                self.event.signal();
+            }
+            return;
+        }
+        // Sequentially consistent: the consumer's position is read after the record is visible, else both could sleep.
         word.swap(len, Ordering::SeqCst);
         point();
         let consumed = self.consumer_pos().load(Ordering::SeqCst) & self.mask;
-        if flags & wakeup::FORCE_WAKEUP != 0
-            || (consumed == offset && flags & wakeup::NO_WAKEUP == 0)
-        {
+        if consumed == offset {
             self.event.signal();
         }
     }
@@ -341,6 +359,10 @@ impl Drop for RingBuf {
 }
 
 impl MapOps for RingBuf {
+    fn hot(&self) -> *const () {
+        std::ptr::from_ref(self).cast()
+    }
+
     fn mmap_source(&self) -> Option<MmapSource<'_>> {
         Some(ring_source(&self.ring, RingProducer::Owner))
     }
