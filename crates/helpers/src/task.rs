@@ -41,10 +41,7 @@ fn ancestor_cgroup_id(cgroup: u64, level: i32) -> u64 {
 }
 
 implement! { ROWS:
-    GetCurrentPidTgid() {
-        let (pid, tgid) = current_ids();
-        u64::from(tgid) << 32 | u64::from(pid)
-    }
+    GetCurrentPidTgid() { current_ids() }
     GetCurrentUidGid() {
         let task = current_task();
         u64::from(task.gid) << 32 | u64::from(task.uid)

@@ -479,7 +479,8 @@ impl<'a> Build<'a> {
                 ..unary(Op::LoadU64, Reg::R0)
             },
             InlineCall::PercpuArrayLookup { fallback, .. }
-            | InlineCall::SmpProcessorId { fallback } => call_step(&fallback),
+            | InlineCall::SmpProcessorId { fallback }
+            | InlineCall::CurrentPidTgid { fallback } => call_step(&fallback),
         }
     }
 

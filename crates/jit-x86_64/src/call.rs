@@ -145,6 +145,14 @@ impl Emitter<'_> {
                 Some(offsets) => self.section_cpu(RAX, offsets),
                 None => self.call_target(fallback),
             },
+            InlineCall::CurrentPidTgid { fallback } => match ring3_sync::rcu::cell_tls_offset() {
+                Some(cell) => {
+                    let ids = ring3_sync::rcu::section_layout().task_ids_offset as i32;
+                    self.asm.load_thread(RAX, cell);
+                    self.asm.load(MemSize::Dw, RAX, Mem::at(RAX, ids));
+                }
+                None => self.call_target(fallback),
+            },
             InlineCall::PercpuArrayLookup {
                 base,
                 stride,
@@ -353,7 +361,9 @@ fn section_cpu_offsets() -> Option<(i32, i32)> {
 /// Whether the call is made after all: then it reads what calls read.
 pub(crate) fn falls_back(inline: &InlineCall) -> bool {
     match inline {
-        InlineCall::SmpProcessorId { .. } => section_cpu_offsets().is_none(),
+        InlineCall::SmpProcessorId { .. } | InlineCall::CurrentPidTgid { .. } => {
+            section_cpu_offsets().is_none()
+        }
         InlineCall::PercpuArrayLookup { cpu_stride, .. } => {
             section_cpu_offsets().is_none() || i32::try_from(*cpu_stride).is_err()
         }

@@ -270,7 +270,8 @@ pub(crate) fn call_reads(target: Option<&Target>) -> u16 {
             InlineCall::ArrayLookup { .. } | InlineCall::PercpuArrayLookup { .. } => 1 << 2,
             InlineCall::ConstAddress { .. }
             | InlineCall::LoadU64 { .. }
-            | InlineCall::SmpProcessorId { .. } => 0,
+            | InlineCall::SmpProcessorId { .. }
+            | InlineCall::CurrentPidTgid { .. } => 0,
         },
         Some(Target::TailCall(site)) => match site.const_index {
             Some(_) => 1 << 1,

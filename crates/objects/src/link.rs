@@ -313,6 +313,9 @@ fn call_target(
         (FuncId::GetSmpProcessorId, _) => {
             Target::Inline(InlineCall::SmpProcessorId { fallback: target })
         }
+        (FuncId::GetCurrentPidTgid, _) => {
+            Target::Inline(InlineCall::CurrentPidTgid { fallback: target })
+        }
         _ => Target::Call(target),
     }))
 }

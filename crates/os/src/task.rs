@@ -31,8 +31,7 @@ fn ask() -> Kept {
         // SAFETY: 1. the handler only adds to an atomic, which is allowed after a fork of a process with threads.
         unsafe { libc::pthread_atfork(None, None, Some(forget)) };
     });
-    // SAFETY: 1. neither call takes an argument or can fail.
-    let (tid, pid) = unsafe { (libc::gettid() as u32, libc::getpid() as u32) };
+    let (tid, pid) = ids_now();
     let kept = Kept {
         forks: FORKS.load(Ordering::Relaxed),
         tid,
@@ -40,6 +39,12 @@ fn ask() -> Kept {
     };
     KEPT.set(kept);
     kept
+}
+
+/// As [`ids`], asked anew; may be called between fork(2) and its return in the child.
+pub fn ids_now() -> (u32, u32) {
+    // SAFETY: 1. neither call takes an argument or can fail.
+    unsafe { (libc::gettid() as u32, libc::getpid() as u32) }
 }
 
 /// The ids of this thread and of its process, as the kernel's `pid` and `tgid`.

@@ -8,6 +8,8 @@ use std::any::Any;
 use std::cell::Cell;
 use std::marker::PhantomData;
 
+use ring3_sync::rcu;
+
 /// The task that `bpf_get_current_*` describe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Task {
@@ -63,19 +65,33 @@ thread_local! {
 /// Puts the previous context back, also when the body unwinds.
 struct Restore<'a> {
     previous: *const RunContext<'static>,
+    /// The ids that programs saw, where this context has changed them.
+    task_ids: Option<u64>,
     _body: PhantomData<&'a ()>,
 }
 
 impl Drop for Restore<'_> {
     fn drop(&mut self) {
         CURRENT.set(self.previous);
+        if let Some(ids) = self.task_ids {
+            rcu::thread().replace_task_ids(ids);
+        }
     }
 }
 
 /// Runs `body` (which runs programs) under `context`. Contexts nest; the inner one hides the outer.
 pub fn with_run_context<R>(context: &RunContext<'_>, body: impl FnOnce() -> R) -> R {
+    let previous = CURRENT.replace(std::ptr::from_ref(context).cast());
+    // Without a context programs see the thread itself already.
+    let task_ids = (context.task.is_some() || !previous.is_null()).then(|| {
+        let (pid, tgid) = context
+            .task
+            .map_or_else(ring3_os::task::ids, |task| (task.pid, task.tgid));
+        rcu::thread().replace_task_ids(u64::from(tgid) << 32 | u64::from(pid))
+    });
     let _restore = Restore {
-        previous: CURRENT.replace(std::ptr::from_ref(context).cast()),
+        previous,
+        task_ids,
         _body: PhantomData,
     };
     body()
@@ -89,11 +105,10 @@ fn with_current<R>(body: impl FnOnce(Option<&RunContext<'_>>) -> R) -> R {
     body(unsafe { current.as_ref() })
 }
 
-/// The ids of the task that helpers report, without the rest of it: `pid` and `tgid`.
+/// `bpf_get_current_pid_tgid`: tgid << 32 | pid of the task that helpers report.
 #[inline]
-pub fn current_ids() -> (u32, u32) {
-    let modelled = with_current(|context| context?.task.map(|task| (task.pid, task.tgid)));
-    modelled.unwrap_or_else(ring3_os::task::ids)
+pub fn current_ids() -> u64 {
+    rcu::thread().task_ids()
 }
 
 /// The task that helpers report: the context's, or the calling thread.
@@ -175,7 +190,16 @@ mod tests {
             task: Some(task),
             ..RunContext::default()
         };
-        assert_eq!(with_run_context(&context, current_task), task);
+        let own = current_ids();
+        assert_eq!(own >> 32, u64::from(std::process::id()));
+        let plain = RunContext::default();
+        let modelled = 4 << 32 | 5;
+        with_run_context(&context, || {
+            assert_eq!((current_task(), current_ids()), (task, modelled));
+            with_run_context(&plain, || assert_eq!(current_ids(), own));
+            assert_eq!(current_ids(), modelled);
+        });
+        assert_eq!(current_ids(), own);
     }
 
     #[test]

@@ -137,6 +137,11 @@ pub enum InlineCall {
         /// The general function.
         fallback: CallTarget,
     },
+    /// `bpf_get_current_pid_tgid`: [`ring3_sync::rcu::ThreadCell::task_ids`].
+    CurrentPidTgid {
+        /// The general function.
+        fallback: CallTarget,
+    },
     /// `bpf_jiffies64`-like helpers: r0 = the u64 at an address.
     LoadU64 {
         /// Address of the word.
@@ -154,6 +159,7 @@ impl InlineCall {
             | InlineCall::ConstAddress { fallback, .. }
             | InlineCall::PercpuArrayLookup { fallback, .. }
             | InlineCall::SmpProcessorId { fallback }
+            | InlineCall::CurrentPidTgid { fallback }
             | InlineCall::LoadU64 { fallback, .. } => *fallback,
         }
     }

@@ -44,6 +44,8 @@ pub struct ThreadCell {
     cpu: AtomicU32,
     /// Dense index of the cell, from 1; identifies the thread in lock words and per-thread tables.
     slot: u32,
+    /// The task that programs of this thread see.
+    task_ids: AtomicU64,
 }
 
 impl ThreadCell {
@@ -51,6 +53,19 @@ impl ThreadCell {
     #[inline]
     pub fn slot(&self) -> u32 {
         self.slot
+    }
+
+    /// Process id << 32 | thread id of the task that programs of the thread see: the thread itself, unless a hook has set another.
+    #[inline]
+    pub fn task_ids(&self) -> u64 {
+        self.task_ids.load(Ordering::Relaxed)
+    }
+
+    /// Sets what [`ThreadCell::task_ids`] says; the value before.
+    pub fn replace_task_ids(&self, ids: u64) -> u64 {
+        let before = self.task_ids();
+        self.task_ids.store(ids, Ordering::Relaxed);
+        before
     }
 
     /// Nested read sections of the thread now.
@@ -163,13 +178,23 @@ fn init_barrier() {
     });
 }
 
-/// In a child of fork(2): the other threads, and with them their sections, are not there.
+/// The calling thread, as [`ThreadCell::task_ids`] has it.
+fn own_task_ids() -> u64 {
+    let (thread, process) = ring3_os::task::ids_now();
+    u64::from(process) << 32 | u64::from(thread)
+}
+
+/// In a child of fork(2): the other threads, and with them their sections, are not there, and this one has other ids.
 fn end_sections_of_others() {
+    let own = CELL.get();
+    // SAFETY: 1. cells are leaked boxes: valid forever.
+    if let Some(own) = unsafe { own.as_ref() } {
+        own.replace_task_ids(own_task_ids());
+    }
     // Held by a thread of the parent, it stays held, and the child cannot wait for readers at all.
     let Some(registry) = REGISTRY.try_lock() else {
         return;
     };
-    let own = CELL.get();
     for cell in &registry.cells {
         if !std::ptr::eq(*cell, own) {
             cell.state.store(0, Ordering::Release);
@@ -198,6 +223,8 @@ pub struct SectionLayout {
     pub state_offset: usize,
     /// Offset of the section's CPU in a [`ThreadCell`], a u32.
     pub cpu_offset: usize,
+    /// Offset of [`ThreadCell::task_ids`], a u64.
+    pub task_ids_offset: usize,
     /// Bits of the state below the epoch.
     pub depth_bits: u32,
 }
@@ -208,6 +235,7 @@ pub fn section_layout() -> SectionLayout {
         entered: GLOBAL.entered.as_ptr(),
         state_offset: std::mem::offset_of!(ThreadCell, state),
         cpu_offset: std::mem::offset_of!(ThreadCell, cpu),
+        task_ids_offset: std::mem::offset_of!(ThreadCell, task_ids),
         depth_bits: DEPTH_BITS,
     }
 }
@@ -224,12 +252,14 @@ fn register() -> &'static ThreadCell {
                 state: AtomicU64::new(0),
                 cpu: AtomicU32::new(0),
                 slot,
+                task_ids: AtomicU64::new(0),
             }));
             registry.cells.push(cell);
             cell
         }
     };
     drop(registry);
+    cell.replace_task_ids(own_task_ids());
     CELL.set(cell);
     // In a destructor that runs after this one's, nobody gives the cell back: it is leaked, empty.
     let _ = REGISTRATION.try_with(|_| ());
@@ -267,6 +297,7 @@ fn scheduled_cell(index: usize) -> &'static ThreadCell {
                 state: AtomicU64::new(0),
                 cpu: AtomicU32::new(0),
                 slot,
+                task_ids: AtomicU64::new(own_task_ids()),
             };
             let cell: &'static ThreadCell = Box::leak(Box::new(cell));
             SCHEDULED.lock().push(cell);

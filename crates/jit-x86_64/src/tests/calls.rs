@@ -379,8 +379,12 @@ fn lookups_in_place_agree_with_the_definition() {
     }
 }
 
+unsafe extern "C" fn task_ids(_: u64, _: u64, _: u64, _: u64, _: u64) -> u64 {
+    ring3_sync::rcu::thread().task_ids()
+}
+
 #[test]
-fn the_cpu_is_that_of_the_read_section() {
+fn the_cpu_and_the_ids_are_those_of_the_read_section() {
     let fallback = CallTarget::plain(mix);
     let section = ring3_sync::rcu::read();
     let cpu = section.cpu() as u64;
@@ -393,6 +397,20 @@ fn the_cpu_is_that_of_the_read_section() {
         )],
     );
     assert_eq!(run_both(&linked, [0; MEMORY_BYTES]).0, cpu);
+    let cell = ring3_sync::rcu::thread();
+    let own = cell.replace_task_ids(7 << 32 | 9);
+    let linked = linked_with(
+        &asm("r0 = 9\n call #14\n exit"),
+        &[0],
+        vec![site(
+            1,
+            Target::Inline(InlineCall::CurrentPidTgid {
+                fallback: CallTarget::plain(task_ids),
+            }),
+        )],
+    );
+    assert_eq!(run_both(&linked, [0; MEMORY_BYTES]).0, 7 << 32 | 9);
+    cell.replace_task_ids(own);
     let (base, stride, cpu_stride, max_entries) = (0x7000_1234_0000u64, 24u32, 4096u64, 11u32);
     let inline = InlineCall::PercpuArrayLookup {
         base,
