@@ -4,6 +4,9 @@
 //! the process, each in a read section of its own; due timers wait in one ordered queue, from which cancelling takes them out, so that the queue
 //! is never longer than there are armed timers.
 //!
+//! A timer whose map has users (descriptors or pins) holds the program of its callback, which holds the map: with the last user all timers of the map
+//! end ([`ring3_maps::Map::user_ref_put`]), as they do when their value is deleted, or by cancelling.
+//!
 //! Neighbour: `ring3_maps::fields`, whose hooks (`kfunc::fields`) call [`release`] when a value with a timer goes.
 
 use std::any::Any;
@@ -14,8 +17,8 @@ use std::thread::ThreadId;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use ring3_maps::Map;
 use ring3_maps::fields::FieldKind;
+use ring3_maps::{Map, Users};
 use ring3_os::time;
 use ring3_runtime::CallbackRef;
 use ring3_sync::rcu;
@@ -57,12 +60,42 @@ impl Clock {
     }
 }
 
+type Program = dyn Any + Send + Sync;
+
+/// The program of a callback.
+#[derive(Clone)]
+enum Owner {
+    /// It stays loaded for the timer, as long as the map has users (descriptors, pins).
+    Held(Arc<Program>),
+    /// The map counts no users: its host's handles keep what they keep, and the timer ends with the program.
+    Known(Weak<Program>),
+}
+
+impl Owner {
+    fn get(&self) -> Option<Arc<Program>> {
+        match self {
+            Owner::Held(program) => Some(Arc::clone(program)),
+            Owner::Known(program) => program.upgrade(),
+        }
+    }
+}
+
 /// What a timer calls: the function, and the program it belongs to.
 #[derive(Clone)]
 struct Callback {
     code: CallbackRef,
-    // DIVERGES: a timer does not keep its program loaded: it ends with the program, where Linux ends it with the last user reference of the map.
-    owner: Weak<dyn Any + Send + Sync>,
+    owner: Owner,
+}
+
+/// Lets go of a callback. The program may be the last to hold the map whose locks we are under.
+fn let_go(callback: Option<Callback>) {
+    if let Some(Callback {
+        owner: Owner::Held(program),
+        ..
+    }) = callback
+    {
+        rcu::drop_rcu(program);
+    }
 }
 
 #[derive(Default)]
@@ -175,7 +208,7 @@ impl Timer {
             callback
         };
         let Some(callback) = callback else { return };
-        if let Some(_program) = callback.owner.upgrade() {
+        if let Some(_program) = callback.owner.get() {
             let _section = rcu::read();
             // The value may have gone before the section began; after that check it stays for the section.
             if !self.state.lock().is_released {
@@ -206,7 +239,7 @@ impl Timer {
             service().disarm(key);
             true
         });
-        state.callback = None;
+        let_go(state.callback.take());
         while state.running.is_some() {
             self.returned.wait(&mut state);
         }
@@ -217,7 +250,7 @@ impl Timer {
     fn release(&self) {
         let mut state = self.state.lock();
         state.is_released = true;
-        state.callback = None;
+        let_go(state.callback.take());
         if let Some(key) = state.queued.take() {
             service().disarm(key);
         }
@@ -254,7 +287,7 @@ unsafe fn timer_of(timer: *mut u64) -> Result<Arc<Timer>, Errno> {
 }
 
 /// # Errors
-/// EINVAL: the map has no such field. EBUSY: initialised before.
+/// EINVAL: the map has no such field. EBUSY: initialised before. EPERM: the map's last user is gone.
 ///
 /// # Safety
 /// As [`word`]: the field of this kind in a live value of the map.
@@ -263,6 +296,9 @@ unsafe fn init(timer: *mut u64, map: &Map, clock: Clock, kind: FieldKind) -> Res
         .value_record()
         .and_then(|record| record.find(kind).copied());
     let offset = field.ok_or(Errno::EINVAL)?.offset;
+    if map.users() == Users::Gone {
+        return Err(Errno::EPERM);
+    }
     let fresh = Arc::new(Timer {
         clock,
         map: map.program_ptr(),
@@ -302,7 +338,8 @@ pub(crate) unsafe fn init_work(work: *mut u64, map: &Map) -> Result<(), Errno> {
 /// Says what a timer or work item calls.
 ///
 /// # Errors
-/// EINVAL: not initialised. EPERM: the program says not who owns it.
+/// EINVAL: not initialised, or its value is gone. EPERM: the map's last user is gone, or the program says not who owns it. ENOENT: the program is
+/// being unloaded.
 ///
 /// # Safety
 /// As [`word`]; the callback is the running program's.
@@ -310,10 +347,24 @@ pub(crate) unsafe fn set_callback(timer: *mut u64, callback: CallbackRef) -> Res
     // SAFETY: 1. the caller's promise; 2. a program runs in a read section; 3. the program runs, so its record lives.
     let (timer, owner) = unsafe { (timer_of(timer)?, callback.owner()) };
     let owner = owner.ok_or(Errno::EPERM)?;
-    timer.state.lock().callback = Some(Callback {
+    let mut state = timer.state.lock();
+    if state.is_released {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: 1. the running program holds the map of the value.
+    let map = unsafe { Map::from_program_ptr(timer.map) };
+    // Under the lock: who puts the last user reference comes to this timer after it, or has come to it before.
+    let owner = match map.users() {
+        Users::Counted => Owner::Held(owner.upgrade().ok_or(Errno::ENOENT)?),
+        Users::Uncounted => Owner::Known(owner),
+        Users::Gone => return Err(Errno::EPERM),
+    };
+    let before = state.callback.replace(Callback {
         code: callback,
         owner,
     });
+    drop(state);
+    let_go(before);
     Ok(())
 }
 
@@ -397,4 +448,143 @@ pub(crate) unsafe fn release(field: *mut u8) {
     timer.release();
     // A program that read the word before it was taken may still make a reference of its own.
     rcu::drop_rcu(timer);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ring3_maps::fields::{Field, FieldHooks, ValueRecord};
+    use ring3_maps::{MapAttr, MapType};
+    use ring3_runtime::Callback as Record;
+    use std::sync::atomic::AtomicU64;
+
+    struct Releases;
+
+    impl FieldHooks for Releases {
+        unsafe fn release(&self, _field: &Field, field_ptr: *mut u8) {
+            // SAFETY: the caller's promise: the only field is a timer.
+            unsafe { release(field_ptr) };
+        }
+    }
+
+    fn map() -> Arc<Map> {
+        let field = Field {
+            kind: FieldKind::Timer,
+            offset: 8,
+            size: 16,
+        };
+        let mut attr = MapAttr::new(MapType::Array, 4, 24, 2);
+        attr.record = Some(Arc::new(ValueRecord::new(
+            vec![field],
+            Some(Arc::new(Releases)),
+        )));
+        Map::create(&attr).unwrap()
+    }
+
+    /// The map's word before the timer counts.
+    unsafe extern "C" fn count(
+        _: u64,
+        key: u64,
+        value: u64,
+        _: u64,
+        _: u64,
+        _: *const Record,
+    ) -> u64 {
+        // SAFETY: a live value of 24 bytes, and the key of an array.
+        unsafe {
+            assert_eq!(
+                *std::ptr::with_exposed_provenance::<u32>(key as usize),
+                1,
+                "the element's key"
+            );
+            counter(value).fetch_add(1, Ordering::SeqCst);
+        }
+        0
+    }
+
+    unsafe fn counter<'a>(value: u64) -> &'a AtomicU64 {
+        // SAFETY: the callers pass addresses of values.
+        unsafe { AtomicU64::from_ptr(std::ptr::with_exposed_provenance_mut(value as usize)) }
+    }
+
+    /// The program that owns the callback, its record, the value and its timer.
+    fn program(map: &Map) -> (Arc<u8>, Box<Record>, u64, *mut u64) {
+        let owner = Arc::new(7u8);
+        let record = Box::new(Record::new(count));
+        let weak: Weak<Program> = Arc::downgrade(&(Arc::clone(&owner) as Arc<Program>));
+        record.set_owner(&weak);
+        let value = map.array_layout().unwrap().base + 24;
+        let timer = std::ptr::with_exposed_provenance_mut(value as usize + 8);
+        (owner, record, value, timer)
+    }
+
+    fn arm(map: &Map, record: &Record, timer: *mut u64, nsecs: u64) -> Result<(), Errno> {
+        let reg = std::ptr::from_ref(record).expose_provenance() as u64;
+        let callback = CallbackRef::from_reg(reg).unwrap();
+        let _section = rcu::read();
+        // SAFETY: the field of a live value; the record outlives the timers of the test.
+        unsafe {
+            init(timer, map, Clock::Monotonic, FieldKind::Timer)?;
+            set_callback(timer, callback)?;
+            start(timer, |_| time::monotonic_ns() + nsecs)
+        }
+    }
+
+    fn wait_for(mut is_so: impl FnMut() -> bool) {
+        let end = std::time::Instant::now() + Duration::from_secs(20);
+        while !is_so() {
+            assert!(std::time::Instant::now() < end, "waited for too long");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_timer_keeps_its_program_until_the_last_user_of_the_map_goes() {
+        let map = map();
+        map.user_ref_get();
+        let (owner, record, value, timer) = program(&map);
+        assert_eq!(arm(&map, &record, timer, 20_000_000), Ok(()));
+        let weak = Arc::downgrade(&owner);
+        drop(owner);
+        // SAFETY: a value of the map.
+        wait_for(|| unsafe { counter(value) }.load(Ordering::SeqCst) == 1);
+        assert!(weak.upgrade().is_some(), "held after it has fired, too");
+        map.user_ref_put();
+        rcu::barrier().unwrap();
+        assert!(weak.upgrade().is_none());
+        // No timer begins without a user.
+        assert_eq!(arm(&map, &record, timer, 0), Err(Errno::EPERM));
+        map.user_ref_get();
+        let (owner, record, ..) = program(&map);
+        assert_eq!(arm(&map, &record, timer, u64::from(u32::MAX)), Ok(()));
+        let weak = Arc::downgrade(&owner);
+        drop(owner);
+        let section = rcu::read();
+        // SAFETY: the field of a live value.
+        let cancelled = unsafe { timer_of(timer) }.and_then(|timer| timer.cancel());
+        drop(section);
+        assert_eq!(cancelled, Ok(true));
+        rcu::barrier().unwrap();
+        assert!(weak.upgrade().is_none(), "a cancelled timer holds nothing");
+        map.user_ref_put();
+    }
+
+    #[test]
+    fn where_no_users_are_counted_a_timer_ends_with_its_program() {
+        let map = map();
+        let (owner, record, value, timer) = program(&map);
+        assert_eq!(arm(&map, &record, timer, 20_000_000), Ok(()));
+        let weak = Arc::downgrade(&owner);
+        drop(owner);
+        assert!(weak.upgrade().is_none());
+        let state = || {
+            let _section = rcu::read();
+            // SAFETY: the field of a live value.
+            let timer = unsafe { timer_of(timer) }.unwrap();
+            timer.state.lock().queued
+        };
+        wait_for(|| state().is_none());
+        // SAFETY: a value of the map.
+        assert_eq!(unsafe { counter(value) }.load(Ordering::SeqCst), 0);
+    }
 }

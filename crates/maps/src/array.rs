@@ -286,6 +286,18 @@ impl MapOps for ArrayMap {
         Err(Errno::EINVAL)
     }
 
+    fn release_user_refs(&self) {
+        if self.copy.has_callbacks() {
+            for index in 0..self.max_entries {
+                // SAFETY: 1. index in range.
+                unsafe {
+                    self.copy
+                        .release_callbacks(self.base.add(index as usize * self.stride));
+                }
+            }
+        }
+    }
+
     fn key_of_value(&self, value: *const u8, index: &mut u32) -> *const u8 {
         let offset = value.addr().wrapping_sub(self.base.addr());
         if !offset.is_multiple_of(self.stride) || offset / self.stride >= self.max_entries as usize

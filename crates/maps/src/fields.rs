@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ring3_sync::spin::Backoff;
 
@@ -180,6 +180,52 @@ impl ValueCopy {
                 self.zero_fields(dst);
             }
             self.copy_in(dst, src);
+        }
+    }
+
+    /// [`ValueCopy::init`] in memory that held values of this map: who still held the last one may have put something into its fields after they
+    /// were released, which is released now.
+    ///
+    /// # Safety
+    /// As [`ValueCopy::init`]; `dst` was a value of this map, or zero.
+    #[inline(always)]
+    pub(crate) unsafe fn renew(&self, dst: *mut u8, src: *const u8) {
+        // SAFETY: 1. the caller's promise.
+        unsafe {
+            if self.record.is_some() {
+                self.release_fields(dst);
+            }
+            self.init(dst, src);
+        }
+    }
+
+    /// Whether values own what must not outlive the map's last user: it may hold programs, which hold the map.
+    pub(crate) fn has_callbacks(&self) -> bool {
+        [FieldKind::Timer, FieldKind::Workqueue]
+            .into_iter()
+            .any(|kind| self.has(kind))
+    }
+
+    /// Releases the timers and work items of a value.
+    ///
+    /// # Safety
+    /// `value` is a value of this map, live or not, or zero.
+    pub(crate) unsafe fn release_callbacks(&self, value: *mut u8) {
+        let Some(record) = &self.record else { return };
+        let Some(hooks) = &record.hooks else { return };
+        for field in record.fields() {
+            if !matches!(field.kind, FieldKind::Timer | FieldKind::Workqueue) {
+                continue;
+            }
+            // SAFETY: 1. fields lie inside the value, by the check in `new`; 2. both begin with a word that is only changed atomically.
+            unsafe {
+                let field_ptr = value.add(field.offset as usize);
+                let word = AtomicU64::from_ptr(field_ptr.cast());
+                // Elements that were never used keep their zero pages.
+                if word.load(Ordering::Acquire) != 0 {
+                    hooks.release(field, field_ptr);
+                }
+            }
         }
     }
 

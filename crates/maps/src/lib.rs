@@ -61,7 +61,7 @@ pub use cpumap::{CpuMap, CpuTarget};
 pub use debug::MapDebug;
 pub use devmap::{DevMap, DevTarget};
 pub use local_storage::LocalStorage;
-pub use map::{Access, Map, Mapping, MappingAccess, WriteActive};
+pub use map::{Access, Map, Mapping, MappingAccess, Users, WriteActive};
 pub use missing::MISSING;
 pub use ops::{ArrayLayout, MapOps};
 pub use perf_event_array::PerfEventArray;

@@ -58,6 +58,17 @@ impl Access {
     }
 }
 
+/// Who uses a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Users {
+    /// Descriptors or pins.
+    Counted,
+    /// There were descriptors or pins, and there are none: only programs hold it.
+    Gone,
+    /// There was never one: the host holds it in its own way.
+    Uncounted,
+}
+
 /// A map. It lives at a stable address behind an [`Arc`]; programs know it by [`Map::program_ptr`].
 ///
 /// Whoever drops the last `Arc` of a map that a program may have found without holding one (an inner map) does so through
@@ -75,6 +86,8 @@ pub struct Map {
     /// Serialises freezing against new writable mappings.
     freeze: Mutex<()>,
     user_refs: AtomicI64,
+    /// Whether there was ever a user reference: hosts that hold maps by themselves count none.
+    had_users: AtomicBool,
 }
 
 // SAFETY: 1. `hot` points into `ops`, which is Send and Sync and as long-lived as the map; 2. the header's plain fields are never written after
@@ -150,6 +163,7 @@ impl Map {
             attr,
             freeze: Mutex::new(()),
             user_refs: AtomicI64::new(0),
+            had_users: AtomicBool::new(false),
         }))
     }
 
@@ -472,13 +486,26 @@ impl Map {
 
     /// Counts a user reference (descriptor or pin).
     pub fn user_ref_get(&self) {
-        self.user_refs.fetch_add(1, Ordering::Relaxed);
+        self.user_refs.fetch_add(1, Ordering::SeqCst);
+        self.had_users.store(true, Ordering::SeqCst);
     }
 
-    /// Drops a user reference; with the last one, prog arrays and maps of host objects let go of what they hold.
+    /// Drops a user reference; with the last one, prog arrays and maps of host objects let go of what they hold, and timers and work items in
+    /// values end.
     pub fn user_ref_put(&self) {
-        if self.user_refs.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.user_refs.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.ops.release_user_refs();
+        }
+    }
+
+    /// Who uses the map now, by its user references.
+    pub fn users(&self) -> Users {
+        if self.user_refs.load(Ordering::SeqCst) > 0 {
+            Users::Counted
+        } else if self.had_users.load(Ordering::SeqCst) {
+            Users::Gone
+        } else {
+            Users::Uncounted
         }
     }
 

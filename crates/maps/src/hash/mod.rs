@@ -415,6 +415,10 @@ impl MapOps for HashMap {
         }
     }
 
+    fn release_user_refs(&self) {
+        self.table.release_callbacks();
+    }
+
     fn key_of_value(&self, value: *const u8, _index: &mut u32) -> *const u8 {
         let idx = self.table.pool.index_of_value(value);
         idx.map_or(std::ptr::null(), |idx| self.table.pool.key(idx))

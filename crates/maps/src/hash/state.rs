@@ -26,6 +26,11 @@ impl State {
         self.0 & LIVE != 0
     }
 
+    /// In the table now or before.
+    pub(crate) fn was_used(self) -> bool {
+        self.content().0 != 0
+    }
+
     /// Live, and nobody holds its lock.
     #[inline(always)]
     pub(crate) fn is_free_to_lock(self) -> bool {

@@ -385,16 +385,36 @@ impl Table {
         missing(bucket)
     }
 
-    /// Releases everything that the values own; nobody uses the table any more.
+    /// Releases everything that the values own, those included that programs filled after their element had gone; nobody uses the table any more.
     pub(crate) fn release_all(&mut self) {
         if !self.copy.has_fields() {
             return;
         }
         for idx in (0..self.pool.elements()).map(ElemIdx) {
             let content = self.pool.state(idx).load(Ordering::Relaxed);
-            if content.is_live() {
-                // SAFETY: 1. `&mut self`: nobody else uses the values.
+            if content.was_used() {
+                // SAFETY: 1. `&mut self`: nobody else uses the values; 2. released fields are zero.
                 unsafe { self.release_fields(idx, content) };
+                if self.values == Values::Plain {
+                    // SAFETY: as above.
+                    unsafe { self.release_fields(idx, content.with_other_slot()) };
+                }
+            }
+        }
+    }
+
+    /// Releases the timers and work items of all values.
+    pub(crate) fn release_callbacks(&self) {
+        // Per-CPU values have none.
+        if self.values != Values::Plain || !self.copy.has_callbacks() {
+            return;
+        }
+        for idx in (0..self.pool.elements()).map(ElemIdx) {
+            if self.pool.state(idx).load(Ordering::Relaxed).was_used() {
+                for slot in 0..2 {
+                    // SAFETY: 1. both are values of this table, which stay mapped.
+                    unsafe { self.copy.release_callbacks(self.pool.value(idx, slot)) };
+                }
             }
         }
     }

@@ -136,7 +136,7 @@ impl Table {
                         self.copy.copy_in_locked(current, value);
                     } else {
                         let other = self.pool.value_at(element, seen.other_slot());
-                        self.copy.init(other, value);
+                        self.copy.renew(other, value);
                         self.pool.set_current(element, seen.other_slot());
                         new = seen.with_other_slot().next_version();
                         replaced = Some(current);
@@ -246,7 +246,7 @@ impl Table {
             match (self.values, source) {
                 (Values::Plain, Source::Program(value) | Source::Syscall(value)) => {
                     let slot = seen.slot();
-                    self.copy.init(self.pool.value_at(element, slot), value);
+                    self.copy.renew(self.pool.value_at(element, slot), value);
                     self.pool.set_current(element, slot);
                 }
                 (Values::Percpu, _) => self.store_percpu(idx, source, FillOthers::Zero),
