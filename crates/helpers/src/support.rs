@@ -90,7 +90,7 @@ const MODELS: &[(&str, &[FuncId])] = &[
     ("the process as far as the host permits", &[SendSignal, SendSignalThread, ProbeWriteUser]),
     ("the types that the system was given", &[BtfFindByNameKind]),
     ("a kernel without symbols", &[KallsymsLookupName]),
-    ("a descriptor table with nothing in it", &[SysBpf, SysClose]),
+    ("the descriptors of the caller of bpf(2)", &[SysBpf, SysClose]),
 ];
 
 /// Why calls are refused.

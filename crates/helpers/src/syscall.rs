@@ -1,7 +1,7 @@
 //! Helpers of syscall programs: bpf(2) from a program, and names of the kernel. What they ask is answered by the [`SyscallHost`] of the run.
 
 use ring3_btf::Kind;
-use ring3_runtime::with_run_extension;
+use ring3_runtime::{extable, with_run_extension};
 use ring3_uapi::Errno;
 
 use crate::bind::{bytes, implement};
@@ -13,6 +13,36 @@ pub trait SyscallHost {
 
     /// The address of a symbol of the kernel.
     fn find_symbol(&self, name: &str) -> Option<u64>;
+
+    /// bpf(2) for the caller of the test run: descriptors are the caller's, addresses in `attr` this process's.
+    ///
+    /// # Errors
+    /// As bpf(2). ENOTSUPP: the run was not asked for by bpf(2), so that nobody would have the descriptors.
+    fn bpf(&self, cmd: u32, attr: &[u8]) -> Result<u64, Errno> {
+        let _ = (cmd, attr);
+        Err(Errno::ENOTSUPP)
+    }
+
+    /// Closes a descriptor of the caller.
+    ///
+    /// # Errors
+    /// EBADF: it is not open.
+    fn close(&self, fd: u32) -> Result<(), Errno> {
+        let _ = fd;
+        Err(Errno::EBADF)
+    }
+}
+
+/// Reads memory of this process that a program named in attributes of bpf(2).
+///
+/// # Errors
+/// EFAULT: some byte is not there.
+pub fn read_program_memory(address: u64, into: &mut [u8]) -> Result<(), Errno> {
+    // SAFETY: 1. the slice is writable for its length.
+    match unsafe { extable::probe_copy(into.as_mut_ptr(), address, into.len()) } {
+        true => Ok(()),
+        false => Err(Errno::EFAULT),
+    }
 }
 
 /// The run extension that carries the host.
@@ -35,24 +65,35 @@ fn checked_name(name: &[u8], flags: u64) -> Result<&str, Errno> {
     }
 }
 
+/// Commands that a program may give. Source: Linux 6.18 answers EINVAL to all others.
+const COMMANDS: [u32; 9] = [0, 2, 3, 5, 14, 17, 18, 22, 28];
+
+/// # Errors
+/// As the host says; `without` where the run has none.
+fn ask_host<T>(
+    without: Errno,
+    question: impl FnOnce(&dyn SyscallHost) -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    with_run_extension(|run: Option<&SyscallRun>| question(&*run.ok_or(without)?.0))
+}
+
 /// # Errors
 /// ENOTSUPP: the run has no host. ENOENT: the host knows none.
 fn ask<T>(question: impl FnOnce(&dyn SyscallHost) -> Option<T>) -> Result<T, Errno> {
-    with_run_extension(|run: Option<&SyscallRun>| {
-        let run = run.ok_or(Errno::ENOTSUPP)?;
-        question(&*run.0).ok_or(Errno::ENOENT)
-    })
+    ask_host(Errno::ENOTSUPP, |host| question(host).ok_or(Errno::ENOENT))
 }
 
 implement! { ROWS:
-    // DIVERGES: programs that load programs are not run: every known command is refused with ENOTSUPP.
-    SysBpf(cmd: u32, _attr: *const u8, _attr_size: u32) {
-        /// One more than the last command a program may give. Source: answers of Linux 6.18.
-        const COMMANDS: [u32; 8] = [0, 1, 2, 3, 5, 18, 22, 28];
-        Err::<(), _>(if COMMANDS.contains(&cmd) { Errno::ENOTSUPP } else { Errno::EINVAL })
+    SysBpf(cmd: u32, attr: *const u8, size: u32) {
+        // SAFETY: 1. ARG_PTR_TO_MEM with its size.
+        let attr = unsafe { bytes(attr, size) };
+        if COMMANDS.contains(&cmd) {
+            ask_host(Errno::ENOTSUPP, |host| host.bpf(cmd, attr))
+        } else {
+            Err(Errno::EINVAL)
+        }
     }
-    /// As `bpf_sys_bpf` opens no descriptors, none that a program could name is open.
-    SysClose(_fd: u32) { Err::<(), _>(Errno::EBADF) }
+    SysClose(fd: u32) { ask_host(Errno::EBADF, |host| host.close(fd)) }
     BtfFindByNameKind(name: *const u8, size: u32, kind: u32, flags: u32) {
         // SAFETY: 1. ARG_PTR_TO_MEM with its size.
         let name = checked_name(unsafe { bytes(name, size) }, flags.into());
@@ -87,6 +128,51 @@ mod tests {
         fn find_symbol(&self, name: &str) -> Option<u64> {
             (name == "jiffies").then_some(0xf00)
         }
+
+        fn bpf(&self, cmd: u32, attr: &[u8]) -> Result<u64, Errno> {
+            match attr {
+                [0, 0, 0, 0] => Ok(u64::from(cmd)),
+                _ => Err(Errno::E2BIG),
+            }
+        }
+
+        fn close(&self, fd: u32) -> Result<(), Errno> {
+            (fd == 5).then_some(()).ok_or(Errno::EBADF)
+        }
+    }
+
+    #[test]
+    fn the_host_answers_the_commands_that_programs_may_give() {
+        let [sys_bpf, sys_close] =
+            [FuncId::SysBpf, FuncId::SysClose].map(|id| crate::find(id).unwrap());
+        let sys_bpf = |cmd: u64, attr: &[u8]| {
+            let address = attr.as_ptr().expose_provenance() as u64;
+            // SAFETY: the attributes live.
+            unsafe { sys_bpf(cmd, address, attr.len() as u64, 0, 0) as i64 }
+        };
+        // SAFETY: plain numbers.
+        let sys_close = |fd| unsafe { sys_close(fd, 0, 0, 0, 0) as i64 };
+        assert_eq!(sys_bpf(5, &[0; 4]), Errno::ENOTSUPP.negated());
+        assert_eq!(sys_close(5), Errno::EBADF.negated());
+        let run = SyscallRun(Box::new(Host));
+        let context = RunContext {
+            extension: Some(&run),
+            ..RunContext::default()
+        };
+        with_run_context(&context, || {
+            assert_eq!(sys_bpf(22, &[0; 4]), 22);
+            assert_eq!(sys_bpf(22, &[0; 5]), Errno::E2BIG.negated());
+            for cmd in [1, 10, 99] {
+                assert_eq!(sys_bpf(cmd, &[0; 4]), Errno::EINVAL.negated(), "{cmd}");
+            }
+            assert_eq!((sys_close(5), sys_close(6)), (0, Errno::EBADF.negated()));
+        });
+        let mut word = [0; 4];
+        let address = [1u8, 2, 3, 4];
+        let address = address.as_ptr().expose_provenance() as u64;
+        assert_eq!(read_program_memory(address, &mut word), Ok(()));
+        assert_eq!(word, [1, 2, 3, 4]);
+        assert_eq!(read_program_memory(8, &mut word), Err(Errno::EFAULT));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! This process as a caller: its descriptors, its pins. Key types: [`Process`], [`OwnHost`].
 
 use std::{
-    os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
     sync::OnceLock,
 };
 
@@ -70,6 +70,14 @@ impl Host for OwnHost {
         let fd = files.open(file, None)?;
         debug_assert!(fd.as_raw_fd() >= 0);
         Ok(fd.into_raw_fd())
+    }
+
+    fn close(&self, fd: i32) -> Result<(), Errno> {
+        // Files of the process itself are none of a program's.
+        Process::get()?.object(fd)?.ok_or(Errno::EBADF)?;
+        // SAFETY: 1. an object's descriptor, which the process owns and has lent to the program that closes it.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        Ok(())
     }
 
     fn pin(&self, at: PathAt<'_>, object: Pinned) -> Result<(), Errno> {

@@ -50,6 +50,15 @@ pub trait Host: Send + Sync {
     /// EMFILE, or that the process is gone.
     fn open(&self, file: OpenFile) -> Result<i32, Errno>;
 
+    /// Closes a descriptor of the process that names an object, for a program that calls `bpf_sys_close`.
+    ///
+    /// # Errors
+    /// EBADF: it is not open, or the transport cannot close it.
+    fn close(&self, fd: i32) -> Result<(), Errno> {
+        let _ = fd;
+        Err(Errno::EBADF)
+    }
+
     /// Pins an object at a path as the process sees it.
     ///
     /// # Errors
@@ -234,10 +243,11 @@ impl Caller {
     /// Closes a descriptor.
     ///
     /// # Errors
-    /// EBADF: it is not open, or a caller whose transport has the descriptors.
+    /// EBADF: it is not open, or the transport that has the descriptors cannot close it.
     pub fn close(&self, fd: i32) -> Result<(), Errno> {
-        let Descriptors::Table { table, .. } = &self.descriptors else {
-            return Err(Errno::EBADF);
+        let table = match &self.descriptors {
+            Descriptors::Table { table, .. } => table,
+            Descriptors::Host(host) => return host.close(fd),
         };
         let closed = table.write().remove(fd);
         closed.map(drop).ok_or(Errno::EBADF)

@@ -51,6 +51,7 @@ mod name;
 mod object_files;
 mod pin;
 mod prog_cmd;
+mod program_calls;
 mod shim;
 mod small_cmd;
 mod support;

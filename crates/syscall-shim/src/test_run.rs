@@ -4,7 +4,7 @@ use ring3_net::{LIVE_FRAMES, PacketPath};
 use ring3_objects::TestRun;
 use ring3_uapi::{Errno, ProgType};
 
-use crate::{Host, memory::read_vec, shim::Call};
+use crate::{Host, memory::read_vec, program_calls, shim::Call};
 
 /// Byte offsets in the attributes.
 const PROG_FD: usize = 0;
@@ -79,10 +79,13 @@ pub(crate) fn test_run(call: &mut Call<'_>) -> Result<i64, Errno> {
     let result = if prog_type == ProgType::Xdp && run.flags & LIVE_FRAMES != 0 {
         let mut path = PacketPath::new(call.net);
         call.net.run_live(&mut path, &prog, &run)
+    } else if prog_type == ProgType::Syscall && program_calls::calls_bpf(&prog) {
+        program_calls::run(call, &prog, &run)
     } else {
         prog.test_run_with(&run)
     };
     let result = result.map_err(|error| error.errno)?;
+    let attr = &call.attr;
     if has_plain_ctx {
         // What a syscall program changed goes back where it came from.
         call.memory.write(ctx_in, &result.ctx_out)?;

@@ -97,3 +97,98 @@ fn random_attributes_never_panic() {
     }
     assert!(served > 20, "only {served} calls succeeded");
 }
+
+/// A program that makes an array of its own, puts an element into it, freezes it, and closes a descriptor: the caller has what it left.
+#[test]
+fn a_program_calls_bpf_for_the_caller_of_its_run() {
+    let shim = Shim::new(System::new());
+    let caller = Caller::new();
+    let mut memory = VecMemory::new();
+    // ctx: descriptor of the map, answers of update, freeze, close, close again, and of a command that programs may not give.
+    let text = "
+        r6 = r1
+        r1 = 0
+        *(u64 *)(r10 - 72) = r1
+        *(u64 *)(r10 - 64) = r1
+        *(u64 *)(r10 - 56) = r1
+        *(u64 *)(r10 - 48) = r1
+        *(u64 *)(r10 - 40) = r1
+        *(u32 *)(r10 - 72) = 2
+        *(u32 *)(r10 - 68) = 4
+        *(u32 *)(r10 - 64) = 8
+        *(u32 *)(r10 - 60) = 3
+        r1 = 0
+        r2 = r10
+        r2 += -72
+        r3 = 40
+        call #166
+        *(u64 *)(r6 + 0) = r0
+        r7 = r0
+        *(u64 *)(r10 - 72) = r7
+        *(u32 *)(r10 - 16) = 1
+        *(u64 *)(r10 - 8) = 77
+        r1 = r10
+        r1 += -16
+        *(u64 *)(r10 - 64) = r1
+        r1 = r10
+        r1 += -8
+        *(u64 *)(r10 - 56) = r1
+        r1 = 0
+        *(u64 *)(r10 - 48) = r1
+        r1 = 2
+        r2 = r10
+        r2 += -72
+        r3 = 32
+        call #166
+        *(u64 *)(r6 + 8) = r0
+        r1 = 22
+        r2 = r10
+        r2 += -72
+        r3 = 4
+        call #166
+        *(u64 *)(r6 + 16) = r0
+        r1 = 1000
+        call #168
+        *(u64 *)(r6 + 24) = r0
+        r1 = 1
+        r2 = r10
+        r2 += -72
+        r3 = 32
+        call #166
+        *(u64 *)(r6 + 32) = r0
+        r0 = 0
+        exit";
+    let insns = ring3_isa::parse_asm(text, &ring3_isa::NoNames)
+        .unwrap()
+        .insns;
+    let bytes: Vec<u8> = insns.iter().flat_map(|insn| insn.to_bytes()).collect();
+    let mut load = attr::<168>(&[(0, 31), (4, insns.len() as u32), (44, 1 << 4)]);
+    put_address(&mut load, 8, memory.add(&bytes));
+    put_address(&mut load, 16, memory.add(b"GPL\0"));
+    let prog = shim.bpf(&caller, Cmd::ProgLoad.raw(), &mut load, &mut memory);
+    let prog = prog.unwrap() as u32;
+    let ctx = memory.add(&[0; 40]);
+    let mut run = attr::<76>(&[(0, prog), (40, 40)]);
+    put_address(&mut run, 48, ctx);
+    let ran = shim.bpf(&caller, Cmd::ProgTestRun.raw(), &mut run, &mut memory);
+    assert_eq!(ran, Ok(0));
+    let words: Vec<i64> = memory
+        .bytes_at(ctx)
+        .unwrap()
+        .chunks(8)
+        .map(|word| i64::from_ne_bytes(word.try_into().unwrap()))
+        .collect();
+    let map = words[0] as u32;
+    let [bad_fd, invalid] = [Errno::EBADF, Errno::EINVAL].map(Errno::negated);
+    assert_eq!(words, [4, 0, 0, bad_fd, invalid]);
+    let (key, value) = (memory.add(&1u32.to_ne_bytes()), memory.add(&[0; 8]));
+    let mut elem = attr::<32>(&[(0, map)]);
+    put_address(&mut elem, 8, key);
+    put_address(&mut elem, 16, value);
+    let found = shim.bpf(&caller, Cmd::MapLookupElem.raw(), &mut elem, &mut memory);
+    assert_eq!(found, Ok(0));
+    assert_eq!(memory.bytes_at(value), Some(&77u64.to_ne_bytes()[..]));
+    // It was frozen.
+    let updated = shim.bpf(&caller, Cmd::MapUpdateElem.raw(), &mut elem, &mut memory);
+    assert_eq!(updated, Err(Errno::EPERM));
+}

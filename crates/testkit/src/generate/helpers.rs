@@ -11,7 +11,7 @@
 use std::sync::OnceLock;
 
 use ring3_btf::{Btf, Builder as BtfBuilder, IntEncoding, Kind, TypeId, VarLinkage};
-use ring3_isa::{AluOp, Imm64, Insn, JmpOp, LoadMode, MemSize, Operand, Reg, Width};
+use ring3_isa::{AluOp, CallTarget, Imm64, Insn, JmpOp, LoadMode, MemSize, Operand, Reg, Width};
 use ring3_spec::{
     ArgBase, Caller, FuncProto, HelperLookup, Privilege, Registry, RetBase, TypeFlags,
 };
@@ -47,6 +47,7 @@ pub const HELPER_MAPS: &[(MapType, u32, u32, u32, &str)] = &[
     (MapType::Devmap, 4, 4, 2, ""),
     (MapType::CgroupStorageDeprecated, 8, 8, 0, ""),
     (MapType::Array, 4, 64, 1, "texts"),
+    (MapType::Array, 4, 16, 1, "pointed"),
 ];
 const FIRST: i32 = super::MAPS.len() as i32;
 const PERF: i32 = FIRST;
@@ -63,6 +64,9 @@ const DEVICES: i32 = FIRST + 10;
 const CGROUP_STORAGE: i32 = FIRST + 11;
 /// The frozen array of constant strings; see [`TEXTS`].
 pub const TEXTS_MAP: i32 = FIRST + 12;
+/// Its values hold a pointer to a CPU mask, at [`MASK_OFFSET`].
+const POINTED: i32 = FIRST + 13;
+const MASK_OFFSET: i32 = 8;
 /// What the frozen array holds: a format and a word, at 0 and 32.
 pub const TEXTS: [&[u8]; 2] = [b"%d %5x|%s\0", b"-42\0"];
 
@@ -121,9 +125,12 @@ const VARIES: &[FuncId] = &[
     FuncId::GetBranchSnapshot,
 ];
 
-/// Helpers that no program of these types can call alone: paths come from functions on a list, and what an exchange of kernel pointers gives is
-/// let go by kernel functions only.
-const NOT_GENERATED: &[FuncId] = &[FuncId::DPath, FuncId::KptrXchg];
+/// Helpers that only some of the types are given programs of: what an exchange of kernel pointers gives is let go by kernel functions, and those of
+/// CPU masks are for these types.
+const ONLY_IN: &[(FuncId, ProgType)] = &[(FuncId::KptrXchg, ProgType::Syscall)];
+
+/// Helpers that no program of these types can call: paths come from functions on a list, which the kernel calls.
+const NOT_GENERATED: &[FuncId] = &[FuncId::DPath];
 
 /// The kernel's types that these programs are verified with, and a per-CPU variable in them.
 pub struct KernelTypes {
@@ -164,6 +171,11 @@ pub fn map_types() -> (Btf, impl Fn(&str) -> TypeId) {
     builder.add_struct("locked", 16, &[("lock", lock, 0), ("number", word, 64)]);
     let timer = builder.add_struct("bpf_timer", 16, &[("a", word, 0), ("b", word, 64)]);
     builder.add_struct("timed", 24, &[("timer", timer, 0), ("fired", word, 128)]);
+    let mask = builder.add_struct("bpf_cpumask", 0, &[]);
+    let kptr = builder.add_ref(Kind::TypeTag, "kptr", mask);
+    let mask = builder.add_ref(Kind::Ptr, "", kptr);
+    let place = 8 * MASK_OFFSET as u32;
+    builder.add_struct("pointed", 16, &[("number", word, 0), ("mask", mask, place)]);
     let bytes = builder.add_array(word, int, 8);
     builder.add_struct("texts", 64, &[("text", bytes, 0)]);
     let btf = Btf::parse(&builder.finish()).expect("built BTF parses");
@@ -197,11 +209,16 @@ pub fn callable(prog_type: ProgType) -> Vec<FuncProto> {
         let runs =
             id == FuncId::TailCall || ring3::helpers::find_for(prog_type, None, id).is_some();
         match registry.helper(caller, id.raw() as i32) {
-            HelperLookup::Found(proto) if runs && !NOT_GENERATED.contains(&id) => Some(*proto),
+            HelperLookup::Found(proto) if runs && is_generated(prog_type, id) => Some(*proto),
             _ => None,
         }
     });
     found.collect()
+}
+
+fn is_generated(prog_type: ProgType, id: FuncId) -> bool {
+    let only = ONLY_IN.iter().find(|(only, _)| *only == id);
+    !NOT_GENERATED.contains(&id) && only.is_none_or(|(_, wanted)| *wanted == prog_type)
 }
 
 /// Every helper that runs, and whether a program of [`PROG_TYPES`] can call it.
@@ -643,6 +660,42 @@ impl Builder<'_> {
         }
     }
 
+    /// A function of the kernel, by its name.
+    fn kfunc(&mut self, name: &str) {
+        let id = kernel_types().btf.find_by_name_kind(name, Kind::Func);
+        let id = id.map_or(0, |id| id.0 as i32);
+        self.push(Insn::Call(CallTarget::Kfunc { id, btf_idx: 0 }));
+    }
+
+    /// A CPU mask, or nothing, goes into a value; what was there is let go.
+    fn exchange(&mut self) {
+        let no_value = self.first_value(POINTED);
+        let mut ends = vec![no_value];
+        if self.rng.one_in(3) {
+            self.push(mov_imm(Reg::R2, 0));
+        } else {
+            self.kfunc("bpf_cpumask_create");
+            ends.push(self.jump_if_zero(Reg::R0));
+            self.push(mov(Reg::R2, Reg::R0));
+        }
+        self.push(mov(Reg::R1, Reg::R9));
+        self.push(alu(
+            Width::W64,
+            AluOp::Add,
+            Reg::R1,
+            Operand::Imm(MASK_OFFSET),
+        ));
+        self.helper(FuncId::KptrXchg);
+        ends.push(self.jump_if_zero(Reg::R0));
+        self.push(mov(Reg::R1, Reg::R0));
+        self.kfunc("bpf_cpumask_release");
+        // That something was there is part of the result.
+        self.push(alu(Width::W64, AluOp::Xor, Reg::R7, Operand::Imm(1)));
+        for end in ends {
+            self.land_here(end);
+        }
+    }
+
     /// Helpers that come in sequences; false where the prototype is enough.
     fn sequence(&mut self, id: FuncId) -> bool {
         match id {
@@ -718,6 +771,7 @@ impl Builder<'_> {
                 self.helper(FuncId::SkRelease);
                 self.land_here(none);
             }
+            FuncId::KptrXchg => self.exchange(),
             FuncId::TailCall => {
                 self.push(mov(Reg::R1, Reg::R6));
                 self.load_map(Reg::R2, PROG_ARRAY);

@@ -1,0 +1,169 @@
+//! Test runs of programs that call bpf(2) themselves, as the loaders of light skeletons do.
+//!
+//! ```text
+//! thread of the caller                            thread of the program
+//! test_run ──────────────────────────────────────> runs
+//!   serves the command: the caller's descriptors <── bpf_sys_bpf, bpf_sys_close
+//!   answer ──────────────────────────────────────> goes on
+//! ```
+//! Two threads, because what serves a command is borrowed from the call, and what a helper finds must own what it needs. The program sees the task
+//! that calls all the same.
+//!
+//! Addresses in the attributes of a program are this process's, as they are the kernel's there; logs are written where the caller has its memory.
+
+use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
+
+use parking_lot::Mutex;
+use ring3_btf::{Btf, Kind};
+use ring3_helpers::syscall::{SyscallHost, SyscallRun, read_program_memory};
+use ring3_isa::{CallTarget, Insn, decode};
+use ring3_objects::{Error, Program, TestRun, TestRunResult};
+use ring3_runtime::{RunContext, current_task, with_run_context};
+use ring3_sync::rcu;
+use ring3_uapi::{Errno, FuncId};
+
+use crate::{GuestMemory, attr::Attr, shim::Call, support};
+
+/// What a program asks for.
+enum Request {
+    Bpf { cmd: u32, attr: Vec<u8> },
+    Close { fd: i32 },
+}
+
+struct Asked {
+    request: Request,
+    answer: SyncSender<Result<u64, Errno>>,
+}
+
+/// The program's side.
+struct Asking {
+    kernel: Option<Btf>,
+    requests: Mutex<Sender<Asked>>,
+}
+
+impl Asking {
+    /// # Errors
+    /// As the command; EINTR: nobody serves any more.
+    fn ask(&self, request: Request) -> Result<u64, Errno> {
+        let (answer, answered) = sync_channel(1);
+        let asked = Asked { request, answer };
+        self.requests.lock().send(asked).map_err(|_| Errno::EINTR)?;
+        answered.recv().map_err(|_| Errno::EINTR)?
+    }
+}
+
+impl SyscallHost for Asking {
+    fn find_type(&self, name: &str, kind: Kind) -> Option<u32> {
+        let id = self.kernel.as_ref()?.find_by_name_kind(name, kind)?;
+        Some(id.0)
+    }
+
+    fn find_symbol(&self, _name: &str) -> Option<u64> {
+        None
+    }
+
+    fn bpf(&self, cmd: u32, attr: &[u8]) -> Result<u64, Errno> {
+        let attr = attr.to_owned();
+        self.ask(Request::Bpf { cmd, attr })
+    }
+
+    fn close(&self, fd: u32) -> Result<(), Errno> {
+        self.ask(Request::Close { fd: fd as i32 }).map(drop)
+    }
+}
+
+/// Memory of a command that a program gave.
+struct ProgramMemory<'a> {
+    caller: &'a mut dyn GuestMemory,
+}
+
+impl GuestMemory for ProgramMemory<'_> {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Errno> {
+        read_program_memory(address, into)
+    }
+
+    /// Only logs are written by the commands that programs may give.
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        self.caller.write(address, bytes)
+    }
+}
+
+/// Whether a program may ask for anything.
+pub(crate) fn calls_bpf(prog: &Program) -> bool {
+    let insns = &prog.verified().insns;
+    let mut at = 0;
+    while let Ok((insn, slots)) = decode(insns, at) {
+        if let Insn::Call(CallTarget::Helper(id)) = insn
+            && [FuncId::SysBpf.raw(), FuncId::SysClose.raw()].contains(&(id as u32))
+        {
+            return true;
+        }
+        at += slots;
+    }
+    false
+}
+
+/// Runs a program and serves what it asks for meanwhile.
+///
+/// # Errors
+/// As [`Program::test_run_with`].
+pub(crate) fn run(
+    call: &mut Call<'_>,
+    prog: &Program,
+    run: &TestRun,
+) -> Result<TestRunResult, Error> {
+    let (requests, asked) = channel::<Asked>();
+    let task = current_task();
+    let kernel = call.system.kernel_btf();
+    std::thread::scope(|scope| {
+        let running = scope.spawn(move || {
+            let requests = Mutex::new(requests);
+            let host = SyscallRun(Box::new(Asking { kernel, requests }));
+            let context = RunContext {
+                task: Some(task),
+                extension: Some(&host),
+                ..RunContext::default()
+            };
+            with_run_context(&context, || prog.test_run_with(run))
+        });
+        // Until the program and its sender are gone.
+        for Asked { request, answer } in asked {
+            // The program is in a read section: nothing here may wait for it to end.
+            let _section = rcu::read();
+            let _ = answer.send(serve(call, request));
+        }
+        running.join().unwrap_or_else(|_| {
+            let text = format!("program '{}': its run panicked", prog.name());
+            Err(Error::new(Errno::EFAULT, text))
+        })
+    })
+}
+
+/// # Errors
+/// As the command. ENOTSUPP: one that waits for programs to end, as attaching does.
+fn serve(call: &mut Call<'_>, request: Request) -> Result<u64, Errno> {
+    const RAW_TRACEPOINT_OPEN: u32 = 17;
+    const LINK_CREATE: u32 = 28;
+    let (cmd, mut attr) = match request {
+        Request::Close { fd } => return call.caller.close(fd).map(|()| 0),
+        Request::Bpf { cmd, attr } => (cmd, attr),
+    };
+    if matches!(cmd, RAW_TRACEPOINT_OPEN | LINK_CREATE) {
+        return Err(Errno::ENOTSUPP);
+    }
+    let row = support::find(cmd).ok_or(Errno::EINVAL)?;
+    let attr = Attr::new(&mut attr)?;
+    attr.check_end(row.attr_bytes)?;
+    let mut inner = Call {
+        system: call.system,
+        bpffs: call.bpffs,
+        net: call.net,
+        tracing: call.tracing,
+        caller: call.caller,
+        attr,
+        memory: &mut ProgramMemory {
+            caller: call.memory,
+        },
+    };
+    (row.handler)(&mut inner).map(|result| result as u64)
+}
