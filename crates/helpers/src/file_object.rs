@@ -9,9 +9,10 @@
 use ring3_btf::layout;
 use ring3_isa::MemSize;
 use ring3_runtime::extable::{probe_copy, probe_load};
+use ring3_spec::kinds::{Btf, OrNull, SocketStruct, Value};
 use ring3_uapi::Errno;
 
-use crate::bind::{bytes_mut, implement};
+use crate::bind::{IntoValue, bytes_mut, implement};
 
 const FILE_BYTES: usize = 512;
 const INODE_BYTES: usize = 1024;
@@ -166,6 +167,15 @@ fn path_text(path: u64) -> Vec<u8> {
     text
 }
 
+/// What a file that is no socket has for one.
+struct NoSocket;
+
+impl IntoValue<OrNull<Btf<SocketStruct>>> for NoSocket {
+    fn into_value(self) -> Value<OrNull<Btf<SocketStruct>>> {
+        Value::new(0)
+    }
+}
+
 implement! { ROWS:
     DPath(path: u64, buf: *mut u8, size: u32) {
         // SAFETY: 1. ARG_PTR_TO_UNINIT_MEM with its size.
@@ -183,6 +193,11 @@ implement! { ROWS:
             }
         }
     }
+    /// No modelled file is a socket.
+    SockFromFile(_file: u64) { NoSocket }
+    /// Nobody measures files here.
+    ImaInodeHash(_inode: u64, _hash: *mut u8, _size: u32) { Err::<(), _>(Errno::EOPNOTSUPP) }
+    ImaFileHash(_file: u64, _hash: *mut u8, _size: u32) { Err::<(), _>(Errno::EOPNOTSUPP) }
 }
 
 #[cfg(test)]
@@ -197,6 +212,23 @@ mod tests {
         // SAFETY: the object and the buffer live.
         let ret = unsafe { code(path, address, size as u64, 0, 0) as i64 };
         (ret, out)
+    }
+
+    #[test]
+    fn a_file_is_no_socket_and_has_no_measurement() {
+        let file = FileObject::new("/x", 9);
+        let mut hash = [7u8; 32];
+        let address = hash.as_mut_ptr().expose_provenance() as u64;
+        let call = |id, object: u64| {
+            let code = crate::find(id).unwrap();
+            // SAFETY: the object and the buffer live.
+            unsafe { code(object, address, 32, 0, 0) as i64 }
+        };
+        let unsupported = Errno::EOPNOTSUPP.negated();
+        assert_eq!(call(FuncId::SockFromFile, file.file_ptr()), 0);
+        assert_eq!(call(FuncId::ImaFileHash, file.file_ptr()), unsupported);
+        assert_eq!(call(FuncId::ImaInodeHash, file.inode_ptr()), unsupported);
+        assert_eq!(hash, [7; 32]);
     }
 
     #[test]

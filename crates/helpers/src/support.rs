@@ -63,7 +63,7 @@ const MODELS: &[(&str, &[FuncId])] = &[
         &[
             GetSocketCookie, GetSocketUid, GetNetnsCookie, SkLookupTcp, SkLookupUdp, SkcLookupTcp, SkRelease, SkFullsock, TcpSock,
             GetListenerSock, SkStorageGet, SkStorageDelete, SkcToTcp6Sock, SkcToTcpSock, SkcToTcpTimewaitSock, SkcToTcpRequestSock,
-            SkcToUdp6Sock, SkcToUnixSock, SkcToMptcpSock, SkCgroupId, SkAncestorCgroupId,
+            SkcToUdp6Sock, SkcToUnixSock, SkcToMptcpSock, SkCgroupId, SkAncestorCgroupId, TcpCheckSyncookie, TcpGenSyncookie,
         ],
     ),
     (
@@ -77,7 +77,9 @@ const MODELS: &[(&str, &[FuncId])] = &[
         "a modelled task_struct of the host's thread",
         &[GetCurrentTask, GetCurrentTaskBtf, TaskStorageGet, TaskStorageDelete],
     ),
-    ("modelled files", &[DPath, InodeStorageGet, InodeStorageDelete]),
+    ("modelled files", &[DPath, InodeStorageGet, InodeStorageDelete, SockFromFile]),
+    ("files that nobody measures", &[ImaInodeHash, ImaFileHash]),
+    ("packets that were never in IPsec", &[SkbGetXfrmState]),
     ("modelled mappings of the host's process", &[FindVma]),
     ("the host's frames", &[GetStack, GetStackid, GetTaskStack]),
     (
@@ -108,8 +110,7 @@ const REFUSALS: &[(&str, &[FuncId])] = &[
         ],
     ),
     ("no hook delivers packets to sockets", &[SkSelectReuseport, SkAssign]),
-    ("connections have no handshake here", &[TcpCheckSyncookie, TcpGenSyncookie, TcpSendAck]),
-    ("there is no IPsec here", &[SkbGetXfrmState]),
+    ("connections have no handshake here", &[TcpSendAck]),
     (
         "lightweight tunnels end packets at their hook here",
         &[LwtPushEncap, LwtSeg6StoreBytes, LwtSeg6AdjustSrh, LwtSeg6Action],
@@ -125,8 +126,6 @@ const REFUSALS: &[(&str, &[FuncId])] = &[
     ("values are not shown by their type yet", &[SnprintfBtf]),
     ("registers of the host's tasks are not kept", &[TaskPtRegs]),
     ("there is no exec hook here", &[BprmOptsSet]),
-    ("there is no integrity measurement here", &[ImaInodeHash, ImaFileHash]),
-    ("modelled files are no sockets", &[SockFromFile]),
 ];
 
 #[cfg(test)]

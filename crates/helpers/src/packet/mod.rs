@@ -8,6 +8,7 @@ pub mod csum;
 mod device;
 mod fib;
 mod flow;
+mod handshake;
 mod headers;
 mod layout;
 mod object;

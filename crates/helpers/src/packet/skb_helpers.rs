@@ -248,6 +248,12 @@ fn classid(skb: &Skb) -> u64 {
 }
 
 implement! { ROWS:
+    /// No packet has been through IPsec here: there is no state of any index.
+    SkbGetXfrmState(_skb: &mut Skb, _index: u32, state: *mut u8, size: u32, _flags: u64) {
+        // SAFETY: 1. ARG_PTR_TO_UNINIT_MEM with its size.
+        unsafe { bytes_mut(state, size) }.fill(0);
+        Err::<(), _>(Errno::EINVAL)
+    }
     SkbVlanPush(skb: &mut Skb, protocol: u16, tci: u16) { headers::vlan_push(skb, protocol.to_ne_bytes(), tci) }
     SkbVlanPop(skb: &mut Skb) { headers::vlan_pop(skb) }
     SkbChangeProto(skb: &mut Skb, protocol: u16, flags: u64) { headers::change_proto(skb, protocol.to_ne_bytes(), flags) }

@@ -10,7 +10,7 @@ use ring3_uapi::Errno;
 use super::sock::{
     Endpoint, PROTOCOL_TCP, PROTOCOL_UDP, Sock, SockQuery, family, give_back, lend, state,
 };
-use super::world;
+use super::{handshake, world};
 use crate::bind::{AnyCtx, FromValue, IntoValue, bytes, implement};
 
 impl FromValue<BtfSock> for Option<&Sock> {
@@ -152,6 +152,14 @@ implement! { ROWS:
         Cast::of(sk, |sock| sock.is_full_udp() && sock.spec().family == family::INET6)
     }
     SkcToUnixSock(sk: Option<&Sock>) { Cast::of(sk, |sock| sock.is_full() && sock.spec().family == family::UNIX) }
+    TcpCheckSyncookie(sk: Option<&Sock>, iph: *const u8, iph_len: u32, th: *const u8, th_len: u32) {
+        // SAFETY: 1. ARG_PTR_TO_MEM with its size, twice.
+        unsafe { handshake::check(sk, bytes(iph, iph_len), bytes(th, th_len)) }
+    }
+    TcpGenSyncookie(sk: Option<&Sock>, iph: *const u8, iph_len: u32, th: *const u8, th_len: u32) {
+        // SAFETY: as above.
+        unsafe { handshake::generate(sk, bytes(iph, iph_len), bytes(th, th_len)) }
+    }
     /// No modelled socket is a subflow of another.
     SkcToMptcpSock(_sk: Option<&Sock>) { Cast(0) }
 }
