@@ -298,6 +298,11 @@ pub enum DistanceField {
 }
 
 impl RawInsn {
+    /// Whether the opcode is of the class of jumps, calls and exits, in either width.
+    pub const fn is_jump_class(self) -> bool {
+        matches!(self.class(), table::JMP | table::JMP32)
+    }
+
     /// The field that holds the distance of a jump, a subprogram call or a subprogram address; `None` where there is none.
     /// What moves instructions has these to adjust.
     pub const fn distance_field(self) -> Option<DistanceField> {
@@ -308,7 +313,7 @@ impl RawInsn {
                 _ => None,
             };
         }
-        if !matches!(self.class(), table::JMP | table::JMP32) {
+        if !self.is_jump_class() {
             return None;
         }
         match code & 0xf0 {

@@ -296,10 +296,12 @@ fn check_insn(env: &mut Env<'_>) -> Check<Next> {
         Slot::Insn(insn) => return check_decoded(env, insn),
         Slot::SecondHalf => reject!(EINVAL, "invalid BPF_LD mode"),
         Slot::Bad => {
-            return Err(check::encoding::bad_encoding(
-                env,
-                facts.raw[insn_idx as usize],
-            ));
+            let raw = facts.raw[insn_idx as usize];
+            // A jump counts before its fields are looked at: on a speculative path the next one may stand at a checkpoint by that.
+            if raw.is_jump_class() {
+                env.jmps_processed += 1;
+            }
+            return Err(check::encoding::bad_encoding(env, raw));
         }
     }
     env.insn_idx = env.insn_idx.wrapping_add(1);
