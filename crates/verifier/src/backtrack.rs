@@ -21,8 +21,9 @@ use crate::env::{Env, Facts};
 use crate::error::{Check, Violation};
 use crate::log::state::{Which, write_state};
 use crate::log::{Log, vlog};
-use crate::state::{HistFlags, JmpHistoryEntry, MAIN_CALLSITE, RegBase, VerifierState};
+use crate::state::{Cursor, HistFlags, JmpHistoryEntry, MAIN_CALLSITE, RegBase, VerifierState};
 use crate::states::StateTable;
+use quick::Noted;
 use step::{ARGS, Step, backtrack_insn};
 pub(crate) use wanted::{BacktrackState, LinkedReg, LinkedRegs};
 use wanted::{RegMask, SlotMask};
@@ -153,22 +154,22 @@ fn walk_inner(
                     bt.slot_mask()
                 )));
             }
-            let mut i = last_idx as u32;
             let mut history = st.history.cursor();
+            let mut way = Way {
+                idx: last_idx as u32,
+                subseq_idx,
+                first_idx: st.first_insn_idx,
+            };
             loop {
                 let step = if skip_first {
                     skip_first = false;
                     Step::Done
                 } else {
-                    let hist = history.at(i);
-                    let is_linked = hist.is_some_and(|hist| hist.linked_regs != 0);
-                    match facts.quick_steps[i as usize].before(bt.reg_mask()) {
-                        Some(wanted) if !is_linked && !log.is_level2() => {
-                            bt.regs[bt.frame as usize] = wanted;
-                            Step::Done
-                        }
-                        _ => backtrack_insn(facts, log, i, subseq_idx, hist.as_ref(), bt)?,
+                    if !log.is_level2() && way.take_quick_steps(facts, &mut history, bt)? {
+                        break;
                     }
+                    let hist = history.at(way.idx);
+                    backtrack_insn(facts, log, way.idx, way.subseq_idx, hist.as_ref(), bt)?
                 };
                 if let Step::GiveUp = step {
                     mark_all_precise(log, states, start);
@@ -177,25 +178,13 @@ fn walk_inner(
                 if bt.is_empty() {
                     return Ok(changed);
                 }
-                subseq_idx = i64::from(i);
-                if i == st.first_insn_idx
-                    && (history.len() == 0 || history.len() == 1 && history.at(i).is_some())
-                {
+                if way.is_at_begin(&history) {
                     break;
                 }
-                match history.at(i) {
-                    Some(entry) => {
-                        i = entry.prev_idx;
-                        history.pop();
-                    }
-                    None => i = i.wrapping_sub(1),
-                }
-                if i as usize >= facts.raw.len() {
-                    return Err(Violation::bug(format_args!(
-                        "backtracking idx {}",
-                        i as i32
-                    )));
-                }
+                way.step_back(facts, &mut history)?;
+            }
+            if bt.is_empty() {
+                return Ok(changed);
             }
             st.parent
         };
@@ -212,6 +201,76 @@ fn walk_inner(
     }
     mark_all_precise(log, states, start);
     Ok(changed)
+}
+
+/// Where a walk backwards through the history of one state stands.
+struct Way {
+    idx: u32,
+    /// The instruction walked before, which runs after `idx`.
+    subseq_idx: i64,
+    /// The first instruction of the state.
+    first_idx: u32,
+}
+
+impl Way {
+    #[inline]
+    fn is_at_begin(&self, history: &Cursor<'_>) -> bool {
+        self.idx == self.first_idx
+            && (history.len() == 0 || history.len() == 1 && history.newest_idx() == self.idx)
+    }
+
+    #[inline]
+    fn step_back(&mut self, facts: &Facts, history: &mut Cursor<'_>) -> Check {
+        self.subseq_idx = i64::from(self.idx);
+        self.idx = match history.at(self.idx) {
+            Some(entry) => {
+                history.pop();
+                entry.prev_idx
+            }
+            None => self.idx.wrapping_sub(1),
+        };
+        if self.idx as usize >= facts.raw.len() {
+            return Err(Violation::bug(format_args!(
+                "backtracking idx {}",
+                self.idx as i32
+            )));
+        }
+        Ok(())
+    }
+
+    /// Goes on as long as steps need nothing but the wanted registers of the frame. `true`: at the begin of the state, or nothing is
+    /// wanted any more; else `idx` is an instruction whose whole rule must say.
+    fn take_quick_steps(
+        &mut self,
+        facts: &Facts,
+        history: &mut Cursor<'_>,
+        bt: &mut BacktrackState,
+    ) -> Check<bool> {
+        let frame = usize::from(bt.frame);
+        let mut wanted = bt.regs[frame];
+        // Quick steps leave the rest of the set alone.
+        bt.regs[frame] = 0;
+        let is_rest_empty = bt.is_empty();
+        let is_end = loop {
+            let mut noted = Noted::Nothing;
+            if history.newest_idx() == self.idx {
+                if history.newest_is_linked() {
+                    break false;
+                }
+                noted = Noted::Something;
+            }
+            match facts.quick_steps[self.idx as usize].before(wanted, noted) {
+                Some(before) => wanted = before,
+                None => break false,
+            }
+            if wanted == 0 && is_rest_empty || self.is_at_begin(history) {
+                break true;
+            }
+            self.step_back(facts, history)?;
+        };
+        bt.regs[frame] = wanted;
+        Ok(is_end)
+    }
 }
 
 /// Marks what is wanted in a checkpoint; what is marked already, or is no scalar, is wanted no more.
@@ -308,8 +367,7 @@ pub(crate) fn mark_all_precise(log: &mut Log, states: &mut StateTable, start: &V
                 .any(|r| r.ty.is_scalar() && !r.precise)
                 || frame
                     .stack
-                    .iter()
-                    .any(|s| s.is_spilled_scalar() && !s.spilled().precise);
+                    .any_written(|s| s.is_spilled_scalar() && !s.spilled().precise);
             if !misses {
                 continue;
             }
@@ -352,8 +410,7 @@ pub(crate) fn mark_all_imprecise(st: &mut VerifierState) {
             .any(|r| r.ty.is_scalar() && r.precise)
             || frame
                 .stack
-                .iter()
-                .any(|s| s.is_spilled_scalar() && s.spilled().precise);
+                .any_written(|s| s.is_spilled_scalar() && s.spilled().precise);
         if !any {
             continue;
         }

@@ -205,8 +205,11 @@ impl Facts {
         Some(BtfIdx(idx as u16))
     }
 
-    /// The special fields of a struct of the program's own BTF.
+    /// The special fields of a struct of a program's BTF; of the kernel's and its modules' structs none are known.
     pub(crate) fn struct_record(&self, btf: BtfIdx, id: TypeId) -> Option<&Record> {
+        if self.has_kernel_btf && (btf == BtfIdx(0) || self.btf(btf).base().is_some()) {
+            return None;
+        }
         let metas = self.struct_metas.get(btf.0 as usize)?.get_or_init(|| {
             let kernel = self.has_kernel_btf.then(|| KernelTypes {
                 btf: &self.btfs[0],

@@ -71,7 +71,7 @@ pub(crate) fn push_path<'e>(
         );
     }
     if let Some(parent) = env.cur.parent {
-        env.states.get_mut(parent).branches += 1;
+        env.states.add_branch(parent);
     }
     match env.worklist.last_mut() {
         Some(pending) => Ok(&mut pending.state),

@@ -56,6 +56,8 @@ struct Listed {
 #[derive(Default)]
 pub(crate) struct StateTable {
     arena: Vec<Option<Box<Stored>>>,
+    /// Of each: paths that started there and have not ended. Asked of every checkpoint that is passed by, so they stand together.
+    branches: Vec<u32>,
     free: Vec<u32>,
     /// Index into `lists`, plus one; 0 where no checkpoint was stored yet.
     buckets: Vec<u32>,
@@ -90,6 +92,18 @@ impl StateTable {
         &mut self.stored_mut(id).state
     }
 
+    /// Paths that started at a checkpoint and have not ended.
+    #[inline]
+    fn branches(&self, id: StateId) -> u32 {
+        self.branches[id.0 as usize]
+    }
+
+    /// One more path starts at a checkpoint.
+    #[inline]
+    pub(crate) fn add_branch(&mut self, id: StateId) {
+        self.branches[id.0 as usize] += 1;
+    }
+
     #[inline]
     fn stored(&self, id: StateId) -> &Stored {
         match &self.arena[id.0 as usize] {
@@ -118,10 +132,12 @@ impl StateTable {
         let id = match self.free.pop() {
             Some(index) => {
                 self.arena[index as usize] = stored;
+                self.branches[index as usize] = 1;
                 StateId(index)
             }
             None => {
                 self.arena.push(stored);
+                self.branches.push(1);
                 StateId(self.arena.len() as u32 - 1)
             }
         };
@@ -169,9 +185,8 @@ impl StateTable {
     }
 
     fn free_if_done(&mut self, id: StateId) {
-        let stored = self.stored_mut(id);
         // Back-edges may still refer to it.
-        if stored.evicted && stored.state.branches == 0 && !scc::has_open_backedges(self, id) {
+        if self.stored(id).evicted && self.branches(id) == 0 && !scc::has_open_backedges(self, id) {
             self.arena[id.0 as usize] = None;
             self.free.push(id.0);
             self.evicted -= 1;
@@ -181,6 +196,7 @@ impl StateTable {
     /// Forgets all checkpoints: the next function is explored afresh. The figures stay.
     pub(crate) fn clear(&mut self) {
         self.arena.clear();
+        self.branches.clear();
         self.free.clear();
         self.buckets.fill(0);
         self.lists.clear();
@@ -240,15 +256,12 @@ pub(crate) fn check_state_visited(env: &mut Env<'_>) -> Check<Visit> {
             }
             Found::Differs => {}
         }
+        let is_open = env.states.branches(id) > 0;
         let stored = env.states.stored_mut(id);
         if add_new {
             stored.misses += 1;
         }
-        let patience = if force_checkpoint && stored.state.branches > 0 {
-            64
-        } else {
-            3
-        };
+        let patience = if force_checkpoint && is_open { 64 } else { 3 };
         if stored.misses > stored.hits * patience + patience {
             stored.evicted = true;
             env.states.unlist(bucket, index);
@@ -280,7 +293,6 @@ fn add_checkpoint(env: &mut Env<'_>, bucket: usize, insn_idx: u32) -> Check {
     let mut state = env.cur.clone();
     state.history = history;
     state.insn_idx = insn_idx;
-    state.branches = 1;
     let dfs_depth = state.dfs_depth;
     let id = env.states.insert(bucket, state);
     scc::maybe_enter(env, id);
@@ -302,8 +314,7 @@ enum Found {
 /// callbacks do not set it.
 fn compare(env: &mut Env<'_>, id: StateId, insn_idx: u32, in_loop: &mut bool) -> Check<Found> {
     let facts = env.facts;
-    let old = env.states.get(id);
-    if old.branches == 0 {
+    if env.states.branches(id) == 0 {
         *in_loop = scc::has_open_backedges(&env.states, id);
         let exactness = if *in_loop || env.recording.is_some() {
             Exactness::RangeWithin
@@ -316,7 +327,7 @@ fn compare(env: &mut Env<'_>, id: StateId, insn_idx: u32, in_loop: &mut bool) ->
             Found::Differs
         });
     }
-    let frame = old.cur_frame();
+    let frame = env.states.get(id).cur_frame();
     if frame.in_async_callback_fn && frame.async_entry_cnt != env.cur.cur_frame().async_entry_cnt {
         return Ok(Found::Looping);
     }
@@ -476,9 +487,8 @@ fn clean_live_states(env: &mut Env<'_>, bucket: usize, insn_idx: u32) {
         if listed.cleaned || listed.insn_idx != insn_idx {
             continue;
         }
-        let st = env.states.get(listed.id);
-        if st.branches != 0
-            || !same_callsites(st, &env.cur)
+        if env.states.branches(listed.id) != 0
+            || !same_callsites(env.states.get(listed.id), &env.cur)
             || scc::has_open_backedges(&env.states, listed.id)
         {
             continue;
@@ -526,18 +536,14 @@ fn clean_state(
 
 /// A path has ended: its checkpoints have one path less.
 pub(crate) fn update_branch_counts(env: &mut Env<'_>) -> Check {
-    env.cur.branches = env.cur.branches.saturating_sub(1);
-    if env.cur.branches != 0 {
-        return Ok(());
-    }
     let mut at = env.cur.parent;
     while let Some(id) = at {
-        let st = env.states.get_mut(id);
-        st.branches = st.branches.saturating_sub(1);
-        if st.branches != 0 {
+        let branches = &mut env.states.branches[id.0 as usize];
+        *branches = branches.saturating_sub(1);
+        if *branches != 0 {
             break;
         }
-        at = st.parent;
+        at = env.states.get(id).parent;
         scc::maybe_exit(env, id)?;
         env.states.free_if_done(id);
     }
@@ -552,7 +558,7 @@ pub(crate) fn widen_from_previous_entry(env: &mut Env<'_>) {
     let found = |listed: &&Listed| {
         let st = env.states.get(listed.id);
         listed.insn_idx == insn_idx
-            && st.branches != 0
+            && env.states.branches(listed.id) != 0
             && same_callsites(st, &env.cur)
             && st.dfs_depth < env.cur.dfs_depth
     };

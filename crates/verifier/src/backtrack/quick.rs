@@ -4,20 +4,32 @@
 
 use alloc::vec::Vec;
 
-use ring3_isa::{AluOp, Insn, Operand, Reg};
+use ring3_isa::{AluOp, AtomicOp, Insn, Operand, Reg};
 
 use crate::env::Slot;
 
 /// What an instruction does to the wanted registers of its frame, if that depends on nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct QuickStep {
-    /// The register it defines, as a bit, [`QuickStep::DROPS`] or [`QuickStep::IS_WHOLE`]; nothing changes unless it is wanted.
-    defines: u16,
+    /// Registers as bits, and flags: nothing changes unless one of them is wanted.
+    concerns: u16,
     /// Wanted then.
     wants: u16,
 }
 
+/// What the path's history says of the step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Noted {
+    Nothing,
+    Something,
+}
+
 impl QuickStep {
+    const REGS: u16 = (1 << 11) - 1;
+    /// If a note in the history says what was done to the stack, the whole rule must say.
+    const HEEDS_NOTES: u16 = 1 << 12;
+    /// If a register concerned is wanted, the whole rule must say.
+    const IS_GATED: u16 = 1 << 13;
     /// The register that is defined is wanted no more.
     const DROPS: u16 = 1 << 14;
     /// The whole rule must say.
@@ -25,14 +37,21 @@ impl QuickStep {
 
     /// Nothing is wanted or dropped.
     const NOTHING: QuickStep = QuickStep {
-        defines: 0,
+        concerns: 0,
         wants: 0,
     };
 
     const WHOLE: QuickStep = QuickStep {
-        defines: Self::IS_WHOLE,
+        concerns: Self::IS_WHOLE,
         wants: 0,
     };
+
+    const fn gated(concerns: u16) -> QuickStep {
+        QuickStep {
+            concerns: concerns | Self::IS_GATED,
+            wants: 0,
+        }
+    }
 
     fn of(slot: &Slot) -> QuickStep {
         let bit = |reg: Reg| 1u16 << reg.number();
@@ -40,11 +59,11 @@ impl QuickStep {
         match slot {
             Slot::SecondHalf | Slot::Bad => QuickStep::NOTHING,
             Slot::LoadImm64 { dst, .. } => QuickStep {
-                defines: bit(*dst) | Self::DROPS,
+                concerns: bit(*dst) | Self::DROPS,
                 wants: 0,
             },
             Slot::Insn(Insn::Alu { op, dst, src, .. }) => QuickStep {
-                defines: if *op == AluOp::Mov {
+                concerns: if *op == AluOp::Mov {
                     bit(*dst) | Self::DROPS
                 } else {
                     bit(*dst)
@@ -56,7 +75,7 @@ impl QuickStep {
             },
             Slot::Insn(Insn::Movsx { dst, src, .. } | Insn::AddrSpaceCast { dst, src, .. }) => {
                 QuickStep {
-                    defines: bit(*dst) | Self::DROPS,
+                    concerns: bit(*dst) | Self::DROPS,
                     wants: wanted(*src),
                 }
             }
@@ -72,20 +91,27 @@ impl QuickStep {
                 },
             ) => QuickStep::NOTHING,
             Slot::Insn(
-                Insn::Load { .. }
-                | Insn::Store { .. }
-                | Insn::Atomic { .. }
-                | Insn::LoadImm64 { .. }
-                | Insn::LoadAbs { .. }
-                | Insn::LoadInd { .. }
-                | Insn::Jmp {
-                    src: Operand::Reg(_),
+                Insn::Load { dst, .. }
+                | Insn::Atomic {
+                    op: AtomicOp::LoadAcquire,
+                    dst,
                     ..
-                }
-                | Insn::Call(_)
-                | Insn::Exit
-                | Insn::Internal(_),
-            ) => QuickStep::WHOLE,
+                },
+            ) => QuickStep::gated(bit(*dst)),
+            Slot::Insn(Insn::Store { dst, .. } | Insn::Atomic { dst, .. }) => {
+                QuickStep::gated(bit(*dst) | Self::HEEDS_NOTES)
+            }
+            Slot::Insn(Insn::LoadAbs { .. } | Insn::LoadInd { .. }) => {
+                QuickStep::gated(bit(Reg::R0))
+            }
+            Slot::Insn(Insn::Jmp {
+                dst,
+                src: Operand::Reg(src),
+                ..
+            }) => QuickStep::gated(bit(*dst) | bit(*src)),
+            Slot::Insn(Insn::LoadImm64 { .. } | Insn::Call(_) | Insn::Exit | Insn::Internal(_)) => {
+                QuickStep::WHOLE
+            }
         }
     }
 
@@ -96,16 +122,20 @@ impl QuickStep {
 
     /// The wanted registers before the instruction; `None`: the whole rule must say.
     #[inline]
-    pub(super) fn before(self, wanted: u32) -> Option<u32> {
-        if self.defines & Self::IS_WHOLE != 0 {
+    pub(super) fn before(self, wanted: u32, noted: Noted) -> Option<u32> {
+        let concerned = u32::from(self.concerns & Self::REGS);
+        let is_untold = noted == Noted::Something && self.concerns & Self::HEEDS_NOTES != 0;
+        if self.concerns & Self::IS_WHOLE != 0 || is_untold {
             return None;
         }
-        let defined = u32::from(self.defines & !Self::DROPS);
-        if wanted & defined == 0 {
+        if wanted & concerned == 0 {
             return Some(wanted);
         }
-        let kept = if self.defines & Self::DROPS != 0 {
-            wanted & !defined
+        if self.concerns & Self::IS_GATED != 0 {
+            return None;
+        }
+        let kept = if self.concerns & Self::DROPS != 0 {
+            wanted & !concerned
         } else {
             wanted
         };
@@ -116,7 +146,7 @@ impl QuickStep {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ring3_isa::Width;
+    use ring3_isa::{MemSize, Width};
 
     #[test]
     fn a_move_moves_the_mark_and_a_sum_adds_one() {
@@ -130,9 +160,23 @@ mod tests {
         };
         let mov = QuickStep::of(&alu(AluOp::Mov));
         let add = QuickStep::of(&alu(AluOp::Add));
-        assert_eq!(mov.before(0b10), Some(0b100));
-        assert_eq!(add.before(0b10), Some(0b110));
-        assert_eq!(add.before(0b1000), Some(0b1000));
-        assert_eq!(QuickStep::of(&Slot::Insn(Insn::Exit)).before(1), None);
+        let before = |step: QuickStep, wanted| step.before(wanted, Noted::Nothing);
+        assert_eq!(before(mov, 0b10), Some(0b100));
+        assert_eq!(before(add, 0b10), Some(0b110));
+        assert_eq!(before(add, 0b1000), Some(0b1000));
+        assert_eq!(before(QuickStep::of(&Slot::Insn(Insn::Exit)), 1), None);
+    }
+
+    #[test]
+    fn a_store_is_passed_by_unless_the_history_knows_of_it() {
+        let store = QuickStep::of(&Slot::Insn(Insn::Store {
+            size: MemSize::Dw,
+            dst: Reg::R1,
+            off: 0,
+            src: Operand::Reg(Reg::R2),
+        }));
+        assert_eq!(store.before(0b100, Noted::Nothing), Some(0b100));
+        assert_eq!(store.before(0b100, Noted::Something), None);
+        assert_eq!(store.before(0b110, Noted::Nothing), None);
     }
 }

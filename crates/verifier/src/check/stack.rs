@@ -4,6 +4,8 @@
 //! else leaves bytes of some number, or zeros. Kernel counterpart: `check_stack_read`, `check_stack_write`. Neighbours:
 //! `liveness/stack` (who reads which slot), `backtrack` (history entries name the slot of a spill or fill).
 
+use core::ops::RangeInclusive;
+
 use ring3_isa::{Insn, Operand, Reg};
 
 use super::dynptr;
@@ -25,6 +27,11 @@ const STACK_MAX: i64 = ring3_uapi::limits::STACK_BYTES_MAX as i64;
 fn place(off: i32) -> (usize, usize) {
     let slot = (-off - 1) as usize;
     (slot / SLOT_BYTES, slot % SLOT_BYTES)
+}
+
+/// The reverse of [`place`].
+fn offset_of(spi: usize, byte: usize) -> i32 {
+    -((spi * SLOT_BYTES + byte) as i32) - 1
 }
 
 /// The whole access lies in the stack, which grows to hold it: `check_stack_access_within_bounds`.
@@ -449,20 +456,7 @@ fn check_write_fixed(
                 }
                 ty = SlotType::Zero;
             }
-            let bytes = byte + 1 - size as usize..=byte;
-            // A slot that holds this already stays shared with other states.
-            let slot = &env.cur.frame(frameno).stack[spi];
-            if slot.holds_register() || slot.types[bytes.clone()].iter().any(|&old| old != ty) {
-                let slot = &mut env.cur.frame_mut(frameno).stack[spi];
-                if slot.is_spilled_reg() || slot.is_special() {
-                    // The slot has lost what it held; its bytes are some numbers.
-                    for byte in 0..SLOT_BYTES {
-                        slot.scrub(byte);
-                    }
-                }
-                slot.clear_spilled();
-                slot.types[bytes].fill(ty);
-            }
+            store_plain(env, frameno, spi, byte + 1 - size as usize..=byte, ty);
             hist = HistFlags::NONE;
         }
     }
@@ -470,6 +464,71 @@ fn check_write_fixed(
         push_jmp_history(env, hist, 0);
     }
     Ok(())
+}
+
+/// A helper fills `size` bytes where a pointer with a fixed offset points to: as that many stores of one byte, all of them known to be in
+/// bounds.
+pub(crate) fn write_bytes(env: &mut Env<'_>, reg: &RegState, size: i32) -> Check {
+    let Some(fixed) = reg.const_offset() else {
+        return Err(Violation::bug("raw memory at a variable offset"));
+    };
+    let begin = fixed as i32;
+    let frameno = reg.frameno;
+    let permits = env.permits;
+    for (spi, bytes) in slots_of(begin, begin + size) {
+        let Some(slot) = env.cur.frame(frameno).stack.get(spi) else {
+            return Err(Violation::bug("stack slot beyond the stack"));
+        };
+        if !permits.allow_ptr_leaks && slot.is_spilled_reg() && !slot.is_spilled_scalar() {
+            reject!(EACCES, "attempt to corrupt spilled pointer on stack");
+        }
+        if !permits.bypass_spec_v4 && !matches!(slot.types[0], SlotType::Misc | SlotType::Zero) {
+            env.aux[env.insn_idx].nospec_result = true;
+        }
+        dynptr::destroy_if_dynptr(env, frameno, spi)?;
+        note_fastcall(env, frameno, begin);
+        env.mark_slot_scratched(spi as u32);
+        store_plain(env, frameno, spi, bytes, SlotType::Misc);
+    }
+    Ok(())
+}
+
+/// Bytes of a slot become some number or zero; what the slot held is lost.
+fn store_plain(
+    env: &mut Env<'_>,
+    frameno: u8,
+    spi: usize,
+    bytes: RangeInclusive<usize>,
+    ty: SlotType,
+) {
+    // A slot that holds this already stays shared with other states.
+    let slot = &env.cur.frame(frameno).stack[spi];
+    if slot.holds_register() || slot.types[bytes.clone()].iter().any(|&old| old != ty) {
+        let slot = &mut env.cur.frame_mut(frameno).stack[spi];
+        if slot.is_spilled_reg() || slot.is_special() {
+            // Its bytes are some numbers.
+            for byte in 0..SLOT_BYTES {
+                slot.scrub(byte);
+            }
+        }
+        slot.clear_spilled();
+        slot.types[bytes].fill(ty);
+    }
+}
+
+/// The slots that stack offsets `begin..end` lie in, lowest offset first, and which bytes of each (indices into `types`).
+fn slots_of(begin: i32, end: i32) -> impl Iterator<Item = (usize, RangeInclusive<usize>)> {
+    let mut at = begin;
+    core::iter::from_fn(move || {
+        if at >= end {
+            return None;
+        }
+        let (spi, first) = place(at);
+        let next = end.min(-((spi * SLOT_BYTES) as i32));
+        let (_, last) = place(next - 1);
+        at = next;
+        Some((spi, last..=first))
+    })
 }
 
 /// `save_register_state`
@@ -587,16 +646,15 @@ pub(crate) fn check_range_initialized(
         }
     };
     if let Some(raw) = raw {
-        for i in min_off..max_off + size {
-            let (spi, byte) = place(i);
-            let ty = env
-                .cur
-                .frame(reg.frameno)
-                .stack
-                .get(spi)
-                .map(|slot| slot.types[byte]);
-            if ty == Some(SlotType::Dynptr) {
-                reject!(EACCES, "potential write to dynptr at off={i} disallowed");
+        let stack = &env.cur.frame(reg.frameno).stack;
+        for (spi, bytes) in slots_of(min_off, max_off + size) {
+            let is_dynptr = |byte: usize| {
+                let slot = stack.get(spi);
+                slot.is_some_and(|slot| slot.types[byte] == SlotType::Dynptr)
+            };
+            if let Some(byte) = bytes.rev().find(|&byte| is_dynptr(byte)) {
+                let off = offset_of(spi, byte);
+                reject!(EACCES, "potential write to dynptr at off={off} disallowed");
             }
         }
         raw.access_size = size;
@@ -605,40 +663,46 @@ pub(crate) fn check_range_initialized(
     }
     let permits = env.permits;
     let frameno = reg.frameno;
-    for i in min_off..max_off + size {
-        let (spi, byte) = place(i);
-        let Some(slot) = env.cur.frame(frameno).stack.get(spi) else {
-            return Err(Violation::bug("allocated_stack too small"));
-        };
-        let ty = slot.types[byte];
-        let clobbers = access == Access::Write;
-        if ty == SlotType::Misc {
-        } else if ty == SlotType::Zero || ty == SlotType::Invalid && permits.allow_uninit_stack {
-            if clobbers {
-                env.cur.frame_mut(frameno).stack[spi].types[byte] = SlotType::Misc;
+    let clobbers = access == Access::Write;
+    for (spi, bytes) in slots_of(min_off, max_off + size) {
+        let mut is_noted = false;
+        for byte in bytes.rev() {
+            let Some(slot) = env.cur.frame(frameno).stack.get(spi) else {
+                return Err(Violation::bug("allocated_stack too small"));
+            };
+            let ty = slot.types[byte];
+            if ty == SlotType::Misc {
+            } else if ty == SlotType::Zero || ty == SlotType::Invalid && permits.allow_uninit_stack
+            {
+                if clobbers {
+                    env.cur.frame_mut(frameno).stack[spi].types[byte] = SlotType::Misc;
+                }
+            } else if slot.is_spilled_reg()
+                && (slot.spilled().ty == crate::state::RegType::SCALAR || permits.allow_ptr_leaks)
+            {
+                if clobbers {
+                    forget_spill(env.cur.frame_mut(frameno), spi, !permits.bpf_capable);
+                }
+            } else {
+                let at = offset_of(spi, byte) - min_off;
+                if reg.scalar.is_const() {
+                    reject!(
+                        EACCES,
+                        "invalid read from stack R{number} off {min_off}+{at} size {size}"
+                    );
+                }
+                reject!(
+                    EACCES,
+                    "invalid read from stack R{number} var_off {}+{at} size {size}",
+                    TnumText(reg.scalar.var_off)
+                );
             }
-        } else if slot.is_spilled_reg()
-            && (slot.spilled().ty == crate::state::RegType::SCALAR || permits.allow_ptr_leaks)
-        {
-            if clobbers {
-                forget_spill(env.cur.frame_mut(frameno), spi, !permits.bpf_capable);
+            if !is_noted {
+                env.stack_liveness
+                    .mark_read(env.facts, &env.cur, frameno, env.insn_idx, 1 << spi);
+                is_noted = true;
             }
-        } else if reg.scalar.is_const() {
-            reject!(
-                EACCES,
-                "invalid read from stack R{number} off {min_off}+{} size {size}",
-                i - min_off
-            );
-        } else {
-            reject!(
-                EACCES,
-                "invalid read from stack R{number} var_off {}+{} size {size}",
-                TnumText(reg.scalar.var_off),
-                i - min_off
-            );
         }
-        env.stack_liveness
-            .mark_read(env.facts, &env.cur, frameno, env.insn_idx, 1 << spi);
     }
     Ok(())
 }

@@ -163,6 +163,8 @@ pub(crate) struct StackLiveness {
     graph: Option<Graph>,
     instances: Vec<Instance>,
     by_chain: BTreeMap<CallChain, usize>,
+    /// The instance asked for last.
+    latest: Option<(CallChain, usize)>,
     /// Chain and instance of the frame being walked.
     current: Option<(CallChain, usize)>,
     write_insn_idx: u32,
@@ -359,9 +361,20 @@ impl StackLiveness {
 
     /// The instance of a chain; none when memory is used up.
     fn instance(&mut self, chain: CallChain) -> Option<usize> {
-        if let Some(&idx) = self.by_chain.get(&chain) {
+        if let Some((latest, idx)) = self.latest
+            && latest == chain
+        {
             return Some(idx);
         }
+        let idx = match self.by_chain.get(&chain) {
+            Some(&idx) => idx,
+            None => self.add_instance(chain)?,
+        };
+        self.latest = Some((chain, idx));
+        Some(idx)
+    }
+
+    fn add_instance(&mut self, chain: CallChain) -> Option<usize> {
         let function = self.functions.get(chain.subprog() as usize)?;
         self.masks_allocated += function.insn_count as usize / 16 + 1;
         if self.masks_allocated > MASKS_MAX {

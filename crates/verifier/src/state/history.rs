@@ -194,12 +194,24 @@ impl Cursor<'_> {
     /// The newest entry left, if it is of this instruction.
     #[inline]
     pub(crate) fn at(&self, idx: u32) -> Option<JmpHistoryEntry> {
-        let word = self.words.last()?;
-        if word & IDX_MASK == u64::from(idx) {
+        if self.newest_idx() == idx {
             self.newest()
         } else {
             None
         }
+    }
+
+    /// The instruction of the newest entry left; no instruction's index if none is left.
+    #[inline]
+    pub(crate) fn newest_idx(&self) -> u32 {
+        let idx = |word: &u64| (word & IDX_MASK) as u32;
+        self.words.last().map_or(u32::MAX, idx)
+    }
+
+    /// Whether registers were linked at the newest entry left.
+    #[inline]
+    pub(crate) fn newest_is_linked(&self) -> bool {
+        self.words.last().is_some_and(|&word| is_linked(word))
     }
 
     fn newest(&self) -> Option<JmpHistoryEntry> {

@@ -9,7 +9,7 @@ pub(crate) mod stack;
 pub(crate) mod verifier_state;
 
 pub(crate) use frame::{FuncState, MAIN_CALLSITE, RetvalRange, SharedReg};
-pub(crate) use history::{HistFlags, JmpHistoryEntry};
+pub(crate) use history::{Cursor, HistFlags, JmpHistoryEntry};
 pub(crate) use refs::{LockOwner, RefKind, RefState, Refs};
 pub(crate) use reg::{
     AT_PKT_END, BEYOND_PKT_END, BPF_ADD_CONST, BPF_ADD_CONST32, BPF_ADD_CONST64, BtfIdx,

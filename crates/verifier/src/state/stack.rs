@@ -153,24 +153,45 @@ impl Stack {
         }
     }
 
-    /// The slots that must be looked at to compare two stacks: all but those on pages that both share and that hold
-    /// no register related to another.
-    pub(crate) fn slots_to_compare<'a>(
-        &'a self,
-        other: &'a Stack,
-    ) -> impl Iterator<Item = (&'a StackSlot, Option<&'a StackSlot>)> + 'a {
+    /// Whether `holds` for all slots that must be looked at to compare two stacks (with those of `other`, if it has them): all but those on
+    /// pages that both share and that hold no register related to another.
+    #[inline]
+    pub(crate) fn all_differing(
+        &self,
+        other: &Stack,
+        mut holds: impl FnMut(&StackSlot, Option<&StackSlot>) -> bool,
+    ) -> bool {
         let all_same = self.len() <= other.len();
-        (0..self.len().div_ceil(PAGE_SLOTS))
-            .filter(move |&page| !(all_same && self.covers_itself_in(other, page)))
-            .flat_map(move |page| {
-                let first = page * PAGE_SLOTS;
-                let count = PAGE_SLOTS.min(self.len() - first);
-                let theirs = other.page(page);
-                self.page(page)[..count]
-                    .iter()
-                    .enumerate()
-                    .map(move |(i, slot)| (slot, (first + i < other.len()).then(|| &theirs[i])))
-            })
+        for first in (0..self.len()).step_by(PAGE_SLOTS) {
+            let page = first / PAGE_SLOTS;
+            if all_same && self.covers_itself_in(other, page) {
+                continue;
+            }
+            let theirs = other.page(page);
+            let mine = self.page(page).iter().take(self.len() - first);
+            for (i, slot) in mine.enumerate() {
+                if !holds(slot, (first + i < other.len()).then(|| &theirs[i])) {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Whether `f` holds for some slot that was written.
+    #[inline]
+    pub(crate) fn any_written(&self, mut f: impl FnMut(&StackSlot) -> bool) -> bool {
+        let Some(pages) = &self.pages else {
+            return false;
+        };
+        for page in pages.iter().flatten() {
+            for slot in &page.slots {
+                if f(slot) {
+                    return true;
+                }
+            }
+        }
+        false
     }
 
     #[inline]
@@ -193,7 +214,7 @@ impl Stack {
         let mut written = 0;
         for (number, page) in pages.iter().enumerate() {
             for (spi, slot) in page.iter().flat_map(|page| &page.slots).enumerate() {
-                let is_written = slot.types != StackSlot::EMPTY.types;
+                let is_written = !slot.is_all(SlotType::Invalid);
                 written |= u64::from(is_written) << (number * PAGE_SLOTS + spi);
             }
         }
@@ -211,7 +232,7 @@ impl Stack {
                 continue;
             }
             let stays = |&(spi, slot): &(usize, &StackSlot)| {
-                dead & 1 << spi == 0 && slot.types != StackSlot::EMPTY.types
+                dead & 1 << spi == 0 && !slot.is_all(SlotType::Invalid)
             };
             if !page.slots.iter().enumerate().any(|slot| stays(&slot)) {
                 *place = None;
@@ -270,6 +291,24 @@ impl StackSlot {
         types: [SlotType::Invalid; SLOT_BYTES],
         spilled: None,
     };
+
+    /// The types of all bytes as one word, which is compared at once.
+    #[inline]
+    fn word(&self) -> u64 {
+        u64::from_le_bytes(self.types.map(|ty| ty as u8))
+    }
+
+    /// Whether all bytes are of this type.
+    #[inline]
+    pub(crate) fn is_all(&self, ty: SlotType) -> bool {
+        self.word() == u64::from_le_bytes([ty as u8; SLOT_BYTES])
+    }
+
+    /// Whether the bytes are of the same types.
+    #[inline]
+    pub(crate) fn has_types_of(&self, other: &StackSlot) -> bool {
+        self.word() == other.word()
+    }
 
     /// The spilled register; one without a value if there is none.
     #[inline]

@@ -26,8 +26,6 @@ pub(crate) struct VerifierState {
     callers: Shared<Vec<Rc<FuncState>>>,
     /// Index of the innermost frame.
     pub(crate) curframe: u8,
-    /// Paths that started here and have not ended; only of stored states and of the current one.
-    pub(crate) branches: u32,
     /// The checkpoint this path passed last.
     pub(crate) parent: Option<StateId>,
     pub(crate) insn_idx: u32,
@@ -52,7 +50,6 @@ impl VerifierState {
             frame: Rc::new(frame),
             callers: Shared::default(),
             curframe: 0,
-            branches: 1,
             parent: None,
             insn_idx: 0,
             first_insn_idx: 0,
@@ -175,8 +172,7 @@ impl VerifierState {
             let hit = frame.regs.iter().any(|reg| pick(reg))
                 || frame
                     .stack
-                    .iter()
-                    .any(|slot| slot.is_spilled_reg() && pick(slot.spilled()));
+                    .any_written(|slot| slot.is_spilled_reg() && pick(slot.spilled()));
             if !hit {
                 continue;
             }

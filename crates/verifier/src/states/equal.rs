@@ -251,7 +251,7 @@ fn scalar_of(slot: &StackSlot, rules: Rules) -> Option<&RegState> {
     if slot.is_spilled_scalar64() {
         return Some(slot.spilled());
     }
-    if slot.types == [SlotType::Misc; SLOT_BYTES] {
+    if slot.is_all(SlotType::Misc) {
         return Some(&UNKNOWN);
     }
     if !rules.allow_uninit_stack {
@@ -266,23 +266,25 @@ fn scalar_of(slot: &StackSlot, rules: Rules) -> Option<&RegState> {
 
 fn stack_covers(old: &FuncState, cur: &FuncState, rules: Rules, map: &mut IdMap) -> bool {
     old.stack
-        .slots_to_compare(&cur.stack)
-        .all(|(o, c)| slot_covers(o, c, rules, map))
+        .all_differing(&cur.stack, |o, c| slot_covers(o, c, rules, map))
 }
 
 fn slot_covers(o: &StackSlot, c: Option<&StackSlot>, rules: Rules, map: &mut IdMap) -> bool {
-    const SPILLED: [SlotType; SLOT_BYTES] = [SlotType::Spill; SLOT_BYTES];
-    if rules.exactness == Exactness::NotExact && o.types == [SlotType::Invalid; SLOT_BYTES] {
+    if rules.exactness == Exactness::NotExact && o.is_all(SlotType::Invalid) {
         return true;
     }
     if let Some(c) = c
-        && o.types == SPILLED
-        && c.types == SPILLED
+        && o.has_types_of(c)
     {
-        if o.shares_spilled(c) && o.spilled().is_unrelated() {
+        if o.is_all(SlotType::Spill) {
+            if o.shares_spilled(c) && o.spilled().is_unrelated() {
+                return true;
+            }
+            return reg_covers(o.spilled(), c.spilled(), rules, map);
+        }
+        if !o.holds_register() && !c.holds_register() {
             return true;
         }
-        return reg_covers(o.spilled(), c.spilled(), rules, map);
     }
     // Byte by byte, as bytes of one slot may differ in what they hold.
     for byte in 0..SLOT_BYTES {

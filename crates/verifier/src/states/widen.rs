@@ -14,7 +14,7 @@ pub(crate) fn find_prev_entry(env: &Env<'_>, insn_idx: u32) -> Option<StateId> {
     let parent = env.states.get(env.cur.parent?);
     let found = |id: &StateId| {
         let stored = env.states.get(*id);
-        stored.branches != 0
+        env.states.branches(*id) != 0
             && same_callsites(stored, parent)
             && stored.dfs_depth < parent.dfs_depth
     };

@@ -3,7 +3,7 @@
 //! Kernel counterpart: `check_helper_call`. Neighbours: `args` (each argument), `ret` (r0 and references), `callback` (functions
 //! that the helper calls), `ring3_spec::map_func` (which map types fit which helpers).
 
-use ring3_isa::{LoadMode, MemSize, Reg};
+use ring3_isa::Reg;
 use ring3_spec::{Allowed, Caller, FuncProto, HelperLookup, map_func};
 use ring3_uapi::flags::map_create;
 use ring3_uapi::{AttachType, FuncId, MapType, ProgType};
@@ -14,9 +14,8 @@ use super::ret;
 use super::subprog::{clear_pkt_pointers, leave_function};
 use crate::aux::{MapArg, MapKey};
 use crate::backtrack::mark_chain_precision;
-use crate::check::mem::{Access, MemAccess, check_mem_access};
 use crate::check::regs::mark_reg_unknown;
-use crate::check::{dynptr, map_field, refs};
+use crate::check::{dynptr, map_field, refs, stack};
 use crate::env::Env;
 use crate::error::{Check, Violation, reject};
 use crate::explore::{Speculation, push_path};
@@ -281,17 +280,8 @@ fn write_raw_memory(env: &mut Env<'_>, meta: &CallMeta) -> Check {
     let Some(base) = meta.raw.reg else {
         return Ok(());
     };
-    for off in 0..meta.raw.access_size {
-        let access = MemAccess {
-            access: Access::Write,
-            size: MemSize::B,
-            mode: LoadMode::ZeroExtend,
-            value: None,
-            strict_alignment: false,
-        };
-        check_mem_access(env, base, off, access)?;
-    }
-    Ok(())
+    let reg = *env.cur.reg(base);
+    stack::write_bytes(env, &reg, meta.raw.access_size)
 }
 
 /// Gives back what the call releases.
