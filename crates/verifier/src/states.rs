@@ -30,7 +30,7 @@ use crate::state::{
     Extra, HistFlags, IterState, RegState, SharedReg, SlotType, StateId, VerifierState,
 };
 
-use equal::Exactness;
+use equal::{Exactness, Place};
 
 /// A stored state.
 struct Stored {
@@ -50,6 +50,7 @@ struct Listed {
     insn_idx: u32,
     /// What nobody will read was forgotten.
     cleaned: bool,
+    differed: Place,
 }
 
 /// All checkpoints, and the figures about them.
@@ -150,6 +151,7 @@ impl StateTable {
             id,
             insn_idx,
             cleaned: false,
+            differed: Place::default(),
         });
         id
     }
@@ -161,6 +163,11 @@ impl StateTable {
             0 => &[],
             list => &self.lists[list as usize - 1],
         }
+    }
+
+    fn listed_mut(&mut self, bucket: usize, index: usize) -> Option<&mut Listed> {
+        let list = self.buckets[bucket].checked_sub(1)?;
+        self.lists[list as usize].get_mut(index)
     }
 
     fn unlist(&mut self, bucket: usize, index: usize) {
@@ -244,7 +251,14 @@ pub(crate) fn check_state_visited(env: &mut Env<'_>) -> Check<Visit> {
             continue;
         }
         let id = listed.id;
-        match compare(env, id, insn_idx, &mut in_loop)? {
+        let mut differed = listed.differed;
+        let found = compare(env, id, insn_idx, &mut in_loop, &mut differed)?;
+        if differed != listed.differed
+            && let Some(listed) = env.states.listed_mut(bucket, index)
+        {
+            listed.differed = differed;
+        }
+        match found {
             Found::Covers => {
                 hit(env, id, insn_idx, in_loop)?;
                 return Ok(Visit::Pruned);
@@ -312,7 +326,13 @@ enum Found {
 
 /// `in_loop`: whether the covering checkpoint's marks may still grow; kept from one checkpoint to the next, as calls of
 /// callbacks do not set it.
-fn compare(env: &mut Env<'_>, id: StateId, insn_idx: u32, in_loop: &mut bool) -> Check<Found> {
+fn compare(
+    env: &mut Env<'_>,
+    id: StateId,
+    insn_idx: u32,
+    in_loop: &mut bool,
+    differed: &mut Place,
+) -> Check<Found> {
     let facts = env.facts;
     if env.states.branches(id) == 0 {
         *in_loop = scc::has_open_backedges(&env.states, id);
@@ -321,7 +341,7 @@ fn compare(env: &mut Env<'_>, id: StateId, insn_idx: u32, in_loop: &mut bool) ->
         } else {
             Exactness::NotExact
         };
-        return Ok(if equal::states_equal(env, id, exactness) {
+        return Ok(if equal::states_equal(env, id, exactness, differed) {
             Found::Covers
         } else {
             Found::Differs
@@ -332,7 +352,9 @@ fn compare(env: &mut Env<'_>, id: StateId, insn_idx: u32, in_loop: &mut bool) ->
         return Ok(Found::Looping);
     }
     if facts.has_flag(insn_idx, InsnFlags::ITER_NEXT) {
-        if equal::states_equal(env, id, Exactness::RangeWithin) && current_iter_is_active(env) {
+        if equal::states_equal(env, id, Exactness::RangeWithin, differed)
+            && current_iter_is_active(env)
+        {
             *in_loop = true;
             return Ok(Found::Covers);
         }
@@ -340,20 +362,20 @@ fn compare(env: &mut Env<'_>, id: StateId, insn_idx: u32, in_loop: &mut bool) ->
     }
     if facts.has_flag(insn_idx, InsnFlags::MAY_GOTO)
         && env.states.get(id).may_goto_depth != env.cur.may_goto_depth
-        && equal::states_equal(env, id, Exactness::RangeWithin)
+        && equal::states_equal(env, id, Exactness::RangeWithin, differed)
     {
         *in_loop = true;
         return Ok(Found::Covers);
     }
     if facts.has_flag(insn_idx, InsnFlags::CALLS_CALLBACK) {
-        if equal::states_equal(env, id, Exactness::RangeWithin) {
+        if equal::states_equal(env, id, Exactness::RangeWithin, differed) {
             return Ok(Found::Covers);
         }
         return Ok(Found::Looping);
     }
     let old = env.states.get(id);
     if may_be_looping(old, &env.cur)
-        && equal::states_equal(env, id, Exactness::Exact)
+        && equal::states_equal(env, id, Exactness::Exact, differed)
         && !iter_depths_differ(env.states.get(id), &env.cur)
         && env.states.get(id).may_goto_depth == env.cur.may_goto_depth
         && env.states.get(id).callback_unroll_depth == env.cur.callback_unroll_depth

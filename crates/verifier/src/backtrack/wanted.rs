@@ -24,8 +24,10 @@ impl BacktrackState {
         if self.reg_mask() != 0 || self.slot_mask() != 0 {
             return false;
         }
-        self.regs.iter().fold(0, |any, &m| any | m) == 0
-            && self.slots.iter().fold(0, |any, &m| any | m) == 0
+        // Frames above are left with nothing wanted.
+        let callers = usize::from(self.frame);
+        self.regs[..callers].iter().all(|&mask| mask == 0)
+            && self.slots[..callers].iter().all(|&mask| mask == 0)
     }
 
     #[inline]

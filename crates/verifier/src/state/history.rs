@@ -164,6 +164,7 @@ impl JmpHistory {
             words: &self.tail,
             before: self.sealed.as_deref(),
             len: self.len(),
+            newest_idx: u32::MAX,
         };
         cursor.settle();
         cursor
@@ -182,6 +183,8 @@ pub(crate) struct Cursor<'a> {
     words: &'a [u64],
     before: Option<&'a Segment>,
     len: usize,
+    /// The instruction of the newest entry left; no instruction's index if none is left.
+    newest_idx: u32,
 }
 
 impl Cursor<'_> {
@@ -201,11 +204,10 @@ impl Cursor<'_> {
         }
     }
 
-    /// The instruction of the newest entry left; no instruction's index if none is left.
+    /// See the field.
     #[inline]
     pub(crate) fn newest_idx(&self) -> u32 {
-        let idx = |word: &u64| (word & IDX_MASK) as u32;
-        self.words.last().map_or(u32::MAX, idx)
+        self.newest_idx
     }
 
     /// Whether registers were linked at the newest entry left.
@@ -251,6 +253,8 @@ impl Cursor<'_> {
             self.words = &segment.words;
             self.before = segment.before.as_deref();
         }
+        let idx = |word: &u64| (word & IDX_MASK) as u32;
+        self.newest_idx = self.words.last().map_or(u32::MAX, idx);
     }
 }
 

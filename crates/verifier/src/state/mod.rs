@@ -8,7 +8,7 @@ pub(crate) mod shared;
 pub(crate) mod stack;
 pub(crate) mod verifier_state;
 
-pub(crate) use frame::{FuncState, MAIN_CALLSITE, RetvalRange, SharedReg};
+pub(crate) use frame::{FuncState, MAIN_CALLSITE, REGS, RetvalRange, SharedReg};
 pub(crate) use history::{Cursor, HistFlags, JmpHistoryEntry};
 pub(crate) use refs::{LockOwner, RefKind, RefState, Refs};
 pub(crate) use reg::{

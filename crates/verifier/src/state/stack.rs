@@ -153,14 +153,14 @@ impl Stack {
         }
     }
 
-    /// Whether `holds` for all slots that must be looked at to compare two stacks (with those of `other`, if it has them): all but those on
-    /// pages that both share and that hold no register related to another.
+    /// The first slot for which `holds` does not, given those of `other` if it has them. Slots on pages that both share and that hold no
+    /// register related to another are not looked at.
     #[inline]
-    pub(crate) fn all_differing(
+    pub(crate) fn first_without(
         &self,
         other: &Stack,
         mut holds: impl FnMut(&StackSlot, Option<&StackSlot>) -> bool,
-    ) -> bool {
+    ) -> Option<usize> {
         let all_same = self.len() <= other.len();
         for first in (0..self.len()).step_by(PAGE_SLOTS) {
             let page = first / PAGE_SLOTS;
@@ -171,20 +171,18 @@ impl Stack {
             let mine = self.page(page).iter().take(self.len() - first);
             for (i, slot) in mine.enumerate() {
                 if !holds(slot, (first + i < other.len()).then(|| &theirs[i])) {
-                    return false;
+                    return Some(first + i);
                 }
             }
         }
-        true
+        None
     }
 
-    /// Whether `f` holds for some slot that was written.
+    /// Whether `f` holds for some slot on the pages that were written.
     #[inline]
     pub(crate) fn any_written(&self, mut f: impl FnMut(&StackSlot) -> bool) -> bool {
-        let Some(pages) = &self.pages else {
-            return false;
-        };
-        for page in pages.iter().flatten() {
+        let pages = self.pages.iter().flat_map(|pages| pages.iter().flatten());
+        for page in pages {
             for slot in &page.slots {
                 if f(slot) {
                     return true;

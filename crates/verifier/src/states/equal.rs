@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use crate::env::Env;
 use crate::state::{
-    BPF_ADD_CONST, Extra, FuncState, RefKind, Refs, RegBase, RegState, SLOT_BYTES, SlotType,
+    BPF_ADD_CONST, Extra, FuncState, REGS, RefKind, Refs, RegBase, RegState, SLOT_BYTES, SlotType,
     StackSlot, StateId,
 };
 
@@ -83,16 +83,74 @@ struct Rules {
     explore_alu_limits: bool,
 }
 
-/// Whether checkpoint `id` covers the current state.
-pub(crate) fn states_equal(env: &mut Env<'_>, id: StateId, exactness: Exactness) -> bool {
+/// A register or slot of some frame: where two states differed last. States of one place tend to differ in the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    frame: u8,
+    /// Register, or [`REGS`] and the index of the slot.
+    index: u8,
+}
+
+/// Whether checkpoint `id` covers the current state. `differed` is looked at first, and says afterwards what decided against it.
+pub(super) fn states_equal(
+    env: &mut Env<'_>,
+    id: StateId,
+    exactness: Exactness,
+    differed: &mut Place,
+) -> bool {
     let mut map = core::mem::take(&mut env.scratch.id_map);
     map.reset(env.id_gen);
-    let result = covers(env, id, exactness, &mut map);
+    let result = !differs_at(env, id, exactness, &mut map, *differed) && {
+        map.reset(env.id_gen);
+        covers(env, id, exactness, &mut map, differed)
+    };
     env.scratch.id_map = map;
     result
 }
 
-fn covers(env: &Env<'_>, id: StateId, exactness: Exactness, map: &mut IdMap) -> bool {
+fn rules_of(env: &Env<'_>, exactness: Exactness) -> Rules {
+    Rules {
+        exactness,
+        allow_uninit_stack: env.permits.allow_uninit_stack,
+        explore_alu_limits: env.explore_alu_limits,
+    }
+}
+
+/// Whether one place alone decides that the checkpoint does not cover the current state. What is paired elsewhere can only add to that.
+fn differs_at(
+    env: &Env<'_>,
+    id: StateId,
+    exactness: Exactness,
+    map: &mut IdMap,
+    place: Place,
+) -> bool {
+    let (old, cur) = (env.states.get(id), &env.cur);
+    if old.curframe != cur.curframe || place.frame > old.curframe {
+        return old.curframe != cur.curframe;
+    }
+    let (old_frame, cur_frame) = (old.frame(place.frame), cur.frame(place.frame));
+    let rules = rules_of(env, exactness);
+    match usize::from(place.index).checked_sub(REGS) {
+        None => {
+            let live_regs = env.facts.live_regs[old.frame_insn_idx(place.frame) as usize];
+            let number = usize::from(place.index);
+            live_regs & 1 << number != 0
+                && !live_reg_covers(old_frame, cur_frame, number, rules, map)
+        }
+        Some(spi) => match old_frame.stack.get(spi) {
+            Some(slot) => !slot_covers(slot, cur_frame.stack.get(spi), rules, map),
+            None => false,
+        },
+    }
+}
+
+fn covers(
+    env: &Env<'_>,
+    id: StateId,
+    exactness: Exactness,
+    map: &mut IdMap,
+    differed: &mut Place,
+) -> bool {
     let (old, cur) = (env.states.get(id), &env.cur);
     if old.curframe != cur.curframe
         || old.speculative && !cur.speculative
@@ -101,16 +159,21 @@ fn covers(env: &Env<'_>, id: StateId, exactness: Exactness, map: &mut IdMap) -> 
     {
         return false;
     }
-    let rules = Rules {
-        exactness,
-        allow_uninit_stack: env.permits.allow_uninit_stack,
-        explore_alu_limits: env.explore_alu_limits,
-    };
+    let rules = rules_of(env, exactness);
     (0..=old.curframe).all(|frameno| {
         let (old_frame, cur_frame) = (old.frame(frameno), cur.frame(frameno));
         let live_regs = env.facts.live_regs[old.frame_insn_idx(frameno) as usize];
-        old_frame.callsite == cur_frame.callsite
-            && frame_covers(old_frame, cur_frame, live_regs, rules, map)
+        if old_frame.callsite != cur_frame.callsite {
+            return false;
+        }
+        let difference = difference(old_frame, cur_frame, live_regs, rules, map);
+        if let Some(index) = difference {
+            *differed = Place {
+                frame: frameno,
+                index,
+            };
+        }
+        difference.is_none()
     })
 }
 
@@ -135,25 +198,37 @@ fn refs_cover(old: &Refs, cur: &Refs, map: &mut IdMap) -> bool {
     })
 }
 
-fn frame_covers(
+/// What decides against a frame, as an index of [`Place`]; `None` if it is covered.
+fn difference(
     old: &FuncState,
     cur: &FuncState,
     live_regs: u16,
     rules: Rules,
     map: &mut IdMap,
-) -> bool {
+) -> Option<u8> {
     if old.callback_depth > cur.callback_depth {
-        return false;
+        return Some(0);
     }
-    for (number, (o, c)) in old.regs.iter().zip(&cur.regs).enumerate() {
-        if live_regs & 1 << number == 0 || o.is_same(c) && o.is_unrelated() {
-            continue;
-        }
-        if !reg_covers(o, c, rules, map) {
-            return false;
+    for number in 0..REGS {
+        if live_regs & 1 << number != 0 && !live_reg_covers(old, cur, number, rules, map) {
+            return Some(number as u8);
         }
     }
-    stack_covers(old, cur, rules, map)
+    let covers = |o: &StackSlot, c: Option<&StackSlot>| slot_covers(o, c, rules, map);
+    let spi = old.stack.first_without(&cur.stack, covers)?;
+    Some((REGS + spi) as u8)
+}
+
+#[inline]
+fn live_reg_covers(
+    old: &FuncState,
+    cur: &FuncState,
+    number: usize,
+    rules: Rules,
+    map: &mut IdMap,
+) -> bool {
+    let (o, c) = (&old.regs[number], &cur.regs[number]);
+    o.is_same(c) && o.is_unrelated() || reg_covers(o, c, rules, map)
 }
 
 /// Type, offset, object, variable part and bounds are the same.
@@ -262,11 +337,6 @@ fn scalar_of(slot: &StackSlot, rules: Rules) -> Option<&RegState> {
         .iter()
         .all(|&ty| ty == SlotType::Misc || ty == SlotType::Invalid);
     if all_misc { Some(&UNKNOWN) } else { None }
-}
-
-fn stack_covers(old: &FuncState, cur: &FuncState, rules: Rules, map: &mut IdMap) -> bool {
-    old.stack
-        .all_differing(&cur.stack, |o, c| slot_covers(o, c, rules, map))
 }
 
 fn slot_covers(o: &StackSlot, c: Option<&StackSlot>, rules: Rules, map: &mut IdMap) -> bool {
