@@ -359,6 +359,10 @@ pub(crate) fn mark_all_precise(log: &mut Log, states: &mut StateTable, start: &V
     }
     let mut at = start.parent;
     while let Some(id) = at {
+        if states.note_all_precise(id) {
+            // Those before it were marked with it.
+            return;
+        }
         let st = states.get_mut(id);
         for frameno in 0..=st.curframe {
             let frame = st.frame(frameno);

@@ -39,6 +39,8 @@ struct Stored {
     hits: u32,
     /// No longer in its list; freed once its paths have ended.
     evicted: bool,
+    /// All its scalars, and those of the checkpoints its path passed before, are precise.
+    all_precise: bool,
     /// Of the loop it stands in.
     visit: Option<scc::VisitRef>,
 }
@@ -105,6 +107,11 @@ impl StateTable {
         self.branches[id.0 as usize] += 1;
     }
 
+    /// All scalars of a checkpoint become precise, and of those before it; says whether they were made so before.
+    pub(crate) fn note_all_precise(&mut self, id: StateId) -> bool {
+        core::mem::replace(&mut self.stored_mut(id).all_precise, true)
+    }
+
     #[inline]
     fn stored(&self, id: StateId) -> &Stored {
         match &self.arena[id.0 as usize] {
@@ -128,6 +135,7 @@ impl StateTable {
             misses: 0,
             hits: 0,
             evicted: false,
+            all_precise: false,
             visit: None,
         }));
         let id = match self.free.pop() {

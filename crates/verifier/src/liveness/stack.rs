@@ -28,7 +28,7 @@ mod chain;
 mod text;
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BinaryHeap};
+use alloc::collections::BinaryHeap;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
@@ -115,7 +115,6 @@ impl<'a> Code<'a> {
 
 /// Ways between instructions, for those to compute anew after a change.
 struct Graph {
-    successors: Vec<[u32; 2]>,
     /// Place of each slot in the postorder.
     places: Vec<u32>,
     /// Predecessors of slot `i`: `predecessors[predecessors_from[i]..predecessors_from[i + 1]]`.
@@ -129,19 +128,17 @@ struct Graph {
 impl Graph {
     fn of(code: &Code<'_>) -> Graph {
         let count = code.insns.len();
-        let successors: Vec<[u32; 2]> = (0..count as u32).map(|at| code.successors(at)).collect();
         let mut places = vec![NONE; count];
         for (place, &at) in code.postorder.iter().enumerate() {
             places[at as usize] = place as u32;
         }
-        let (predecessors, predecessors_from) = predecessors_of(&successors);
+        let (predecessors, predecessors_from) = predecessors_of(code);
         Graph {
             queue: BinaryHeap::new(),
             queued: vec![false; code.postorder.len()],
             places,
             predecessors,
             predecessors_from,
-            successors,
         }
     }
 
@@ -162,7 +159,8 @@ pub(crate) struct StackLiveness {
     /// Of a program with a large function, from its first change on.
     graph: Option<Graph>,
     instances: Vec<Instance>,
-    by_chain: BTreeMap<CallChain, usize>,
+    /// All instances by ascending chain.
+    by_chain: Vec<u32>,
     /// The instance asked for last.
     latest: Option<(CallChain, usize)>,
     /// Chain and instance of the frame being walked.
@@ -274,6 +272,8 @@ impl StackLiveness {
             .collect();
         StackLiveness {
             functions,
+            // Most programs have one.
+            instances: Vec::with_capacity(1),
             ..StackLiveness::default()
         }
     }
@@ -366,15 +366,20 @@ impl StackLiveness {
         {
             return Some(idx);
         }
-        let idx = match self.by_chain.get(&chain) {
-            Some(&idx) => idx,
-            None => self.add_instance(chain)?,
+        let instances = &self.instances;
+        let found = self
+            .by_chain
+            .binary_search_by(|&idx| instances[idx as usize].chain.cmp(&chain));
+        let idx = match found {
+            Ok(place) => self.by_chain[place] as usize,
+            Err(place) => self.add_instance(chain, place)?,
         };
         self.latest = Some((chain, idx));
         Some(idx)
     }
 
-    fn add_instance(&mut self, chain: CallChain) -> Option<usize> {
+    /// `place`: where it belongs in `by_chain`.
+    fn add_instance(&mut self, chain: CallChain, place: usize) -> Option<usize> {
         let function = self.functions.get(chain.subprog() as usize)?;
         self.masks_allocated += function.insn_count as usize / 16 + 1;
         if self.masks_allocated > MASKS_MAX {
@@ -391,7 +396,7 @@ impl StackLiveness {
             wrote_less: false,
             fed: Vec::new(),
         });
-        self.by_chain.insert(chain, idx);
+        self.by_chain.insert(place, idx as u32);
         Some(idx)
     }
 
@@ -570,7 +575,7 @@ impl StackLiveness {
             let Some(masks) = &mut instance.frames[frame] else {
                 continue;
             };
-            let [next, jump] = graph.successors[at as usize];
+            let [next, jump] = code.successors(at);
             if next == NONE {
                 continue;
             }
@@ -617,16 +622,17 @@ impl StackLiveness {
     }
 }
 
-/// The reverse of `successors`, flat: all predecessors, and where those of each slot begin.
-fn predecessors_of(successors: &[[u32; 2]]) -> (Vec<u32>, Vec<u32>) {
+/// The reverse of [`Code::successors`], flat: all predecessors, and where those of each slot begin.
+fn predecessors_of(code: &Code<'_>) -> (Vec<u32>, Vec<u32>) {
+    let count = code.insns.len();
     let edges = || {
-        successors.iter().enumerate().flat_map(|(from, to)| {
-            to.iter()
-                .filter(|&&to| (to as usize) < successors.len())
-                .map(move |&to| (from as u32, to as usize))
+        (0..count as u32).flat_map(|from| {
+            let to = code.successors(from).into_iter();
+            to.filter(|&to| (to as usize) < count)
+                .map(move |to| (from, to as usize))
         })
     };
-    let mut from = vec![0u32; successors.len() + 1];
+    let mut from = vec![0u32; count + 1];
     for (_, to) in edges() {
         from[to + 1] += 1;
     }
@@ -634,7 +640,7 @@ fn predecessors_of(successors: &[[u32; 2]]) -> (Vec<u32>, Vec<u32>) {
         from[i] += from[i - 1];
     }
     let mut free = from.clone();
-    let mut flat = vec![0; from[successors.len()] as usize];
+    let mut flat = vec![0; from[count] as usize];
     for (source, to) in edges() {
         flat[free[to] as usize] = source;
         free[to] += 1;
