@@ -159,6 +159,15 @@ pub(super) const fn planted(_: Plant) -> bool {
     false
 }
 
+/// Whether some fault is planted.
+#[inline(always)]
+pub(super) fn any_planted() -> bool {
+    #[cfg(feature = "plants")]
+    return CURRENT.load(Ordering::Relaxed) != u8::MAX;
+    #[cfg(not(feature = "plants"))]
+    false
+}
+
 /// Whether the fault of the whole register's width, or that of the half's, is planted.
 #[inline(always)]
 pub(super) fn planted_at<const B: u32>(full: Plant, half: Plant) -> bool {

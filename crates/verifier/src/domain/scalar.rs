@@ -21,7 +21,7 @@
 
 use core::fmt;
 
-use super::plant::{Plant, planted, planted_at};
+use super::plant::{Plant, any_planted, planted, planted_at};
 use super::range::Range;
 use super::tnum::TnumN;
 
@@ -281,17 +281,10 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
             half: self.half(),
         };
         parts.ranges_from_bits();
-        for _ in 0..3 {
-            let before = parts;
-            parts.half_from_full();
-            exchange_readings(&mut parts.half);
-            exchange_readings(&mut parts.full);
-            parts.full_from_half();
-            if parts == before {
-                break;
-            }
+        match parts.as_small() {
+            Some(small) => parts = small,
+            None => parts.exchange(),
         }
-        parts.bits_from_ranges();
         parts.ranges_from_bits();
         parts.join()
     }
@@ -370,6 +363,41 @@ impl<const W: u32, const H: u32> Parts<W, H> {
             self.full = Range::known(number);
             self.half = Range::known(number);
         }
+    }
+
+    /// All edges but those from the bits.
+    fn exchange(&mut self) {
+        for _ in 0..3 {
+            let before = *self;
+            self.half_from_full();
+            exchange_readings(&mut self.half);
+            exchange_readings(&mut self.full);
+            self.full_from_half();
+            if *self == before {
+                break;
+            }
+        }
+        self.bits_from_ranges();
+    }
+
+    /// What [`Self::exchange`] comes to if the number is not negative in any reading, and the signed range of the whole says no more than
+    /// the unsigned one: all ranges become the one that they have in common. Most numbers of programs are lengths, offsets and bytes.
+    /// `None` for others, for contradictions, and where faults are planted.
+    #[inline]
+    fn as_small(&self) -> Option<Self> {
+        let (full, half) = (&self.full, &self.half);
+        let is_small = full.umax <= Range::<H>::S_MAX as u64 && half.smax >= 0;
+        let is_signed_alike = full.smin <= full.umin as i64 && full.smax >= full.umax as i64;
+        if !is_small || !is_signed_alike || any_planted() {
+            return None;
+        }
+        let min = full.umin.max(half.umin).max(half.smin.max(0) as u64);
+        let max = full.umax.min(half.umax).min(half.smax as u64);
+        (min <= max).then(|| Parts {
+            var_off: self.var_off.intersect(TnumN::range(min, max)),
+            full: Range::from_unsigned(min, max),
+            half: Range::from_unsigned(min, max),
+        })
     }
 
     /// A run of words `first..=last` has the low halves `lo(first)..=lo(last)` if it stays under one high half, and a
@@ -480,5 +508,66 @@ fn exchange_readings<const B: u32>(range: &mut Range<B>) {
     } else if last < range.umin || planted_at::<B>(Plant::SyncAcross64, Plant::SyncAcross32) {
         range.smax = Range::<B>::signed(range.umax);
         range.umin = range.umin.max(first);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn intervals<const B: u32>() -> impl Iterator<Item = (i64, i64)> + Clone {
+        let all = Range::<B>::S_MIN..=Range::<B>::S_MAX;
+        all.flat_map(|min| (min..=Range::<B>::S_MAX).map(move |max| (min, max)))
+    }
+
+    fn unsigned<const B: u32>((min, max): (i64, i64)) -> Range<B> {
+        Range {
+            umin: (min - Range::<B>::S_MIN) as u64,
+            umax: (max - Range::<B>::S_MIN) as u64,
+            ..Range::UNKNOWN
+        }
+    }
+
+    fn with_signed<const B: u32>(range: Range<B>, (smin, smax): (i64, i64)) -> Range<B> {
+        Range {
+            smin,
+            smax,
+            ..range
+        }
+    }
+
+    /// Every tnum with every 31st combination of the ranges of 4 and 2 bits.
+    #[test]
+    fn small_numbers_come_to_what_the_exchange_comes_to() {
+        let fulls = intervals::<4>()
+            .flat_map(|u| intervals::<4>().map(move |s| with_signed(unsigned::<4>(u), s)));
+        let halves = intervals::<2>()
+            .flat_map(|u| intervals::<2>().map(move |s| with_signed(unsigned::<2>(u), s)));
+        let ranges = fulls.flat_map(|full| halves.clone().map(move |half| (full, half)));
+        let mut small_ones = 0;
+        for mask in 0..16u64 {
+            for value in (0..16u64).filter(|value| value & mask == 0) {
+                let skipped = (mask * 7 + value) as usize % 31;
+                for (full, half) in ranges.clone().skip(skipped).step_by(31) {
+                    let var_off = TnumN::<4> { value, mask };
+                    let mut stepwise = Parts {
+                        var_off,
+                        full,
+                        half,
+                    };
+                    stepwise.ranges_from_bits();
+                    let Some(mut small) = stepwise.as_small() else {
+                        continue;
+                    };
+                    let start = stepwise;
+                    stepwise.exchange();
+                    stepwise.ranges_from_bits();
+                    small.ranges_from_bits();
+                    assert_eq!(small.join(), stepwise.join(), "from {:?}", start.join());
+                    small_ones += 1;
+                }
+            }
+        }
+        assert!(small_ones > 10_000, "{small_ones} of the cases are small");
     }
 }
