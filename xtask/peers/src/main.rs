@@ -20,6 +20,7 @@ mod shim;
 mod steps;
 mod trampoline;
 mod verifier;
+mod watchdog;
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
