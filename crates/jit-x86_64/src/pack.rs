@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The first packs are placed within reach of a rel32 call from this library's own code, where helpers are. A text is freed through RCU, filled
-//! with traps, and its steps are used again only after every core has serialised its instruction stream.
+//! with traps, and its steps are used again only after every core has serialised its instruction stream, once for many texts.
 //!
 //! Code of [`Class::Framed`] lies in packs of its own, which the unwinder knows: panics of what such code calls pass through it.
 //!
@@ -57,6 +57,53 @@ struct Pack {
 #[derive(Debug, Default)]
 struct Space {
     packs: Vec<Pack>,
+    /// Steps that no thread is inside any more, but that a core may have fetched.
+    released: Vec<Released>,
+}
+
+/// Steps of a text that is no more.
+#[derive(Debug)]
+struct Released {
+    region: Arc<TwinRegion>,
+    first: usize,
+    steps: usize,
+}
+
+/// Texts for whose steps cores are made to serialise at once: it interrupts every thread of the process.
+const RELEASED_AT_ONCE: usize = 64;
+
+impl Space {
+    fn find(
+        &mut self,
+        steps: usize,
+        near: usize,
+        class: Class,
+    ) -> Option<(usize, Arc<TwinRegion>)> {
+        self.packs
+            .iter_mut()
+            .rev()
+            .filter(|pack| pack.class == class && pack.serves(near))
+            .find_map(|pack| Some((pack.take(steps)?, pack.region.clone())))
+    }
+
+    /// Lets released steps be used again.
+    fn reuse(&mut self) {
+        if self.released.is_empty() {
+            return;
+        }
+        serialise_cores();
+        for Released {
+            region,
+            first,
+            steps,
+        } in std::mem::take(&mut self.released)
+        {
+            let is_here = |pack: &&mut Pack| Arc::ptr_eq(&pack.region, &region);
+            if let Some(pack) = self.packs.iter_mut().find(is_here) {
+                pack.give(first, steps);
+            }
+        }
+    }
 }
 
 fn space() -> &'static Mutex<Space> {
@@ -95,12 +142,11 @@ impl Text {
             return Err(Errno::E2BIG);
         }
         let mut space = space().lock().unwrap_or_else(PoisonError::into_inner);
-        let found = space
-            .packs
-            .iter_mut()
-            .rev()
-            .filter(|pack| pack.class == class && pack.serves(near))
-            .find_map(|pack| Some((pack.take(steps)?, pack.region.clone())));
+        let mut found = space.find(steps, near, class);
+        if found.is_none() {
+            space.reuse();
+            found = space.find(steps, near, class);
+        }
         let (first, region) = match found {
             Some(found) => found,
             None => {
@@ -237,14 +283,14 @@ fn release(region: &Arc<TwinRegion>, offset: usize, steps: usize) {
             .add(offset)
             .write_bytes(TRAP, steps * STEP_BYTES)
     };
-    serialise_cores();
     let mut space = space().lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(pack) = space
-        .packs
-        .iter_mut()
-        .find(|pack| Arc::ptr_eq(&pack.region, region))
-    {
-        pack.give(offset / STEP_BYTES, steps);
+    space.released.push(Released {
+        region: region.clone(),
+        first: offset / STEP_BYTES,
+        steps,
+    });
+    if space.released.len() >= RELEASED_AT_ONCE {
+        space.reuse();
     }
 }
 
@@ -253,7 +299,8 @@ pub fn used_bytes() -> usize {
     let space = space().lock().unwrap_or_else(PoisonError::into_inner);
     // Without the step that each pack keeps for itself.
     let steps: usize = space.packs.iter().map(|pack| pack.used_steps - 1).sum();
-    steps * STEP_BYTES
+    let released: usize = space.released.iter().map(|released| released.steps).sum();
+    (steps - released) * STEP_BYTES
 }
 
 /// Makes every core forget instructions it fetched ahead. Where the host cannot, x86's coherent instruction cache and the grace
