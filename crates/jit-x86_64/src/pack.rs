@@ -423,6 +423,27 @@ mod tests {
     }
 
     #[test]
+    fn released_steps_are_found_again_once_cores_have_serialised() {
+        let near = Pack::create as *const () as usize;
+        let mut pack = Pack::create(near, Class::Plain).unwrap();
+        let first = pack.take(STEPS - 1).unwrap();
+        let region = pack.region.clone();
+        let mut space = Space {
+            packs: vec![pack],
+            released: vec![Released {
+                region,
+                first,
+                steps: STEPS - 1,
+            }],
+        };
+        assert!(space.find(1, near, Class::Plain).is_none());
+        space.reuse();
+        assert!(space.released.is_empty());
+        let (found, _) = space.find(STEPS - 1, near, Class::Plain).unwrap();
+        assert_eq!(found, first);
+    }
+
+    #[test]
     fn code_written_runs_and_quadwords_are_patched() {
         let text = Text::allocate(100).unwrap();
         // mov eax, 42; ret
