@@ -19,6 +19,7 @@ mod file_object;
 mod find_vma;
 mod format;
 pub mod host;
+pub mod iterator;
 pub mod kernel_memory;
 pub mod kfunc;
 mod lock;
@@ -98,6 +99,7 @@ const TABLES: &[&[Row]] = &[
     time::ROWS,
     timer::ROWS,
     trace::ROWS,
+    iterator::ROWS,
     traced::ROWS,
     text::ROWS,
     memory::ROWS,

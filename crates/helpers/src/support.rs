@@ -93,6 +93,7 @@ const MODELS: &[(&str, &[FuncId])] = &[
     ("the types that the system was given", &[BtfFindByNameKind]),
     ("a kernel without symbols", &[KallsymsLookupName]),
     ("the descriptors of the caller of bpf(2)", &[SysBpf, SysClose]),
+    ("the text of an iterator", &[SeqPrintf, SeqWrite]),
 ];
 
 /// Why calls are refused.
@@ -122,8 +123,7 @@ const REFUSALS: &[(&str, &[FuncId])] = &[
     ),
     ("programs of perf events have no context here", &[PerfProgReadValue, ReadBranchRecords]),
     ("functions cannot be left before they begin here, and the reference kernel has no such option", &[OverrideReturn]),
-    ("there are no iterators here", &[SeqPrintf, SeqWrite, SeqPrintfBtf]),
-    ("values are not shown by their type yet", &[SnprintfBtf]),
+    ("values are not shown by their type yet", &[SnprintfBtf, SeqPrintfBtf]),
     ("registers of the host's tasks are not kept", &[TaskPtRegs]),
     ("there is no exec hook here", &[BprmOptsSet]),
 ];

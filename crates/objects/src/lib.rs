@@ -27,7 +27,7 @@ pub use audit::{AuditEvent, AuditOp};
 pub use btf_obj::BtfObject;
 pub use engine::{Engine, EngineKind, JitOptions, Observe};
 pub use error::{Error, LoadError};
-pub use link_obj::{LinkDetail, LinkInfo, LinkObject, LinkOps};
+pub use link_obj::{Iteration, LinkDetail, LinkInfo, LinkObject, LinkOps};
 pub use map::MapObject;
 pub use object::{AttachTo, LoadOptions, LoadedObject, Object, set_program};
 pub use prog::{ProgAttr, Program};

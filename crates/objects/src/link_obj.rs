@@ -24,10 +24,25 @@ pub trait LinkOps: Send + Sync {
     /// What BPF_OBJ_GET_INFO_BY_FD tells beyond id and program.
     fn info(&self) -> LinkDetail;
 
+    /// The text that an iterator's program writes now; `None` for other links.
+    fn iterate(&self, prog: &Arc<Program>) -> Option<Iteration> {
+        let _ = prog;
+        None
+    }
+
     /// Whether bpf(2) neither updates nor detaches such links: they end with their last reference.
     fn is_fixed(&self) -> bool {
         false
     }
+}
+
+/// What an iterator wrote.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Iteration {
+    /// The text of all objects, up to one that failed.
+    pub text: Vec<u8>,
+    /// EAGAIN: the program did not want an object now. E2BIG: an object's text was too long.
+    pub error: Option<Errno>,
 }
 
 /// The part of `struct bpf_link_info` that differs by type.
@@ -66,6 +81,13 @@ pub enum LinkDetail {
         /// `cookie`
         cookie: u64,
     },
+    /// `iter`
+    Iter {
+        /// What it goes over; the structure has the caller's address and room for it.
+        name: String,
+        /// Map whose elements it goes over, 0 for none.
+        map_id: u32,
+    },
     /// `cgroup`
     Cgroup {
         /// Cgroup, 0 once it is detached.
@@ -103,6 +125,7 @@ impl LinkDetail {
                 let (low, high) = halves(cookie);
                 [attach_type, target_obj_id, target_btf_id, 0, low, high]
             }
+            LinkDetail::Iter { map_id, .. } => [0, 0, 0, map_id, 0, 0],
             LinkDetail::Cgroup {
                 cgroup_id,
                 attach_type,
@@ -122,9 +145,10 @@ impl LinkDetail {
     fn detached(self) -> LinkDetail {
         match self {
             // These say where as long as they exist.
-            LinkDetail::None | LinkDetail::RawTracepoint { .. } | LinkDetail::Tracing { .. } => {
-                self
-            }
+            LinkDetail::None
+            | LinkDetail::RawTracepoint { .. }
+            | LinkDetail::Tracing { .. }
+            | LinkDetail::Iter { .. } => self,
             LinkDetail::Xdp { .. } => LinkDetail::Xdp { ifindex: 0 },
             LinkDetail::Tcx { attach_type, .. } => LinkDetail::Tcx {
                 ifindex: 0,
@@ -252,6 +276,12 @@ impl LinkObject {
             state.prog = Arc::clone(new);
         }
         Ok(())
+    }
+
+    /// The text that an iterator's program writes now; `None` for other links.
+    pub fn iterate(&self) -> Option<Iteration> {
+        let prog = self.program();
+        self.ops.iterate(&prog)
     }
 
     /// See [`LinkOps::is_fixed`].

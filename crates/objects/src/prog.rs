@@ -15,8 +15,8 @@ use ring3_runtime::{
     Entry, InArray, Limit, LimitedEntry, ProgObject, ProgRef, RunStats, Task, current_task,
 };
 use ring3_spec::{
-    AttachTarget, CtxView, FdObject, InfoRecords, LoadRequest, Privilege, VerifiedProgram,
-    ctx::CtxTable,
+    AttachTarget, BufAccess, CtxView, FdObject, InfoRecords, LoadRequest, Privilege,
+    VerifiedProgram, ctx::CtxTable,
 };
 use ring3_uapi::{AttachType, Errno, ProgType, flags::prog_load, limits::TAG_BYTES};
 use ring3_verifier::{Log, RejectKind, verify};
@@ -533,6 +533,17 @@ impl ProgObject for Program {
 
     fn host_context(&self) -> Option<(&'static CtxTable, &Btf)> {
         self.host_context.as_ref().map(|(table, btf)| (*table, btf))
+    }
+
+    fn iterates(&self) -> Option<(String, BufAccess, Btf)> {
+        let attach_type = AttachType::from_raw(self.attr.expected_attach_type);
+        if self.attr.prog_type != ProgType::Tracing || attach_type != Some(AttachType::TraceIter) {
+            return None;
+        }
+        let btf = self.system()?.kernel_btf()?;
+        let name = btf.name(self.attr.attach_btf_id);
+        let name = name.strip_prefix("bpf_iter_")?.to_owned();
+        Some((name, self.verified.max_buf_access, btf))
     }
 
     fn is_sleepable(&self) -> bool {

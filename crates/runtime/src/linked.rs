@@ -275,6 +275,7 @@ impl Linked {
             max_pkt_offset: 0,
             max_ctx_offset: 0,
             max_tp_access: 0,
+            max_buf_access: ring3_spec::BufAccess::default(),
             exception_cb: None,
             enforce_expected_attach_type: false,
             stop_points: Vec::new(),

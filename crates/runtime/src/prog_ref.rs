@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ring3_btf::Btf;
-use ring3_spec::ctx::CtxTable;
+use ring3_spec::{BufAccess, ctx::CtxTable};
 use ring3_uapi::ProgType;
 
 use crate::{Entry, RunStats};
@@ -40,6 +40,12 @@ pub trait ProgObject: Send + Sync {
 
     /// Where its runs are counted, if they can be.
     fn run_stats(&self) -> Option<&RunStats> {
+        None
+    }
+
+    /// What the program was loaded to iterate over: the name of its function in the kernel BTF without `bpf_iter_`, how far it reaches into keys and values, and
+    /// the BTF; `None` for other programs.
+    fn iterates(&self) -> Option<(String, BufAccess, Btf)> {
         None
     }
 

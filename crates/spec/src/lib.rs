@@ -67,6 +67,6 @@ pub use prog_type::{
 };
 pub use registry::{Caller, CustomHelper, CustomProgType, HelperLookup, RegisterError, Registry};
 pub use verified_program::{
-    CallFact, Held, HeldPlace, InsnFacts, ObjectType, StopPoint, SubprogFacts, VerifiedProgram,
-    VerifierStats,
+    BufAccess, CallFact, Held, HeldPlace, InsnFacts, ObjectType, StopPoint, SubprogFacts,
+    VerifiedProgram, VerifierStats,
 };

@@ -32,12 +32,23 @@ pub struct VerifiedProgram {
     pub max_ctx_offset: u32,
     /// Highest offset of the read-write buffer of a raw tracepoint, in bytes.
     pub max_tp_access: u32,
+    /// Highest offsets of an iterator's read-only buffer (a key) and its read-write buffer (a value), in bytes.
+    pub max_buf_access: BufAccess,
     /// Subprogram that handles exceptions, if any.
     pub exception_cb: Option<u32>,
     /// Whether the attach type is enforced on links.
     pub enforce_expected_attach_type: bool,
     /// What is held where a run may be stopped, ascending by instruction; empty unless [`crate::LoadRequest::notes_held`].
     pub stop_points: Vec<StopPoint>,
+}
+
+/// How far a program reaches into the buffers of an iterator, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BufAccess {
+    /// The key.
+    pub rdonly: u32,
+    /// The value.
+    pub rdwr: u32,
 }
 
 /// An instruction at which a run may be stopped: a jump back, or a call whose callee may be stopped.

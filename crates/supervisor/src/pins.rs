@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use ring3_bpffs::Pinned;
 use ring3_maps::Access;
 use ring3_syscall_shim::{FileId, MapFile, OpenFile};
-use ring3_uapi::Errno;
+use ring3_uapi::{Errno, LinkType};
 use rustix::fs::{self, AtFlags, Mode, OFlags, inotify};
 
 struct Pin {
@@ -105,10 +105,18 @@ impl Pins {
             OpenFile::Prog(prog) => Some(Pinned::Prog(prog.clone())),
             OpenFile::Link(link) => Some(Pinned::Link(link.clone())),
             OpenFile::Btf(_)
+            | OpenFile::Iter(_)
             | OpenFile::Stats(_)
             | OpenFile::PerfEvent { .. }
             | OpenFile::Other => None,
         }
+    }
+
+    /// Whether any of them is a link of an iterator.
+    pub(crate) fn has_iterators(&self) -> bool {
+        self.table.lock().pins.values().any(
+            |pin| matches!(&pin.object, OpenFile::Link(link) if link.link_type() == LinkType::Iter),
+        )
     }
 
     /// How many there are.

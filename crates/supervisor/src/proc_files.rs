@@ -1,13 +1,14 @@
 //! Files that are served instead of the host's: `/proc/*/fdinfo` of objects, mount tables with the pins as a BPF file system, and the kernel's
-//! BTF where the daemon has another.
+//! BTF where the daemon has another, and pins of iterators, whose text is made when they are opened.
 
-use std::{fmt::Write as _, io::Write as _, os::fd::OwnedFd};
+use std::{fmt::Write as _, io::Write as _, os::fd::OwnedFd, sync::Arc};
 
+use ring3_bpffs::Pinned;
 use ring3_objects::Program;
 use ring3_runtime::ProgObject;
-use ring3_syscall_shim::{FileId, OpenFile};
-use ring3_uapi::Errno;
-use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
+use ring3_syscall_shim::{FileId, OpenFile, PathAt, iterated};
+use ring3_uapi::{Errno, LinkType};
+use rustix::fs::{MemfdFlags, OFlags, SeekFrom, memfd_create, seek};
 
 use crate::{
     client::BPFFS_PATH,
@@ -29,10 +30,20 @@ const JIT_SETTINGS: &[(&[u8], &[u8])] = &[
 const KERNEL_BTF: &[u8] = b"/sys/kernel/btf/vmlinux";
 
 /// open(2) and openat(2) for reading.
-pub(crate) fn open(host: &TaskHost, memory: &TaskMemory<'_>, address: u64) -> Answer {
+pub(crate) fn open(
+    host: &TaskHost,
+    memory: &TaskMemory<'_>,
+    dir: Option<i32>,
+    address: u64,
+) -> Answer {
     let Ok(path) = read_path(memory, address) else {
         return Answer::Pass;
     };
+    match pinned_text(host, dir, &path) {
+        Some(Ok(text)) => return give(host, &text),
+        Some(Err(errno)) => return Answer::Result(Err(errno)),
+        None => {}
+    }
     let setting = JIT_SETTINGS.iter().find(|(name, _)| *name == path);
     let served = if let Some((_, value)) = setting {
         Some(value.to_vec())
@@ -48,12 +59,31 @@ pub(crate) fn open(host: &TaskHost, memory: &TaskMemory<'_>, address: u64) -> An
         fd_info(host, &path)
     };
     match served {
-        Some(bytes) => Answer::Result(
-            file_with(&bytes)
-                .and_then(|fd| host.give(&fd))
-                .map(i64::from),
-        ),
+        Some(bytes) => give(host, &bytes),
         None => Answer::Pass,
+    }
+}
+
+fn give(host: &TaskHost, bytes: &[u8]) -> Answer {
+    Answer::Result(
+        file_with(bytes)
+            .and_then(|fd| host.give(&fd))
+            .map(i64::from),
+    )
+}
+
+/// What the iterator writes whose pin is opened; `None` if the path is anything else.
+fn pinned_text(host: &TaskHost, dir: Option<i32>, path: &[u8]) -> Option<Result<Arc<[u8]>, Errno>> {
+    const AT_FDCWD: i32 = -100;
+    let pins = &host.session.daemon.pins;
+    if !pins.has_iterators() {
+        return None;
+    }
+    let dir = dir.filter(|&dir| dir != AT_FDCWD);
+    let file = host.open_path(PathAt { dir, path }, OFlags::PATH).ok()?;
+    match pins.get(FileId::of(&file).ok()?)? {
+        Pinned::Link(link) if link.link_type() == LinkType::Iter => Some(iterated(&link)),
+        _ => None,
     }
 }
 
@@ -138,7 +168,9 @@ fn describe(file: &OpenFile, id: FileId) -> Option<String> {
             )
         }
         OpenFile::Btf(btf) => writeln!(text, "btf_id:\t{}", btf.id()),
-        OpenFile::Stats(_) | OpenFile::PerfEvent { .. } | OpenFile::Other => return None,
+        OpenFile::Iter(_) | OpenFile::Stats(_) | OpenFile::PerfEvent { .. } | OpenFile::Other => {
+            return None;
+        }
     };
     Some(text)
 }

@@ -135,8 +135,8 @@ fn dispatch(host: &TaskHost, memory: &mut TaskMemory<'_>, call: &Notification) -
     let args = &call.args;
     match call.nr {
         calls::BPF => Answer::Result(bpf(host, memory, args)),
-        calls::OPEN => proc_files::open(host, memory, args[0]),
-        calls::OPENAT => proc_files::open(host, memory, args[1]),
+        calls::OPEN => proc_files::open(host, memory, None, args[0]),
+        calls::OPENAT => proc_files::open(host, memory, Some(args[0] as i32), args[1]),
         calls::STATFS => statfs(host, memory, None, args),
         calls::FSTATFS => statfs(host, memory, Some(args[0] as i32), args),
         calls::EPOLL_CTL => events::epoll_ctl(host, memory, args),

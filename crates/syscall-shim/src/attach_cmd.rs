@@ -5,14 +5,22 @@ use std::sync::Arc;
 use ring3_btf::TypeId;
 use ring3_net::{AttachRequest, CallerFds, Net, QueryRequest, Target};
 use ring3_objects::{LinkObject, Program};
+use ring3_runtime::ProgObject;
 use ring3_uapi::{AttachType, Errno, ProgType};
 
-use crate::{Caller, OpenFile, memory::read_str, shim::Call};
+use crate::{
+    Caller, OpenFile,
+    memory::{read_str, read_vec},
+    shim::Call,
+};
 
 /// `BPF_F_UPROBE_MULTI_RETURN`
 const UPROBE_MULTI_RETURN: u32 = 1;
 /// Most places of a multi-uprobe link.
 const UPROBES_MAX: u32 = 1 << 20;
+/// `union bpf_iter_link_info`, and more bytes than a caller may state for it.
+const ITER_INFO_BYTES: usize = 16;
+const ITER_INFO_BYTES_MAX: usize = 4096;
 /// Bytes of a path, its NUL included.
 const PATH_BYTES_MAX: usize = 4096;
 /// Bytes of a tracepoint's name that are looked at.
@@ -71,6 +79,7 @@ pub(crate) fn link_create(call: &mut Call<'_>) -> Result<i64, Errno> {
     check_attach_type(&prog, attach_type)?;
     match attach_type {
         _ if is_traced(&prog) => return tracing_link(call, &prog, attach_type),
+        AttachType::TraceIter => return iterator_link(call, &prog),
         AttachType::PerfEvent => return perf_link(call),
         AttachType::TraceUprobeMulti => return uprobe_multi(call),
         _ if !Net::has_hook(attach_type) => return Err(Errno::ENOTSUPP),
@@ -125,6 +134,37 @@ fn tracing_link(
         let target = call.caller.prog(target_fd)?;
         call.tracing.link_to(prog, &target, function, cookie)
     };
+    let link = link.map_err(|error| error.errno)?;
+    Ok(i64::from(call.caller.open(OpenFile::Link(link))?))
+}
+
+/// A link of an iterator. `iter_info` says what it goes over, where the kind does not.
+fn iterator_link(call: &mut Call<'_>, prog: &Arc<Program>) -> Result<i64, Errno> {
+    let attr = &call.attr;
+    let (info, info_bytes) = (attr.u64(16), attr.u32(24) as usize);
+    if attr.fd(4) != 0 || attr.u32(12) != 0 || (info != 0) != (info_bytes != 0) {
+        return Err(Errno::EINVAL);
+    }
+    if info_bytes > ITER_INFO_BYTES_MAX {
+        return Err(Errno::E2BIG);
+    }
+    let mut given = read_vec(call.memory, info, info_bytes)?;
+    if given.iter().skip(ITER_INFO_BYTES).any(|&byte| byte != 0) {
+        return Err(Errno::E2BIG);
+    }
+    given.resize(ITER_INFO_BYTES, 0);
+    let map_fd = i32::from_ne_bytes(std::array::from_fn(|at| given[at]));
+    let map = match prog.iterates() {
+        Some((name, ..)) if name == "bpf_map_elem" => {
+            if map_fd == 0 {
+                return Err(Errno::EBADF);
+            }
+            Some(call.caller.map(map_fd)?)
+        }
+        _ => None,
+    };
+    let map = map.as_ref().map(|file| file.object());
+    let link = call.tracing.link_iterator(prog, map);
     let link = link.map_err(|error| error.errno)?;
     Ok(i64::from(call.caller.open(OpenFile::Link(link))?))
 }

@@ -112,6 +112,8 @@ pub enum OpenFile {
     Btf(Arc<BtfObject>),
     /// A link.
     Link(Arc<LinkObject>),
+    /// What an iterator wrote when it was opened.
+    Iter(Arc<[u8]>),
     /// What counts the runs of programs while it is open.
     Stats(Object),
     /// A perf event.

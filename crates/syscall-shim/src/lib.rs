@@ -61,4 +61,5 @@ pub use caller::{Caller, Host, MapFile, OpenFile, PathAt};
 pub use memory::{GuestMemory, VecMemory};
 pub use object_files::{FileId, Keep, ObjectFiles};
 pub use shim::Shim;
+pub use small_cmd::iterated;
 pub use support::{CommandSupport, SUPPORT};

@@ -15,6 +15,7 @@ use parking_lot::RwLock;
 use ring3_maps::Access;
 use ring3_uapi::Errno;
 use rustix::fs::{self, FlockOperation, MemfdFlags, Mode, OFlags, inotify};
+use rustix::io;
 
 use crate::OpenFile;
 
@@ -79,6 +80,7 @@ fn name_of(file: &OpenFile) -> &'static str {
         OpenFile::Prog(_) => "bpf-prog",
         OpenFile::Btf(_) => "btf",
         OpenFile::Link(_) => "bpf_link",
+        OpenFile::Iter(_) => "bpf_iter",
         OpenFile::Stats(_) => "bpf-stats",
         OpenFile::PerfEvent { .. } => "[perf_event]",
         OpenFile::Other => "other",
@@ -115,6 +117,13 @@ impl ObjectFiles {
             return self.open_memory(file.clone(), source.memfd.as_fd(), keep);
         }
         let memfd = fs::memfd_create(name_of(&file), MemfdFlags::CLOEXEC).map_err(errno)?;
+        if let OpenFile::Iter(text) = &file {
+            let mut rest = &text[..];
+            while !rest.is_empty() {
+                let written = io::write(&memfd, rest).map_err(errno)?;
+                rest = rest.get(written..).unwrap_or_default();
+            }
+        }
         self.open_memory(file, memfd.as_fd(), keep)
     }
 
@@ -129,6 +138,7 @@ impl ObjectFiles {
         keep: Option<Keep>,
     ) -> Result<OwnedFd, Errno> {
         let access = match &file {
+            OpenFile::Iter(_) => OFlags::RDONLY,
             OpenFile::Map(map) if map.access() == Access::ReadOnly => OFlags::RDONLY,
             OpenFile::Map(map) if map.access() == Access::WriteOnly => OFlags::WRONLY,
             _ => OFlags::RDWR,

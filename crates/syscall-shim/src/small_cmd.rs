@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ring3_objects::{Iteration, LinkObject};
 use ring3_uapi::Errno;
 
 use crate::{OpenFile, shim::Call};
@@ -33,13 +34,26 @@ pub(crate) fn token_create(call: &mut Call<'_>) -> Result<i64, Errno> {
     }
 }
 
-/// BPF_ITER_CREATE: no link here is one of an iterator.
+/// BPF_ITER_CREATE: the program runs now, over what there is now.
 pub(crate) fn iter_create(call: &mut Call<'_>) -> Result<i64, Errno> {
     if call.attr.u32(4) != 0 {
         return Err(Errno::EINVAL);
     }
-    call.caller.link(call.attr.fd(0))?;
-    Err(Errno::EINVAL)
+    let link = call.caller.link(call.attr.fd(0))?;
+    let text = iterated(&link)?;
+    Ok(i64::from(call.caller.open(OpenFile::Iter(text))?))
+}
+
+/// What an iterator's program writes now, up to an object that fails.
+///
+/// # Errors
+/// EINVAL: no link of an iterator. What the first object fails with: EAGAIN, E2BIG.
+pub fn iterated(link: &LinkObject) -> Result<Arc<[u8]>, Errno> {
+    let Iteration { text, error } = link.iterate().ok_or(Errno::EINVAL)?;
+    match error {
+        Some(errno) if text.is_empty() => Err(errno),
+        _ => Ok(text.into()),
+    }
 }
 
 /// BPF_TASK_FD_QUERY: nothing that is open is a probe.

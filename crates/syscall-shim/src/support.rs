@@ -64,12 +64,12 @@ commands! {
     MapLookupAndDeleteBatch, 56, batch::lookup_and_delete, "";
     MapUpdateBatch, 56, batch::update, "";
     MapDeleteBatch, 56, batch::delete, "";
-    LinkCreate, 60, attach_cmd::link_create, "hooks other than XDP, tcx, cgroup skb and functions";
+    LinkCreate, 60, attach_cmd::link_create, "hooks other than XDP, tcx, cgroup skb and functions; iterators other than over maps, elements of a map, programs and links";
     LinkUpdate, 16, link_cmd::update, "";
     LinkGetFdById, 4, link_cmd::fd_by_id, "";
     LinkGetNextId, 8, id_cmd::next_link, "";
     EnableStats, 4, small_cmd::enable_stats, "";
-    IterCreate, 8, small_cmd::iter_create, "links of iterators";
+    IterCreate, 8, small_cmd::iter_create, "";
     LinkDetach, 4, link_cmd::detach, "";
     ProgBindMap, 12, small_cmd::prog_bind_map, "";
     TokenCreate, 8, small_cmd::token_create, "delegation: refused with EOPNOTSUPP";

@@ -1,8 +1,10 @@
 //! Links of functions and tracepoints through bpf(2), as bytes.
 
-use ring3_btf::{Builder, FuncLinkage, IntEncoding, Kind, TypeId};
+use std::sync::Arc;
+
+use ring3_btf::{Btf, Builder, FuncLinkage, IntEncoding, Kind, TypeId};
 use ring3_objects::System;
-use ring3_syscall_shim::{Caller, Shim, VecMemory};
+use ring3_syscall_shim::{Caller, OpenFile, Shim, VecMemory};
 use ring3_tracing::TracepointSpec;
 use ring3_uapi::{AttachType, Cmd, Errno, LinkType, ProgType};
 
@@ -14,8 +16,12 @@ struct Client {
 
 impl Client {
     fn new() -> Client {
+        Client::of(System::new())
+    }
+
+    fn of(system: Arc<System>) -> Client {
         Client {
-            shim: Shim::new(System::new()),
+            shim: Shim::new(system),
             caller: Caller::new(),
             memory: VecMemory::new(),
         }
@@ -228,4 +234,124 @@ fn tracepoints_are_opened_by_name() {
     assert_eq!(open(&mut client, greedy, b"request\0"), Err(Errno::EINVAL));
     client.caller.close(link as i32).unwrap();
     assert!(!tracepoint.is_watched());
+}
+
+/// A row per map: its id, 4 bytes; at the end an `E`.
+const MAP_IDS: [u8; 18 * 8] = {
+    const R1: u8 = 1;
+    const R2: u8 = 2;
+    const R3: u8 = 3;
+    const R6: u8 = 6;
+    const R10: u8 = 10;
+    let rows: [(u8, u8, u8, i16, i32); 18] = [
+        // The file, of the meta data.
+        (0x79, R6, R1, 0, 0),
+        (0x79, R6, R6, 0, 0),
+        (0x79, R2, R1, 8, 0),
+        (0x55, R2, 0, 5, 0),
+        (0x72, R10, 0, -8, 0x45),
+        (0xbf, R2, R10, 0, 0),
+        (0x07, R2, 0, 0, -8),
+        (0xb7, R3, 0, 0, 1),
+        (0x05, 0, 0, 5, 0),
+        // map->id
+        (0x61, R2, R2, 92, 0),
+        (0x63, R10, R2, -8, 0),
+        (0xbf, R2, R10, 0, 0),
+        (0x07, R2, 0, 0, -8),
+        (0xb7, R3, 0, 0, 4),
+        (0xbf, R1, R6, 0, 0),
+        (0x85, 0, 0, 0, 127),
+        (0xb7, 0, 0, 0, 0),
+        (0x95, 0, 0, 0, 0),
+    ];
+    let mut bytes = [0; 18 * 8];
+    let mut at = 0;
+    while at < rows.len() {
+        let (code, dst, src, off, imm) = rows[at];
+        let (off, imm) = (off.to_le_bytes(), imm.to_le_bytes());
+        let insn = [
+            code,
+            dst | src << 4,
+            off[0],
+            off[1],
+            imm[0],
+            imm[1],
+            imm[2],
+            imm[3],
+        ];
+        let mut byte = 0;
+        while byte < 8 {
+            bytes[at * 8 + byte] = insn[byte];
+            byte += 1;
+        }
+        at += 1;
+    }
+    bytes
+};
+
+#[test]
+fn iterators_write_about_what_there_is() {
+    let btf = include_bytes!("../../../fixtures/btf/vmlinux-6.18.btf");
+    let btf = Btf::parse(btf).unwrap();
+    let system = System::new();
+    system.set_kernel_btf(btf.clone());
+    let mut client = Client::of(system);
+    let function = |name| btf.find_by_name_kind(name, Kind::Func).unwrap().0;
+    let iter = AttachType::TraceIter.raw();
+    let loaded = |name| [(68, iter), (108, function(name))];
+    let fields = loaded("bpf_iter_bpf_map");
+    let prog = client.load(ProgType::Tracing, &MAP_IDS, &fields).unwrap();
+    let mut create = |client: &mut Client, more: &[(usize, u32)]| {
+        let fields = [&[(0, prog), (8, iter)], more].concat();
+        client.call(Cmd::LinkCreate, &mut attr::<64>(&fields))
+    };
+    for (more, errno) in [
+        (&[(4, 1)][..], Errno::EINVAL),
+        (&[(12, 1)], Errno::EINVAL),
+        (&[(24, 16)], Errno::EINVAL),
+        (&[(16, 1)], Errno::EINVAL),
+        (&[(16, 1), (24, 5000)], Errno::E2BIG),
+        (&[(16, 1), (24, 16)], Errno::EFAULT),
+    ] {
+        assert_eq!(create(&mut client, more), Err(errno), "{more:?}");
+    }
+    let link = create(&mut client, &[]).unwrap();
+    let name = client.address(&[0xff; 16]);
+    let info = client.link_info(link, name, 16).unwrap();
+    assert_eq!(u32_at(&info, 0), LinkType::Iter.raw());
+    assert_eq!((u32_at(&info, 24), u32_at(&info, 28)), (8, 0));
+    assert_eq!(&client.memory.bytes_at(name).unwrap()[..8], b"bpf_map\0");
+    let mut open = |client: &mut Client| {
+        let fd = client.call(Cmd::IterCreate, &mut attr::<8>(&[(0, link)]))?;
+        match client.caller.file(fd as i32).unwrap() {
+            OpenFile::Iter(text) => Ok(text.to_vec()),
+            _ => Err(Errno::EINVAL),
+        }
+    };
+    assert_eq!(open(&mut client), Ok(b"E".to_vec()));
+    for _ in 0..2 {
+        let mut map = attr::<72>(&[(0, 2), (4, 4), (8, 4), (12, 1)]);
+        client.call(Cmd::MapCreate, &mut map).unwrap();
+    }
+    assert_eq!(open(&mut client), Ok(b"\x01\0\0\0\x02\0\0\0E".to_vec()));
+    for (fields, errno) in [
+        ([(0, link), (4, 1)], Errno::EINVAL),
+        ([(0, prog), (4, 0)], Errno::EINVAL),
+        ([(0, 99), (4, 0)], Errno::EBADF),
+    ] {
+        let result = client.call(Cmd::IterCreate, &mut attr::<8>(&fields));
+        assert_eq!(result, Err(errno), "{fields:?}");
+    }
+    assert_eq!(
+        client.call(Cmd::LinkDetach, &mut attr::<4>(&[(0, link)])),
+        Err(Errno::EOPNOTSUPP)
+    );
+    // Nothing stands for the kernel's tasks as a whole.
+    let tasks = client.load(ProgType::Tracing, &RETURN_0, &loaded("bpf_iter_task"));
+    let mut create = attr::<64>(&[(0, tasks.unwrap()), (8, iter)]);
+    assert_eq!(
+        client.call(Cmd::LinkCreate, &mut create),
+        Err(Errno::ENOTSUPP)
+    );
 }

@@ -16,6 +16,7 @@
 pub mod agent;
 mod attach;
 mod host;
+mod iterator;
 mod links;
 mod program;
 mod tracepoint;

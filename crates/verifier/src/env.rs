@@ -344,6 +344,7 @@ pub(crate) struct Env<'a> {
     pub(crate) max_ctx_offset: u32,
     pub(crate) max_pkt_offset: u32,
     pub(crate) max_tp_access: u32,
+    pub(crate) max_buf_access: ring3_spec::BufAccess,
     pub(crate) seen_direct_write: bool,
     pub(crate) seen_exception: bool,
     /// Clamps of pointer arithmetic depend on exact numbers: pruning must not take ranges for one another.

@@ -254,6 +254,7 @@ impl Walked {
                 max_pkt_offset: env.max_pkt_offset,
                 max_ctx_offset: env.max_ctx_offset,
                 max_tp_access: env.max_tp_access,
+                max_buf_access: env.max_buf_access,
                 enforce_expected_attach_type: env.enforce_expected_attach_type,
             },
         }
@@ -546,6 +547,7 @@ fn new_env<'a>(
         max_ctx_offset: 0,
         max_pkt_offset: 0,
         max_tp_access: 0,
+        max_buf_access: Default::default(),
         seen_direct_write: false,
         seen_exception: false,
         explore_alu_limits: false,

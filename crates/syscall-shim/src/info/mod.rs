@@ -52,14 +52,18 @@ pub(crate) fn info(call: &mut Call<'_>) -> Result<i64, Errno> {
             );
             info.clear();
             let told = link_info(&link, &mut info);
-            if let LinkDetail::RawTracepoint { name: own, .. } = &told {
+            if let LinkDetail::RawTracepoint { name: own, .. }
+            | LinkDetail::Iter { name: own, .. } = &told
+            {
                 info.put_u64(LinkDetail::OFFSET, name);
                 info.put_u32(LinkDetail::OFFSET + 8, own.len() as u32 + 1);
                 put_text(call, own, name, room)?;
             }
             info.write(call)
         }
-        OpenFile::Stats(_) | OpenFile::PerfEvent { .. } | OpenFile::Other => Err(Errno::EINVAL),
+        OpenFile::Iter(_) | OpenFile::Stats(_) | OpenFile::PerfEvent { .. } | OpenFile::Other => {
+            Err(Errno::EINVAL)
+        }
     }
 }
 

@@ -412,6 +412,7 @@ pub(crate) fn check_mem_access(env: &mut Env<'_>, base: Reg, off: i32, access: M
                 off,
                 size,
             )?;
+            note_buf_access(env, rdonly, off, size);
         }
         RegBase::PtrToArena if plain => {}
         _ => reject!(
@@ -608,6 +609,16 @@ fn check_buffer(what: &str, reg: &RegState, base: Reg, off: i32, size: i32) -> C
     Ok(())
 }
 
+/// What links of iterators compare with the sizes of a map.
+fn note_buf_access(env: &mut Env<'_>, rdonly: bool, off: i32, size: i32) {
+    let access = &mut env.max_buf_access;
+    let most = match rdonly {
+        true => &mut access.rdonly,
+        false => &mut access.rdwr,
+    };
+    *most = (*most).max(off.saturating_add(size) as u32);
+}
+
 fn check_sock_access(
     env: &mut Env<'_>,
     reg: &RegState,
@@ -748,7 +759,9 @@ pub(crate) fn check_helper_mem_access(
                 base,
                 reg.off,
                 access_size,
-            )
+            )?;
+            note_buf_access(env, rdonly, reg.off, access_size);
+            Ok(())
         }
         RegBase::PtrToStack => {
             stack::check_range_initialized(env, &reg, base, reg.off, access_size, access, zero, raw)

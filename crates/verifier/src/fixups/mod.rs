@@ -64,6 +64,7 @@ pub(crate) struct Outcome {
     pub(crate) max_pkt_offset: u32,
     pub(crate) max_ctx_offset: u32,
     pub(crate) max_tp_access: u32,
+    pub(crate) max_buf_access: ring3_spec::BufAccess,
     pub(crate) enforce_expected_attach_type: bool,
 }
 
@@ -220,6 +221,7 @@ fn verified_program(
         max_pkt_offset: input.outcome.max_pkt_offset,
         max_ctx_offset: input.outcome.max_ctx_offset,
         max_tp_access: input.outcome.max_tp_access,
+        max_buf_access: input.outcome.max_buf_access,
         exception_cb: exception_cb.map(|cb| cb as u32),
         enforce_expected_attach_type: input.outcome.enforce_expected_attach_type,
         stop_points: input.stop_points.clone(),

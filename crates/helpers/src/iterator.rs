@@ -1,0 +1,306 @@
+//! Iterators: programs that run once per object and write a text (`bpf_seq_write`, `bpf_seq_printf`). The one place that promises such a program the objects
+//! of the kind it was loaded for.
+//!
+//! A program's context is a row of pointers: `bpf_iter_meta`, then the object or, for the elements of a map, the map, the key and the value. Once all objects
+//! are done it runs a last time, without one.
+//!
+//! Key types: [`IterRun`], [`KernelObject`].
+
+use std::{
+    ops::ControlFlow,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use parking_lot::Mutex;
+use ring3_btf::{Btf, layout};
+use ring3_maps::{Access, Map};
+use ring3_runtime::{ProgObject, RunContext, run, with_run_context, with_run_extension};
+use ring3_sync::rcu;
+use ring3_uapi::{Errno, MapType, flags::map_create};
+
+use crate::bind::{bytes, implement};
+use crate::format::{ArgWords, format};
+
+/// Bytes that one object's text may have. Source: eight pages, of which one byte stays free.
+const OBJECT_BYTES_MAX: usize = 8 * 4096 - 1;
+/// Bytes that all text of a run may have.
+const TEXT_BYTES_MAX: usize = 64 << 20;
+/// Words of `struct seq_file` and of the structures that programs see, at least: more than any kernel's.
+const STRUCT_WORDS_MIN: usize = 512;
+
+/// An object of the kernel as programs see it: zeros but for what is put into it, at the places that a BTF says.
+pub struct KernelObject {
+    btf: Btf,
+    name: &'static str,
+    words: Box<[u64]>,
+    parts: Vec<KernelObject>,
+}
+
+impl KernelObject {
+    /// Zeros.
+    pub fn new(btf: &Btf, name: &'static str) -> KernelObject {
+        let bytes = layout::struct_size(Some(btf), name).unwrap_or(0) as usize;
+        KernelObject {
+            btf: btf.clone(),
+            name,
+            words: vec![0; bytes.div_ceil(8).max(STRUCT_WORDS_MIN)].into(),
+            parts: Vec::new(),
+        }
+    }
+
+    /// Puts bytes into a field, as many as both have; a field that the structure does not have is left out.
+    #[must_use]
+    pub fn with(mut self, path: &str, value: &[u8]) -> KernelObject {
+        if let Some(field) = layout::field(Some(&self.btf), self.name, path)
+            && field.bits == 0
+        {
+            let at = field.offset as usize;
+            for (index, byte) in value.iter().take(field.size as usize).enumerate() {
+                let (word, shift) = ((at + index) / 8, (at + index) % 8 * 8);
+                if let Some(word) = self.words.get_mut(word) {
+                    *word = *word & !(0xff << shift) | u64::from(*byte) << shift;
+                }
+            }
+        }
+        self
+    }
+
+    /// Lets a pointer point to another object.
+    #[must_use]
+    pub fn pointing(self, path: &str, to: KernelObject) -> KernelObject {
+        let address = to.address();
+        let mut object = self.with(path, &address.to_ne_bytes());
+        object.parts.push(to);
+        object
+    }
+
+    fn address(&self) -> u64 {
+        self.words.as_ptr().expose_provenance() as u64
+    }
+}
+
+/// The text of the object at hand and of those before it.
+#[derive(Default)]
+struct Text(Mutex<TextState>);
+
+#[derive(Default)]
+struct TextState {
+    bytes: Vec<u8>,
+    /// Where the object at hand begins.
+    object: usize,
+    is_too_long: bool,
+}
+
+impl Text {
+    /// # Errors
+    /// EOVERFLOW: the object's text is too long.
+    fn append(&self, bytes: &[u8]) -> Result<(), Errno> {
+        let mut text = self.0.lock();
+        let len = text.bytes.len() - text.object + bytes.len();
+        if text.is_too_long || len > OBJECT_BYTES_MAX {
+            text.is_too_long = true;
+            return Err(Errno::EOVERFLOW);
+        }
+        text.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// One run over all objects.
+pub struct IterRun<'a> {
+    prog: &'a dyn ProgObject,
+    name: String,
+    text: Text,
+    seq: Box<[u64]>,
+    /// `struct bpf_iter_meta`: the file, the session, the number of the object.
+    meta: Box<[u64; 3]>,
+}
+
+impl<'a> IterRun<'a> {
+    /// A run of a program that was loaded for an iterator.
+    ///
+    /// # Errors
+    /// EINVAL: any other program.
+    pub fn new(prog: &'a dyn ProgObject) -> Result<IterRun<'a>, Errno> {
+        static SESSIONS: AtomicU64 = AtomicU64::new(1);
+        let (name, ..) = prog.iterates().ok_or(Errno::EINVAL)?;
+        let seq = vec![0; STRUCT_WORDS_MIN].into_boxed_slice();
+        let address = seq.as_ptr().expose_provenance() as u64;
+        let session = SESSIONS.fetch_add(1, Ordering::Relaxed);
+        Ok(IterRun {
+            prog,
+            name,
+            text: Text::default(),
+            seq,
+            meta: Box::new([address, session, 0]),
+        })
+    }
+
+    /// Shows the program a map (`bpf_map`), or at the end none.
+    ///
+    /// # Errors
+    /// EINVAL: it goes over something else. EAGAIN: it did not want the object now. E2BIG: the object's text is too long.
+    pub fn map(&mut self, map: Option<&Map>) -> Result<(), Errno> {
+        self.show("bpf_map", &[map.map_or(0, Map::program_ptr)], map.is_some())
+    }
+
+    /// Shows the program an object of the kernel (`bpf_prog`, `bpf_link`), or at the end none. The object is one of this name's structure.
+    ///
+    /// # Errors
+    /// As [`IterRun::map`].
+    pub fn object(
+        &mut self,
+        name: &'static str,
+        object: Option<&KernelObject>,
+    ) -> Result<(), Errno> {
+        if object.is_some_and(|object| object.name != name) {
+            return Err(Errno::EINVAL);
+        }
+        let address = object.map_or(0, KernelObject::address);
+        self.show(name, &[address], object.is_some())
+    }
+
+    /// Shows the program every element of a map (`bpf_map_elem`), and at the end the map alone.
+    ///
+    /// # Errors
+    /// As [`IterRun::map`]. EINVAL: a map whose elements are not walked. EACCES: the program reaches beyond its keys or values.
+    pub fn elements(&mut self, map: &Map) -> Result<(), Errno> {
+        check_map(self.prog, map)?;
+        let this = map.program_ptr();
+        let mut copy = vec![0u64; map.sys_value_bytes().div_ceil(8)];
+        let mut key_copy = vec![0; map.key_size() as usize];
+        // What programs must not write they get a copy of.
+        let is_copied = is_percpu(map.map_type()) || map.map_flags() & map_create::RDONLY_PROG != 0;
+        let mut outcome = Ok(());
+        let mut visit = |key: *const u8, value: *mut u8| {
+            let mut value = value.expose_provenance() as u64;
+            if is_copied {
+                // SAFETY: 1. the walk gives keys of the map's size.
+                let key = unsafe { std::slice::from_raw_parts(key, key_copy.len()) };
+                key_copy.copy_from_slice(key);
+                let mut bytes = vec![0; map.sys_value_bytes()];
+                if map
+                    .sys_lookup(Access::ReadWrite, &key_copy, &mut bytes, 0)
+                    .is_err()
+                {
+                    return ControlFlow::Continue(());
+                }
+                bytes.resize(copy.len() * 8, 0);
+                for (word, bytes) in copy.iter_mut().zip(bytes.as_chunks::<8>().0) {
+                    *word = u64::from_ne_bytes(*bytes);
+                }
+                value = copy.as_mut_ptr().expose_provenance() as u64;
+            }
+            let words = [this, key.expose_provenance() as u64, value];
+            outcome = self.show("bpf_map_elem", &words, true);
+            match outcome {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        };
+        {
+            let _section = rcu::read();
+            // SAFETY: 1. in a read section.
+            unsafe { map.for_each(&mut visit)? };
+        }
+        outcome?;
+        self.show("bpf_map_elem", &[this, 0, 0], false)
+    }
+
+    fn show(&mut self, name: &str, objects: &[u64], counts: bool) -> Result<(), Errno> {
+        if name != self.name {
+            return Err(Errno::EINVAL);
+        }
+        let mut words = [0; 4];
+        words[0] = self.meta.as_ptr().expose_provenance() as u64;
+        words[1..=objects.len()].copy_from_slice(objects);
+        let start = {
+            let mut text = self.text.0.lock();
+            text.object = text.bytes.len();
+            text.object
+        };
+        let context = RunContext {
+            extension: Some(&self.text),
+            ..RunContext::default()
+        };
+        let address = words.as_ptr().expose_provenance() as u64;
+        // SAFETY: 1. the program is borrowed; 2. it was loaded for the function `bpf_iter_NAME`, whose parameters the words are: a `bpf_iter_meta`, and
+        // objects of the kinds that the callers have in their signatures, or none; 3. everything lives for the run; 4. keys and values are as long as it
+        // reaches (`check_map`).
+        let retval = with_run_context(&context, || unsafe {
+            run(&self.prog.entry(), address) as u32
+        });
+        debug_assert!(!self.seq.is_empty());
+        self.meta[2] += u64::from(counts);
+        let mut text = self.text.0.lock();
+        let error = match retval {
+            _ if text.is_too_long || text.bytes.len() > TEXT_BYTES_MAX => Errno::E2BIG,
+            0 => return Ok(()),
+            _ => Errno::EAGAIN,
+        };
+        text.bytes.truncate(start);
+        Err(error)
+    }
+
+    /// What was written.
+    pub fn into_text(self) -> Vec<u8> {
+        self.text.0.into_inner().bytes
+    }
+}
+
+fn is_percpu(map_type: MapType) -> bool {
+    matches!(
+        map_type,
+        MapType::PercpuHash | MapType::LruPercpuHash | MapType::PercpuArray
+    )
+}
+
+/// Whether a program over the elements of maps fits a map.
+///
+/// # Errors
+/// EINVAL: another program, or a map whose elements are not walked. EACCES: it reaches beyond the map's keys or values. ENOTSUPP: it reaches into values
+/// that have fields of the kernel's.
+pub fn check_map(prog: &dyn ProgObject, map: &Map) -> Result<(), Errno> {
+    let (name, access, _) = prog.iterates().ok_or(Errno::EINVAL)?;
+    let is_walked = is_percpu(map.map_type())
+        || matches!(
+            map.map_type(),
+            MapType::Hash | MapType::LruHash | MapType::Array
+        );
+    if name != "bpf_map_elem" || !is_walked {
+        return Err(Errno::EINVAL);
+    }
+    let value_bytes = match is_percpu(map.map_type()) {
+        true => map.sys_value_bytes(),
+        false => map.value_size() as usize,
+    };
+    if access.rdonly > map.key_size() || access.rdwr as usize > value_bytes {
+        return Err(Errno::EACCES);
+    }
+    // Programs write values as plain bytes here.
+    if map.value_record().is_some() && access.rdwr > 0 {
+        return Err(Errno::ENOTSUPP);
+    }
+    Ok(())
+}
+
+/// # Errors
+/// EINVAL: no iterator runs. As `body`.
+fn with_text(body: impl FnOnce(&Text) -> Result<(), Errno>) -> Result<(), Errno> {
+    with_run_extension(|text: Option<&Text>| text.map_or(Err(Errno::EINVAL), body))
+}
+
+implement! { ROWS:
+    SeqPrintf(_seq: u64, fmt: *const u8, fmt_size: u32, data: *const u8, data_len: u32) {
+        // SAFETY: 1. ARG_PTR_TO_MEM with its size, twice.
+        let (fmt, data) = unsafe { (bytes(fmt, fmt_size), bytes(data, data_len)) };
+        ArgWords::new(data, data_len)
+            .and_then(|args| format(fmt, args.words(), OBJECT_BYTES_MAX + 1))
+            .and_then(|text| with_text(|out| out.append(&text.kept)))
+    }
+    SeqWrite(_seq: u64, data: *const u8, len: u32) {
+        // SAFETY: 1. ARG_PTR_TO_MEM with its size.
+        let data = unsafe { bytes(data, len) };
+        with_text(|out| out.append(data))
+    }
+}
