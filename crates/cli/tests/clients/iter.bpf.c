@@ -26,14 +26,13 @@ struct bpf_prog_aux {
 } KERNEL;
 
 struct bpf_prog {
-	__u32 type;
-	__u32 len;
+	enum bpf_prog_type type;
 	struct bpf_prog_aux *aux;
 } KERNEL;
 
 struct bpf_link {
 	__u32 id;
-	__u32 type;
+	enum bpf_link_type type;
 	struct bpf_prog *prog;
 } KERNEL;
 

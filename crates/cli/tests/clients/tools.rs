@@ -222,3 +222,89 @@ fn clients_of_libbpf_and_go_read_rings_events_and_globals() {
     }
     rig.wait_for("files=0");
 }
+
+#[test]
+fn pinned_iterators_are_read_as_files() {
+    const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+    if !has_bpftool() {
+        return;
+    }
+    if !Path::new(KERNEL_BTF).exists() {
+        eprintln!("skipped: no {KERNEL_BTF}, whose iterators the programs are loaded for");
+        return;
+    }
+    let rig = Rig::with_args("iterators", &["--btf", KERNEL_BTF]);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/iter.bpf.c");
+    let objects = format!(
+        "clang=$(command -v clang-19 clang | head -n 1)
+        for over in MAPS ELEMENTS PROGRAMS LINKS TASKS; do
+            $clang -O2 -g -target bpf -DOVER_$over -I/usr/include/x86_64-linux-gnu -c {} -o $over.o
+        done",
+        source.display()
+    );
+    if let Err(reason) = tool(&rig.dir, &objects) {
+        eprintln!("skipped: {reason}");
+        return;
+    }
+    let printed = script(
+        &rig,
+        "cd /sys/fs/bpf
+        bpftool map create m type hash key 4 value 8 entries 9 name counts
+        bpftool map create pm type percpu_array key 4 value 8 entries 2 name cells
+        bpftool map create q type queue value 8 entries 3 name waiting
+        bpftool map create small type hash key 2 value 8 entries 3 name small
+        bpftool map update pinned m key 1 0 0 0 value 5 0 0 0 0 0 0 0
+        bpftool iter pin $T/MAPS.o maps
+        bpftool iter pin $T/PROGRAMS.o programs
+        bpftool iter pin $T/LINKS.o links
+        bpftool iter pin $T/ELEMENTS.o elements map pinned m
+        bpftool iter pin $T/ELEMENTS.o cells map pinned pm
+        cat /sys/fs/bpf/maps | grep -v rodata
+        cat programs links elements
+        cat elements cells
+        bpftool iter pin $T/ELEMENTS.o no map pinned q 2>&1 || true
+        bpftool iter pin $T/ELEMENTS.o no map pinned small 2>&1 || true
+        bpftool iter pin $T/ELEMENTS.o no 2>&1 || true
+        bpftool iter pin $T/TASKS.o no 2>&1 || true
+        bpftool link show | cut -d ' ' -f 2,7-",
+    );
+    let failed = |text: &str| {
+        format!(
+            "libbpf: prog 'over': failed to attach to iterator: {text}\nError: attach_iter failed for program over\n"
+        )
+    };
+    let expected = [
+        "map counts of 9
+map cells of 2
+map waiting of 3
+map small of 3
+9 maps
+program over type 26
+program over type 26
+program over type 26
+program over type 26
+program over type 26
+link type 4 of over
+link type 4 of over
+link type 4 of over
+link type 4 of over
+link type 4 of over
+1: 5
+1 of 9
+1: 6
+1 of 9
+0: 0
+1: 0
+2 of 2
+",
+        &failed("Invalid argument"),
+        &failed("Permission denied"),
+        &failed("Bad file descriptor"),
+        &failed("ERROR: strerror_r(-524)=22"),
+    ]
+    .concat();
+    let (text, links) = printed.split_at(printed.find("iter ").unwrap_or(printed.len()));
+    assert_eq!(text, expected);
+    assert_eq!(links.matches("target_name bpf_map_elem  map_id").count(), 2);
+    assert_eq!(links.matches("target_name bpf_").count(), 5);
+}
