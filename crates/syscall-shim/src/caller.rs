@@ -12,6 +12,7 @@ use ring3_maps::{
 use ring3_objects::{BtfObject, Cancel, LinkObject, MapObject, Program};
 use ring3_runtime::Task;
 use ring3_spec::Privilege;
+use ring3_sync::rcu;
 use ring3_uapi::{Errno, MapType};
 
 use crate::fd_slots::FdSlots;
@@ -275,15 +276,16 @@ impl Caller {
         }
     }
 
-    /// Does something to an element of a map. Where that cannot come back to the descriptors, they are held instead of a reference to the map.
+    /// Does something to an element of a map. Where that cannot come back to the descriptors, they are held instead of a reference to the map; as a program that
+    /// opens descriptors does so within its read section, nothing that holds them waits for readers: what would have to is done again without.
     ///
     /// # Errors
-    /// EBADF: not open. EINVAL: no map. As `run`.
+    /// EBADF: not open. EINVAL: no map. As `run`, which has done nothing where it says ENOMEM.
     #[inline]
     pub(crate) fn with_map<R>(
         &self,
         fd: i32,
-        run: impl FnOnce(&MapFile) -> Result<R, Errno>,
+        mut run: impl FnMut(&MapFile) -> Result<R, Errno>,
     ) -> Result<R, Errno> {
         let Descriptors::Table { table, .. } = &self.descriptors else {
             return run(&*self.map(fd)?);
@@ -294,7 +296,12 @@ impl Caller {
             _ => return Err(Errno::EINVAL),
         };
         if has_plain_values(map.object().map().map_type()) {
-            return run(map);
+            // In a section waiting for readers is refused.
+            let _section = rcu::read();
+            match run(map) {
+                Err(Errno::ENOMEM) => {}
+                result => return result,
+            }
         }
         let map = Arc::clone(map);
         drop(files);

@@ -192,3 +192,25 @@ fn a_program_calls_bpf_for_the_caller_of_its_run() {
     let updated = shim.bpf(&caller, Cmd::MapUpdateElem.raw(), &mut elem, &mut memory);
     assert_eq!(updated, Err(Errno::EPERM));
 }
+
+#[test]
+fn an_update_waits_for_elements_that_readers_may_still_see() {
+    let shim = Shim::new(System::new());
+    let caller = Caller::new();
+    let mut memory = VecMemory::new();
+    let (key, value) = (memory.add(&[7; 4]), memory.add(&[1; 8]));
+    let mut call = |cmd: Cmd, fields: &[(usize, u64)]| {
+        let mut attr = [0; 72];
+        for &(at, field) in fields {
+            attr[at..at + 8].copy_from_slice(&field.to_ne_bytes());
+        }
+        shim.bpf(&caller, cmd.raw(), &mut attr, &mut memory)
+    };
+    // A hash map of one element, which is taken out and put in again and again.
+    let fd = call(Cmd::MapCreate, &[(0, 1 | 4 << 32), (8, 8 | 1 << 32)]).unwrap() as u64;
+    for _ in 0..2000 {
+        let elem = [(0, fd), (8, key), (16, value)];
+        assert_eq!(call(Cmd::MapUpdateElem, &elem), Ok(0));
+        assert_eq!(call(Cmd::MapDeleteElem, &elem[..2]), Ok(0));
+    }
+}
