@@ -302,7 +302,7 @@ fn iterators_write_about_what_there_is() {
     let loaded = |name| [(68, iter), (108, function(name))];
     let fields = loaded("bpf_iter_bpf_map");
     let prog = client.load(ProgType::Tracing, &MAP_IDS, &fields).unwrap();
-    let mut create = |client: &mut Client, more: &[(usize, u32)]| {
+    let create = |client: &mut Client, more: &[(usize, u32)]| {
         let fields = [&[(0, prog), (8, iter)], more].concat();
         client.call(Cmd::LinkCreate, &mut attr::<64>(&fields))
     };
@@ -322,7 +322,7 @@ fn iterators_write_about_what_there_is() {
     assert_eq!(u32_at(&info, 0), LinkType::Iter.raw());
     assert_eq!((u32_at(&info, 24), u32_at(&info, 28)), (8, 0));
     assert_eq!(&client.memory.bytes_at(name).unwrap()[..8], b"bpf_map\0");
-    let mut open = |client: &mut Client| {
+    let open = |client: &mut Client| {
         let fd = client.call(Cmd::IterCreate, &mut attr::<8>(&[(0, link)]))?;
         match client.caller.file(fd as i32).unwrap() {
             OpenFile::Iter(text) => Ok(text.to_vec()),
