@@ -4,6 +4,8 @@
 use ring3_runtime::{ProgObject, is_anyone_counting, run};
 use ring3_uapi::{Errno, ProgType};
 
+use crate::file_object::FileObject;
+
 /// Most bytes of a syscall program's context.
 pub const SYSCALL_CTX_BYTES_MAX: usize = u16::MAX as usize;
 /// Arguments of a raw tracepoint. Source: `MAX_BPF_FUNC_ARGS`.
@@ -57,6 +59,25 @@ fn counted(prog: &dyn ProgObject, run: impl FnOnce() -> u32) -> u32 {
         Some(stats) if is_anyone_counting() => stats.measure(run),
         _ => run(),
     }
+}
+
+/// Runs a program of the security hook `file_open` over a file; its verdict, 0 or a negative errno.
+///
+/// # Errors
+/// EINVAL: a program of another hook.
+pub fn run_file_open(prog: &dyn ProgObject, file: &FileObject) -> Result<i32, Errno> {
+    if prog.prog_type() != ProgType::Lsm || prog.hook() != Some("bpf_lsm_file_open") {
+        return Err(Errno::EINVAL);
+    }
+    /// Words below the arguments: cookie, address of the function, number of slots.
+    const BELOW: usize = 3;
+    let mut frame = [0u64; BELOW + RAW_TRACEPOINT_ARGS + 1];
+    frame[BELOW - 1] = 1;
+    frame[BELOW] = file.file_ptr();
+    let address = frame.as_ptr().expose_provenance() as u64 + 8 * BELOW as u64;
+    // SAFETY: 1. the program is borrowed; 2. it was verified for this hook, whose one argument is a file; 3. what it reads beside its arguments lies in
+    // the frame, and the file is borrowed for the run.
+    Ok(counted(prog, || unsafe { run(&prog.entry(), address) as u32 }) as i32)
 }
 
 /// A promise of a host: whatever a tracepoint of its is fired with is what the BTF typedef `btf_trace_NAME` says.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ring3_btf::{Btf, TypeId};
+use ring3_btf::{Btf, Kind, TypeId};
 use ring3_isa::RawInsn;
 use ring3_maps::{OwnerKey, ProgSlot};
 use ring3_runtime::{
@@ -192,6 +192,8 @@ pub struct Program {
     maps: Vec<Arc<MapObject>>,
     /// For a program of a host's type: its context, and the types it was verified with.
     host_context: Option<(&'static CtxTable, Btf)>,
+    /// Name of the kernel function that it is for.
+    hook: Option<String>,
     /// What prog arrays compare of the function it attaches to.
     attach_func_proto: u64,
     /// The program it was loaded to be attached to, until it is.
@@ -267,6 +269,7 @@ impl Program {
             CtxView::Custom(table) => request.kernel_btf.clone().map(|btf| (table, btf)),
             _ => None,
         };
+        let hook = hook_name(&attr, target.as_deref(), request.kernel_btf.as_ref());
         let loaded_by = current_task();
         let run_stats = RunStats::new(system.stats_switch());
         let program = system.register_program(|id, system| Program {
@@ -283,6 +286,7 @@ impl Program {
             run_stats,
             maps,
             host_context,
+            hook,
             attach_func_proto,
             target: Mutex::new(target),
             extension: Mutex::default(),
@@ -511,6 +515,14 @@ impl Drop for Program {
     }
 }
 
+/// The kernel function that `attach_btf_id` names.
+fn hook_name(attr: &ProgAttr, target: Option<&Program>, kernel: Option<&Btf>) -> Option<String> {
+    let names_function = matches!(attr.prog_type, ProgType::Tracing | ProgType::Lsm);
+    let is_kernel = target.is_none() && matches!(attr.attach, AttachTarget::Kernel);
+    let ty = kernel?.type_by_id(attr.attach_btf_id)?;
+    (names_function && is_kernel && ty.kind() == Kind::Func).then(|| ty.name().to_owned())
+}
+
 impl ProgObject for Program {
     fn id(&self) -> u32 {
         self.id
@@ -544,6 +556,10 @@ impl ProgObject for Program {
         let name = btf.name(self.attr.attach_btf_id);
         let name = name.strip_prefix("bpf_iter_")?.to_owned();
         Some((name, self.verified.max_buf_access, btf))
+    }
+
+    fn hook(&self) -> Option<&str> {
+        self.hook.as_deref()
     }
 
     fn is_sleepable(&self) -> bool {

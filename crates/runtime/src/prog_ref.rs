@@ -38,6 +38,11 @@ pub trait ProgObject: Send + Sync {
         None
     }
 
+    /// The function of the kernel BTF that it was verified for, by name: a tracing program's or a security hook's.
+    fn hook(&self) -> Option<&str> {
+        None
+    }
+
     /// Where its runs are counted, if they can be.
     fn run_stats(&self) -> Option<&RunStats> {
         None

@@ -17,8 +17,8 @@ use ring3::{
 use ring3_uapi::ProgType;
 
 use crate::engines::{
-    Compared, Hits, contents, create_helper_maps, create_maps, new_system, prog_attr, run_over,
-    setup_error,
+    Compared, Hits, contents, create_helper_maps, create_maps, new_system, prog_attr, run_once,
+    run_over, setup_error,
 };
 use crate::generate::{Generated, PROG_ARRAY, Rng, helpers, program, tail_target};
 
@@ -263,7 +263,7 @@ impl Fuzz {
         }
         for packet in packets {
             let run = run_over(generated.prog_type, packet);
-            let (a, b) = (jit.test_run_with(&run), interp.test_run_with(&run));
+            let (a, b) = (run_once(jit, &run), run_once(interp, &run));
             if let Some(how) = difference(&a, &b) {
                 return Compared::Different(how);
             }

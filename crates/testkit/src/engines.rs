@@ -3,10 +3,14 @@
 //! Key types: [`Compared`], [`Hits`]. The oracle proves itself with [`Plant`]: one engine gets a program with one operation exchanged, and the
 //! difference must be seen.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use ring3::{
     EngineKind, Error, LoadError, MapObject, ProgAttr, Program, System, TestRun, TestRunResult,
+    helpers::{FileObject, plain_context::run_file_open},
     maps::{Access, MapAttr, fd::NoFds},
     objects::set_program,
     uapi::{
@@ -16,7 +20,7 @@ use ring3::{
 };
 use ring3_isa::{CallTarget, Insn, RawInsn, decode};
 
-use crate::generate::helpers::{HELPER_MAPS, TEXTS, kernel_types, map_types, sleeps};
+use crate::generate::helpers::{HELPER_MAPS, TEXTS, kernel_types, map_types, sleeps, target};
 use crate::generate::{Generated, MAPS, PROG_ARRAY, tail_target};
 
 /// Which engine is given a fault.
@@ -151,8 +155,26 @@ pub(crate) fn prog_attr(
     if sleeps(generated.prog_type) {
         attr.flags = prog_load::SLEEPABLE;
     }
+    if let Some((attach_type, function)) = target(generated.prog_type) {
+        attr.expected_attach_type = attach_type.raw();
+        attr.attach_btf_id = function;
+    }
     attr.maps = (0..).zip(maps.iter().map(Arc::clone)).collect();
     attr
+}
+
+/// Runs a program once: a test run, or for security hooks over files, which have none, the opening of a file.
+pub(crate) fn run_once(program: &Program, run: &TestRun) -> Result<TestRunResult, Error> {
+    static FILE: LazyLock<FileObject> = LazyLock::new(|| FileObject::new("/usr/share/ring3", 77));
+    if program.attr().prog_type != ProgType::Lsm {
+        return program.test_run_with(run);
+    }
+    let verdict = run_file_open(program, &FILE)
+        .map_err(|errno| Error::new(errno, "no program of the hook file_open"))?;
+    Ok(TestRunResult {
+        retval: verdict as u32,
+        ..TestRunResult::default()
+    })
 }
 
 /// A test run over a packet, or over its first bytes where the context is plain memory.

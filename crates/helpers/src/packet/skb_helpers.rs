@@ -458,6 +458,18 @@ mod tests {
     }
 
     #[test]
+    fn no_packet_has_ipsec_state() {
+        let skb = skb();
+        let mut state = [7u8; 32];
+        let address = state.as_mut_ptr().expose_provenance() as u64;
+        let code = crate::find(ring3_uapi::FuncId::SkbGetXfrmState).unwrap();
+        // SAFETY: the skb and 28 bytes of the buffer live.
+        let answer = unsafe { code(skb.program_ptr(), 0, address, 28, 0) };
+        assert_eq!(answer as i64, Errno::EINVAL.negated());
+        assert_eq!((&state[..28], &state[28..]), (&[0; 28][..], &[7; 4][..]));
+    }
+
+    #[test]
     fn tails_keep_the_network_header() {
         let mut skb = skb();
         assert_eq!(change_tail(&mut skb, 13, 0), Err(Errno::EINVAL));

@@ -26,7 +26,7 @@ pub use campaign::{Campaign, Finding};
 pub use minimise::minimise;
 
 use crate::{
-    engines::{create_helper_maps, create_maps, prog_attr, run_over},
+    engines::{create_helper_maps, create_maps, prog_attr, run_once, run_over},
     generate::{Generated, proof::Input},
 };
 
@@ -152,8 +152,8 @@ impl<'a> Subject<'a> {
         checks.budget = STEPS_MAX;
         checks.trace = Some(&mut trace);
         let run = watch(checks, || {
-            self.program
-                .test_run_with(&test_run(self.generated.prog_type, input))
+            let run = test_run(self.generated.prog_type, input);
+            run_once(&self.program, &run)
         });
         if let Some(found) = trace.found {
             return Err(found);

@@ -11,7 +11,7 @@
 use std::sync::OnceLock;
 
 use ring3_btf::{Btf, Builder as BtfBuilder, IntEncoding, Kind, TypeId, VarLinkage};
-use ring3_isa::{AluOp, CallTarget, Imm64, Insn, JmpOp, LoadMode, MemSize, Operand, Reg, Width};
+use ring3_isa::{AluOp, Imm64, Insn, JmpOp, LoadMode, MemSize, Operand, Reg, Width};
 use ring3_spec::{
     ArgBase, Caller, FuncProto, HelperLookup, Privilege, Registry, RetBase, TypeFlags,
 };
@@ -20,8 +20,8 @@ use ring3_uapi::{AttachType, FuncId, MapType, ProgType};
 use super::insns::{alu, mov, mov_imm};
 use super::{Builder, Generated, PROG_ARRAY, RINGBUF, Rng, Subprog};
 
-/// Program types that programs are made of: those with a test run that take calls.
-pub const PROG_TYPES: [ProgType; 8] = [
+/// Program types that programs are made of: those with a test run that take calls, and security hooks over files ([`FILE_HOOK`]).
+pub const PROG_TYPES: [ProgType; 9] = [
     ProgType::Xdp,
     ProgType::SchedCls,
     ProgType::SocketFilter,
@@ -30,7 +30,10 @@ pub const PROG_TYPES: [ProgType; 8] = [
     ProgType::SkSkb,
     ProgType::RawTracepoint,
     ProgType::Syscall,
+    ProgType::Lsm,
 ];
+/// The hook of programs of the type `lsm`.
+pub const FILE_HOOK: &str = "bpf_lsm_file_open";
 
 /// Maps beyond [`super::MAPS`], numbered on from them: type, key bytes, value bytes, entries, and the value's type in [`map_types`].
 pub const HELPER_MAPS: &[(MapType, u32, u32, u32, &str)] = &[
@@ -48,6 +51,7 @@ pub const HELPER_MAPS: &[(MapType, u32, u32, u32, &str)] = &[
     (MapType::CgroupStorageDeprecated, 8, 8, 0, ""),
     (MapType::Array, 4, 64, 1, "texts"),
     (MapType::Array, 4, 16, 1, "pointed"),
+    (MapType::InodeStorage, 4, 8, 0, "u64"),
 ];
 const FIRST: i32 = super::MAPS.len() as i32;
 const PERF: i32 = FIRST;
@@ -57,16 +61,17 @@ const USER_RINGBUF: i32 = FIRST + 3;
 const SK_STORAGE: i32 = FIRST + 4;
 const TASK_STORAGE: i32 = FIRST + 5;
 const CGRP_STORAGE: i32 = FIRST + 6;
-const LOCKED: i32 = FIRST + 7;
-const TIMED: i32 = FIRST + 8;
+pub(super) const LOCKED: i32 = FIRST + 7;
+pub(super) const TIMED: i32 = FIRST + 8;
 const CGROUPS: i32 = FIRST + 9;
 const DEVICES: i32 = FIRST + 10;
 const CGROUP_STORAGE: i32 = FIRST + 11;
 /// The frozen array of constant strings; see [`TEXTS`].
 pub const TEXTS_MAP: i32 = FIRST + 12;
 /// Its values hold a pointer to a CPU mask, at [`MASK_OFFSET`].
-const POINTED: i32 = FIRST + 13;
-const MASK_OFFSET: i32 = 8;
+pub(super) const POINTED: i32 = FIRST + 13;
+pub(super) const MASK_OFFSET: i32 = 8;
+const INODE_STORAGE: i32 = FIRST + 14;
 /// What the frozen array holds: a format and a word, at 0 and 32.
 pub const TEXTS: [&[u8]; 2] = [b"%d %5x|%s\0", b"-42\0"];
 
@@ -77,7 +82,7 @@ pub fn is_compared(map: i32) -> bool {
 
 /// Stack below the numbers, in pieces of 64 bytes.
 const BUFFERS: i16 = 3;
-const BUFFER_BYTES: i16 = 64;
+pub(super) const BUFFER_BYTES: i16 = 64;
 
 /// Helpers whose answer or output is another at every run, or depends on where things lie.
 const VARIES: &[FuncId] = &[
@@ -125,12 +130,23 @@ const VARIES: &[FuncId] = &[
     FuncId::GetBranchSnapshot,
 ];
 
-/// Helpers that only some of the types are given programs of: what an exchange of kernel pointers gives is let go by kernel functions, and those of
-/// CPU masks are for these types.
-const ONLY_IN: &[(FuncId, ProgType)] = &[(FuncId::KptrXchg, ProgType::Syscall)];
-
-/// Helpers that no program of these types can call: paths come from functions on a list, which the kernel calls.
-const NOT_GENERATED: &[FuncId] = &[FuncId::DPath];
+/// Helpers that only one of the types is given programs of: what an exchange of kernel pointers gives is let go by kernel functions, and those of
+/// CPU masks are for programs of system calls; files and inodes come from a hook, whose programs call nothing else.
+const ONLY_IN: &[(ProgType, &[FuncId])] = &[
+    (ProgType::Syscall, &[FuncId::KptrXchg]),
+    (
+        ProgType::Lsm,
+        &[
+            FuncId::DPath,
+            FuncId::InodeStorageGet,
+            FuncId::InodeStorageDelete,
+            FuncId::ImaInodeHash,
+            FuncId::ImaFileHash,
+            FuncId::SockFromFile,
+            FuncId::GetAttachCookie,
+        ],
+    ),
+];
 
 /// The kernel's types that these programs are verified with, and a per-CPU variable in them.
 pub struct KernelTypes {
@@ -193,7 +209,21 @@ pub fn map_types() -> (Btf, impl Fn(&str) -> TypeId) {
 
 /// Whether syscall programs' flag is needed: they sleep.
 pub fn sleeps(prog_type: ProgType) -> bool {
-    prog_type == ProgType::Syscall
+    matches!(prog_type, ProgType::Syscall | ProgType::Lsm)
+}
+
+/// What a program of a type names as its target: attach type and function of the kernel BTF.
+pub fn target(prog_type: ProgType) -> Option<(AttachType, TypeId)> {
+    let function = kernel_types().btf.find_by_name_kind(FILE_HOOK, Kind::Func);
+    (prog_type == ProgType::Lsm).then_some((AttachType::LsmMac, function.unwrap_or(TypeId(0))))
+}
+
+fn attach_type(prog_type: ProgType) -> AttachType {
+    if prog_type == ProgType::Lsm {
+        AttachType::LsmMac
+    } else {
+        AttachType::CgroupInetIngress
+    }
 }
 
 /// The helpers that run in programs of a type, with the prototype in force.
@@ -201,13 +231,14 @@ pub fn callable(prog_type: ProgType) -> Vec<FuncProto> {
     let registry = Registry::linux_6_18();
     let caller = Caller {
         prog_type,
-        expected_attach_type: AttachType::CgroupInetIngress.raw(),
+        expected_attach_type: attach_type(prog_type).raw(),
         sleepable: sleeps(prog_type),
         privilege: Privilege::FULL,
     };
     let found = FuncId::ALL.iter().filter_map(|&id| {
-        let runs =
-            id == FuncId::TailCall || ring3::helpers::find_for(prog_type, None, id).is_some();
+        let attach_type = (prog_type == ProgType::Lsm).then(|| attach_type(prog_type));
+        let runs = id == FuncId::TailCall
+            || ring3::helpers::find_for(prog_type, attach_type, id).is_some();
         match registry.helper(caller, id.raw() as i32) {
             HelperLookup::Found(proto) if runs && is_generated(prog_type, id) => Some(*proto),
             _ => None,
@@ -217,8 +248,10 @@ pub fn callable(prog_type: ProgType) -> Vec<FuncProto> {
 }
 
 fn is_generated(prog_type: ProgType, id: FuncId) -> bool {
-    let only = ONLY_IN.iter().find(|(only, _)| *only == id);
-    !NOT_GENERATED.contains(&id) && only.is_none_or(|(_, wanted)| *wanted == prog_type)
+    match ONLY_IN.iter().find(|(_, ids)| ids.contains(&id)) {
+        Some((wanted, _)) => *wanted == prog_type,
+        None => prog_type != ProgType::Lsm,
+    }
 }
 
 /// Every helper that runs, and whether a program of [`PROG_TYPES`] can call it.
@@ -266,8 +299,14 @@ fn of_calls(rng: &mut Rng, prog_type: ProgType, calls: &[FuncProto]) -> Generate
     for proto in calls {
         builder.one_call(proto);
     }
-    builder.push(mov(Reg::R0, Reg::R7));
-    builder.push(alu(Width::W64, AluOp::And, Reg::R0, Operand::Imm(1)));
+    builder.push(alu(Width::W64, AluOp::And, Reg::R7, Operand::Imm(1)));
+    if prog_type == ProgType::Lsm {
+        // 0 or an error.
+        builder.push(mov_imm(Reg::R0, 0));
+        builder.push(alu(Width::W64, AluOp::Sub, Reg::R0, Operand::Reg(Reg::R7)));
+    } else {
+        builder.push(mov(Reg::R0, Reg::R7));
+    }
     builder.push(Insn::Exit);
     builder.subprogs();
     let mut generated = builder.finish();
@@ -287,12 +326,12 @@ impl Builder<'_> {
     }
 
     /// Where the memory of argument `number` lies.
-    fn buffer(number: usize) -> i16 {
+    pub(super) fn buffer(number: usize) -> i16 {
         -BUFFER_BYTES * (2 + number as i16 % BUFFERS)
     }
 
     /// The answer becomes part of the result.
-    fn keep_answer(&mut self, id: FuncId) {
+    pub(super) fn keep_answer(&mut self, id: FuncId) {
         if !VARIES.contains(&id) {
             self.push(alu(Width::W64, AluOp::Mul, Reg::R7, Operand::Imm(31)));
             self.push(alu(Width::W64, AluOp::Xor, Reg::R7, Operand::Reg(Reg::R0)));
@@ -331,7 +370,7 @@ impl Builder<'_> {
         self.fold(Reg::R7);
     }
 
-    fn jump_if_zero(&mut self, reg: Reg) -> usize {
+    pub(super) fn jump_if_zero(&mut self, reg: Reg) -> usize {
         self.push(Insn::Jmp {
             width: Width::W64,
             op: JmpOp::Eq,
@@ -342,11 +381,11 @@ impl Builder<'_> {
         self.insns.len() - 1
     }
 
-    fn land_here(&mut self, jump: usize) {
+    pub(super) fn land_here(&mut self, jump: usize) {
         self.insns[jump].off = (self.insns.len() - jump - 1) as i16;
     }
 
-    fn load_word(&mut self, dst: Reg, src: Reg, off: i16) {
+    pub(super) fn load_word(&mut self, dst: Reg, src: Reg, off: i16) {
         self.push(Insn::Load {
             size: MemSize::Dw,
             mode: LoadMode::ZeroExtend,
@@ -357,7 +396,7 @@ impl Builder<'_> {
     }
 
     /// r9 is the value of an array's first element; the jump where there is none.
-    fn first_value(&mut self, map: i32) -> usize {
+    pub(super) fn first_value(&mut self, map: i32) -> usize {
         self.store_scratch(MemSize::W, -BUFFER_BYTES, 0);
         self.load_map(Reg::R1, map);
         self.pointer_to_scratch(Reg::R2, -BUFFER_BYTES);
@@ -366,7 +405,7 @@ impl Builder<'_> {
         self.jump_if_zero(Reg::R9)
     }
 
-    fn callback(&mut self, dst: Reg, subprog: Subprog) {
+    pub(super) fn callback(&mut self, dst: Reg, subprog: Subprog) {
         self.calls.push((self.insns.len(), subprog));
         self.push(Insn::LoadImm64 {
             dst,
@@ -374,7 +413,7 @@ impl Builder<'_> {
         });
     }
 
-    fn flag(&mut self, dst: Reg) {
+    pub(super) fn flag(&mut self, dst: Reg) {
         let value = if self.rng.one_in(3) {
             self.rng.imm()
         } else {
@@ -412,6 +451,21 @@ impl Builder<'_> {
                     self.helper(FuncId::SkFullsock);
                     self.push(mov(Reg::R8, Reg::R0));
                     nulls.push(self.jump_if_zero(Reg::R8));
+                }
+            }
+            Some(object @ ("file" | "path" | "inode")) => {
+                self.load_word(Reg::R8, Reg::R6, 0);
+                let field = |path| {
+                    let place = ring3_btf::layout::field(Some(&kernel_types().btf), "file", path);
+                    place.map_or(0, |place| place.offset as i16)
+                };
+                match object {
+                    "path" => {
+                        let offset = Operand::Imm(field("f_path").into());
+                        self.push(alu(Width::W64, AluOp::Add, Reg::R8, offset));
+                    }
+                    "inode" => self.load_word(Reg::R8, Reg::R8, field("f_inode")),
+                    _ => {}
                 }
             }
             Some("task_struct" | "cgroup") => {
@@ -546,6 +600,7 @@ impl Builder<'_> {
             FuncId::SkStorageGet | FuncId::SkStorageDelete => SK_STORAGE,
             FuncId::TaskStorageGet | FuncId::TaskStorageDelete => TASK_STORAGE,
             FuncId::CgrpStorageGet | FuncId::CgrpStorageDelete => CGRP_STORAGE,
+            FuncId::InodeStorageGet | FuncId::InodeStorageDelete => INODE_STORAGE,
             FuncId::SkbUnderCgroup | FuncId::CurrentTaskUnderCgroup => CGROUPS,
             FuncId::RedirectMap => DEVICES,
             FuncId::GetLocalStorage => CGROUP_STORAGE,
@@ -557,230 +612,5 @@ impl Builder<'_> {
             FuncId::ForEachMapElem => self.rng.pick(&[0, 1, 6]),
             _ => self.rng.pick(&[0, 1, 3]),
         }
-    }
-
-    /// A record between reserving and giving back.
-    fn record(&mut self, end: FuncId) {
-        self.load_map(Reg::R1, RINGBUF);
-        let bytes = 8 * (1 + self.rng.below(6) as i32);
-        self.push(mov_imm(Reg::R2, bytes));
-        self.push(mov_imm(Reg::R3, 0));
-        self.helper(FuncId::RingbufReserve);
-        let full = self.jump_if_zero(Reg::R0);
-        self.push(Insn::Store {
-            size: MemSize::Dw,
-            dst: Reg::R0,
-            off: 0,
-            src: Operand::Reg(Reg::R7),
-        });
-        self.push(mov(Reg::R1, Reg::R0));
-        // BPF_RB_NO_WAKEUP or BPF_RB_FORCE_WAKEUP
-        let flags = self.rng.below(3) as i32;
-        self.push(mov_imm(Reg::R2, flags));
-        self.helper(end);
-        self.land_here(full);
-    }
-
-    /// A dynptr over a record or a map's value, what is done with it, and its end.
-    fn dynptr(&mut self, id: FuncId) {
-        let place = Self::buffer(2);
-        let is_record = matches!(
-            id,
-            FuncId::RingbufReserveDynptr
-                | FuncId::RingbufSubmitDynptr
-                | FuncId::RingbufDiscardDynptr
-        );
-        let none = (!is_record).then(|| self.first_value(super::VALUES));
-        if is_record {
-            self.load_map(Reg::R1, RINGBUF);
-            self.push(mov_imm(Reg::R2, 32));
-        } else {
-            self.push(mov(Reg::R1, Reg::R9));
-            self.push(mov_imm(Reg::R2, 48));
-        }
-        self.push(mov_imm(Reg::R3, 0));
-        self.pointer_to_scratch(Reg::R4, place);
-        self.helper(if is_record {
-            FuncId::RingbufReserveDynptr
-        } else {
-            FuncId::DynptrFromMem
-        });
-        let (offset, len) = (self.rng.below(60) as i32, 1 + self.rng.below(24) as i32);
-        match self.rng.below(3) {
-            _ if id == FuncId::DynptrData => {
-                self.pointer_to_scratch(Reg::R1, place);
-                self.push(mov_imm(Reg::R2, offset));
-                self.push(mov_imm(Reg::R3, 8));
-                self.helper(FuncId::DynptrData);
-                let outside = self.jump_if_zero(Reg::R0);
-                self.load_word(Reg::R0, Reg::R0, 0);
-                self.keep_answer(id);
-                self.land_here(outside);
-            }
-            0 | 1 if id != FuncId::DynptrWrite => {
-                self.pointer_to_scratch(Reg::R1, Self::buffer(0));
-                self.push(mov_imm(Reg::R2, len));
-                self.pointer_to_scratch(Reg::R3, place);
-                self.push(mov_imm(Reg::R4, offset));
-                self.flag(Reg::R5);
-                self.helper(FuncId::DynptrRead);
-                // A record is read before anything is written.
-                let read = if is_record { FuncId::KtimeGetNs } else { id };
-                self.keep_answer(read);
-            }
-            _ => {
-                self.pointer_to_scratch(Reg::R1, place);
-                self.push(mov_imm(Reg::R2, offset));
-                self.pointer_to_scratch(Reg::R3, Self::buffer(0));
-                self.push(mov_imm(Reg::R4, len));
-                self.flag(Reg::R5);
-                self.helper(FuncId::DynptrWrite);
-                self.keep_answer(id);
-            }
-        }
-        if is_record {
-            self.pointer_to_scratch(Reg::R1, place);
-            self.push(mov_imm(Reg::R2, 0));
-            let end = match id {
-                FuncId::RingbufSubmitDynptr => id,
-                FuncId::RingbufDiscardDynptr => id,
-                _ => self
-                    .rng
-                    .pick(&[FuncId::RingbufSubmitDynptr, FuncId::RingbufDiscardDynptr]),
-            };
-            self.helper(end);
-        }
-        for number in 0..3 {
-            for slot in 0..BUFFER_BYTES / 8 {
-                self.store_scratch(MemSize::Dw, Self::buffer(number) + 8 * slot, 7);
-            }
-        }
-        if let Some(none) = none {
-            self.land_here(none);
-        }
-    }
-
-    /// A function of the kernel, by its name.
-    fn kfunc(&mut self, name: &str) {
-        let id = kernel_types().btf.find_by_name_kind(name, Kind::Func);
-        let id = id.map_or(0, |id| id.0 as i32);
-        self.push(Insn::Call(CallTarget::Kfunc { id, btf_idx: 0 }));
-    }
-
-    /// A CPU mask, or nothing, goes into a value; what was there is let go.
-    fn exchange(&mut self) {
-        let no_value = self.first_value(POINTED);
-        let mut ends = vec![no_value];
-        if self.rng.one_in(3) {
-            self.push(mov_imm(Reg::R2, 0));
-        } else {
-            self.kfunc("bpf_cpumask_create");
-            ends.push(self.jump_if_zero(Reg::R0));
-            self.push(mov(Reg::R2, Reg::R0));
-        }
-        self.push(mov(Reg::R1, Reg::R9));
-        self.push(alu(
-            Width::W64,
-            AluOp::Add,
-            Reg::R1,
-            Operand::Imm(MASK_OFFSET),
-        ));
-        self.helper(FuncId::KptrXchg);
-        ends.push(self.jump_if_zero(Reg::R0));
-        self.push(mov(Reg::R1, Reg::R0));
-        self.kfunc("bpf_cpumask_release");
-        // That something was there is part of the result.
-        self.push(alu(Width::W64, AluOp::Xor, Reg::R7, Operand::Imm(1)));
-        for end in ends {
-            self.land_here(end);
-        }
-    }
-
-    /// Helpers that come in sequences; false where the prototype is enough.
-    fn sequence(&mut self, id: FuncId) -> bool {
-        match id {
-            FuncId::RingbufReserve => {
-                let end = self
-                    .rng
-                    .pick(&[FuncId::RingbufSubmit, FuncId::RingbufDiscard]);
-                self.record(end);
-            }
-            FuncId::RingbufSubmit | FuncId::RingbufDiscard => self.record(id),
-            FuncId::RingbufReserveDynptr
-            | FuncId::RingbufSubmitDynptr
-            | FuncId::RingbufDiscardDynptr
-            | FuncId::DynptrFromMem
-            | FuncId::DynptrRead
-            | FuncId::DynptrWrite
-            | FuncId::DynptrData => self.dynptr(id),
-            FuncId::SpinLock | FuncId::SpinUnlock => {
-                let none = self.first_value(LOCKED);
-                self.push(mov(Reg::R1, Reg::R9));
-                self.helper(FuncId::SpinLock);
-                self.push(Insn::Store {
-                    size: MemSize::Dw,
-                    dst: Reg::R9,
-                    off: 8,
-                    src: Operand::Reg(Reg::R7),
-                });
-                self.push(mov(Reg::R1, Reg::R9));
-                self.helper(FuncId::SpinUnlock);
-                self.land_here(none);
-            }
-            FuncId::TimerInit
-            | FuncId::TimerSetCallback
-            | FuncId::TimerStart
-            | FuncId::TimerCancel => {
-                let none = self.first_value(TIMED);
-                self.push(mov(Reg::R1, Reg::R9));
-                self.load_map(Reg::R2, TIMED);
-                let clock = self.rng.pick(&[0, 1, 7, 1, 3]);
-                self.push(mov_imm(Reg::R3, clock));
-                self.helper(FuncId::TimerInit);
-                self.push(mov(Reg::R1, Reg::R9));
-                self.callback(Reg::R2, Subprog::Nothing);
-                self.helper(FuncId::TimerSetCallback);
-                self.push(mov(Reg::R1, Reg::R9));
-                // Long after the test, or at once.
-                let nsecs = self.rng.pick(&[i32::MAX, 1]);
-                self.push(mov_imm(Reg::R2, nsecs));
-                self.flag(Reg::R3);
-                self.helper(FuncId::TimerStart);
-                self.push(mov(Reg::R1, Reg::R9));
-                self.helper(FuncId::TimerCancel);
-                self.land_here(none);
-            }
-            FuncId::SkLookupTcp
-            | FuncId::SkLookupUdp
-            | FuncId::SkcLookupTcp
-            | FuncId::SkRelease => {
-                let look_up = if id == FuncId::SkRelease {
-                    FuncId::SkLookupTcp
-                } else {
-                    id
-                };
-                self.push(mov(Reg::R1, Reg::R6));
-                self.pointer_to_scratch(Reg::R2, Self::buffer(0));
-                let len = self.rng.pick(&[12, 36, 13]);
-                self.push(mov_imm(Reg::R3, len));
-                self.push(mov_imm(Reg::R4, -1));
-                self.flag(Reg::R5);
-                self.helper(look_up);
-                let none = self.jump_if_zero(Reg::R0);
-                self.push(mov(Reg::R1, Reg::R0));
-                self.helper(FuncId::SkRelease);
-                self.land_here(none);
-            }
-            FuncId::KptrXchg => self.exchange(),
-            FuncId::TailCall => {
-                self.push(mov(Reg::R1, Reg::R6));
-                self.load_map(Reg::R2, PROG_ARRAY);
-                let slot = self.rng.below(3) as i32;
-                self.push(mov_imm(Reg::R3, slot));
-                self.helper(id);
-            }
-            _ => return false,
-        }
-        true
     }
 }

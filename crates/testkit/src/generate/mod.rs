@@ -5,6 +5,7 @@
 //! | `engines` | programs whose result shows every difference: [`program`] |
 //! | `proof` | programs that the verifier has to reason about: [`proof::program`] |
 //! | `helpers` | programs that call helpers, by their prototypes: [`helpers::program`] |
+//! | `sequences` | helpers that need more than a prototype |
 //! | `steps`, `calls` | steps that both are made of |
 //! | `phrases` | runs that the compiler's rules know |
 //!
@@ -18,6 +19,8 @@ mod insns;
 mod phrases;
 pub mod proof;
 mod rng;
+#[cfg(feature = "engines")]
+mod sequences;
 mod steps;
 
 use ring3_btf::{Btf, FuncLinkage, IntEncoding, Kind, TypeId};
@@ -132,11 +135,11 @@ enum Subprog {
 
 /// What slot 1 of the prog array holds: a constant, so that a tail call shows in the result.
 pub fn tail_target(prog_type: ProgType) -> Generated {
-    // Hooks of cgroups take one bit.
-    let value = if prog_type == ProgType::CgroupSkb {
-        1
-    } else {
-        0x7a11
+    // Hooks of cgroups take one bit, those of security an error.
+    let value = match prog_type {
+        ProgType::CgroupSkb => 1,
+        ProgType::Lsm => -1,
+        _ => 0x7a11,
     };
     let body = [mov_imm(Reg::R0, value), Insn::Exit];
     Generated {
