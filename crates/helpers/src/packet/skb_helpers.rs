@@ -459,7 +459,7 @@ mod tests {
 
     #[test]
     fn no_packet_has_ipsec_state() {
-        let skb = skb();
+        let mut skb = skb();
         let mut state = [7u8; 32];
         let address = state.as_mut_ptr().expose_provenance() as u64;
         let code = crate::find(ring3_uapi::FuncId::SkbGetXfrmState).unwrap();
