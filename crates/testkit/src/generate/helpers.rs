@@ -155,25 +155,30 @@ pub struct KernelTypes {
     percpu_var: u32,
 }
 
-/// The kernel types of the fixtures, with a per-CPU variable if they have none.
+/// The kernel types of the fixtures, with a per-CPU variable and a socket if they have none.
 pub fn kernel_types() -> &'static KernelTypes {
     static TYPES: OnceLock<KernelTypes> = OnceLock::new();
     TYPES.get_or_init(|| {
         let btf = crate::fixture::kernel_btf("6.18").expect("the fixtures' kernel types");
+        let mut builder = BtfBuilder::extend(&btf);
+        if btf.find_by_name_kind("socket", Kind::Struct).is_none() {
+            builder.add_struct("socket", 128, &[]);
+        }
         let section = btf.find_by_name_kind(".data..percpu", Kind::Datasec);
         let known = section.and_then(|section| btf.type_by_id(section)?.vars().next());
-        if let Some(known) = known {
-            let percpu_var = known.ty.0;
-            return KernelTypes { btf, percpu_var };
-        }
-        let mut builder = BtfBuilder::extend(&btf);
-        let word = builder.add_int("ring3_word", 8, IntEncoding::NONE);
-        let var = builder.add_var("ring3_percpu", word, VarLinkage::GlobalAllocated);
-        builder.add_datasec(".data..percpu", 8, &[(var, 0, 8)]);
+        let percpu_var = match known {
+            Some(known) => known.ty,
+            None => {
+                let word = builder.add_int("ring3_word", 8, IntEncoding::NONE);
+                let var = builder.add_var("ring3_percpu", word, VarLinkage::GlobalAllocated);
+                builder.add_datasec(".data..percpu", 8, &[(var, 0, 8)]);
+                var
+            }
+        };
         let bytes = builder.finish();
         KernelTypes {
             btf: Btf::parse(&bytes).expect("built BTF parses"),
-            percpu_var: var.0,
+            percpu_var: percpu_var.0,
         }
     })
 }
