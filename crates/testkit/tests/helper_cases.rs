@@ -48,8 +48,7 @@ fn every_helper_that_runs_has_a_case() {
         })
     };
     let missing: Vec<_> = helpers::running()
-        .into_iter()
-        .filter(|(id, _)| {
+        .filter(|id| {
             let (variant, called) = (format!("{id:?}"), format!("bpf_{id}"));
             !is_word(&variant) && !is_word(&called) && !is_word(id.name())
         })

@@ -350,23 +350,9 @@ fn report_hits(hits: &Hits, mut missing: Vec<String>) -> Result<(), String> {
         }
     }
     println!();
-    let mut unreachable = Vec::new();
-    for (id, is_called) in helpers::running() {
-        let count = hits.helpers.get(&id).copied().unwrap_or(0);
-        if is_called || count != 0 {
-            print!("{id}:{count} ");
-        } else {
-            unreachable.push(id.name());
-        }
-        if is_called && count == 0 {
-            missing.push(format!("helper {id}"));
-        }
-    }
-    println!();
-    println!(
-        "run, but in no program type that has a test run: {}",
-        unreachable.join(", ")
-    );
+    missing.extend(helpers::report(|id| {
+        hits.helpers.get(&id).copied().unwrap_or(0)
+    }));
     if missing.is_empty() {
         Ok(())
     } else {

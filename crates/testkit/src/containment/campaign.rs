@@ -199,7 +199,7 @@ impl Campaign {
         if let Some(rejection) = &self.first_rejection {
             println!("first rejection: {rejection}");
         }
-        let (mut missing, mut unreachable) = (Vec::new(), Vec::new());
+        let mut missing = Vec::new();
         let known = (0..=u8::MAX).filter(|code| is_known_opcode(*code));
         for code in known.filter(|code| !NOT_GENERATED.contains(code)) {
             let count = self.hits.opcodes.get(&code).copied().unwrap_or(0);
@@ -217,27 +217,10 @@ impl Campaign {
             }
         }
         println!();
-        for (id, is_called) in helpers::running() {
-            let count = self
-                .hits
-                .helpers
-                .get(&(id.raw() as i32))
-                .copied()
-                .unwrap_or(0);
-            if is_called || count != 0 {
-                print!("{id}:{count} ");
-            } else {
-                unreachable.push(id.name());
-            }
-            if is_called && count == 0 {
-                missing.push(format!("helper {id}"));
-            }
-        }
-        println!();
-        println!(
-            "run, but in no program type that has a test run: {}",
-            unreachable.join(", ")
-        );
+        missing.extend(helpers::report(|id| {
+            let id = id.raw() as i32;
+            self.hits.helpers.get(&id).copied().unwrap_or(0)
+        }));
         if percent < 30.0 {
             missing.push(format!("only {percent:.1} % of the programs were accepted"));
         }

@@ -148,6 +148,31 @@ const ONLY_IN: &[(ProgType, &[FuncId])] = &[
     ),
 ];
 
+/// Helpers that run and are in no generated program: what their programs need, and where they are called.
+pub const NOT_GENERATED: &[(&str, &[FuncId])] = &[
+    (
+        "a packet of a traced function: crates/tracing/tests, examples/snoop",
+        &[FuncId::SkbOutput, FuncId::XdpOutput],
+    ),
+    (
+        "a function of the host: crates/tracing/tests, examples/traced",
+        &[
+            FuncId::GetFuncIp,
+            FuncId::GetFuncArg,
+            FuncId::GetFuncRet,
+            FuncId::GetFuncArgCnt,
+        ],
+    ),
+    (
+        "a hook of cgroups without a test run: crates/helpers",
+        &[FuncId::GetRetval, FuncId::SetRetval],
+    ),
+    (
+        "a permit of the host: crates/helpers",
+        &[FuncId::ProbeWriteUser],
+    ),
+];
+
 /// The kernel's types that these programs are verified with, and a per-CPU variable in them.
 pub struct KernelTypes {
     /// Types.
@@ -253,28 +278,43 @@ pub fn callable(prog_type: ProgType) -> Vec<FuncProto> {
 }
 
 fn is_generated(prog_type: ProgType, id: FuncId) -> bool {
+    if NOT_GENERATED.iter().any(|(_, ids)| ids.contains(&id)) {
+        return false;
+    }
     match ONLY_IN.iter().find(|(_, ids)| ids.contains(&id)) {
         Some((wanted, _)) => *wanted == prog_type,
         None => prog_type != ProgType::Lsm,
     }
 }
 
-/// Every helper that runs, and whether a program of [`PROG_TYPES`] can call it.
-pub fn running() -> Vec<(FuncId, bool)> {
-    let mut called: Vec<FuncId> = Vec::new();
-    for prog_type in PROG_TYPES {
-        called.extend(callable(prog_type).iter().map(id_of));
-    }
+/// Every helper that runs.
+pub fn running() -> impl Iterator<Item = FuncId> {
     let attach_types = || AttachType::ALL.iter().copied().map(Some).chain([None]);
-    let runs = |id: FuncId| {
+    FuncId::ALL.iter().copied().filter(move |&id| {
         id == FuncId::TailCall
             || ProgType::ALL.iter().any(|&prog_type| {
                 attach_types()
                     .any(|attach| ring3::helpers::find_for(prog_type, attach, id).is_some())
             })
-    };
-    let running = FuncId::ALL.iter().copied().filter(|&id| runs(id));
-    running.map(|id| (id, called.contains(&id))).collect()
+    })
+}
+
+/// Prints how often each helper that runs was called, and says which was not and should have been.
+pub fn report(count: impl Fn(FuncId) -> u64) -> Vec<String> {
+    let is_left_out = |id| NOT_GENERATED.iter().any(|(_, ids)| ids.contains(&id));
+    let mut missing = Vec::new();
+    for id in running().filter(|&id| !is_left_out(id)) {
+        print!("{id}:{} ", count(id));
+        if count(id) == 0 {
+            missing.push(format!("helper {id}"));
+        }
+    }
+    println!();
+    for (why, ids) in NOT_GENERATED {
+        let names: Vec<_> = ids.iter().map(|id| id.name()).collect();
+        println!("not generated, as it takes {why}: {}", names.join(", "));
+    }
+    missing
 }
 
 fn id_of(proto: &FuncProto) -> FuncId {
