@@ -113,7 +113,7 @@ fn attr(generated: &Generated, engine: EngineKind, maps: &[Arc<MapObject>]) -> P
 /// The program of a seed, whose random numbers go on in `rng`: every fourth calls helpers by their prototypes.
 pub fn program_of(seed: u64, rng: &mut Rng) -> Generated {
     if seed.is_multiple_of(4) {
-        helpers::program(rng)
+        helpers::program(rng, seed / 4)
     } else {
         program(rng)
     }

@@ -10,7 +10,14 @@ use std::{
 
 use ring3::{
     EngineKind, Error, LoadError, MapObject, ProgAttr, Program, System, TestRun, TestRunResult,
-    helpers::{FileObject, plain_context::run_file_open},
+    helpers::{
+        FileObject,
+        packet::{
+            NetDevice, PacketWorld, RouteAnswer, RouteQuery, Sock, SockQuery, SockSpec, WorldGuard,
+            sock_family, sock_state,
+        },
+        plain_context::run_file_open,
+    },
     maps::{Access, MapAttr, fd::NoFds},
     objects::set_program,
     uapi::{
@@ -163,10 +170,45 @@ pub(crate) fn prog_attr(
     attr
 }
 
+/// A network with nothing but a listener for every second port that asks.
+struct Listeners;
+
+impl PacketWorld for Listeners {
+    fn device(&self, _: u32) -> Option<Arc<NetDevice>> {
+        None
+    }
+
+    fn peer(&self, _: u32) -> Option<u32> {
+        None
+    }
+
+    fn route(&self, _: &RouteQuery) -> RouteAnswer {
+        RouteAnswer::NoDevice
+    }
+
+    fn send_clone(&self, _: &[u8], _: u32, _: bool) -> Result<(), Errno> {
+        Err(Errno::EINVAL)
+    }
+
+    fn find_socket(&self, query: &SockQuery) -> Option<Arc<Sock>> {
+        static LISTENER: LazyLock<Arc<Sock>> = LazyLock::new(|| {
+            let any = ([0; 16], 0);
+            Sock::new(SockSpec::tcp(
+                sock_family::INET,
+                sock_state::LISTEN,
+                any,
+                any,
+            ))
+        });
+        (query.source.1 % 2 == 0).then(|| Arc::clone(&LISTENER))
+    }
+}
+
 /// Runs a program once: a test run, or for security hooks over files, which have none, the opening of a file.
 pub(crate) fn run_once(program: &Program, run: &TestRun) -> Result<TestRunResult, Error> {
     static FILE: LazyLock<FileObject> = LazyLock::new(|| FileObject::new("/usr/share/ring3", 77));
     if program.attr().prog_type != ProgType::Lsm {
+        let _world = WorldGuard::enter(Arc::new(Listeners));
         return program.test_run_with(run);
     }
     let verdict = run_file_open(program, &FILE)

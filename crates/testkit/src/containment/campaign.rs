@@ -119,7 +119,7 @@ impl Campaign {
         let run = self.programs;
         let mut rng = Rng::new(self.seed.wrapping_mul(0x1_0000_0001).wrapping_add(run));
         let generated = if run.is_multiple_of(4) {
-            helpers::program(&mut rng)
+            helpers::program(&mut rng, run / 4)
         } else {
             program(&mut rng)
         };

@@ -321,15 +321,30 @@ fn id_of(proto: &FuncProto) -> FuncId {
     FuncId::from_raw(proto.id.raw()).unwrap_or(FuncId::Unspec)
 }
 
-/// One random program of one to three calls.
-pub fn program(rng: &mut Rng) -> Generated {
+/// A random program of one to three calls, the first of them by `number`: all helpers of all types come in turn.
+pub fn program(rng: &mut Rng, number: u64) -> Generated {
     static CALLABLE: OnceLock<Vec<(ProgType, Vec<FuncProto>)>> = OnceLock::new();
     let all = CALLABLE.get_or_init(|| PROG_TYPES.map(|ty| (ty, callable(ty))).into());
-    let (prog_type, protos) = &all[rng.below(all.len())];
-    let calls: Vec<FuncProto> = (0..1 + rng.below(3))
-        .map(|_| protos[rng.below(protos.len())])
-        .collect();
+    let count: usize = all.iter().map(|(_, protos)| protos.len()).sum();
+    // Neighbours in the tables are far apart in time: a stride that shares no factor with the count.
+    let stride = (count / 2..).find(|stride| gcd(*stride, count) == 1);
+    let mut place = (number % count as u64) as usize * stride.unwrap_or(1) % count;
+    let mut chosen = &all[0];
+    for of_type in all {
+        chosen = of_type;
+        if place < of_type.1.len() {
+            break;
+        }
+        place -= of_type.1.len();
+    }
+    let (prog_type, protos) = chosen;
+    let more = (0..rng.below(3)).map(|_| protos[rng.below(protos.len())]);
+    let calls: Vec<FuncProto> = std::iter::once(protos[place]).chain(more).collect();
     of_calls(rng, *prog_type, &calls)
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// A random program of one call.
