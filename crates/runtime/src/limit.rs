@@ -3,8 +3,7 @@
 //! ```text
 //! Words     of a thread, at a fixed distance from its thread pointer: compiled code takes 1 from `budget` before each jump back
 //! run       budget = limit, armed = number of the run       code: sub budget, 1; js -> confirm -> release what is held, stopped = 1, leave
-//! watchdog  every TICK, and when the limit of a run it knows is over: a run that is armed for longer than its limit:
-//!           budget = far below 0, expired = number of the run
+//! watchdog  every TICK: a run that is armed for longer than its limit: budget = far below 0, expired = number of the run
 //! ```
 //!
 //! A store of the watchdog may be lost to a subtraction, or come when the next run has begun: it is repeated until the run ends, and `confirm`
@@ -308,21 +307,19 @@ fn wake() {
 }
 
 fn watch() {
-    ring3_os::task::set_timer_slack_ns(1000);
     let mut idle = 0;
     loop {
-        let next = look();
-        if next.is_some() {
+        if look() {
             idle = 0;
         } else {
             idle += 1;
         }
         if idle < IDLE_TICKS {
-            std::thread::sleep(next.map_or(TICK, |next| next.min(TICK)));
+            std::thread::sleep(TICK);
             continue;
         }
         IS_ASLEEP.store(true, Ordering::SeqCst);
-        if look().is_none() {
+        if !look() {
             std::thread::park();
         }
         IS_ASLEEP.store(false, Ordering::SeqCst);
@@ -330,30 +327,24 @@ fn watch() {
     }
 }
 
-/// Stops what has expired. The time until the next look is due; `None` if no run is armed.
-fn look() -> Option<Duration> {
-    let mut next = None;
+/// Stops what has expired; whether any run is armed.
+fn look() -> bool {
+    let mut any = false;
     let mut threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
     for seen in threads.iter_mut() {
         // SAFETY: 1. a listed thread has not ended: see `Watched`.
         let words = unsafe { &*seen.words };
         let run = words.armed.load(Ordering::SeqCst);
-        if run == 0 {
-            seen.run = 0;
-            continue;
-        }
+        any |= run != 0;
         if run != seen.run {
             seen.run = run;
             seen.since = Instant::now();
-        }
-        let limit = Duration::from_nanos(words.limit_ns.load(Ordering::Relaxed));
-        let mut left = limit.saturating_sub(seen.since.elapsed());
-        if left.is_zero() {
+        } else if run != 0
+            && seen.since.elapsed().as_nanos() >= u128::from(words.limit_ns.load(Ordering::Relaxed))
+        {
             words.expired.store(run, Ordering::Release);
             words.budget.store(EXPIRED, Ordering::Relaxed);
-            left = TICK;
         }
-        next = Some(next.map_or(left, |next: Duration| next.min(left)));
     }
-    next
+    any
 }

@@ -38,7 +38,8 @@ pub(crate) fn measure(report: &mut Report) -> Outcome<()> {
         let ended = program.test_run(&[0; 64]);
         late.push(begin.elapsed().saturating_sub(LIMIT));
         if !matches!(&ended, Err(error) if error.errno == Errno::ETIME) {
-            return Err("a run beyond its limit was not stopped".into());
+            let how = ended.map_or_else(|error| error.to_string(), |run| run.retval.to_string());
+            return Err(format!("a run beyond its limit ended with {how}").into());
         }
     }
     late.sort_unstable();
