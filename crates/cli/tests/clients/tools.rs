@@ -303,7 +303,7 @@ link type 4 of over
         &failed("ERROR: strerror_r(-524)=22"),
     ]
     .concat();
-    let (text, links) = printed.split_at(printed.find("iter ").unwrap_or(printed.len()));
+    let (text, links) = printed.split_at(printed.find("iter target_name").unwrap_or(printed.len()));
     assert_eq!(text, expected);
     assert_eq!(links.matches("target_name bpf_map_elem  map_id").count(), 2);
     assert_eq!(links.matches("target_name bpf_").count(), 5);
