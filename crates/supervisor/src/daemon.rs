@@ -97,7 +97,7 @@ pub struct Daemon {
     sessions: AtomicUsize,
     served: AtomicU64,
     /// Locked as long as the daemon lives, so that there is one.
-    _lock: File,
+    lock: File,
 }
 
 /// Who hears audit events.
@@ -187,7 +187,7 @@ impl Daemon {
             console: Mutex::new(console),
             sessions: AtomicUsize::new(0),
             served: AtomicU64::new(0),
-            _lock: lock,
+            lock,
         })
     }
 
@@ -259,8 +259,9 @@ impl Daemon {
             }
             wire::STATUS => wire::send(stream, &format!("{} {}", wire::OK, self.status()), None),
             wire::STOP => {
-                // The socket goes first, so that a client that comes now starts another daemon.
+                // The socket goes first, then the lock, so that a client that comes now, or after the answer, starts another daemon.
                 let _ = fs::remove_file(self.options.dirs.socket());
+                let _ = flock(&self.lock, FlockOperation::Unlock);
                 wire::send(stream, wire::OK, None)?;
                 std::process::exit(0);
             }
