@@ -200,7 +200,11 @@ impl PacketWorld for Listeners {
                 any,
             ))
         });
-        (query.source.1 % 2 == 0).then(|| Arc::clone(&LISTENER))
+        query
+            .source
+            .1
+            .is_multiple_of(2)
+            .then(|| Arc::clone(&LISTENER))
     }
 }
 
