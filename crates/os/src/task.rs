@@ -71,12 +71,6 @@ pub fn comm() -> [u8; 16] {
     comm
 }
 
-/// Lets this thread's sleeps end within `slack_ns` of their time; the default is 50 microseconds.
-pub fn set_timer_slack_ns(slack_ns: u32) {
-    // SAFETY: 1. plain numbers. It cannot fail for the calling thread.
-    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, libc::c_ulong::from(slack_ns)) };
-}
-
 /// Sends a signal to this process; 0 only asks.
 ///
 /// # Errors

@@ -31,7 +31,9 @@ pub(crate) fn measure(report: &mut Report) -> Outcome<()> {
         jumps_back: None,
         time: Some(LIMIT),
     };
-    let program = Program::load(&ring3::system(), attr).map_err(|error| error.to_string())?;
+    // A program whose system is gone does not run.
+    let system = ring3::system();
+    let program = Program::load(&system, attr).map_err(|error| error.to_string())?;
     let mut late = Vec::with_capacity(RUNS);
     for _ in 0..RUNS {
         let begin = Instant::now();
