@@ -304,3 +304,63 @@ implement! { ROWS:
         with_text(|out| out.append(data))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ring3_uapi::FuncId;
+
+    use super::*;
+
+    /// What a helper answers in a run that writes `text`.
+    fn call(text: Option<&Text>, id: FuncId, args: [u64; 4]) -> i64 {
+        let code = crate::find(id).unwrap();
+        let context = RunContext {
+            extension: text.map(|text| text as &dyn std::any::Any),
+            ..RunContext::default()
+        };
+        let [a, b, c, d] = args;
+        // SAFETY: the callers give memory of the sizes that they state.
+        with_run_context(&context, || unsafe { code(0, a, b, c, d) as i64 })
+    }
+
+    fn seq_printf(text: Option<&Text>, fmt: &[u8], words: &[u64], data_len: u64) -> i64 {
+        let [fmt_at, data] = [fmt.as_ptr().addr(), words.as_ptr().addr()];
+        let args = [fmt_at as u64, fmt.len() as u64, data as u64, data_len];
+        call(text, FuncId::SeqPrintf, args)
+    }
+
+    fn seq_write(text: Option<&Text>, data: &[u8]) -> i64 {
+        let at = data.as_ptr().addr() as u64;
+        call(text, FuncId::SeqWrite, [at, data.len() as u64, 0, 0])
+    }
+
+    #[test]
+    fn iterators_write_until_an_object_has_too_much() {
+        let text = Text::default();
+        assert_eq!(seq_printf(Some(&text), b"%d of %x\n\0", &[7, 255], 16), 0);
+        assert_eq!(seq_write(Some(&text), b"\0\x01"), 0);
+        assert_eq!(text.0.lock().bytes, b"7 of ff\n\0\x01");
+        let room = OBJECT_BYTES_MAX - text.0.lock().bytes.len();
+        let overflow = Errno::EOVERFLOW.negated();
+        assert_eq!(seq_write(Some(&text), &vec![b'a'; room + 1]), overflow);
+        assert_eq!(seq_printf(Some(&text), b"b\0", &[], 0), overflow);
+        assert_eq!(text.0.lock().bytes.len() + room, OBJECT_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_format_that_does_not_fit_its_data_writes_nothing() {
+        let text = Text::default();
+        let invalid = Errno::EINVAL.negated();
+        for (fmt, words, data_len) in [
+            (&b"%d\0"[..], &[][..], 0),
+            (b"%d\0", &[1], 7),
+            (b"%d", &[1], 8),
+            (b"%y\0", &[1], 8),
+        ] {
+            assert_eq!(seq_printf(Some(&text), fmt, words, data_len), invalid);
+        }
+        assert_eq!(text.0.lock().bytes, b"");
+        assert_eq!(seq_printf(None, b"a\0", &[], 0), invalid);
+        assert_eq!(seq_write(None, b"a"), invalid);
+    }
+}

@@ -81,7 +81,9 @@ impl List {
         exits: Exits,
     ) -> Result<List, Errno> {
         let cookie = Cookie::of(&progs);
-        let text = Text::allocate(bound(&progs, cookie))?;
+        // Asked once: others may begin or end to count meanwhile.
+        let timed: Vec<bool> = progs.iter().map(Attached::is_timed).collect();
+        let text = Text::allocate(bound(&progs, &timed, cookie))?;
         let here = text.address();
         let mut ops: Ops = VecAssembler::new(here);
         let mut tails = Tails::default();
@@ -99,10 +101,10 @@ impl List {
             here,
             skip: exits.skip,
         };
-        for attached in progs {
+        for (attached, is_timed) in progs.into_iter().zip(timed) {
             align_with_one_nop(&mut ops);
             let begin = ops.offset().0 as u32;
-            program(&mut ops, &mut tails, &how, &attached);
+            program(&mut ops, &mut tails, &how, &attached, is_timed);
             slots.push(Slot {
                 begin,
                 next: ops.offset().0 as u32,
@@ -211,15 +213,15 @@ fn align_with_one_nop(ops: &mut Ops) {
     dynasm!(ops ; .arch x64 ; .bytes NOPS[missing].iter());
 }
 
-fn bound(progs: &[Attached], cookie: Cookie) -> usize {
+fn bound(progs: &[Attached], timed: &[bool], cookie: Cookie) -> usize {
     let optional = |is_there: bool, bytes: usize| if is_there { bytes } else { 0 };
-    let each = |prog: &Attached| {
+    let each = |(prog, &is_timed): (&Attached, &bool)| {
         PROGRAM_BYTES
             + optional(cookie == Cookie::OfEach, COOKIE_BYTES)
-            + optional(prog.is_timed(), TIMED_BYTES)
+            + optional(is_timed, TIMED_BYTES)
             + optional(prog.kind == ProgKind::FmodRet, FMOD_RET_BYTES)
     };
-    END_BYTES + progs.iter().map(each).sum::<usize>()
+    END_BYTES + progs.iter().zip(timed).map(each).sum::<usize>()
 }
 
 /// What is the same for all programs of a list.
@@ -232,10 +234,10 @@ struct How<'a> {
 }
 
 /// Calls a program unless it already runs on this thread.
-fn program(ops: &mut Ops, tails: &mut Tails, how: &How<'_>, attached: &Attached) {
+fn program(ops: &mut Ops, tails: &mut Tails, how: &How<'_>, attached: &Attached, is_timed: bool) {
     let How { layout, here, .. } = *how;
     let stats = attached.prog.run_stats();
-    let timed = stats.filter(|stats| stats.is_counting());
+    let timed = stats.filter(|_| is_timed);
     let next = ops.new_dynamic_label();
     let busy = ops.new_dynamic_label();
     let Entry { code, data } = attached.prog.entry();

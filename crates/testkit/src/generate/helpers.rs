@@ -168,6 +168,10 @@ pub const NOT_GENERATED: &[(&str, &[FuncId])] = &[
         &[FuncId::GetRetval, FuncId::SetRetval],
     ),
     (
+        "an iterator: crates/helpers, crates/syscall-shim/tests",
+        &[FuncId::SeqPrintf, FuncId::SeqWrite],
+    ),
+    (
         "a permit of the host: crates/helpers",
         &[FuncId::ProbeWriteUser],
     ),

@@ -29,6 +29,8 @@ const CHUNK_BYTES: usize = 64 << 10;
 /// `jmp [rip + distance]`
 const SPRINGBOARD_BYTES: usize = 6;
 const WORDS_BYTES: usize = 512;
+/// Farther than the sites of a library are apart.
+const WORDS_DISTANCE: usize = 512 << 20;
 
 /// A site that is patched by one byte. Never freed.
 #[derive(Debug)]
@@ -116,8 +118,10 @@ impl Springboards {
             self.words = Some((text, offset + 8));
             return Ok((text, offset));
         }
-        let text = Text::allocate_near(WORDS_BYTES, springboard, Class::Plain)
-            .map_err(PatchError::Host)?;
+        // In reach, but not where springboards of other sites have to be.
+        let apart = springboard.saturating_sub(WORDS_DISTANCE);
+        let text =
+            Text::allocate_near(WORDS_BYTES, apart, Class::Plain).map_err(PatchError::Host)?;
         let text: &'static Text = Box::leak(Box::new(text));
         self.words = Some((text, 8));
         Ok((text, 0))
