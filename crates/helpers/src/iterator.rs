@@ -14,7 +14,9 @@ use std::{
 use parking_lot::Mutex;
 use ring3_btf::{Btf, layout};
 use ring3_maps::{Access, Map};
-use ring3_runtime::{ProgObject, RunContext, run, with_run_context, with_run_extension};
+use ring3_runtime::{
+    IteratorTarget, ProgObject, RunContext, run, with_run_context, with_run_extension,
+};
 use ring3_sync::rcu;
 use ring3_uapi::{Errno, MapType, flags::map_create};
 
@@ -123,13 +125,13 @@ impl<'a> IterRun<'a> {
     /// EINVAL: any other program.
     pub fn new(prog: &'a dyn ProgObject) -> Result<IterRun<'a>, Errno> {
         static SESSIONS: AtomicU64 = AtomicU64::new(1);
-        let (name, ..) = prog.iterates().ok_or(Errno::EINVAL)?;
+        let target = prog.iterates().ok_or(Errno::EINVAL)?;
         let seq = vec![0; STRUCT_WORDS_MIN].into_boxed_slice();
         let address = seq.as_ptr().expose_provenance() as u64;
         let session = SESSIONS.fetch_add(1, Ordering::Relaxed);
         Ok(IterRun {
             prog,
-            name,
+            name: target.name,
             text: Text::default(),
             seq,
             meta: Box::new([address, session, 0]),
@@ -261,7 +263,7 @@ fn is_percpu(map_type: MapType) -> bool {
 /// EINVAL: another program, or a map whose elements are not walked. EACCES: it reaches beyond the map's keys or values. ENOTSUPP: it reaches into values
 /// that have fields of the kernel's.
 pub fn check_map(prog: &dyn ProgObject, map: &Map) -> Result<(), Errno> {
-    let (name, access, _) = prog.iterates().ok_or(Errno::EINVAL)?;
+    let IteratorTarget { name, access, .. } = prog.iterates().ok_or(Errno::EINVAL)?;
     let is_walked = is_percpu(map.map_type())
         || matches!(
             map.map_type(),

@@ -2,7 +2,7 @@
 
 use ring3_btf::Kind;
 use ring3_runtime::{extable, with_run_extension};
-use ring3_uapi::Errno;
+use ring3_uapi::{Cmd, Errno};
 
 use crate::bind::{bytes, implement};
 
@@ -66,7 +66,17 @@ fn checked_name(name: &[u8], flags: u64) -> Result<&str, Errno> {
 }
 
 /// Commands that a program may give. Source: Linux 6.18 answers EINVAL to all others.
-const COMMANDS: [u32; 9] = [0, 2, 3, 5, 14, 17, 18, 22, 28];
+const COMMANDS: [Cmd; 9] = [
+    Cmd::MapCreate,
+    Cmd::MapUpdateElem,
+    Cmd::MapDeleteElem,
+    Cmd::ProgLoad,
+    Cmd::MapGetFdById,
+    Cmd::RawTracepointOpen,
+    Cmd::BtfLoad,
+    Cmd::MapFreeze,
+    Cmd::LinkCreate,
+];
 
 /// # Errors
 /// As the host says; `without` where the run has none.
@@ -87,7 +97,7 @@ implement! { ROWS:
     SysBpf(cmd: u32, attr: *const u8, size: u32) {
         // SAFETY: 1. ARG_PTR_TO_MEM with its size.
         let attr = unsafe { bytes(attr, size) };
-        if COMMANDS.contains(&cmd) {
+        if COMMANDS.iter().any(|known| known.raw() == cmd) {
             ask_host(Errno::ENOTSUPP, |host| host.bpf(cmd, attr))
         } else {
             Err(Errno::EINVAL)

@@ -12,11 +12,12 @@ use ring3_btf::{Btf, Kind, TypeId};
 use ring3_isa::RawInsn;
 use ring3_maps::{OwnerKey, ProgSlot};
 use ring3_runtime::{
-    Entry, InArray, Limit, LimitedEntry, ProgObject, ProgRef, RunStats, Task, current_task,
+    Entry, InArray, IteratorTarget, Limit, LimitedEntry, ProgObject, ProgRef, RunStats, Task,
+    current_task,
 };
 use ring3_spec::{
-    AttachTarget, BufAccess, CtxView, FdObject, InfoRecords, LoadRequest, Privilege,
-    VerifiedProgram, ctx::CtxTable,
+    AttachTarget, CtxView, FdObject, InfoRecords, LoadRequest, Privilege, VerifiedProgram,
+    ctx::CtxTable,
 };
 use ring3_uapi::{AttachType, Errno, ProgType, flags::prog_load, limits::TAG_BYTES};
 use ring3_verifier::{Log, RejectKind, verify};
@@ -547,7 +548,7 @@ impl ProgObject for Program {
         self.host_context.as_ref().map(|(table, btf)| (*table, btf))
     }
 
-    fn iterates(&self) -> Option<(String, BufAccess, Btf)> {
+    fn iterates(&self) -> Option<IteratorTarget> {
         let attach_type = AttachType::from_raw(self.attr.expected_attach_type);
         if self.attr.prog_type != ProgType::Tracing || attach_type != Some(AttachType::TraceIter) {
             return None;
@@ -555,7 +556,11 @@ impl ProgObject for Program {
         let btf = self.system()?.kernel_btf()?;
         let name = btf.name(self.attr.attach_btf_id);
         let name = name.strip_prefix("bpf_iter_")?.to_owned();
-        Some((name, self.verified.max_buf_access, btf))
+        Some(IteratorTarget {
+            name,
+            access: self.verified.max_buf_access,
+            btf,
+        })
     }
 
     fn hook(&self) -> Option<&str> {

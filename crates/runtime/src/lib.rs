@@ -60,7 +60,7 @@ pub use linked::{
     Arena, CallKind, CallTarget, Clobbers, InlineCall, LinkError, Linked, Site, TailCallSite,
     Target,
 };
-pub use prog_ref::{InArray, ProgObject, ProgRef, TailCallTable};
+pub use prog_ref::{InArray, IteratorTarget, ProgObject, ProgRef, TailCallTable};
 pub use prog_run::{Entry, EntryCode, run, run_in_section};
 pub use region::{Access, AccessViolation, MemRegion, Permissions, Regions};
 pub use run_stats::{RunStats, StatsSwitch, StatsUser, is_anyone_counting, on_switch};

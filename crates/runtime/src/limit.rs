@@ -329,7 +329,7 @@ fn watch() {
 
 /// Stores to a budget until the run has ended, or for a while: a store that falls into a subtraction is lost, as 19 of 20 are in a short loop.
 fn insist(words: &Words, run: u64) {
-    const STORES_MAX: u32 = 1000;
+    const STORES_MAX: u32 = 100;
     const PAUSES: u32 = 8;
     for _ in 0..STORES_MAX {
         words.budget.store(EXPIRED, Ordering::Relaxed);

@@ -48,9 +48,8 @@ pub trait ProgObject: Send + Sync {
         None
     }
 
-    /// What the program was loaded to iterate over: the name of its function in the kernel BTF without `bpf_iter_`, how far it reaches into keys and values, and
-    /// the BTF; `None` for other programs.
-    fn iterates(&self) -> Option<(String, BufAccess, Btf)> {
+    /// What the program was loaded to iterate over; `None` for other programs.
+    fn iterates(&self) -> Option<IteratorTarget> {
         None
     }
 
@@ -66,6 +65,16 @@ pub trait ProgObject: Send + Sync {
 
     /// The object itself, for layers that know its type.
     fn as_any(&self) -> &dyn std::any::Any;
+}
+
+/// What an iterator's program was loaded for.
+pub struct IteratorTarget {
+    /// Its function in the kernel BTF, without `bpf_iter_`.
+    pub name: String,
+    /// How far it reaches into keys and values.
+    pub access: BufAccess,
+    /// The kernel BTF.
+    pub btf: Btf,
 }
 
 /// A change of [`ProgObject::in_array`].

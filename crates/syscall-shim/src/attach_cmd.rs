@@ -155,7 +155,7 @@ fn iterator_link(call: &mut Call<'_>, prog: &Arc<Program>) -> Result<i64, Errno>
     given.resize(ITER_INFO_BYTES, 0);
     let map_fd = i32::from_ne_bytes(std::array::from_fn(|at| given[at]));
     let map = match prog.iterates() {
-        Some((name, ..)) if name == "bpf_map_elem" => {
+        Some(target) if target.name == "bpf_map_elem" => {
             if map_fd == 0 {
                 return Err(Errno::EBADF);
             }

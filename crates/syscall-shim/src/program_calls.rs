@@ -20,7 +20,7 @@ use ring3_isa::{CallTarget, Insn, decode};
 use ring3_objects::{Error, Program, TestRun, TestRunResult};
 use ring3_runtime::{RunContext, current_task, with_run_context};
 use ring3_sync::rcu;
-use ring3_uapi::{Errno, FuncId};
+use ring3_uapi::{Cmd, Errno, FuncId};
 
 use crate::{GuestMemory, attr::Attr, shim::Call, support};
 
@@ -142,13 +142,14 @@ pub(crate) fn run(
 /// # Errors
 /// As the command. ENOTSUPP: one that waits for programs to end, as attaching does.
 fn serve(call: &mut Call<'_>, request: Request) -> Result<u64, Errno> {
-    const RAW_TRACEPOINT_OPEN: u32 = 17;
-    const LINK_CREATE: u32 = 28;
     let (cmd, mut attr) = match request {
         Request::Close { fd } => return call.caller.close(fd).map(|()| 0),
         Request::Bpf { cmd, attr } => (cmd, attr),
     };
-    if matches!(cmd, RAW_TRACEPOINT_OPEN | LINK_CREATE) {
+    if [Cmd::RawTracepointOpen, Cmd::LinkCreate]
+        .map(Cmd::raw)
+        .contains(&cmd)
+    {
         return Err(Errno::ENOTSUPP);
     }
     let row = support::find(cmd).ok_or(Errno::EINVAL)?;

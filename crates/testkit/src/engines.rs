@@ -211,8 +211,9 @@ impl PacketWorld for Listeners {
 /// Runs a program once: a test run, or for security hooks over files, which have none, the opening of a file.
 pub(crate) fn run_once(program: &Program, run: &TestRun) -> Result<TestRunResult, Error> {
     static FILE: LazyLock<FileObject> = LazyLock::new(|| FileObject::new("/usr/share/ring3", 77));
+    static WORLD: LazyLock<Arc<Listeners>> = LazyLock::new(|| Arc::new(Listeners));
     if program.attr().prog_type != ProgType::Lsm {
-        let _world = WorldGuard::enter(Arc::new(Listeners));
+        let _world = WorldGuard::enter(WORLD.clone());
         return program.test_run_with(run);
     }
     let verdict = run_file_open(program, &FILE)

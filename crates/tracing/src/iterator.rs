@@ -59,11 +59,15 @@ impl Tracing {
         prog: &Arc<Program>,
         map: Option<&Arc<MapObject>>,
     ) -> Result<Arc<LinkObject>, Error> {
-        let (name, ..) = prog
+        let target = prog
             .iterates()
             .ok_or_else(|| refuse(prog, Errno::EINVAL, "is not loaded for an iterator"))?;
-        let Some(&(name, over)) = NAMES.iter().find(|(known, _)| *known == name) else {
-            let what = format!("iterator '{name}': nothing of this kind is modelled");
+        let known = NAMES.iter().find(|(known, _)| *known == target.name);
+        let Some(&(name, over)) = known else {
+            let what = format!(
+                "iterator '{}': nothing of this kind is modelled",
+                target.name
+            );
             return Err(refuse(prog, Errno::ENOTSUPP, &what));
         };
         let map = match (over, map) {
@@ -184,8 +188,8 @@ impl LinkOps for IterLink {
 
     fn iterate(&self, prog: &Arc<Program>) -> Option<Iteration> {
         let start = || {
-            let (.., btf) = prog.iterates().ok_or(Errno::EINVAL)?;
-            Ok((IterRun::new(&**prog)?, btf))
+            let target = prog.iterates().ok_or(Errno::EINVAL)?;
+            Ok((IterRun::new(&**prog)?, target.btf))
         };
         let (mut run, btf) = match start() {
             Ok(started) => started,
