@@ -19,6 +19,11 @@ unsafe extern "C" fn count(_: u64, _: *const ()) -> u64 {
     0
 }
 
+/// For the tests that count nothing: they run beside the one that does.
+unsafe extern "C" fn nothing(_: u64, _: *const ()) -> u64 {
+    0
+}
+
 /// Counts drops.
 struct Dropped<'a>(&'a AtomicU64);
 
@@ -68,7 +73,6 @@ fn call_with_locals(number: u64) -> (Result<u64, u64>, [u64; 6]) {
 
 #[test]
 fn panics_pass_through_gates() {
-    std::panic::set_hook(Box::new(|_| {}));
     let (halve_target, deep_target) = (target(halve as *const ()), target(deep as *const ()));
     for kinds in [
         &[ProgKind::Fentry][..],
@@ -123,7 +127,7 @@ fn backtraces_lead_through_gates() {
     assert_eq!(where_am_i(0), 1);
     let target = target(where_am_i as *const ());
     let _attachment = target
-        .attach(ProgKind::Fexit, program(count, 0), 0)
+        .attach(ProgKind::Fexit, program(nothing, 0), 0)
         .expect("attachable");
     assert_eq!(where_am_i(0), 1);
 }
@@ -201,7 +205,7 @@ fn exceptions_of_cpp_pass_through_gates() {
     };
     for kind in [ProgKind::Fentry, ProgKind::FmodRet, ProgKind::Fexit] {
         let _attachment = target
-            .attach(kind, program(count, 0), 0)
+            .attach(kind, program(nothing, 0), 0)
             .expect("attachable");
         assert_eq!((catches(7), catches(8)), (1007, 4), "{kind:?}");
     }
