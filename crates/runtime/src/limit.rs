@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! Words     of a thread, at a fixed distance from its thread pointer: compiled code takes 1 from `budget` before each jump back
-//! run       budget = limit, armed = number of the run       code: sub budget, 1; js -> confirm -> release what is held, stopped = 1, leave
-//! watchdog  every TICK: a run that is armed for longer than its limit: budget = far below 0, expired = number of the run
+//! run       budget = a portion of the limit, armed = number of the run
+//! code      sub budget, 1; js -> confirm: the next portion, or release what is held, stopped = 1, leave
+//! watchdog  every TICK: a run that is armed for longer than its limit: expired = number of the run, budget = far below 0
 //! ```
 //!
-//! A store of the watchdog may be lost to a subtraction, or come when the next run has begun: it is repeated until the run ends, and `confirm`
-//! asks whether it is this run that has expired. Runs nest; the outermost that has a time counts for those inside.
+//! The watchdog's store to the budget is lost where it falls into a subtraction, as 19 of 20 do in a short loop; such a loop soon asks for its next
+//! portion, and is told then. In a long loop the store comes through. It may come when the next run has begun: `confirm` asks whether it is
+//! this run that has expired. Runs nest; the outermost that has a time counts for those inside.
 //!
 //! Key types: [`Limit`], [`LimitedEntry`]. Neighbours: the compiler emits the checks where [`crate::Linked::stops`] is set.
 
@@ -72,6 +74,8 @@ impl Stops {
 const TICK: Duration = Duration::from_micros(200);
 /// Ticks without an armed run after which the watchdog sleeps.
 const IDLE_TICKS: u32 = 50;
+/// Jumps back between two questions whether the time is over.
+const PORTION: i64 = 8192;
 /// What the watchdog leaves in a budget; no run counts down to it.
 const EXPIRED: i64 = i64::MIN / 2;
 
@@ -84,10 +88,21 @@ struct Words {
     limit_ns: AtomicU64,
     /// Number of the run whose time is over.
     expired: AtomicU64,
-    /// What the innermost run's budget was at first.
-    full: AtomicI64,
+    /// The portion that the innermost run's budget was at first, and what comes after it.
+    portion: AtomicI64,
+    left: AtomicI64,
     /// Last number given out.
     runs: AtomicU64,
+}
+
+impl Words {
+    /// Puts a portion of the jumps that are left into the budget.
+    fn begin_portion(&self, left: i64) {
+        let portion = left.min(PORTION);
+        self.left.store(left - portion, Ordering::Relaxed);
+        self.portion.store(portion, Ordering::Relaxed);
+        self.budget.store(portion, Ordering::Relaxed);
+    }
 }
 
 thread_local! {
@@ -98,7 +113,8 @@ thread_local! {
             armed: AtomicU64::new(0),
             limit_ns: AtomicU64::new(0),
             expired: AtomicU64::new(0),
-            full: AtomicI64::new(i64::MAX),
+            portion: AtomicI64::new(i64::MAX),
+            left: AtomicI64::new(0),
             runs: AtomicU64::new(0),
         }
     };
@@ -137,13 +153,19 @@ pub fn stop_layout() -> Option<StopLayout> {
 /// Always safe; `unsafe` because compiled code calls it by address.
 pub unsafe extern "C" fn confirm_stop() -> u64 {
     WORDS.with(|words| {
-        let budget = words.budget.load(Ordering::Relaxed);
         let armed = words.armed.load(Ordering::Relaxed);
-        let is_late = budget < EXPIRED / 2;
-        if is_late && (armed == 0 || words.expired.load(Ordering::Acquire) != armed) {
-            // Meant for the run before. How much was left is lost; the count begins again.
-            let full = words.full.load(Ordering::Relaxed);
-            words.budget.store(full, Ordering::Relaxed);
+        let is_over = armed != 0 && words.expired.load(Ordering::Acquire) == armed;
+        if !is_over && words.budget.load(Ordering::Relaxed) < EXPIRED / 2 {
+            // Meant for the run before. How much was left of the portion is lost; it begins again.
+            let portion = words.portion.load(Ordering::Relaxed);
+            words.budget.store(portion, Ordering::Relaxed);
+            return 0;
+        }
+        let left = words.left.load(Ordering::Relaxed);
+        if !is_over && left > 0 {
+            // The jump that asked is the portion's first.
+            words.begin_portion(left);
+            words.budget.fetch_sub(1, Ordering::Relaxed);
             return 0;
         }
         words.stopped.store(1, Ordering::Relaxed);
@@ -209,11 +231,11 @@ unsafe extern "C" fn run_limited(ctx: u64, data: *const ()) -> u64 {
     let limited = unsafe { &*data.cast::<LimitedEntry>() };
     WORDS.with(|words| {
         let outer_budget = words.budget.load(Ordering::Relaxed);
-        let outer_full = words.full.load(Ordering::Relaxed);
+        let outer_portion = words.portion.load(Ordering::Relaxed);
+        let outer_left = words.left.load(Ordering::Relaxed);
         let outer_stopped = words.stopped.load(Ordering::Relaxed);
-        words.full.store(limited.budget, Ordering::Relaxed);
         words.stopped.store(0, Ordering::Relaxed);
-        words.budget.store(limited.budget, Ordering::Relaxed);
+        words.begin_portion(limited.budget);
         let arms = limited.limit_ns != 0 && words.armed.load(Ordering::Relaxed) == 0;
         if arms {
             WATCHED.with(|_| ());
@@ -227,7 +249,8 @@ unsafe extern "C" fn run_limited(ctx: u64, data: *const ()) -> u64 {
         let result = unsafe { (limited.inner.code)(ctx, limited.inner.data) };
         let was_stopped = words.stopped.load(Ordering::Relaxed) != 0;
         words.stopped.store(outer_stopped, Ordering::Relaxed);
-        words.full.store(outer_full, Ordering::Relaxed);
+        words.left.store(outer_left, Ordering::Relaxed);
+        words.portion.store(outer_portion, Ordering::Relaxed);
         words.budget.store(outer_budget, Ordering::Relaxed);
         let armed = words.armed.load(Ordering::Relaxed);
         if arms {
@@ -327,21 +350,6 @@ fn watch() {
     }
 }
 
-/// Stores to a budget until the run has ended, or for a while: a store that falls into a subtraction is lost, as 19 of 20 are in a short loop.
-fn insist(words: &Words, run: u64) {
-    const STORES_MAX: u32 = 100;
-    const PAUSES: u32 = 8;
-    for _ in 0..STORES_MAX {
-        words.budget.store(EXPIRED, Ordering::Relaxed);
-        for _ in 0..PAUSES {
-            std::hint::spin_loop();
-        }
-        if words.armed.load(Ordering::SeqCst) != run {
-            return;
-        }
-    }
-}
-
 /// Stops what has expired; whether any run is armed.
 fn look() -> bool {
     let mut any = false;
@@ -358,7 +366,7 @@ fn look() -> bool {
             && seen.since.elapsed().as_nanos() >= u128::from(words.limit_ns.load(Ordering::Relaxed))
         {
             words.expired.store(run, Ordering::Release);
-            insist(words, run);
+            words.budget.store(EXPIRED, Ordering::Relaxed);
         }
     }
     any

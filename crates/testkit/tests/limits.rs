@@ -94,9 +94,13 @@ again:  r1 += -1
         if r1 != 0 goto again
         r0 = 7
         exit";
+    // More than the portion that is counted at once.
+    let long = counted.replace("100", "20000");
     for (text, budget, stops) in [
         (counted, 100, false),
         (counted, 99, true),
+        (&long, 20_000, false),
+        (&long, 19_999, true),
         (LOOP, 1000, true),
         (LOOP, 10_000_000, false),
         ("r0 = 7\n exit", 0, false),
