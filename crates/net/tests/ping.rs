@@ -21,7 +21,7 @@ use ring3_os::icmp::EchoSocket;
 const INSIDE: &str = "RING3_TEST_INSIDE_NAMESPACE";
 const NAME: &str = "a_ping_goes_through_a_program_that_rewrites_and_redirects";
 const PINGS: u16 = 10;
-const TIMEOUT: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_ping_goes_through_a_program_that_rewrites_and_redirects() {

@@ -17,7 +17,7 @@ use ring3_uapi::ProgType;
 
 /// Set in the process inside the namespace.
 const INSIDE: &str = "RING3_TEST_INSIDE_NAMESPACE";
-const TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_udp_echo_comes_back_through_a_program_that_rewrites_and_redirects() {

@@ -221,7 +221,10 @@ fn a_loop_of_no_rounds_runs_on_both_engines() {
 /// Prog arrays take programs of one engine and one type; slots change under running threads.
 #[test]
 fn slots_of_prog_arrays_change_under_two_threads_and_refuse_strangers() {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    /// Changes that are made at least, and until both kinds of run were seen at most.
+    const ROUNDS_MIN: u32 = 200;
+    const ROUNDS_MAX: u32 = 1_000_000;
     for engine in [EngineKind::Jit, EngineKind::Interp] {
         let object = Object::open(fixtures_dir().join("elf/tail/chain.o")).unwrap();
         let loaded = load(&object, engine);
@@ -238,20 +241,22 @@ fn slots_of_prog_arrays_change_under_two_threads_and_refuse_strangers() {
         let dispatch = loaded.program("dispatch").unwrap();
         let without = run_frame(dispatch, &[0; 64]).unwrap().0;
         let done = AtomicBool::new(false);
+        // Runs through the empty slot, and through the filled one.
+        let seen = [const { AtomicU64::new(0) }; 2];
         std::thread::scope(|scope| {
-            let runners: Vec<_> = (0..2)
-                .map(|_| {
-                    scope.spawn(|| {
-                        let mut seen = [0u64; 2];
-                        while !done.load(Ordering::Relaxed) {
-                            let (retval, _) = run_frame(dispatch, &[0; 64]).unwrap();
-                            seen[usize::from(retval != without)] += 1;
-                        }
-                        seen
-                    })
-                })
-                .collect();
-            for _ in 0..200 {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        let (retval, _) = run_frame(dispatch, &[0; 64]).unwrap();
+                        seen[usize::from(retval != without)].fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            let all_seen = || seen.iter().all(|runs| runs.load(Ordering::Relaxed) != 0);
+            for round in 0.. {
+                if round >= ROUNDS_MIN && (all_seen() || round == ROUNDS_MAX) {
+                    break;
+                }
                 ring3::objects::set_program(table, 1, target).unwrap();
                 std::thread::yield_now();
                 ring3::objects::set_program(table, 1, target).unwrap();
@@ -266,11 +271,7 @@ fn slots_of_prog_arrays_change_under_two_threads_and_refuse_strangers() {
                 std::thread::yield_now();
             }
             done.store(true, Ordering::Relaxed);
-            let total: u64 = runners
-                .into_iter()
-                .map(|runner| runner.join().unwrap().iter().sum::<u64>())
-                .sum();
-            assert!(total > 0);
+            assert!(all_seen(), "{engine:?}: {seen:?}");
         });
         assert_eq!(run_frame(dispatch, &[0; 64]).unwrap().0, without);
     }

@@ -56,14 +56,13 @@ fn readers_never_see_freed_memory() {
         let (shared, stop) = (shared.clone(), stop.clone());
         move || {
             let mut seen = 0usize;
-            while !stop.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) || seen == 0 {
                 let _guard = read();
                 // SAFETY: 1. the value is freed a grace period after it was unlinked.
                 let value = unsafe { shared.load(Ordering::Acquire).read_volatile() };
                 assert_eq!(value, 7);
                 seen += 1;
             }
-            seen
         }
     });
     for round in 0..ROUNDS {
@@ -82,7 +81,7 @@ fn readers_never_see_freed_memory() {
     }
     barrier().unwrap();
     stop.store(true, Ordering::Relaxed);
-    assert!(reader.join().unwrap() > 0);
+    reader.join().unwrap();
     // SAFETY: 1. the reader is gone.
     drop(unsafe { Box::from_raw(shared.load(Ordering::Relaxed)) });
 }
