@@ -1,6 +1,7 @@
 //! Layouts of kernel structs in Linux 6.18 (x86-64): the fallback of `layout` where no kernel BTF is at hand.
 //!
-//! Facts read from the BTF of a 6.18.44 kernel. Members of anonymous structs and unions stand in their parent.
+//! Facts read from the BTF of a 6.18.44 kernel. Members of anonymous structs and unions stand in their parent; a member that has a name and a
+//! type without one is listed as `PARENT.MEMBER`.
 
 use super::{FieldRow, StructRow};
 
@@ -40,6 +41,11 @@ pub(super) const STRUCTS: &[StructRow] = &[
         f("ptrs", 312, 0, ""),
         f("__empty_pptrs", 312, 0, ""),
         f("pptrs", 312, 0, ""),
+    ] },
+    StructRow { name: "bpf_cg_run_ctx", size: 16, fields: &[
+        f("run_ctx", 0, 0, ""),
+        f("prog_item", 0, 8, ""),
+        f("retval", 8, 4, ""),
     ] },
     StructRow { name: "bpf_cgroup_dev_ctx", size: 12, fields: &[
         f("access_type", 0, 4, ""),
@@ -176,11 +182,19 @@ pub(super) const STRUCTS: &[StructRow] = &[
         f("protocol", 2, 2, ""),
         f("sport", 4, 2, ""),
         f("dport", 6, 2, ""),
-        f("v4", 8, 8, ""),
-        f("v6", 16, 16, ""),
+        f("v4", 8, 8, "bpf_sk_lookup_kern.v4"),
+        f("v6", 16, 16, "bpf_sk_lookup_kern.v6"),
         f("selected_sk", 32, 8, ""),
         f("ingress_ifindex", 40, 4, ""),
         f("no_reuseport", 44, 1, ""),
+    ] },
+    StructRow { name: "bpf_sk_lookup_kern.v4", size: 8, fields: &[
+        f("saddr", 0, 4, ""),
+        f("daddr", 4, 4, ""),
+    ] },
+    StructRow { name: "bpf_sk_lookup_kern.v6", size: 16, fields: &[
+        f("saddr", 0, 8, ""),
+        f("daddr", 8, 8, ""),
     ] },
     StructRow { name: "bpf_skb_data_end", size: 48, fields: &[
         f("qdisc_cb", 0, 28, "qdisc_skb_cb"),
@@ -378,7 +392,15 @@ pub(super) const STRUCTS: &[StructRow] = &[
         f("pprev", 8, 8, ""),
     ] },
     StructRow { name: "in6_addr", size: 16, fields: &[
-        f("in6_u", 0, 16, ""),
+        f("in6_u", 0, 16, "in6_addr.in6_u"),
+    ] },
+    StructRow { name: "in6_addr.in6_u", size: 16, fields: &[
+        f("u6_addr8", 0, 16, ""),
+        f("u6_addr16", 0, 16, ""),
+        f("u6_addr32", 0, 16, ""),
+    ] },
+    StructRow { name: "in_addr", size: 4, fields: &[
+        f("s_addr", 0, 4, ""),
     ] },
     StructRow { name: "inet_connection_sock", size: 1400, fields: &[
         f("icsk_inet", 0, 1016, "inet_sock"),
@@ -567,6 +589,9 @@ pub(super) const STRUCTS: &[StructRow] = &[
     StructRow { name: "list_head", size: 16, fields: &[
         f("next", 0, 8, ""),
         f("prev", 8, 8, ""),
+    ] },
+    StructRow { name: "minmax", size: 24, fields: &[
+        f("s", 0, 24, ""),
     ] },
     StructRow { name: "mm_struct", size: 1472, fields: &[
         f("mm_count", 0, 4, ""),
@@ -1333,6 +1358,19 @@ pub(super) const STRUCTS: &[StructRow] = &[
         f("skc_rxhash", 132, 4, ""),
         f("skc_window_clamp", 132, 4, ""),
         f("skc_tw_snd_nxt", 132, 4, ""),
+    ] },
+    StructRow { name: "sockaddr_in", size: 16, fields: &[
+        f("sin_family", 0, 2, ""),
+        f("sin_port", 2, 2, ""),
+        f("sin_addr", 4, 4, "in_addr"),
+        f("__pad", 8, 8, ""),
+    ] },
+    StructRow { name: "sockaddr_in6", size: 28, fields: &[
+        f("sin6_family", 0, 2, ""),
+        f("sin6_port", 2, 2, ""),
+        f("sin6_flowinfo", 4, 4, ""),
+        f("sin6_addr", 8, 16, "in6_addr"),
+        f("sin6_scope_id", 24, 4, ""),
     ] },
     StructRow { name: "socket", size: 128, fields: &[
         f("state", 0, 4, ""),
