@@ -14,7 +14,7 @@ use ring3_spec::kinds::{
 };
 
 use crate::dynptr::DynptrKern;
-use crate::packet::{Skb, Sock, XdpBuff};
+use crate::packet::{SkLookup, Skb, Sock, XdpBuff};
 
 /// A parameter that a body can take for an argument of kind `K`.
 pub(crate) trait FromValue<K> {
@@ -34,6 +34,8 @@ pub enum Needs {
     Skb,
     /// An [`XdpBuff`].
     Xdp,
+    /// A [`SkLookup`].
+    SkLookup,
     /// The frame of a trampoline.
     Frame,
 }
@@ -67,7 +69,7 @@ macro_rules! parameters {
 }
 parameters! {
     u64, i64, u32, i32, u16, *const u8, *mut u8, *mut u32, *mut u64, &Map, CallbackRef, AnyCtx, &DynptrKern, &mut DynptrKern,
-    Option<&Sock>, &mut Skb: Skb, &mut XdpBuff: Xdp, crate::traced::Frame: Frame
+    Option<&Sock>, &mut Skb: Skb, &mut XdpBuff: Xdp, &mut SkLookup: SkLookup, crate::traced::Frame: Frame
 }
 
 /// A result that stands for kind `K`.
@@ -202,6 +204,13 @@ impl FromValue<Ctx> for &mut Skb {
 impl FromValue<Ctx> for &mut XdpBuff {
     unsafe fn from_value(value: Value<Ctx>) -> Self {
         // SAFETY: as for skbs: only XDP programs find these rows, and their contexts are `XdpBuff`s.
+        unsafe { &mut *std::ptr::with_exposed_provenance_mut(value.raw as usize) }
+    }
+}
+
+impl FromValue<Ctx> for &mut SkLookup {
+    unsafe fn from_value(value: Value<Ctx>) -> Self {
+        // SAFETY: as for skbs: only programs of socket look-ups find these rows, and their contexts are `SkLookup`s.
         unsafe { &mut *std::ptr::with_exposed_provenance_mut(value.raw as usize) }
     }
 }

@@ -157,6 +157,7 @@ impl Needs {
             Needs::Nothing => true,
             Needs::Skb => packet::SKB_PROG_TYPES.contains(&prog_type),
             Needs::Xdp => prog_type == ProgType::Xdp,
+            Needs::SkLookup => prog_type == ProgType::SkLookup,
             Needs::Frame => is_traced,
         }
     }
@@ -178,6 +179,8 @@ pub fn find_row_for(
     let by_context: [&[Row]; 2] = match prog_type {
         _ if is_traced => [traced::VARIANTS, &[]],
         ProgType::Xdp => [perf::XDP_VARIANTS, XDP_VARIANTS],
+        ProgType::FlowDissector => [packet::flow_dissector::VARIANTS, &[]],
+        ProgType::SkLookup => [packet::sk_lookup::VARIANTS, &[]],
         _ if packet::SKB_PROG_TYPES.contains(&prog_type) => [perf::SKB_VARIANTS, &[]],
         _ => [&[], &[]],
     };

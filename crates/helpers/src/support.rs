@@ -62,7 +62,7 @@ const MODELS: &[(&str, &[FuncId])] = &[
         "modelled sockets",
         &[
             GetSocketCookie, GetSocketUid, GetNetnsCookie, SkLookupTcp, SkLookupUdp, SkcLookupTcp, SkRelease, SkFullsock, TcpSock,
-            GetListenerSock, SkStorageGet, SkStorageDelete, SkcToTcp6Sock, SkcToTcpSock, SkcToTcpTimewaitSock, SkcToTcpRequestSock,
+            GetListenerSock, SkAssign, SkStorageGet, SkStorageDelete, SkcToTcp6Sock, SkcToTcpSock, SkcToTcpTimewaitSock, SkcToTcpRequestSock,
             SkcToUdp6Sock, SkcToUnixSock, SkcToMptcpSock, SkCgroupId, SkAncestorCgroupId, TcpCheckSyncookie, TcpGenSyncookie,
         ],
     ),
@@ -110,7 +110,7 @@ const REFUSALS: &[(&str, &[FuncId])] = &[
             SkRedirectHash, MsgPushData, MsgPopData,
         ],
     ),
-    ("no hook delivers packets to sockets", &[SkSelectReuseport, SkAssign]),
+    ("no hook delivers packets to sockets", &[SkSelectReuseport]),
     ("connections have no handshake here", &[TcpSendAck]),
     (
         "lightweight tunnels end packets at their hook here",

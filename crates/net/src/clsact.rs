@@ -275,7 +275,7 @@ fn classify_once(filters: &[Filter], skb: &mut Skb) -> (i32, u32) {
         {
             continue;
         }
-        let Ok(program) = PacketProgram::over_skb(&*filter.prog) else {
+        let Ok(program) = PacketProgram::over(&*filter.prog) else {
             continue;
         };
         filter.counts.count_run();
@@ -339,7 +339,7 @@ fn run_actions(filter: &Filter, skb: &mut Skb) -> i32 {
 }
 
 fn run_action(prog: &Arc<Program>, default: i32, counts: &Counts, skb: &mut Skb) -> i32 {
-    let Ok(program) = PacketProgram::over_skb(&**prog) else {
+    let Ok(program) = PacketProgram::over(&**prog) else {
         return default;
     };
     counts.count_run();

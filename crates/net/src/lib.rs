@@ -48,6 +48,12 @@ pub use xdp_request::{XdpMode, XdpRefusal, XdpRequest, xdp_flags};
 /// Registers the test runs of every program type that runs over packets.
 pub fn register(system: &System) {
     system.register_prog_type(ProgType::Xdp, Arc::new(test_run::XdpOps));
+    system.register_prog_type(
+        ProgType::FlowDissector,
+        Arc::new(test_run::FlowDissectorOps),
+    );
+    system.register_prog_type(ProgType::SkLookup, Arc::new(test_run::SkLookupOps));
+    system.register_prog_type(ProgType::Netfilter, Arc::new(test_run::NetfilterOps));
     for &prog_type in ring3_helpers::packet::SKB_PROG_TYPES {
         system.register_prog_type(prog_type, Arc::new(test_run::SkbOps));
     }

@@ -82,7 +82,7 @@ impl TapSocket {
         let Some(slot) = self.filter.read(&section) else {
             return Ok(usize::MAX);
         };
-        let program = PacketProgram::over_skb(&*slot.prog)?;
+        let program = PacketProgram::over(&*slot.prog)?;
         slot.counts.count_run();
         let kept = program.run(skb);
         if kept == 0 {

@@ -33,6 +33,9 @@ const PLAIN_CTX_BYTES_MAX: u32 = u16::MAX as u32;
 /// Bytes of contexts: what lies behind must be zero. Source: linux/bpf.h.
 const XDP_MD_BYTES: usize = 24;
 const SK_BUFF_BYTES: usize = 192;
+const FLOW_KEYS_BYTES: usize = 56;
+const SK_LOOKUP_BYTES: usize = 72;
+const NF_HOOK_STATE_BYTES: usize = 48;
 
 /// BPF_PROG_TEST_RUN.
 pub(crate) fn test_run(call: &mut Call<'_>) -> Result<i64, Errno> {
@@ -55,6 +58,15 @@ pub(crate) fn test_run(call: &mut Call<'_>) -> Result<i64, Errno> {
     if has_plain_ctx && ctx_size > PLAIN_CTX_BYTES_MAX {
         return Err(Errno::EINVAL);
     }
+    let is_lookup = prog_type == ProgType::SkLookup;
+    let data_fields = [
+        data_size,
+        attr.u32(DATA_SIZE_OUT),
+        u32::from(attr.u64(DATA_IN) != 0 || attr.u64(DATA_OUT) != 0),
+    ];
+    if is_lookup && data_fields != [0; 3] {
+        return Err(Errno::EINVAL);
+    }
     if !has_plain_ctx && ctx_size > CTX_BYTES_MAX {
         return Err(Errno::E2BIG);
     }
@@ -70,6 +82,9 @@ pub(crate) fn test_run(call: &mut Call<'_>) -> Result<i64, Errno> {
     };
     let known = match prog_type {
         ProgType::Xdp => XDP_MD_BYTES,
+        ProgType::FlowDissector => FLOW_KEYS_BYTES,
+        ProgType::SkLookup => SK_LOOKUP_BYTES,
+        ProgType::Netfilter => NF_HOOK_STATE_BYTES,
         _ if has_plain_ctx => usize::MAX,
         _ => SK_BUFF_BYTES,
     };
@@ -108,7 +123,7 @@ pub(crate) fn test_run(call: &mut Call<'_>) -> Result<i64, Errno> {
         .put_u32(DATA_SIZE_OUT, result.data_out.len() as u32);
     call.attr.put_u32(RETVAL, result.retval);
     call.attr.put_u32(DURATION, result.duration_ns);
-    if ctx_out != 0 {
+    if ctx_out != 0 && !result.ctx_out.is_empty() {
         let mut ctx = result.ctx_out.as_slice();
         if ctx.len() > ctx_room as usize {
             ctx = &ctx[..ctx_room as usize];

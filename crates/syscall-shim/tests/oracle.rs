@@ -4,7 +4,7 @@ use ring3_objects::System;
 use ring3_os::bpf::Buffer;
 use ring3_syscall_shim::{Caller, OpenFile, Shim, VecMemory};
 use ring3_testkit::{
-    fixture::fixtures_dir,
+    fixture::{fixtures_dir, kernel_btf},
     shim_oracle::{Subject, run, scripts},
 };
 use ring3_uapi::Errno;
@@ -18,6 +18,7 @@ impl Ours {
     fn new() -> Ours {
         let system = System::new();
         ring3_net::register(&system);
+        system.set_kernel_btf(kernel_btf("6.18").expect("a fixture"));
         let caller = Caller::new();
         for standard_stream in 0..3 {
             caller

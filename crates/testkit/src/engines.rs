@@ -162,10 +162,9 @@ pub(crate) fn prog_attr(
     if sleeps(generated.prog_type) {
         attr.flags = prog_load::SLEEPABLE;
     }
-    if let Some((attach_type, function)) = target(generated.prog_type) {
-        attr.expected_attach_type = attach_type.raw();
-        attr.attach_btf_id = function;
-    }
+    let (attach_type, function) = target(generated.prog_type);
+    attr.expected_attach_type = attach_type.raw();
+    attr.attach_btf_id = function;
     attr.maps = (0..).zip(maps.iter().map(Arc::clone)).collect();
     attr
 }
@@ -230,6 +229,21 @@ pub(crate) fn run_over(prog_type: ProgType, packet: &[u8]) -> TestRun {
     if matches!(prog_type, ProgType::RawTracepoint | ProgType::Syscall) {
         return TestRun {
             ctx_in: packet[..packet.len().min(CTX_BYTES)].to_owned(),
+            ..TestRun::default()
+        };
+    }
+    if prog_type == ProgType::SkLookup {
+        // An IPv4 question from the first bytes; fields that must be 0 are.
+        const FAMILY: usize = 8;
+        const PROTOCOL: usize = 12;
+        const LOCAL_PORT: usize = 60;
+        const BYTES: usize = 72;
+        let mut ctx_in = vec![0; BYTES];
+        ctx_in[FAMILY] = 2;
+        let given = packet.len().min(LOCAL_PORT + 2 - PROTOCOL);
+        ctx_in[PROTOCOL..PROTOCOL + given].copy_from_slice(&packet[..given]);
+        return TestRun {
+            ctx_in,
             ..TestRun::default()
         };
     }

@@ -70,7 +70,7 @@ impl Ours {
 
     /// A function that runs the program once, its read section included.
     pub(crate) fn run(&mut self) -> Outcome<impl FnMut() -> u32 + '_> {
-        let program = PacketProgram::over_xdp(&*self.program)?;
+        let program = PacketProgram::over(&*self.program)?;
         let frame = &mut self.frame;
         Ok(move || program.run(frame))
     }

@@ -74,6 +74,49 @@ pub(super) mod net_device {
     pub(crate) const IFINDEX: usize = 224;
 }
 
+pub(super) mod bpf_flow_dissector {
+    pub(crate) const BYTES: usize = 32;
+    pub(crate) const FLOW_KEYS: usize = 0;
+    pub(crate) const DATA: usize = 16;
+    pub(crate) const DATA_END: usize = 24;
+}
+
+pub(super) mod bpf_flow_keys {
+    pub(crate) const BYTES: usize = 56;
+    pub(crate) const NHOFF: usize = 0;
+    pub(crate) const THOFF: usize = 2;
+    pub(crate) const N_PROTO: usize = 10;
+    pub(crate) const FLAGS: usize = 48;
+}
+
+pub(super) mod bpf_sk_lookup_kern {
+    pub(crate) const BYTES: usize = 48;
+    pub(crate) const FAMILY: usize = 0;
+    pub(crate) const PROTOCOL: usize = 2;
+    pub(crate) const SPORT: usize = 4;
+    pub(crate) const DPORT: usize = 6;
+    pub(crate) const V4_SADDR: usize = 8;
+    pub(crate) const V4_DADDR: usize = 12;
+    pub(crate) const V6_SADDR: usize = 16;
+    pub(crate) const V6_DADDR: usize = 24;
+    pub(crate) const SELECTED_SK: usize = 32;
+    pub(crate) const NO_REUSEPORT: usize = 44;
+}
+
+pub(super) mod bpf_nf_ctx {
+    pub(crate) const BYTES: usize = 16;
+    pub(crate) const STATE: usize = 0;
+    pub(crate) const SKB: usize = 8;
+}
+
+pub(super) mod nf_hook_state {
+    pub(crate) const BYTES: usize = 48;
+    pub(crate) const HOOK: usize = 0;
+    pub(crate) const PF: usize = 1;
+    pub(crate) const IN: usize = 8;
+    pub(crate) const OUT: usize = 16;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,5 +152,50 @@ mod tests {
         assert_eq!(at("xdp_buff", "rxq"), xdp_buff::RXQ);
         assert_eq!(at("xdp_rxq_info", "queue_index"), xdp_rxq_info::QUEUE_INDEX);
         assert_eq!(at("net_device", "ifindex"), net_device::IFINDEX);
+        for (object, field, offset) in [
+            (
+                "bpf_flow_dissector",
+                "flow_keys",
+                bpf_flow_dissector::FLOW_KEYS,
+            ),
+            ("bpf_flow_dissector", "data", bpf_flow_dissector::DATA),
+            (
+                "bpf_flow_dissector",
+                "data_end",
+                bpf_flow_dissector::DATA_END,
+            ),
+            ("bpf_flow_keys", "nhoff", bpf_flow_keys::NHOFF),
+            ("bpf_flow_keys", "thoff", bpf_flow_keys::THOFF),
+            ("bpf_flow_keys", "n_proto", bpf_flow_keys::N_PROTO),
+            ("bpf_flow_keys", "flags", bpf_flow_keys::FLAGS),
+            ("bpf_sk_lookup_kern", "family", bpf_sk_lookup_kern::FAMILY),
+            (
+                "bpf_sk_lookup_kern",
+                "protocol",
+                bpf_sk_lookup_kern::PROTOCOL,
+            ),
+            ("bpf_sk_lookup_kern", "sport", bpf_sk_lookup_kern::SPORT),
+            ("bpf_sk_lookup_kern", "dport", bpf_sk_lookup_kern::DPORT),
+            ("bpf_sk_lookup_kern", "v4", bpf_sk_lookup_kern::V4_SADDR),
+            ("bpf_sk_lookup_kern", "v6", bpf_sk_lookup_kern::V6_SADDR),
+            (
+                "bpf_sk_lookup_kern",
+                "selected_sk",
+                bpf_sk_lookup_kern::SELECTED_SK,
+            ),
+            (
+                "bpf_sk_lookup_kern",
+                "no_reuseport",
+                bpf_sk_lookup_kern::NO_REUSEPORT,
+            ),
+            ("bpf_nf_ctx", "state", bpf_nf_ctx::STATE),
+            ("bpf_nf_ctx", "skb", bpf_nf_ctx::SKB),
+            ("nf_hook_state", "hook", nf_hook_state::HOOK),
+            ("nf_hook_state", "pf", nf_hook_state::PF),
+            ("nf_hook_state", "in", nf_hook_state::IN),
+            ("nf_hook_state", "out", nf_hook_state::OUT),
+        ] {
+            assert_eq!(at(object, field), offset, "{object}.{field}");
+        }
     }
 }

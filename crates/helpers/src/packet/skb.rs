@@ -69,6 +69,26 @@ impl Skb {
         Ok(skb)
     }
 
+    /// A packet of this host, before it has a link header or a device; `protocol` as on the wire.
+    ///
+    /// # Errors
+    /// EINVAL: longer than 65522 bytes.
+    pub fn outgoing(
+        packet: &[u8],
+        protocol: [u8; 2],
+        dev: &Arc<NetDevice>,
+    ) -> Result<Box<Skb>, Errno> {
+        let mut skb = Skb::received(&[&[0; ETH_HEADER_BYTES][..], packet].concat(), dev)?;
+        skb.pull(ETH_HEADER_BYTES)?;
+        let object = &mut skb.object;
+        object.set(at::PROTOCOL, &protocol);
+        object.set_u64(at::DEV, 0);
+        object.set_u16(at::MAC_HEADER, HEADER_UNSET);
+        object.set_u16(at::NETWORK_HEADER, 0);
+        object.set_u16(at::MAC_LEN, 0);
+        Ok(skb)
+    }
+
     /// Makes this a freshly received frame, in the memory it has.
     ///
     /// # Errors

@@ -172,6 +172,15 @@ impl Sock {
         std::ptr::from_ref(self).expose_provenance() as u64
     }
 
+    /// One more owner.
+    pub(super) fn share(&self) -> Arc<Sock> {
+        // SAFETY: 1. `Sock::new` is the only way to make one, and gives an `Arc`; 2. it is alive, as it is borrowed.
+        unsafe {
+            Arc::increment_strong_count(self);
+            Arc::from_raw(self)
+        }
+    }
+
     pub(crate) fn storage_owner(&self) -> u64 {
         self.owner
     }

@@ -3,7 +3,8 @@
 //! A host without a [`super::PacketWorld`] has no sockets to look up; the socket of a packet is there all the same.
 
 use ring3_spec::kinds::{
-    Btf, BtfSock, OrNull, Released, SockCommonPtr, SockCommonRet, Socket, TcpSocket, Value,
+    Btf, BtfSock, OrNull, Released, SockCommonPtr, SockCommonRet, Socket, SocketPtr, TcpSocket,
+    Value,
 };
 use ring3_uapi::Errno;
 
@@ -32,6 +33,13 @@ impl FromValue<SockCommonPtr> for Option<&Sock> {
     unsafe fn from_value(value: Value<SockCommonPtr>) -> Self {
         // SAFETY: 1. as above.
         unsafe { std::ptr::with_exposed_provenance::<Sock>(value.raw as usize).as_ref() }
+    }
+}
+
+impl FromValue<OrNull<SocketPtr>> for Option<&Sock> {
+    unsafe fn from_value(value: Value<OrNull<SocketPtr>>) -> Self {
+        // SAFETY: 1. as above, for the same kinds of pointer.
+        unsafe { FromValue::from_value(Value::<BtfSock>::new(value.raw)) }
     }
 }
 

@@ -50,7 +50,7 @@ impl PacketPath {
         let mut verdict = act::UNSPEC;
         let skb = &mut self.skb;
         device.tcx(direction).run(|slot| {
-            let Ok(program) = PacketProgram::over_skb(&*slot.prog) else {
+            let Ok(program) = PacketProgram::over(&*slot.prog) else {
                 return true;
             };
             slot.counts.count_run();
@@ -108,7 +108,7 @@ impl PacketPath {
         let skb = &mut self.skb;
         let mut is_pulled = false;
         self.cgroup.run(direction, |slot| {
-            let Ok(program) = PacketProgram::over_skb(&*slot.prog) else {
+            let Ok(program) = PacketProgram::over(&*slot.prog) else {
                 return;
             };
             if !is_pulled {

@@ -45,7 +45,7 @@ impl PacketPath {
         }
         let verdict = {
             let _section = rcu::read();
-            PacketProgram::over_xdp(prog)?.run(&mut self.xdp)
+            PacketProgram::over(prog)?.run(&mut self.xdp)
         };
         if self.xdp_verdict(device, verdict) {
             self.enter_stack(device);
@@ -74,7 +74,7 @@ impl PacketPath {
         } else {
             self.xdp.refill(frame, device.net_device(), 0)
         };
-        let verdict = match PacketProgram::over_xdp(&*slot.prog) {
+        let verdict = match PacketProgram::over(&*slot.prog) {
             Ok(program) if filled.is_ok() => program.run(&mut self.xdp),
             _ => xdp_act::ABORTED,
         };
@@ -174,7 +174,7 @@ impl PacketPath {
             .as_ref()
             .and_then(|slot| slot.keep.as_any().downcast_ref::<Program>());
         if let Some(prog) = prog {
-            let verdict = PacketProgram::over_xdp(prog).map(|program| program.run(&mut self.copy));
+            let verdict = PacketProgram::over(prog).map(|program| program.run(&mut self.copy));
             if verdict != Ok(xdp_act::PASS) {
                 bump(&out.counters.xdp_drop);
                 return;

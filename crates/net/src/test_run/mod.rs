@@ -1,6 +1,9 @@
 //! BPF_PROG_TEST_RUN of packet programs, and single runs over captured frames.
 
+mod flow_dissector;
 mod live;
+mod netfilter;
+mod sk_lookup;
 mod skb;
 mod xdp;
 
@@ -9,11 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ring3_helpers::packet::{NetDevice, PacketProgram, Skb, XdpBuff};
+use ring3_helpers::packet::{Context, NetDevice, PacketProgram, Skb, XdpBuff};
 use ring3_objects::{Error, Program, TestRun};
 use ring3_uapi::{Errno, ProgType};
 pub use xdp::LIVE_FRAMES;
-pub(crate) use {skb::SkbOps, xdp::XdpOps};
+pub(crate) use {
+    flow_dissector::FlowDissectorOps, netfilter::NetfilterOps, sk_lookup::SkLookupOps, skb::SkbOps,
+    xdp::XdpOps,
+};
 
 /// The device that test runs take packets from: `lo`, as in a network namespace that has nothing else.
 fn loopback() -> &'static Arc<NetDevice> {
@@ -47,6 +53,48 @@ fn timed(run: &TestRun, mut body: impl FnMut() -> u32) -> Result<(u32, u32), Err
     Ok((retval, u32::try_from(mean).unwrap_or(u32::MAX)))
 }
 
+/// Most bytes of a packet that is not taken apart: a page.
+const PAGE_BYTES: usize = 4096;
+
+/// The first `N` bytes of a context, zeros where it is shorter.
+///
+/// # Errors
+/// E2BIG: a byte behind them is not 0.
+fn context<const N: usize>(prog: &Program, ctx_in: &[u8]) -> Result<[u8; N], Error> {
+    let (known, rest) = ctx_in.split_at(ctx_in.len().min(N));
+    if rest.iter().any(|&byte| byte != 0) {
+        let message = format!(
+            "program '{}': ctx_in: bytes behind the first {N} must be 0",
+            prog.name()
+        );
+        return Err(Error::new(Errno::E2BIG, message));
+    }
+    let mut ctx = [0; N];
+    ctx[..known.len()].copy_from_slice(known);
+    Ok(ctx)
+}
+
+/// # Errors
+/// EINVAL: what only runs of other types have is set.
+fn check_plain(prog: &Program, run: &TestRun) -> Result<(), Error> {
+    if run.flags != 0 || run.cpu != 0 || run.batch_size != 0 {
+        return Err(invalid(prog, "flags, cpu and batch_size must be 0"));
+    }
+    Ok(())
+}
+
+/// The program, ready to run over `C`s.
+fn over<'a, C: Context>(prog: &'a Program) -> Result<PacketProgram<'a, C>, Error> {
+    PacketProgram::over(prog).map_err(|errno| {
+        let message = format!(
+            "program '{}' of type {} has another context",
+            prog.name(),
+            prog.prog_type()
+        );
+        Error::new(errno, message)
+    })
+}
+
 fn invalid(prog: &Program, what: &str) -> Error {
     Error::new(Errno::EINVAL, format!("program '{}': {what}", prog.name()))
 }
@@ -58,20 +106,12 @@ fn invalid(prog: &Program, what: &str) -> Error {
 /// EINVAL: the program does not run over packets, or the frame is too short.
 pub fn run_frame(prog: &Program, frame: &[u8]) -> Result<(u32, Vec<u8>), Error> {
     let frame_error = |errno| Error::new(errno, format!("a frame of {} bytes", frame.len()));
-    let type_error = |errno| {
-        Error::new(
-            errno,
-            format!("program '{}' does not run over packets", prog.name()),
-        )
-    };
     if prog.prog_type() == ProgType::Xdp {
         let mut xdp = XdpBuff::received(frame, loopback(), 0).map_err(frame_error)?;
-        let retval = PacketProgram::over_xdp(prog)
-            .map_err(type_error)?
-            .run(&mut xdp);
+        let retval = over(prog)?.run(&mut xdp);
         return Ok((retval, xdp.frame().into_owned()));
     }
-    let program = PacketProgram::over_skb(prog).map_err(type_error)?;
+    let program = over(prog)?;
     let mut skb = Skb::received(frame, loopback()).map_err(frame_error)?;
     let retval = program.run(&mut skb);
     Ok((retval, skb.frame().to_owned()))

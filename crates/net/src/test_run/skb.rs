@@ -8,11 +8,11 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use ring3_helpers::packet::{PacketProgram, Skb, Sock, SockSpec, sock_family, sock_state};
+use ring3_helpers::packet::{Skb, Sock, SockSpec, sock_family, sock_state};
 use ring3_objects::{Error, ProgTypeOps, Program, TestRun, TestRunResult};
 use ring3_uapi::{Errno, ProgType};
 
-use super::{invalid, loopback, timed};
+use super::{check_plain, invalid, loopback, over, timed};
 
 /// Bytes of `struct __sk_buff` of 6.18.
 const SK_BUFF_BYTES: usize = 192;
@@ -48,9 +48,7 @@ pub(crate) struct SkbOps;
 
 impl ProgTypeOps for SkbOps {
     fn test_run(&self, prog: &Program, run: &TestRun) -> Result<TestRunResult, Error> {
-        if run.flags != 0 || run.cpu != 0 || run.batch_size != 0 {
-            return Err(invalid(prog, "flags, cpu and batch_size must be 0"));
-        }
+        check_plain(prog, run)?;
         let frame_error =
             |errno| Error::new(errno, format!("data_in of {} bytes", run.data_in.len()));
         let mut skb = Skb::received(&run.data_in, loopback()).map_err(frame_error)?;
@@ -65,12 +63,7 @@ impl ProgTypeOps for SkbOps {
         if !is_link_layer {
             skb.pull(ETH_HEADER_BYTES).map_err(frame_error)?;
         }
-        let program = PacketProgram::over_skb(prog).map_err(|errno| {
-            Error::new(
-                errno,
-                format!("program '{}' does not run over packets", prog.name()),
-            )
-        })?;
+        let program = over(prog)?;
         let (retval, duration_ns) = timed(run, || program.run(&mut skb))?;
         let data_out = if is_link_layer {
             skb.data().to_owned()

@@ -3,11 +3,11 @@
 //! # Source
 //! BPF_PROG_TEST_RUN of Linux 6.18 and Documentation/bpf/bpf_prog_run.rst.
 
-use ring3_helpers::packet::{PacketProgram, XdpBuff};
+use ring3_helpers::packet::XdpBuff;
 use ring3_objects::{Error, ProgTypeOps, Program, TestRun, TestRunResult};
 use ring3_uapi::Errno;
 
-use super::{invalid, loopback, timed};
+use super::{invalid, loopback, over, timed};
 
 /// Bytes of `struct xdp_md`.
 const XDP_MD_BYTES: usize = 24;
@@ -44,12 +44,7 @@ impl ProgTypeOps for XdpOps {
             .map_err(|errno| Error::new(errno, format!("data_in of {} bytes", packet.len())))?;
         xdp.set_metadata(metadata)
             .map_err(|errno| Error::new(errno, format!("metadata of {metadata_bytes} bytes")))?;
-        let program = PacketProgram::over_xdp(prog).map_err(|errno| {
-            Error::new(
-                errno,
-                format!("program '{}' is no XDP program", prog.name()),
-            )
-        })?;
+        let program = over(prog)?;
         let (retval, duration_ns) = timed(run, || program.run(&mut xdp))?;
         let data_out = [xdp.metadata(), &xdp.frame()].concat();
         let ctx_out = match (run.wants_ctx, run.ctx_in.len()) {

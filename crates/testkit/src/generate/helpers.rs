@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use ring3_btf::{Btf, Builder as BtfBuilder, IntEncoding, Kind, TypeId, VarLinkage};
 use ring3_isa::{AluOp, Imm64, Insn, JmpOp, LoadMode, MemSize, Operand, Reg, Width};
 use ring3_spec::{
-    ArgBase, Caller, FuncProto, HelperLookup, Privilege, Registry, RetBase, TypeFlags,
+    Arg, ArgBase, Caller, FuncProto, HelperLookup, Privilege, Registry, RetBase, TypeFlags,
 };
 use ring3_uapi::{AttachType, FuncId, MapType, ProgType};
 
@@ -21,7 +21,7 @@ use super::insns::{alu, mov, mov_imm};
 use super::{Builder, Generated, PROG_ARRAY, RINGBUF, Rng, Subprog};
 
 /// Program types that programs are made of: those with a test run that take calls, and security hooks over files ([`FILE_HOOK`]).
-pub const PROG_TYPES: [ProgType; 9] = [
+pub const PROG_TYPES: [ProgType; 10] = [
     ProgType::Xdp,
     ProgType::SchedCls,
     ProgType::SocketFilter,
@@ -30,6 +30,7 @@ pub const PROG_TYPES: [ProgType; 9] = [
     ProgType::SkSkb,
     ProgType::RawTracepoint,
     ProgType::Syscall,
+    ProgType::SkLookup,
     ProgType::Lsm,
 ];
 /// The hook of programs of the type `lsm`.
@@ -246,31 +247,28 @@ pub fn sleeps(prog_type: ProgType) -> bool {
     matches!(prog_type, ProgType::Syscall | ProgType::Lsm)
 }
 
-/// What a program of a type names as its target: attach type and function of the kernel BTF.
-pub fn target(prog_type: ProgType) -> Option<(AttachType, TypeId)> {
-    let function = kernel_types().btf.find_by_name_kind(FILE_HOOK, Kind::Func);
-    (prog_type == ProgType::Lsm).then_some((AttachType::LsmMac, function.unwrap_or(TypeId(0))))
-}
-
-fn attach_type(prog_type: ProgType) -> AttachType {
-    if prog_type == ProgType::Lsm {
-        AttachType::LsmMac
-    } else {
-        AttachType::CgroupInetIngress
+/// What a program of a type names as its target: attach type, and function of the kernel BTF.
+pub fn target(prog_type: ProgType) -> (AttachType, TypeId) {
+    let function = || kernel_types().btf.find_by_name_kind(FILE_HOOK, Kind::Func);
+    match prog_type {
+        ProgType::Lsm => (AttachType::LsmMac, function().unwrap_or(TypeId(0))),
+        ProgType::SkLookup => (AttachType::SkLookup, TypeId(0)),
+        _ => (AttachType::CgroupInetIngress, TypeId(0)),
     }
 }
 
 /// The helpers that run in programs of a type, with the prototype in force.
 pub fn callable(prog_type: ProgType) -> Vec<FuncProto> {
     let registry = Registry::linux_6_18();
+    let (attach_type, _) = target(prog_type);
     let caller = Caller {
         prog_type,
-        expected_attach_type: attach_type(prog_type).raw(),
+        expected_attach_type: attach_type.raw(),
         sleepable: sleeps(prog_type),
         privilege: Privilege::FULL,
     };
     let found = FuncId::ALL.iter().filter_map(|&id| {
-        let attach_type = (prog_type == ProgType::Lsm).then(|| attach_type(prog_type));
+        let attach_type = (prog_type == ProgType::Lsm).then_some(attach_type);
         let runs = id == FuncId::TailCall
             || ring3::helpers::find_for(prog_type, attach_type, id).is_some();
         match registry.helper(caller, id.raw() as i32) {
@@ -376,6 +374,11 @@ fn of_calls(rng: &mut Rng, prog_type: ProgType, calls: &[FuncProto]) -> Generate
     let mut generated = builder.finish();
     generated.calls_helpers = true;
     generated
+}
+
+/// Whether an argument is given as null: a socket that there need not be.
+fn is_no_socket(arg: &Arg) -> bool {
+    arg.base == ArgBase::PtrToSocket && arg.flags.contains(TypeFlags::MAYBE_NULL)
 }
 
 impl Builder<'_> {
@@ -493,7 +496,8 @@ impl Builder<'_> {
         }
         let mut nulls = Vec::new();
         // Objects first: getting them takes calls.
-        let object = proto.args.iter().find_map(|arg| match arg.base {
+        let mut needed = proto.args.iter().filter(|arg| !is_no_socket(arg));
+        let object = needed.find_map(|arg| match arg.base {
             ArgBase::PtrToSockCommon | ArgBase::PtrToSocket | ArgBase::PtrToBtfIdSockCommon => {
                 Some("sock")
             }
@@ -581,6 +585,7 @@ impl Builder<'_> {
                     let zero = arg.base == ArgBase::ConstSizeOrZero && self.rng.one_in(8);
                     self.push(mov_imm(reg, if zero { 0 } else { len }));
                 }
+                ArgBase::PtrToSocket if is_no_socket(arg) => self.push(mov_imm(reg, 0)),
                 ArgBase::PtrToBtfId
                 | ArgBase::PtrToSockCommon
                 | ArgBase::PtrToSocket

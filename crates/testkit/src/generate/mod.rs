@@ -135,9 +135,9 @@ enum Subprog {
 
 /// What slot 1 of the prog array holds: a constant, so that a tail call shows in the result.
 pub fn tail_target(prog_type: ProgType) -> Generated {
-    // Hooks of cgroups take one bit, those of security an error.
+    // Hooks of cgroups and socket look-ups take one bit, those of security an error.
     let value = match prog_type {
-        ProgType::CgroupSkb => 1,
+        ProgType::CgroupSkb | ProgType::SkLookup => 1,
         ProgType::Lsm => -1,
         _ => 0x7a11,
     };
