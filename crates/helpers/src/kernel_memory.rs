@@ -163,7 +163,7 @@ implement! { ROWS:
     }
     ThisCpuPtr(variable: u64) {
         // SAFETY: as above.
-        unsafe { copy_of(variable, rcu::thread().section_cpu().into()) }
+        unsafe { copy_of(variable, rcu::section_cpu().into()) }
     }
     KptrXchg(place: *mut u64, object: u64) {
         // SAFETY: 1. ARG_KPTR_XCHG_DEST: an aligned pointer field of a live value; 2. all accesses to such fields are atomic.
@@ -202,10 +202,7 @@ mod tests {
             assert_eq!(per_cpu(first, possible_cpus() as u64, 0, 0, 0), 0);
             assert_eq!(per_cpu(first, u64::MAX, 0, 0, 0), 0);
             let own = this_cpu(first, 0, 0, 0, 0);
-            assert_eq!(
-                own,
-                per_cpu(first, rcu::thread().section_cpu().into(), 0, 0, 0)
-            );
+            assert_eq!(own, per_cpu(first, rcu::section_cpu().into(), 0, 0, 0));
             let word = std::ptr::with_exposed_provenance::<u64>(own as usize);
             assert_eq!(*word, 0);
         }

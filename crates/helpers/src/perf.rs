@@ -87,7 +87,7 @@ fn read(map: &Map, flags: u64) -> Result<PerfValue, Errno> {
         return Err(Errno::EINVAL);
     }
     let index = match flags & INDEX_MASK {
-        INDEX_MASK => ring3_sync::rcu::thread().section_cpu(),
+        INDEX_MASK => ring3_sync::rcu::section_cpu(),
         index => index as u32,
     };
     if index >= map.max_entries() {
@@ -100,7 +100,7 @@ fn read(map: &Map, flags: u64) -> Result<PerfValue, Errno> {
 }
 
 fn output(map: &Map, flags: u64, data: &[u8], packet: &[u8]) -> Result<(), Errno> {
-    let cpu = ring3_sync::rcu::thread().section_cpu();
+    let cpu = ring3_sync::rcu::section_cpu();
     let index = match flags & INDEX_MASK {
         INDEX_MASK => cpu,
         index => index as u32,

@@ -63,7 +63,7 @@ fn print(fmt: &[u8], args: &[u64]) -> Result<u64, Errno> {
         let text = String::from_utf8_lossy(&kept);
         sink(&TraceLine {
             task: current_task(),
-            cpu: ring3_sync::rcu::thread().section_cpu(),
+            cpu: ring3_sync::rcu::section_cpu(),
             time_ns: ring3_os::time::monotonic_ns(),
             text: text.trim_end_matches('\n').to_owned(),
         });

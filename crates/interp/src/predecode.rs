@@ -480,7 +480,8 @@ impl<'a> Build<'a> {
             },
             InlineCall::PercpuArrayLookup { fallback, .. }
             | InlineCall::SmpProcessorId { fallback }
-            | InlineCall::CurrentPidTgid { fallback } => call_step(&fallback),
+            | InlineCall::CurrentPidTgid { fallback }
+            | InlineCall::PrandomU32 { fallback } => call_step(&fallback),
         }
     }
 

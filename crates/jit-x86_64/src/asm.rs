@@ -67,6 +67,8 @@ pub(crate) enum Shift {
 #[repr(u8)]
 pub(crate) enum Unary {
     Neg = 3,
+    /// rdx:rax = rax * operand
+    Mul = 4,
     Div = 6,
     Idiv = 7,
 }
@@ -503,10 +505,10 @@ impl Asm {
         }
     }
 
-    /// `mov r64, fs:[offset]`
-    pub(crate) fn load_thread(&mut self, dst: X, offset: i32) {
+    /// `mov dst, fs:[offset]`
+    pub(crate) fn load_thread(&mut self, width: Width, dst: X, offset: i32) {
         self.put(0x64, 1);
-        let rex = 0x48 | dst.high() << 2;
+        let rex = 0x40 | u8::from(width == Width::W64) << 3 | dst.high() << 2;
         self.put(
             u64::from(rex) | 0x8b << 8 | u64::from(4 | dst.low() << 3) << 16 | 0x25 << 24,
             4,

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use ring3_isa::{JmpOp, MemSize, Width};
 use ring3_runtime::{CallKind, CallTarget, Clobbers, InlineCall, LoadPacketFn, Target};
 
-use crate::asm::{Arith, Cond, Mem, Patch, Shift};
+use crate::asm::{Arith, Cond, Mem, Patch, Shift, Unary};
 use crate::emit::{Emitter, JitError};
 use crate::frame::Mode;
 use crate::regs::{R8, R9, R11, RAX, RBX, RCX, RDI, RDX, RSI, RSP, X};
@@ -149,14 +149,18 @@ impl Emitter<'_> {
                 self.asm.mov_imm(RAX, address);
                 self.asm.load(MemSize::Dw, RAX, Mem::at(RAX, 0));
             }
-            InlineCall::SmpProcessorId { fallback } => match section_cpu_offsets() {
-                Some(offsets) => self.section_cpu(RAX, offsets),
+            InlineCall::SmpProcessorId { fallback } => match ring3_sync::rcu::cpu_tls_offset() {
+                Some(offset) => self.section_cpu(RAX, offset),
+                None => self.call_target(fallback),
+            },
+            InlineCall::PrandomU32 { fallback } => match ring3_sync::rcu::cell_tls_offset() {
+                Some(cell) => self.next_random(cell),
                 None => self.call_target(fallback),
             },
             InlineCall::CurrentPidTgid { fallback } => match ring3_sync::rcu::cell_tls_offset() {
                 Some(cell) => {
                     let ids = ring3_sync::rcu::section_layout().task_ids_offset as i32;
-                    self.asm.load_thread(RAX, cell);
+                    self.asm.load_thread(Width::W64, RAX, cell);
                     self.asm.load(MemSize::Dw, RAX, Mem::at(RAX, ids));
                 }
                 None => self.call_target(fallback),
@@ -167,14 +171,14 @@ impl Emitter<'_> {
                 cpu_stride,
                 max_entries,
                 fallback,
-            } => match (section_cpu_offsets(), i32::try_from(cpu_stride)) {
-                (Some(offsets), Ok(cpu_stride)) if self.mode == Mode::Native => {
+            } => match (ring3_sync::rcu::cpu_tls_offset(), i32::try_from(cpu_stride)) {
+                (Some(offset), Ok(cpu_stride)) if self.mode == Mode::Native => {
                     let array = Array {
                         base,
                         stride,
                         max_entries,
                     };
-                    self.percpu_lookup(slot, &array, cpu_stride, offsets);
+                    self.percpu_lookup(slot, &array, cpu_stride, offset);
                 }
                 _ => self.call_target(fallback),
             },
@@ -188,32 +192,49 @@ impl Emitter<'_> {
             slot,
             what: "address of a per-CPU variable without a distance between copies",
         };
-        let (Some(stride), Some(offsets)) = (self.linked.percpu_stride, section_cpu_offsets())
+        let (Some(stride), Some(offset)) =
+            (self.linked.percpu_stride, ring3_sync::rcu::cpu_tls_offset())
         else {
             return Err(unsupported);
         };
         let Ok(stride) = i32::try_from(stride) else {
             return Err(unsupported);
         };
-        self.section_cpu(R11, offsets);
+        self.section_cpu(R11, offset);
         self.asm.imul_rri(Width::W64, R11, R11, stride);
         self.asm.copy(dst, src);
         self.asm.arith_rr(Arith::Add, Width::W64, dst, R11);
         Ok(())
     }
 
-    /// `dst` = CPU of the read section that the program runs in; its thread has a cell.
-    fn section_cpu(&mut self, dst: X, (cell, cpu): (i32, i32)) {
-        self.asm.load_thread(dst, cell);
-        self.asm.load(MemSize::W, dst, Mem::at(dst, cpu));
+    /// r0 = the next number of the thread, whose cell is at `cell` from the thread pointer: the state takes a step, and its product with another
+    /// constant's image of it is folded ([`ring3_sync::random`]). r3 is overwritten.
+    fn next_random(&mut self, cell: i32) {
+        use ring3_sync::random::{MASK, STEP};
+        let state = ring3_sync::rcu::section_layout().random_offset as i32;
+        let asm = &mut self.asm;
+        asm.load_thread(Width::W64, RAX, cell);
+        asm.mov_imm(RDX, STEP);
+        asm.arith_rm(Arith::Add, Width::W64, RDX, Mem::at(RAX, state));
+        asm.store(MemSize::Dw, Mem::at(RAX, state), RDX);
+        asm.mov_imm(RAX, MASK);
+        asm.arith_rr(Arith::Xor, Width::W64, RAX, RDX);
+        asm.unary(Unary::Mul, Width::W64, RDX);
+        asm.arith_rr(Arith::Xor, Width::W32, RAX, RDX);
+        self.hit(crate::fuse::Rule::Random);
+    }
+
+    /// `dst` = CPU of the read section that the program runs in, whose word is at `offset` from the thread pointer.
+    fn section_cpu(&mut self, dst: X, offset: i32) {
+        self.asm.load_thread(Width::W32, dst, offset);
         self.hit(crate::fuse::Rule::SectionCpu);
     }
 
     /// r0 = *(u32 *)r2 < max_entries ? base + cpu * cpu_stride + key * stride : 0; r1 to r5 survive. With the null check that follows.
-    fn percpu_lookup(&mut self, slot: usize, array: &Array, cpu_stride: i32, offsets: (i32, i32)) {
+    fn percpu_lookup(&mut self, slot: usize, array: &Array, cpu_stride: i32, offset: i32) {
         let miss = self.begin_lookup(slot, array.max_entries);
         scale(&mut self.asm, array.stride);
-        self.section_cpu(R11, offsets);
+        self.section_cpu(R11, offset);
         self.asm.imul_rri(Width::W64, R11, R11, cpu_stride);
         self.asm.arith_rr(Arith::Add, Width::W64, RAX, R11);
         self.asm.mov_imm(R11, array.base);
@@ -360,20 +381,14 @@ impl Emitter<'_> {
     }
 }
 
-/// Where the read section's CPU is: offset of the cell's address from the thread pointer, and of the CPU in the cell.
-fn section_cpu_offsets() -> Option<(i32, i32)> {
-    let cell = ring3_sync::rcu::cell_tls_offset()?;
-    Some((cell, ring3_sync::rcu::section_layout().cpu_offset as i32))
-}
-
 /// Whether the call is made after all: then it reads what calls read.
 pub(crate) fn falls_back(inline: &InlineCall) -> bool {
     match inline {
-        InlineCall::SmpProcessorId { .. } | InlineCall::CurrentPidTgid { .. } => {
-            section_cpu_offsets().is_none()
-        }
+        InlineCall::SmpProcessorId { .. }
+        | InlineCall::CurrentPidTgid { .. }
+        | InlineCall::PrandomU32 { .. } => ring3_sync::rcu::cell_tls_offset().is_none(),
         InlineCall::PercpuArrayLookup { cpu_stride, .. } => {
-            section_cpu_offsets().is_none() || i32::try_from(*cpu_stride).is_err()
+            ring3_sync::rcu::cell_tls_offset().is_none() || i32::try_from(*cpu_stride).is_err()
         }
         InlineCall::ArrayLookup { .. }
         | InlineCall::ConstAddress { .. }

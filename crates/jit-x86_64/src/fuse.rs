@@ -45,8 +45,10 @@ pub(crate) enum Rule {
     ArrayLookup,
     /// Lookup with a constant key as a constant (`call`).
     ConstLookup,
-    /// The read section's CPU by two loads (`call`).
+    /// The read section's CPU by a load (`call`).
     SectionCpu,
+    /// The next random number from the thread's state (`call`).
+    Random,
     /// Move and addition.
     Lea,
     /// Move and multiplication.
@@ -87,11 +89,12 @@ pub(crate) enum Rule {
 pub(crate) const RULES: usize = NAMES.len();
 
 /// Names of the rules, in their order.
-pub(crate) const NAMES: [&str; 21] = [
+pub(crate) const NAMES: [&str; 22] = [
     "constant-divisor",
     "array-lookup",
     "const-lookup",
     "section-cpu",
+    "random",
     "lea",
     "multiply-into",
     "extend",

@@ -271,7 +271,8 @@ pub(crate) fn call_reads(target: Option<&Target>) -> u16 {
             InlineCall::ConstAddress { .. }
             | InlineCall::LoadU64 { .. }
             | InlineCall::SmpProcessorId { .. }
-            | InlineCall::CurrentPidTgid { .. } => 0,
+            | InlineCall::CurrentPidTgid { .. }
+            | InlineCall::PrandomU32 { .. } => 0,
         },
         Some(Target::TailCall(site)) => match site.const_index {
             Some(_) => 1 << 1,

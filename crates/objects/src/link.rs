@@ -316,6 +316,7 @@ fn call_target(
         (FuncId::GetCurrentPidTgid, _) => {
             Target::Inline(InlineCall::CurrentPidTgid { fallback: target })
         }
+        (FuncId::GetPrandomU32, _) => Target::Inline(InlineCall::PrandomU32 { fallback: target }),
         _ => Target::Call(target),
     }))
 }

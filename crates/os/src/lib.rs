@@ -23,6 +23,7 @@ pub mod packet_socket;
 pub mod patch;
 pub mod pipe;
 pub mod process;
+pub mod random;
 pub mod rtnetlink;
 pub mod seccomp;
 pub mod signal;

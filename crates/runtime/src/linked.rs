@@ -119,7 +119,7 @@ pub enum InlineCall {
         fallback: CallTarget,
     },
     /// `bpf_map_lookup_elem` of a per-CPU array: r0 = key < max_entries ? base + cpu * cpu_stride + key * stride : 0, where cpu is the read
-    /// section's ([`ring3_sync::rcu::ThreadCell::section_cpu`]).
+    /// section's ([`ring3_sync::rcu::section_cpu`]).
     PercpuArrayLookup {
         /// Address of CPU 0's first value.
         base: u64,
@@ -142,6 +142,11 @@ pub enum InlineCall {
         /// The general function.
         fallback: CallTarget,
     },
+    /// `bpf_get_prandom_u32`: [`ring3_sync::rcu::ThreadCell::next_random`].
+    PrandomU32 {
+        /// The general function.
+        fallback: CallTarget,
+    },
     /// `bpf_jiffies64`-like helpers: r0 = the u64 at an address.
     LoadU64 {
         /// Address of the word.
@@ -160,6 +165,7 @@ impl InlineCall {
             | InlineCall::PercpuArrayLookup { fallback, .. }
             | InlineCall::SmpProcessorId { fallback }
             | InlineCall::CurrentPidTgid { fallback }
+            | InlineCall::PrandomU32 { fallback }
             | InlineCall::LoadU64 { fallback, .. } => *fallback,
         }
     }

@@ -17,6 +17,7 @@ pub mod idr;
 pub mod interleave;
 pub mod pair;
 pub mod percpu;
+pub mod random;
 pub mod rcu;
 pub mod seqcount;
 pub mod spin;

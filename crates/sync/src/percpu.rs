@@ -9,7 +9,7 @@ use ring3_os::cpu;
 pub fn current_cpu() -> usize {
     let cell = crate::rcu::thread();
     if cell.depth() != 0 {
-        cell.section_cpu() as usize
+        crate::rcu::section_cpu() as usize
     } else {
         cpu::current_cpu()
     }

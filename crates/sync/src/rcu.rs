@@ -23,10 +23,12 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence, fence};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+
+use crate::random;
 
 /// Bits of [`ThreadCell::state`] that count nested sections.
 const DEPTH_BITS: u32 = 16;
@@ -40,12 +42,12 @@ const BACKLOG_MAX: usize = 4096;
 pub struct ThreadCell {
     /// Epoch of the outermost section and nesting depth. At offset 0, for code generators.
     state: AtomicU64,
-    /// The CPU this thread is accounted to for the length of the outermost section.
-    cpu: AtomicU32,
     /// Dense index of the cell, from 1; identifies the thread in lock words and per-thread tables.
     slot: u32,
     /// The task that programs of this thread see.
     task_ids: AtomicU64,
+    /// State of [`ThreadCell::next_random`].
+    random: AtomicU64,
 }
 
 impl ThreadCell {
@@ -68,16 +70,26 @@ impl ThreadCell {
         before
     }
 
+    /// The next number of the thread's sequence ([`crate::random`]).
+    #[inline]
+    pub fn next_random(&self) -> u32 {
+        let state = self
+            .random
+            .load(Ordering::Relaxed)
+            .wrapping_add(random::STEP);
+        self.random.store(state, Ordering::Relaxed);
+        random::mix(state)
+    }
+
+    /// Sets where the thread's sequence goes on, for tests that compare sequences.
+    pub fn set_random_state(&self, state: u64) {
+        self.random.store(state, Ordering::Relaxed);
+    }
+
     /// Nested read sections of the thread now.
     #[inline]
     pub fn depth(&self) -> u64 {
         self.state.load(Ordering::Relaxed) & DEPTH_MASK
-    }
-
-    /// The CPU that the current section is accounted to; meaningful only inside a section.
-    #[inline]
-    pub fn section_cpu(&self) -> u32 {
-        self.cpu.load(Ordering::Relaxed)
     }
 
     /// Enters a read section of the thread that owns this cell.
@@ -88,8 +100,7 @@ impl ThreadCell {
     pub unsafe fn enter(&self) {
         let state = self.state.load(Ordering::Relaxed);
         if state & DEPTH_MASK == 0 {
-            self.cpu
-                .store(ring3_os::cpu::current_cpu() as u32, Ordering::Relaxed);
+            WORDS.with(|words| words.cpu.set(entered_on()));
             self.state
                 .store(GLOBAL.entered.load(Ordering::Relaxed), Ordering::Relaxed);
             compiler_fence(Ordering::SeqCst);
@@ -143,8 +154,21 @@ static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
     unowned: Vec::new(),
 });
 
+/// What generated code reads beside the thread pointer.
+#[repr(C)]
+struct Words {
+    cell: Cell<*const ThreadCell>,
+    /// The CPU this thread is accounted to for the length of the outermost section.
+    cpu: Cell<u32>,
+}
+
 thread_local! {
-    static CELL: Cell<*const ThreadCell> = const { Cell::new(std::ptr::null()) };
+    static WORDS: Words = const {
+        Words {
+            cell: Cell::new(std::ptr::null()),
+            cpu: Cell::new(0),
+        }
+    };
     static REGISTRATION: Registration = const { Registration };
 }
 
@@ -153,7 +177,7 @@ struct Registration;
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let cell = CELL.replace(std::ptr::null());
+        let cell = WORDS.with(|words| words.cell.replace(std::ptr::null()));
         if cell.is_null() {
             return;
         }
@@ -186,10 +210,11 @@ fn own_task_ids() -> u64 {
 
 /// In a child of fork(2): the other threads, and with them their sections, are not there, and this one has other ids.
 fn end_sections_of_others() {
-    let own = CELL.get();
+    let own = own_cell();
     // SAFETY: 1. cells are leaked boxes: valid forever.
     if let Some(own) = unsafe { own.as_ref() } {
         own.replace_task_ids(own_task_ids());
+        own.set_random_state(ring3_os::random::seed());
     }
     // Held by a thread of the parent, it stays held, and the child cannot wait for readers at all.
     let Some(registry) = REGISTRY.try_lock() else {
@@ -212,7 +237,7 @@ pub fn needs_fence() -> bool {
 /// What a code generator needs to write read sections in place of calls. It must not where [`needs_fence`] is true.
 ///
 /// ```text
-/// enter:  s = cell[state]; s & 0xffff == 0 ? { cell[cpu] = CPU of this thread; cell[state] = *entered } : cell[state] = s + 1
+/// enter:  s = cell[state]; s & 0xffff == 0 ? { cpu word = CPU of this thread; cell[state] = *entered } : cell[state] = s + 1
 /// exit:   cell[state] -= 1
 /// ```
 #[derive(Clone, Copy, Debug)]
@@ -221,10 +246,10 @@ pub struct SectionLayout {
     pub entered: *const u64,
     /// Offset of the state in a [`ThreadCell`], a u64.
     pub state_offset: usize,
-    /// Offset of the section's CPU in a [`ThreadCell`], a u32.
-    pub cpu_offset: usize,
     /// Offset of [`ThreadCell::task_ids`], a u64.
     pub task_ids_offset: usize,
+    /// Offset of the state of [`ThreadCell::next_random`], a u64.
+    pub random_offset: usize,
     /// Bits of the state below the epoch.
     pub depth_bits: u32,
 }
@@ -234,8 +259,8 @@ pub fn section_layout() -> SectionLayout {
     SectionLayout {
         entered: GLOBAL.entered.as_ptr(),
         state_offset: std::mem::offset_of!(ThreadCell, state),
-        cpu_offset: std::mem::offset_of!(ThreadCell, cpu),
         task_ids_offset: std::mem::offset_of!(ThreadCell, task_ids),
+        random_offset: std::mem::offset_of!(ThreadCell, random),
         depth_bits: DEPTH_BITS,
     }
 }
@@ -250,9 +275,9 @@ fn register() -> &'static ThreadCell {
             let slot = registry.cells.len() as u32 + 1;
             let cell: &'static ThreadCell = Box::leak(Box::new(ThreadCell {
                 state: AtomicU64::new(0),
-                cpu: AtomicU32::new(0),
                 slot,
                 task_ids: AtomicU64::new(0),
+                random: AtomicU64::new(0),
             }));
             registry.cells.push(cell);
             cell
@@ -260,10 +285,35 @@ fn register() -> &'static ThreadCell {
     };
     drop(registry);
     cell.replace_task_ids(own_task_ids());
-    CELL.set(cell);
+    // A cell that another thread left would go on as in the child of a fork that has it too.
+    cell.set_random_state(ring3_os::random::seed());
+    WORDS.with(|words| words.cell.set(cell));
     // In a destructor that runs after this one's, nobody gives the cell back: it is leaked, empty.
     let _ = REGISTRATION.try_with(|_| ());
     cell
+}
+
+/// Null until the thread is registered.
+#[inline]
+fn own_cell() -> *const ThreadCell {
+    WORDS.with(|words| words.cell.get())
+}
+
+/// The CPU that a section which begins now is accounted to.
+#[inline]
+fn entered_on() -> u32 {
+    // Threads of a test's scheduler are one thread: it may move from CPU to CPU, their sections may not.
+    #[cfg(all(feature = "interleave", debug_assertions))]
+    if crate::interleave::scheduled_thread().is_some() {
+        return 0;
+    }
+    ring3_os::cpu::current_cpu() as u32
+}
+
+/// The CPU that this thread's section is accounted to; meaningful only inside a section.
+#[inline]
+pub fn section_cpu() -> u32 {
+    WORDS.with(|words| words.cpu.get())
 }
 
 /// This thread's cell; registers the thread when first called.
@@ -273,7 +323,7 @@ pub fn thread() -> &'static ThreadCell {
     if let Some(index) = crate::interleave::scheduled_thread() {
         return scheduled_cell(index);
     }
-    let cell = CELL.get();
+    let cell = own_cell();
     if cell.is_null() {
         return register();
     }
@@ -284,7 +334,8 @@ pub fn thread() -> &'static ThreadCell {
 /// The cell of a thread that a test's scheduler runs: its threads share the real one.
 #[cfg(all(feature = "interleave", debug_assertions))]
 fn scheduled_cell(index: usize) -> &'static ThreadCell {
-    static NEXT_SLOT: AtomicU32 = AtomicU32::new(1_000_000);
+    static NEXT_SLOT: std::sync::atomic::AtomicU32 =
+        std::sync::atomic::AtomicU32::new(1_000_000);
     /// Reachable, for leak checkers, after their thread has ended.
     static SCHEDULED: Mutex<Vec<&'static ThreadCell>> = Mutex::new(Vec::new());
     thread_local! {
@@ -295,9 +346,9 @@ fn scheduled_cell(index: usize) -> &'static ThreadCell {
             let slot = NEXT_SLOT.fetch_add(1, Ordering::Relaxed);
             let cell = ThreadCell {
                 state: AtomicU64::new(0),
-                cpu: AtomicU32::new(0),
                 slot,
                 task_ids: AtomicU64::new(own_task_ids()),
+                random: AtomicU64::new(0),
             };
             let cell: &'static ThreadCell = Box::leak(Box::new(cell));
             SCHEDULED.lock().push(cell);
@@ -320,9 +371,15 @@ pub fn cell_tls_offset() -> Option<i32> {
     })
 }
 
+/// Offset from the thread pointer of the word that holds [`section_cpu`], a u32; as [`cell_tls_offset`].
+pub fn cpu_tls_offset() -> Option<i32> {
+    let from_cell = std::mem::offset_of!(Words, cpu) - std::mem::offset_of!(Words, cell);
+    cell_tls_offset()?.checked_add(from_cell as i32)
+}
+
 /// Distance of this thread's word from its thread pointer.
 fn tls_distance() -> Option<isize> {
-    CELL.with(thread_distance)
+    WORDS.with(|words| thread_distance(&words.cell))
 }
 
 /// Distance of an object of this thread from its thread pointer; `None` on other machines.
@@ -368,7 +425,7 @@ impl Guard {
     /// The CPU that this section is accounted to: per-CPU values of programs use it, and it does not change inside a section.
     #[inline]
     pub fn cpu(&self) -> usize {
-        self.cell.section_cpu() as usize
+        section_cpu() as usize
     }
 }
 

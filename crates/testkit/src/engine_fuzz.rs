@@ -263,7 +263,11 @@ impl Fuzz {
         }
         for packet in packets {
             let run = run_over(generated.prog_type, packet);
-            let (a, b) = (run_once(jit, &run), run_once(interp, &run));
+            let [a, b] = [jit, interp].map(|program| {
+                // Both take the same random numbers.
+                ring3_sync::rcu::thread().set_random_state(seed_of(packet));
+                run_once(program, &run)
+            });
             if let Some(how) = difference(&a, &b) {
                 return Compared::Different(how);
             }
@@ -286,6 +290,12 @@ impl Fuzz {
         self.counts.programs += 1;
         Compared::Equal
     }
+}
+
+fn seed_of(packet: &[u8]) -> u64 {
+    packet.iter().fold(1, |seed, &byte| {
+        (seed ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    })
 }
 
 /// Whether a load of the map's address is in the program.

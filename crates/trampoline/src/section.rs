@@ -1,7 +1,7 @@
 //! Read sections and calls as generated code writes them.
 //!
 //! ```text
-//! begin   rbx = this thread's rows (`thread`), r11 = its RCU cell; depth 0 ? cell.cpu = CPU, cell.state = *entered : cell.state += 1
+//! begin   rbx = this thread's rows (`thread`), r11 = its RCU cell; depth 0 ? CPU word = CPU, cell.state = *entered : cell.state += 1
 //! end     cell.state -= 1
 //! ```
 //!
@@ -32,7 +32,8 @@ extern "C" fn leave_section() {
 #[derive(Clone, Copy)]
 struct InPlace {
     cell: i32,
-    cpu: i32,
+    section_cpu: i32,
+    real_cpu: i32,
 }
 
 /// In place: no fence, and the depth in the low 16 bits of the state.
@@ -40,11 +41,11 @@ fn in_place() -> Option<InPlace> {
     if rcu::needs_fence() || rcu::section_layout().depth_bits != 16 {
         return None;
     }
-    let (cell, cpu) = (
-        rcu::cell_tls_offset()?,
-        ring3_os::cpu::rseq_cpu_id_offset()?,
-    );
-    Some(InPlace { cell, cpu })
+    Some(InPlace {
+        cell: rcu::cell_tls_offset()?,
+        section_cpu: rcu::cpu_tls_offset()?,
+        real_cpu: ring3_os::cpu::rseq_cpu_id_offset()?,
+    })
 }
 
 /// `mov rbx, fs:[offset]`
@@ -60,6 +61,11 @@ fn load_r11(ops: &mut Ops, offset: i32) {
 /// `mov eax, fs:[offset]`
 fn load_eax(ops: &mut Ops, offset: i32) {
     dynasm!(ops ; .arch x64 ; .bytes [0x64u8, 0x8b, 0x04, 0x25].iter() ; .i32 offset);
+}
+
+/// `mov fs:[offset], eax`
+fn store_eax(ops: &mut Ops, offset: i32) {
+    dynasm!(ops ; .arch x64 ; .bytes [0x64u8, 0x89, 0x04, 0x25].iter() ; .i32 offset);
 }
 
 /// Rare parts, written behind the code.
@@ -93,10 +99,10 @@ pub(crate) fn begin(ops: &mut Ops, rows_offset: i32, tails: &mut Tails) {
         ; jz =>rare.rows
         ; =>rare.rows_done
     );
-    if let Some(InPlace { cell, cpu }) = in_place() {
+    if let Some(place) = in_place() {
         let layout = rcu::section_layout();
-        let (state, cell_cpu) = (layout.state_offset as i32, layout.cpu_offset as i32);
-        load_r11(ops, cell);
+        let state = layout.state_offset as i32;
+        load_r11(ops, place.cell);
         dynasm!(ops
             ; .arch x64
             ; test r11, r11
@@ -104,12 +110,15 @@ pub(crate) fn begin(ops: &mut Ops, rows_offset: i32, tails: &mut Tails) {
             ; cmp WORD [r11 + state], 0
             ; jne =>rare.nested
         );
-        load_eax(ops, cpu);
+        load_eax(ops, place.real_cpu);
         dynasm!(ops
             ; .arch x64
             ; cmp eax, 0x10000
             ; jae =>rare.slow
-            ; mov [r11 + cell_cpu], eax
+        );
+        store_eax(ops, place.section_cpu);
+        dynasm!(ops
+            ; .arch x64
             ; mov rax, QWORD layout.entered as i64
             ; mov rax, [rax]
             ; mov [r11 + state], rax

@@ -124,6 +124,14 @@ fn parent_and_child_patch_each_for_itself() {
         assert!(in_child(|| ring3_sync::rcu::synchronize().is_ok()));
         release.wait();
     });
+    // Parent and child take other random numbers.
+    let thread = ring3_sync::rcu::thread();
+    thread.set_random_state(5);
+    assert!(in_child(|| {
+        let child = [(); 4].map(|()| thread.next_random());
+        thread.set_random_state(5);
+        child != [(); 4].map(|()| thread.next_random())
+    }));
     // Without the C library's handlers, text is the parent's: nothing is written.
     assert!(!ring3_os::fork::is_text_shared());
     // SAFETY: the child makes no call of the C library that needs its locks.

@@ -132,7 +132,7 @@ fn instructions_of_each_pattern_read_back() {
         (text(|a| a.swap16(RSI)), "rol si,8"),
         (text(|a| a.nop5()), "nop [rax+rax]"),
         (
-            text(|a| a.load_thread(R11, -8)),
+            text(|a| a.load_thread(Width::W64, R11, -8)),
             "mov r11,fs:[0FFFFFFFFFFFFFFF8h]",
         ),
         (text(|a| a.unary(Unary::Idiv, w, R11)), "idiv r11"),

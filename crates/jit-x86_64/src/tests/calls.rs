@@ -488,6 +488,7 @@ fn planted_faults_in_calls_are_found() {
             InlineCall::ConstAddress { address, fallback },
         ),
         ("section-cpu", InlineCall::SmpProcessorId { fallback }),
+        ("random", InlineCall::PrandomU32 { fallback }),
     ];
     for (rule, inline) in inlines {
         let linked = linked_with(
@@ -496,6 +497,8 @@ fn planted_faults_in_calls_are_found() {
             vec![site(3, Target::Inline(inline))],
         );
         let memory = [0; MEMORY_BYTES];
+        let set_random = || ring3_sync::rcu::thread().set_random_state(5);
+        set_random();
         let right = execute(&compile_test(&linked, &Options::default()), memory);
         let options = Options {
             planted_fault: Some(rule),
@@ -504,6 +507,7 @@ fn planted_faults_in_calls_are_found() {
         let compiled = compile_test(&linked, &options);
         let hits = compiled.rule_hits();
         assert!(hits.iter().any(|(name, hits)| *name == rule && *hits == 1));
+        set_random();
         let wrong = execute(&compiled, memory);
         assert_ne!(right, wrong, "{rule}");
     }
@@ -543,4 +547,35 @@ fn functions_that_were_removed_are_named_without_harm() {
     program.facts = vec![ring3_spec::InsnFacts::default(); program.insns.len()];
     linked.program = std::sync::Arc::new(program);
     assert_eq!(run_both(&linked, [0; MEMORY_BYTES]).0, 5);
+}
+
+unsafe extern "C" fn next_random(_: u64, _: u64, _: u64, _: u64, _: u64) -> u64 {
+    ring3_sync::rcu::thread().next_random().into()
+}
+
+#[test]
+fn random_numbers_are_the_next_of_the_thread() {
+    let fallback = CallTarget::plain(next_random);
+    let linked = linked_with(
+        &asm("call #7\n r6 = r0\n call #7\n r6 <<= 32\n r0 |= r6\n exit"),
+        &[0],
+        vec![
+            site(0, Target::Inline(InlineCall::PrandomU32 { fallback })),
+            site(2, Target::Inline(InlineCall::PrandomU32 { fallback })),
+        ],
+    );
+    let compiled = compile_test(&linked, &Options::default());
+    assert!(compiled.rule_hits().contains(&("random", 2)));
+    let thread = ring3_sync::rcu::thread();
+    let mut rng = super::Rng(7);
+    for _ in 0..1000 {
+        let state = rng.value();
+        thread.set_random_state(state);
+        let (ours, _) = execute(&compiled, [0; MEMORY_BYTES]);
+        let after = thread.next_random();
+        thread.set_random_state(state);
+        let [first, second, third] = [(); 3].map(|()| thread.next_random());
+        assert_eq!(ours, u64::from(first) << 32 | u64::from(second));
+        assert_eq!(after, third);
+    }
 }

@@ -604,6 +604,7 @@ fn has_sites(rule: &str) -> bool {
         "array-lookup",
         "const-lookup",
         "section-cpu",
+        "random",
         "direct-tail-call",
     ]
     .contains(&rule)

@@ -92,7 +92,6 @@ const VARIES: &[FuncId] = &[
     FuncId::KtimeGetCoarseNs,
     FuncId::KtimeGetTaiNs,
     FuncId::Jiffies64,
-    FuncId::GetPrandomU32,
     FuncId::GetSmpProcessorId,
     FuncId::GetNumaNodeId,
     FuncId::GetSocketCookie,
