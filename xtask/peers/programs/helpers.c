@@ -36,7 +36,8 @@ struct { UINT(type, PERF_EVENT_ARRAY); UINT(key_size, 4); UINT(value_size, 4); U
 		return sum; \
 	}
 
-#define EIGHT(body) body body body body body body body body
+#define FOUR(body) body body body body
+#define THIRTY_TWO(body) FOUR(FOUR(body body))
 
 /* What a helper answers is used, and does not reach the result. */
 LOOP(baseline, , { u64 v = key; KEEP(v); })
@@ -44,9 +45,9 @@ LOOP(array_lookup, , { u64 *v = lookup(&array, &key); if (v) { u64 w = *v; KEEP(
 LOOP(hash_lookup, , { u64 *v = lookup(&hash, &key); if (v) { u64 w = *v; KEEP(w); } })
 LOOP(hash_update, , { u64 v = key; sum += update(&hash, &key, &v, 0) != 0; })
 LOOP(ktime, , { u64 v = get_ktime(); KEEP(v); })
-/* These take less time than the loop around them, which would hide one of them. */
-LOOP(pid_tgid, , EIGHT({ u64 v = get_pid_tgid(); KEEP(v); }))
-LOOP(cpu_id, , EIGHT({ u64 v = get_cpu(); KEEP(v); }))
+/* These take less time than the loop around them, which would hide a few of them. */
+LOOP(pid_tgid, , THIRTY_TWO({ u64 v = get_pid_tgid(); KEEP(v); }))
+LOOP(cpu_id, , THIRTY_TWO({ u64 v = get_cpu(); KEEP(v); }))
 LOOP(prandom, , { u64 v = get_prandom(); KEEP(v); })
 LOOP(ringbuf, , { u64 *v = reserve(&ring, 8, 0); if (v) { *v = key; submit(v, NO_WAKEUP); } else sum++; })
 LOOP(perf_event, u64 data[8] = {}, { data[0] = key; sum += perf_output(ctx, &events, (u32)CURRENT_CPU, data, sizeof(data)) != 0; })

@@ -1,7 +1,7 @@
 //! `bench helpers`: nanoseconds of one call of the helpers that programs call most, from a JITed program, beside the kernel's from the same
 //! program.
 //!
-//! A run of a program is 1024 turns of a loop with a call, or eight where one is hidden by the loop; the same loop without any is taken off. The ring buffer has room for the kernel's records of all samples, as
+//! A run of a program is 1024 turns of a loop with a call, or 32 where the loop would hide a few; the same loop without any is taken off. The ring buffer has room for the kernel's records of all samples, as
 //! nobody takes them out there; ours are taken out between samples. No call may fail.
 
 use std::{hint::black_box, sync::Arc, time::Instant};
@@ -35,8 +35,8 @@ const OPERATIONS: &[(&str, &str, f64)] = &[
     ("hash_lookup", "hash lookup", 1.0),
     ("hash_update", "hash update", 1.0),
     ("ktime", "ktime_get_ns", 1.0),
-    ("pid_tgid", "get_current_pid_tgid", 8.0),
-    ("cpu_id", "get_smp_processor_id", 8.0),
+    ("pid_tgid", "get_current_pid_tgid", 32.0),
+    ("cpu_id", "get_smp_processor_id", 32.0),
     ("prandom", "get_prandom_u32", 1.0),
     (RINGBUF, "ringbuf reserve and submit", 1.0),
     (PERF, "perf_event_output of 64 bytes", 1.0),
