@@ -36,6 +36,7 @@ mod minimize;
 mod prototype;
 mod raw;
 pub mod record;
+mod show;
 mod types;
 mod value;
 
@@ -50,6 +51,7 @@ pub use raw::{HEADER_BYTES, Header, MAGIC, VERSION};
 pub use record::{
     DESTRUCTIBLE_6_18, Field, FieldKind, FieldMask, FieldTarget, KernelTypes, Record, StructMetas,
 };
+pub use show::{Notation, ShowError, ShownMemory, show_value};
 pub use types::{
     Array, EnumValue, FuncLinkage, Int, IntEncoding, Kind, Member, Param, Type, TypeId, VarLinkage,
     VarSecinfo,

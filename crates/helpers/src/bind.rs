@@ -320,13 +320,14 @@ tuples! { (A 0) (A 0, B 1) (A 0, B 1, C 2) (A 0, B 1, C 2, D 3) (A 0, B 1, C 2, 
 
 /// `implement! { NAME: Row(arg: Type, ...) { body } ... }`: a table `NAME` of the bound rows. The body runs in an unsafe function: it may
 /// rely on what the prototype says of its arguments. `Row[regs](...)` gives the body the registers too, for helpers that read more than
-/// their prototype names; `Row<frame>(...)` gives it the address of the helper's own frame (caller's rbp, return address), for those that
+/// their prototype names; `Row{types}(...)` gives it the address of the kernel's types
+/// ([`crate::Given`]); `Row<frame>(...)` gives it the address of the helper's own frame (caller's rbp, return address), for those that
 /// walk the stack.
 macro_rules! implement {
-    ($table:ident: $($(#[$meta:meta])* $row:ident $([$regs:ident])? $(<$frame:ident>)? ($($arg:ident: $ty:ty),*) $body:block)*) => {
+    ($table:ident: $($(#[$meta:meta])* $row:ident $([$regs:ident])? $(<$frame:ident>)? $({$given:ident})? ($($arg:ident: $ty:ty),*) $body:block)*) => {
         pub(crate) const $table: &[$crate::Row] = &[$({
             $(#[$meta])*
-            unsafe extern "C" fn thunk(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64 $(, $frame: u64)?) -> u64 {
+            unsafe extern "C" fn thunk(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64 $(, $frame: u64)? $(, $given: u64)?) -> u64 {
                 use $crate::bind::{FromRegs, IntoValue};
                 type Declared = ring3_spec::helpers::$row;
                 $(let $regs = [r1, r2, r3, r4, r5];)?
@@ -338,11 +339,18 @@ macro_rules! implement {
             }
             $crate::Row {
                 needs: const { $crate::bind::Needs::of(&[$(<$ty as $crate::bind::Parameter>::NEEDS),*]) },
-                ..$crate::Row::of::<ring3_spec::helpers::$row>($crate::bind::implement!(@code thunk $($frame)?))
+                given: $crate::bind::implement!(@given $($given)?),
+                ..$crate::Row::of::<ring3_spec::helpers::$row>($crate::bind::implement!(@code thunk $($frame)? $({$given})?))
             }
         }),*];
     };
+    (@given) => { $crate::Given::Nothing };
+    (@given $given:ident) => { $crate::Given::KernelTypes };
     (@code $thunk:ident) => { $thunk };
+    (@code $thunk:ident {$given:ident}) => {
+        // SAFETY: 1. functions of both types have one representation; 2. `Row::given` says which it is, and who links calls it as that.
+        unsafe { std::mem::transmute::<ring3_runtime::GivenHelperFn, ring3_runtime::HelperFn>($thunk) }
+    };
     (@code $thunk:ident $frame:ident) => {{
         /// Makes a frame that [`crate::stack`] begins at, and passes its address as the sixth argument.
         #[unsafe(naked)]

@@ -292,18 +292,26 @@ fn with_text(body: impl FnOnce(&Text) -> Result<(), Errno>) -> Result<(), Errno>
     with_run_extension(|text: Option<&Text>| text.map_or(Err(Errno::EINVAL), body))
 }
 
+/// Appends to the text of the iterator that runs.
+///
+/// # Errors
+/// EINVAL: none runs. EOVERFLOW: the object has too much text.
+pub(crate) fn append_to_text(bytes: &[u8]) -> Result<(), Errno> {
+    with_text(|out| out.append(bytes))
+}
+
 implement! { ROWS:
     SeqPrintf(_seq: u64, fmt: *const u8, fmt_size: u32, data: *const u8, data_len: u32) {
         // SAFETY: 1. ARG_PTR_TO_MEM with its size, twice.
         let (fmt, data) = unsafe { (bytes(fmt, fmt_size), bytes(data, data_len)) };
         ArgWords::new(data, data_len)
             .and_then(|args| format(fmt, args.words(), OBJECT_BYTES_MAX + 1))
-            .and_then(|text| with_text(|out| out.append(&text.kept)))
+            .and_then(|text| append_to_text(&text.kept))
     }
     SeqWrite(_seq: u64, data: *const u8, len: u32) {
         // SAFETY: 1. ARG_PTR_TO_MEM with its size.
         let data = unsafe { bytes(data, len) };
-        with_text(|out| out.append(data))
+        append_to_text(data)
     }
 }
 

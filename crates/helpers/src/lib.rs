@@ -32,6 +32,7 @@ mod permit;
 pub mod plain_context;
 mod random;
 mod ringbuf;
+mod show;
 mod stack;
 mod storage;
 mod support;
@@ -71,6 +72,17 @@ pub struct Row {
     pub needs: Needs,
     /// The prototype that it was bound to.
     pub proto: &'static FuncProto,
+    /// What `code` takes behind its arguments: then it is a [`ring3_runtime::GivenHelperFn`] by another type.
+    pub given: Given,
+}
+
+/// A word that helpers cannot take from the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// None.
+    Nothing,
+    /// The address of the [`ring3_btf::Btf`] of the program's system, which lives as long as the program; 0 if there is none.
+    KernelTypes,
 }
 
 impl Row {
@@ -85,6 +97,7 @@ impl Row {
             code,
             needs: Needs::Nothing,
             proto,
+            given: Given::Nothing,
         }
     }
 }
@@ -111,6 +124,7 @@ const TABLES: &[&[Row]] = &[
     dynptr::ROWS,
     ringbuf::MAP_ROWS,
     ringbuf::ROWS,
+    show::ROWS,
     stack::ROWS,
     file_object::ROWS,
     find_vma::ROWS,
@@ -128,13 +142,13 @@ const TABLES: &[&[Row]] = &[
 /// Helpers that one id names differently by program type: what XDP programs get.
 const XDP_VARIANTS: &[Row] = packet::xdp_helpers::VARIANTS;
 
-/// The implementation of a helper, `None` if there is none yet.
+/// The implementation of a helper that is given nothing, `None` if there is none.
 pub fn find(id: FuncId) -> Option<HelperFn> {
     TABLES
         .iter()
         .copied()
         .flatten()
-        .find(|row| row.id == id)
+        .find(|row| row.id == id && row.given == Given::Nothing)
         .map(|row| row.code)
 }
 

@@ -90,10 +90,10 @@ const MODELS: &[(&str, &[FuncId])] = &[
     ("functions of the host on trampolines", &[GetFuncIp, GetFuncArg, GetFuncRet, GetFuncArgCnt, GetAttachCookie]),
     ("a processor without branch records", &[GetBranchSnapshot]),
     ("the process as far as the host permits", &[SendSignal, SendSignalThread, ProbeWriteUser]),
-    ("the types that the system was given", &[BtfFindByNameKind]),
+    ("the types that the system was given", &[BtfFindByNameKind, SnprintfBtf]),
     ("a kernel without symbols", &[KallsymsLookupName]),
     ("the descriptors of the caller of bpf(2)", &[SysBpf, SysClose]),
-    ("the text of an iterator", &[SeqPrintf, SeqWrite]),
+    ("the text of an iterator", &[SeqPrintf, SeqWrite, SeqPrintfBtf]),
 ];
 
 /// Why calls are refused.
@@ -123,7 +123,6 @@ const REFUSALS: &[(&str, &[FuncId])] = &[
     ),
     ("programs of perf events have no context here", &[PerfProgReadValue, ReadBranchRecords]),
     ("functions cannot be left before they begin here, and the reference kernel has no such option", &[OverrideReturn]),
-    ("values are not shown by their type yet", &[SnprintfBtf, SeqPrintfBtf]),
     ("registers of the host's tasks are not kept", &[TaskPtRegs]),
     ("there is no exec hook here", &[BprmOptsSet]),
 ];

@@ -170,6 +170,8 @@ pub(crate) enum Op {
     /// imm: address of the function.
     CallHelper,
     CallWithCallback,
+    /// imm: index into `given`.
+    CallGiven,
     Throw,
     /// off: steps from this step to the function.
     CallSubprog,

@@ -10,7 +10,9 @@ use ring3_isa::{
     CallTarget as CallName, EndianOp, Imm64, Insn, InternalInsn, LoadMode, MemSize, Operand, Reg,
     RegSet, Width, decode_xlated,
 };
-use ring3_runtime::{CallKind, CallTarget, Callback, HelperFn, InlineCall, Linked, Target};
+use ring3_runtime::{
+    CallKind, CallTarget, Callback, GivenHelperFn, HelperFn, InlineCall, Linked, Target,
+};
 use ring3_uapi::Errno;
 
 use crate::op::{Op, Step, alu_op, jmp_op};
@@ -77,6 +79,7 @@ struct Build<'a> {
     lookups: Vec<LookupSite>,
     packet_loads: Vec<PacketSite>,
     tail_calls: Vec<ring3_runtime::TailCallTable>,
+    given: Vec<(GivenHelperFn, u64)>,
     rare: Vec<Insn>,
     /// Whether functions leave r6 to r9 alone, as far as asked.
     keeps: Vec<Option<bool>>,
@@ -111,6 +114,7 @@ impl<'a> Build<'a> {
             lookups: Vec::new(),
             packet_loads: Vec::new(),
             tail_calls: Vec::new(),
+            given: Vec::new(),
             rare: Vec::new(),
             keeps: Vec::new(),
             callbacks: Vec::new(),
@@ -436,7 +440,7 @@ impl<'a> Build<'a> {
 
     fn call(&mut self, slot: usize, what: &str) -> Result<Step, LoadError> {
         match self.linked.target(slot) {
-            Some(Target::Call(target)) => Ok(call_step(target)),
+            Some(Target::Call(target)) => Ok(self.call_step(target)),
             Some(Target::Inline(inline)) => Ok(self.inline_call(inline)),
             Some(Target::TailCall(site)) => {
                 self.tail_calls.push(site.table);
@@ -481,7 +485,29 @@ impl<'a> Build<'a> {
             InlineCall::PercpuArrayLookup { fallback, .. }
             | InlineCall::SmpProcessorId { fallback }
             | InlineCall::CurrentPidTgid { fallback }
-            | InlineCall::PrandomU32 { fallback } => call_step(&fallback),
+            | InlineCall::PrandomU32 { fallback } => self.call_step(&fallback),
+        }
+    }
+
+    fn call_step(&mut self, target: &CallTarget) -> Step {
+        let code: HelperFn = target.code;
+        let op = match target.kind {
+            CallKind::Plain => Op::CallHelper,
+            CallKind::TakesCallback => Op::CallWithCallback,
+            CallKind::Throw => Op::Throw,
+            CallKind::Given(word) => {
+                // SAFETY: 1. what a call of this kind names is such a function.
+                let code = unsafe { std::mem::transmute::<HelperFn, GivenHelperFn>(code) };
+                self.given.push((code, word));
+                return Step {
+                    imm: self.given.len() as u64 - 1,
+                    ..unary(Op::CallGiven, Reg::R0)
+                };
+            }
+        };
+        Step {
+            imm: (code as *const ()).expose_provenance() as u64,
+            ..unary(op, Reg::R0)
         }
     }
 
@@ -573,6 +599,7 @@ impl<'a> Build<'a> {
                 lookups: self.lookups.into_boxed_slice(),
                 packet_loads: self.packet_loads.into_boxed_slice(),
                 tail_calls: self.tail_calls.into_boxed_slice(),
+                given: self.given.into_boxed_slice(),
                 rare: self.rare.into_boxed_slice(),
                 callbacks,
                 exception_callback,
@@ -604,19 +631,6 @@ fn operands(op: Op, dst: Reg, src: Operand) -> Step {
             imm: imm as u64,
             ..unary(op, dst)
         },
-    }
-}
-
-fn call_step(target: &CallTarget) -> Step {
-    let op = match target.kind {
-        CallKind::Plain => Op::CallHelper,
-        CallKind::TakesCallback => Op::CallWithCallback,
-        CallKind::Throw => Op::Throw,
-    };
-    let code: HelperFn = target.code;
-    Step {
-        imm: (code as *const ()).expose_provenance() as u64,
-        ..unary(op, Reg::R0)
     }
 }
 

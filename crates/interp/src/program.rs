@@ -5,7 +5,7 @@ use std::any::Any;
 use std::sync::{Arc, Weak};
 
 use ring3_isa::{Insn, MemSize};
-use ring3_runtime::{Arena, Callback, Entry, LoadPacketFn, TailCallTable};
+use ring3_runtime::{Arena, Callback, Entry, GivenHelperFn, LoadPacketFn, TailCallTable};
 
 use crate::op::Step;
 
@@ -98,6 +98,8 @@ pub(crate) struct Inner {
     pub(crate) lookups: Box<[LookupSite]>,
     pub(crate) packet_loads: Box<[PacketSite]>,
     pub(crate) tail_calls: Box<[TailCallTable]>,
+    /// Functions that take a sixth argument, and which.
+    pub(crate) given: Box<[(GivenHelperFn, u64)]>,
     /// Instructions whose operands do not fit a step: probe and arena accesses.
     pub(crate) rare: Box<[Insn]>,
     /// One record for each function whose address is taken; steps hold their addresses.

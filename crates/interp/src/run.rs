@@ -23,7 +23,7 @@
 
 use std::convert::Infallible;
 
-use ring3_runtime::{Access, Callback, HelperFn, exception};
+use ring3_runtime::{Access, Callback, GivenHelperFn, HelperFn, exception};
 
 use crate::op::Step;
 use crate::program::{CallbackRecord, Inner};
@@ -465,6 +465,23 @@ impl<G: Guard> Run<G> {
                 argument(4),
                 argument(5),
             );
+            (*self.guard).after_call()
+        }
+    }
+
+    /// Calls a helper with r1 to r5 and the word that is put down for it.
+    ///
+    /// # Safety
+    /// As [`Run::call_helper`].
+    pub(crate) unsafe fn call_given(
+        &mut self,
+        (code, word): (GivenHelperFn, u64),
+        registers: *mut u64,
+    ) -> Result<(), G::Stop> {
+        // SAFETY: 1. as in `call_helper`; 2. the word is what the helper takes.
+        unsafe {
+            let [a, b, c, d, e] = std::array::from_fn(|number| *registers.add(1 + number));
+            *registers = code(a, b, c, d, e, word);
             (*self.guard).after_call()
         }
     }

@@ -232,6 +232,12 @@ steps! {
             }
         }
     }
+    call_given(pc, step, next, registers, run) {
+        let (_, at) = (*run).at(pc);
+        let given = at.program.given[step.imm as usize];
+        allowed!(run, (*run).call_given(given, registers));
+        next
+    }
     throw(pc, step, next, registers, run) {
         let handler = (*run).throw(registers, *registers.add(1));
         if handler.is_null() {
@@ -495,6 +501,7 @@ pub(crate) fn handler<G: Guard>(op: Op) -> Handler<G> {
         Op::MayGoto => may_goto,
         Op::CallHelper => call_helper,
         Op::CallWithCallback => call_with_callback,
+        Op::CallGiven => call_given,
         Op::Throw => throw,
         Op::CallSubprog => call_subprog,
         Op::CallLeavingKept => call_leaving_kept,

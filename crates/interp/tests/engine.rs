@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use ring3_interp::{Checks, Program, RunErrorKind, TraceStep, run_unverified};
 use ring3_isa::{NoNames, RawInsn, format_asm, parse_asm};
 use ring3_runtime::{
-    Arena, CallKind, CallTarget, CallbackRef, Clobbers, HelperFn, InlineCall, Linked, MemRegion,
-    Permissions, Regions, Site, TailCallSite, TailCallTable, Target, exception, run,
+    Arena, CallKind, CallTarget, CallbackRef, Clobbers, GivenHelperFn, HelperFn, InlineCall,
+    Linked, MemRegion, Permissions, Regions, Site, TailCallSite, TailCallTable, Target, exception,
+    run,
 };
 use ring3_uapi::Errno;
 
@@ -99,6 +100,21 @@ fn result(program: &Program, ctx: u64) -> u64 {
 
 fn run_text(text: &str) -> u64 {
     result(&start(&link(text, None)), 0)
+}
+
+#[test]
+fn a_helper_is_given_its_word() {
+    unsafe extern "C" fn sixth(a: u64, _: u64, _: u64, _: u64, e: u64, given: u64) -> u64 {
+        a + e + given
+    }
+    let mut linked = link("r1 = 1\nr5 = 5\ncall #1\nexit", None);
+    // SAFETY: calls of kind `Given` pass six.
+    let code = unsafe { std::mem::transmute::<GivenHelperFn, HelperFn>(sixth) };
+    linked.sites[0].target = Target::Call(CallTarget {
+        kind: CallKind::Given(1 << 40),
+        ..CallTarget::plain(code)
+    });
+    assert_eq!(result(&start(&linked), 0), (1 << 40) + 6);
 }
 
 #[test]

@@ -62,7 +62,12 @@ impl Emitter<'_> {
             return self.go_to_boundary();
         }
         match target.clobbers {
-            Clobbers::All => self.call_absolute(target.code as *const () as usize),
+            Clobbers::All => {
+                if let CallKind::Given(word) = target.kind {
+                    self.asm.mov_imm(R9, word);
+                }
+                self.call_absolute(target.code as *const () as usize);
+            }
             Clobbers::None => {
                 let args = [RDI, RSI, RDX, RCX, R8];
                 for reg in args {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ring3_btf::{Btf, DESTRUCTIBLE_6_18, FieldMask, KernelTypes, Kind, Record, TypeId};
 use ring3_helpers as helpers;
+use ring3_helpers::Given;
 use ring3_helpers::kernel_memory::{Place, variable};
 use ring3_maps::Map;
 use ring3_runtime::{
@@ -20,7 +21,11 @@ const PSEUDO_BTF_ID: u8 = 3;
 const FUNCTION_ADDRESS: u64 = 0xffff_8000_0000_0000;
 
 /// What a program's code names, as addresses, and so must live as long as it.
-pub(crate) type Held = Vec<Arc<helpers::ObjectKind>>;
+pub(crate) struct Held {
+    _kinds: Vec<Arc<helpers::ObjectKind>>,
+    /// The kernel's types, for helpers that are given them.
+    _types: Option<Arc<Btf>>,
+}
 
 /// Resolves every slot of a verified program. `kernel` is the BTF that calls of kernel functions name them in.
 ///
@@ -34,6 +39,7 @@ pub(crate) fn link(
     maps: &[Arc<MapObject>],
 ) -> Result<(Linked, Held), Error> {
     let kinds = object_kinds(program, kernel)?;
+    let types = kernel.cloned().map(Arc::new);
     let mut sites = Vec::new();
     for (slot, (insn, fact)) in program.insns.iter().zip(&program.facts).enumerate() {
         let target = if insn.is_ld_imm64() {
@@ -51,7 +57,7 @@ pub(crate) fn link(
                 None => None,
             }
         } else if let Some(call) = fact.call {
-            call_target(system, attr, kernel, call, maps)?
+            call_target(system, attr, types.as_ref(), call, maps)?
         } else if is_packet_load(insn.code) {
             Some(Target::LoadPacket(helpers::load_packet))
         } else {
@@ -75,11 +81,18 @@ pub(crate) fn link(
             .then(|| stops(attr, program))
             .transpose()?,
     };
-    Ok((linked, kinds))
+    let held = Held {
+        _kinds: kinds,
+        _types: types,
+    };
+    Ok((linked, held))
 }
 
 /// What describes the program's object types to those who allocate and drop them.
-fn object_kinds(program: &VerifiedProgram, kernel: Option<&Btf>) -> Result<Held, Error> {
+fn object_kinds(
+    program: &VerifiedProgram,
+    kernel: Option<&Btf>,
+) -> Result<Vec<Arc<helpers::ObjectKind>>, Error> {
     let types = kernel.map(|btf| KernelTypes {
         btf,
         destructible: DESTRUCTIBLE_6_18,
@@ -250,7 +263,7 @@ fn is_packet_load(code: u8) -> bool {
 fn call_target(
     system: &System,
     attr: &ProgAttr,
-    kernel: Option<&Btf>,
+    kernel: Option<&Arc<Btf>>,
     call: CallFact,
     maps: &[Arc<MapObject>],
 ) -> Result<Option<Target>, Error> {
@@ -270,7 +283,7 @@ fn call_target(
             })));
         }
         CallFact::Kfunc { id, btf_idx } => {
-            return kfunc_target(system, attr, kernel, id, btf_idx).map(Some);
+            return kfunc_target(system, attr, kernel.map(Arc::as_ref), id, btf_idx).map(Some);
         }
         CallFact::Helper { id, map, const_key } => (id, map, const_key),
     };
@@ -285,19 +298,24 @@ fn call_target(
         return tail_call(map, const_key).map(Some);
     }
     let (prog_type, attach_type) = attr.runs_as();
-    let found = helpers::find_for(prog_type, AttachType::from_raw(attach_type), id);
+    let found = helpers::find_row_for(prog_type, AttachType::from_raw(attach_type), id);
     let code = match (id, map) {
         (FuncId::MapLookupElem, Some(map)) => map.monomorphic_lookup(),
         (FuncId::MapUpdateElem, Some(map)) => map.monomorphic_update(),
         (FuncId::MapDeleteElem, Some(map)) => map.monomorphic_delete(),
-        _ => found.ok_or_else(|| {
+        _ => found.map(|row| row.code).ok_or_else(|| {
             Error::new(
                 Errno::ENOTSUPP,
                 format!("helper bpf_{id}#{}: no implementation yet", id.raw()),
             )
         })?,
     };
+    let given = found.map_or(Given::Nothing, |row| row.given);
     let kind = match id {
+        _ if given == Given::KernelTypes => {
+            let types = kernel.map_or(std::ptr::null(), Arc::as_ptr);
+            CallKind::Given(types.expose_provenance() as u64)
+        }
         FuncId::Loop | FuncId::ForEachMapElem | FuncId::FindVma | FuncId::UserRingbufDrain => {
             CallKind::TakesCallback
         }

@@ -10,6 +10,12 @@
 /// Calling it means that the arguments fit the helper's prototype, which the verifier establishes for programs.
 pub type HelperFn = unsafe extern "C" fn(u64, u64, u64, u64, u64) -> u64;
 
+/// A [`HelperFn`] of kind [`crate::CallKind::Given`]: behind r1 to r5, what the one who linked the program has put down for it.
+///
+/// # Safety
+/// As [`HelperFn`]; the sixth is what the helper's table asks for, and lives as long as the program.
+pub type GivenHelperFn = unsafe extern "C" fn(u64, u64, u64, u64, u64, u64) -> u64;
+
 /// What `LD_ABS` and `LD_IND` call: the context (r6), the signed offset and the size in bytes (1, 2, 4); the value in host byte order, or a
 /// negative errno, which ends the function with 0.
 ///

@@ -47,7 +47,7 @@ mod region;
 mod run_stats;
 mod stack;
 
-pub use abi::{AbiArg, AbiArgs, AbiRet, Helper, HelperFn, LoadPacketFn, helper_fn};
+pub use abi::{AbiArg, AbiArgs, AbiRet, GivenHelperFn, Helper, HelperFn, LoadPacketFn, helper_fn};
 pub use callback::{Callback, CallbackCode, CallbackRef};
 pub use current::{
     RunContext, Task, current_ids, current_task, with_run_context, with_run_extension,

@@ -93,6 +93,8 @@ pub enum CallKind {
     Plain,
     /// It runs callbacks of the program before it returns; in a program with exceptions one may be pending afterwards.
     TakesCallback,
+    /// It takes a sixth argument, this word: `code` is a [`crate::GivenHelperFn`] by another type.
+    Given(u64),
     /// `bpf_throw`: does not return.
     Throw,
 }

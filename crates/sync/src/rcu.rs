@@ -334,8 +334,7 @@ pub fn thread() -> &'static ThreadCell {
 /// The cell of a thread that a test's scheduler runs: its threads share the real one.
 #[cfg(all(feature = "interleave", debug_assertions))]
 fn scheduled_cell(index: usize) -> &'static ThreadCell {
-    static NEXT_SLOT: std::sync::atomic::AtomicU32 =
-        std::sync::atomic::AtomicU32::new(1_000_000);
+    static NEXT_SLOT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1_000_000);
     /// Reachable, for leak checkers, after their thread has ended.
     static SCHEDULED: Mutex<Vec<&'static ThreadCell>> = Mutex::new(Vec::new());
     thread_local! {

@@ -579,3 +579,26 @@ fn random_numbers_are_the_next_of_the_thread() {
         assert_eq!(after, third);
     }
 }
+
+unsafe extern "C" fn sixth(a: u64, _: u64, _: u64, _: u64, e: u64, given: u64) -> u64 {
+    a + e + given
+}
+
+#[test]
+fn a_helper_is_given_its_word() {
+    // SAFETY: calls of kind `Given` pass six.
+    let code = unsafe {
+        std::mem::transmute::<ring3_runtime::GivenHelperFn, ring3_runtime::HelperFn>(sixth)
+    };
+    let word = 0x1234_5678_9abc_0000;
+    let target = CallTarget {
+        kind: CallKind::Given(word),
+        ..CallTarget::plain(code)
+    };
+    let linked = linked_with(
+        &asm("r1 = 1\n r5 = 5\n call #149\n exit"),
+        &[0],
+        vec![site(2, Target::Call(target))],
+    );
+    assert_eq!(run_both(&linked, [0; MEMORY_BYTES]).0, word + 6);
+}
