@@ -1,11 +1,13 @@
 //! Reads of memory that nothing proves valid: `bpf_probe_read*`, `bpf_copy_from_user`. Faults are repaired by `ring3_runtime::extable`.
 //!
-//! Kernel and user memory are both this process here, so the `_kernel` and `_user` forms do the same.
+//! Kernel and user memory are both this process here, so the `_kernel` and `_user` forms do the same; but user memory of a syscall program's run is
+//! that of who asked for it ([`SyscallRun`]).
 
-use ring3_runtime::extable;
+use ring3_runtime::{extable, with_run_extension};
 use ring3_uapi::Errno;
 
 use crate::bind::{bytes_mut, implement};
+use crate::syscall::SyscallRun;
 
 /// Fills `dst` from any address; zeroes on a fault.
 ///
@@ -20,12 +22,33 @@ pub(crate) fn read(dst: &mut [u8], src: u64) -> Result<(), Errno> {
     Err(Errno::EFAULT)
 }
 
+/// As [`read`], from user memory.
+///
+/// # Errors
+/// As [`read`].
+fn read_user(dst: &mut [u8], src: u64) -> Result<(), Errno> {
+    with_run_extension(|run: Option<&SyscallRun>| match run {
+        Some(run) => run.0.read_user(src, dst).inspect_err(|_| dst.fill(0)),
+        None => read(dst, src),
+    })
+}
+
 /// Copies a string with its NUL, cut to fit; the bytes written, 0 if there is no room at all. Bytes behind the NUL stay; on a fault all
 /// are zeroed.
 ///
 /// # Errors
 /// EFAULT: a byte before the NUL cannot be read.
 pub(crate) fn read_str(dst: &mut [u8], src: u64) -> Result<u64, Errno> {
+    read_str_by(read, dst, src)
+}
+
+/// # Errors
+/// As [`read_str`].
+fn read_str_by(
+    read: fn(&mut [u8], u64) -> Result<(), Errno>,
+    dst: &mut [u8],
+    src: u64,
+) -> Result<u64, Errno> {
     /// A piece lies in one page: memory behind the NUL is touched only where the NUL's page is.
     const PIECE_BYTES: usize = 64;
     let mut done = 0;
@@ -64,6 +87,20 @@ unsafe fn read_to(dst: *mut u8, size: u32, src: u64) -> Result<(), Errno> {
 unsafe fn read_str_to(dst: *mut u8, size: u32, src: u64) -> Result<u64, Errno> {
     // SAFETY: 1. the caller's promise.
     read_str(unsafe { bytes_mut(dst, size) }, src)
+}
+
+/// # Safety
+/// As [`read_to`].
+unsafe fn read_user_to(dst: *mut u8, size: u32, src: u64) -> Result<(), Errno> {
+    // SAFETY: 1. the caller's promise.
+    read_user(unsafe { bytes_mut(dst, size) }, src)
+}
+
+/// # Safety
+/// As [`read_to`].
+unsafe fn read_user_str_to(dst: *mut u8, size: u32, src: u64) -> Result<u64, Errno> {
+    // SAFETY: 1. the caller's promise.
+    read_str_by(read_user, unsafe { bytes_mut(dst, size) }, src)
 }
 
 /// The errno of a fault where the kernel expects one of its own addresses: user addresses and non-canonical ones are out of range.
@@ -105,9 +142,9 @@ reads! {
     ProbeReadStr read_str_to compat_errno;
     ProbeReadKernel read_to kernel_errno;
     ProbeReadKernelStr read_str_to kernel_errno;
-    ProbeReadUser read_to |_| Errno::EFAULT;
-    ProbeReadUserStr read_str_to |_| Errno::EFAULT;
-    CopyFromUser read_to |_| Errno::EFAULT;
+    ProbeReadUser read_user_to |_| Errno::EFAULT;
+    ProbeReadUserStr read_user_str_to |_| Errno::EFAULT;
+    CopyFromUser read_user_to |_| Errno::EFAULT;
 }
 
 implement! { TASK_ROWS:

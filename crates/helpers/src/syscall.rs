@@ -14,6 +14,14 @@ pub trait SyscallHost {
     /// The address of a symbol of the kernel.
     fn find_symbol(&self, name: &str) -> Option<u64>;
 
+    /// Copies memory of the caller of the test run: what a program reads as user memory.
+    ///
+    /// # Errors
+    /// EFAULT: some byte is not there.
+    fn read_user(&self, address: u64, into: &mut [u8]) -> Result<(), Errno> {
+        read_program_memory(address, into)
+    }
+
     /// bpf(2) for the caller of the test run: descriptors are the caller's, addresses in `attr` this process's.
     ///
     /// # Errors

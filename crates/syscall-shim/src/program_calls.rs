@@ -3,37 +3,45 @@
 //! ```text
 //! thread of the caller                            thread of the program
 //! test_run ──────────────────────────────────────> runs
-//!   serves the command: the caller's descriptors <── bpf_sys_bpf, bpf_sys_close
+//!   serves it: the caller's descriptors, memory <─── bpf_sys_bpf, bpf_sys_close, bpf_copy_from_user
 //!   answer ──────────────────────────────────────> goes on
 //! ```
 //! Two threads, because what serves a command is borrowed from the call, and what a helper finds must own what it needs. The program sees the task
 //! that calls all the same.
 //!
-//! Addresses in the attributes of a program are this process's, as they are the kernel's there; logs are written where the caller has its memory.
+//! Addresses in the attributes of a program are this process's, as they are the kernel's there; logs are written where the caller has its memory, and
+//! what the program reads as user memory is the caller's.
 
 use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 
 use parking_lot::Mutex;
 use ring3_btf::{Btf, Kind};
 use ring3_helpers::syscall::{SyscallHost, SyscallRun, read_program_memory};
-use ring3_isa::{CallTarget, Insn, decode};
+use ring3_isa::{CallTarget, Insn, decode_xlated};
 use ring3_objects::{Error, Program, TestRun, TestRunResult};
 use ring3_runtime::{RunContext, current_task, with_run_context};
 use ring3_sync::rcu;
 use ring3_uapi::{Cmd, Errno, FuncId};
 
-use crate::{GuestMemory, attr::Attr, shim::Call, support};
+use crate::{GuestMemory, attr::Attr, memory::read_vec, shim::Call, support};
 
 /// What a program asks for.
 enum Request {
     Bpf { cmd: u32, attr: Vec<u8> },
     Close { fd: i32 },
+    Read { address: u64, len: usize },
 }
+
+/// What it is told: the command's result, and the bytes that were read.
+type Answer = Result<(u64, Vec<u8>), Errno>;
 
 struct Asked {
     request: Request,
-    answer: SyncSender<Result<u64, Errno>>,
+    answer: SyncSender<Answer>,
 }
+
+/// Bytes of user memory that are asked for at once.
+const READ_BYTES_MAX: usize = 64 << 10;
 
 /// The program's side.
 struct Asking {
@@ -44,7 +52,7 @@ struct Asking {
 impl Asking {
     /// # Errors
     /// As the command; EINTR: nobody serves any more.
-    fn ask(&self, request: Request) -> Result<u64, Errno> {
+    fn ask(&self, request: Request) -> Answer {
         let (answer, answered) = sync_channel(1);
         let asked = Asked { request, answer };
         self.requests.lock().send(asked).map_err(|_| Errno::EINTR)?;
@@ -65,6 +73,18 @@ impl SyscallHost for Asking {
     fn bpf(&self, cmd: u32, attr: &[u8]) -> Result<u64, Errno> {
         let attr = attr.to_owned();
         self.ask(Request::Bpf { cmd, attr })
+            .map(|(result, _)| result)
+    }
+
+    fn read_user(&self, address: u64, into: &mut [u8]) -> Result<(), Errno> {
+        let mut address = address;
+        for piece in into.chunks_mut(READ_BYTES_MAX) {
+            let len = piece.len();
+            let (_, bytes) = self.ask(Request::Read { address, len })?;
+            piece.copy_from_slice(&bytes);
+            address = address.wrapping_add(len as u64);
+        }
+        Ok(())
     }
 
     fn close(&self, fd: u32) -> Result<(), Errno> {
@@ -88,13 +108,22 @@ impl GuestMemory for ProgramMemory<'_> {
     }
 }
 
+/// Helpers that ask.
+const ASKING: [FuncId; 5] = [
+    FuncId::SysBpf,
+    FuncId::SysClose,
+    FuncId::CopyFromUser,
+    FuncId::ProbeReadUser,
+    FuncId::ProbeReadUserStr,
+];
+
 /// Whether a program may ask for anything.
-pub(crate) fn calls_bpf(prog: &Program) -> bool {
+pub(crate) fn asks(prog: &Program) -> bool {
     let insns = &prog.verified().insns;
     let mut at = 0;
-    while let Ok((insn, slots)) = decode(insns, at) {
+    while let Ok((insn, slots)) = decode_xlated(insns, at) {
         if let Insn::Call(CallTarget::Helper(id)) = insn
-            && [FuncId::SysBpf.raw(), FuncId::SysClose.raw()].contains(&(id as u32))
+            && ASKING.iter().any(|helper| helper.raw() == id as u32)
         {
             return true;
         }
@@ -141,9 +170,12 @@ pub(crate) fn run(
 
 /// # Errors
 /// As the command. ENOTSUPP: one that waits for programs to end, as attaching does.
-fn serve(call: &mut Call<'_>, request: Request) -> Result<u64, Errno> {
+fn serve(call: &mut Call<'_>, request: Request) -> Answer {
     let (cmd, mut attr) = match request {
-        Request::Close { fd } => return call.caller.close(fd).map(|()| 0),
+        Request::Close { fd } => return call.caller.close(fd).map(|()| (0, Vec::new())),
+        Request::Read { address, len } => {
+            return read_vec(call.memory, address, len).map(|bytes| (0, bytes));
+        }
         Request::Bpf { cmd, attr } => (cmd, attr),
     };
     if [Cmd::RawTracepointOpen, Cmd::LinkCreate]
@@ -166,5 +198,5 @@ fn serve(call: &mut Call<'_>, request: Request) -> Result<u64, Errno> {
             caller: call.memory,
         },
     };
-    (row.handler)(&mut inner).map(|result| result as u64)
+    (row.handler)(&mut inner).map(|result| (result as u64, Vec::new()))
 }

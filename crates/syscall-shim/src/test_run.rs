@@ -94,7 +94,7 @@ pub(crate) fn test_run(call: &mut Call<'_>) -> Result<i64, Errno> {
     let result = if prog_type == ProgType::Xdp && run.flags & LIVE_FRAMES != 0 {
         let mut path = PacketPath::new(call.net);
         call.net.run_live(&mut path, &prog, &run)
-    } else if prog_type == ProgType::Syscall && program_calls::calls_bpf(&prog) {
+    } else if prog_type == ProgType::Syscall && program_calls::asks(&prog) {
         program_calls::run(call, &prog, &run)
     } else {
         prog.test_run_with(&run)

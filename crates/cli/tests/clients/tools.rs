@@ -151,6 +151,16 @@ globals 103
 frozen -1
 freeze -16
 ";
+const LIGHT: &str = "initial 1 0
+loaded 3 40
+count 2
+globals 3 55
+lookup 0
+hash 5
+count 2
+globals 103
+frozen -1
+";
 const GO: &str = "count 2
 ring of sum 45
 hash 5
@@ -181,7 +191,8 @@ fn ring_clients(dir: &Path) -> Vec<(&'static str, &'static str)> {
     let object = format!(
         "clang=$(command -v clang-19 clang | head -n 1)
         $clang -O2 -g -target bpf -I/usr/include/x86_64-linux-gnu -c {sources}/rings.bpf.c -o rings.bpf.o
-        bpftool gen skeleton rings.bpf.o name rings > rings.skel.h"
+        bpftool gen skeleton rings.bpf.o name rings > rings.skel.h
+        bpftool gen skeleton -L rings.bpf.o name rings > rings.lskel.h"
     );
     if let Err(reason) = tool(dir, &object) {
         eprintln!("skipped: {reason}");
@@ -197,6 +208,11 @@ fn ring_clients(dir: &Path) -> Vec<(&'static str, &'static str)> {
             "./skeleton-static",
             SKELETON,
             format!("{gcc} -static -o skeleton-static -lbpf -lelf -lz"),
+        ),
+        (
+            "./light",
+            LIGHT,
+            format!("gcc -O1 -Wall -I. {sources}/light.c -o light -lbpf"),
         ),
         ("./go-client rings.bpf.o", GO, go),
     ];
