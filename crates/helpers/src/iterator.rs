@@ -24,7 +24,7 @@ use crate::bind::{bytes, implement};
 use crate::format::{ArgWords, format};
 
 /// Bytes that one object's text may have. Source: eight pages, of which one byte stays free.
-const OBJECT_BYTES_MAX: usize = 8 * 4096 - 1;
+pub(crate) const OBJECT_BYTES_MAX: usize = 8 * 4096 - 1;
 /// Bytes that all text of a run may have.
 const TEXT_BYTES_MAX: usize = 64 << 20;
 /// Words of `struct seq_file` and of the structures that programs see, at least: more than any kernel's.
@@ -355,6 +355,37 @@ mod tests {
         assert_eq!(seq_write(Some(&text), &vec![b'a'; room + 1]), overflow);
         assert_eq!(seq_printf(Some(&text), b"b\0", &[], 0), overflow);
         assert_eq!(text.0.lock().bytes.len() + room, OBJECT_BYTES_MAX);
+    }
+
+    #[test]
+    fn values_are_shown_and_too_much_is_seen_at_the_end() {
+        use ring3_btf::{Builder, IntEncoding};
+        let mut builder = Builder::new();
+        let int = builder.add_int("int", 4, IntEncoding::SIGNED);
+        let many = builder.add_array(int, int, 20_000);
+        let btf = Btf::parse(&builder.finish()).unwrap();
+        let values = vec![7i32; 20_000];
+        let text = Text::default();
+        let context = RunContext {
+            extension: Some(&text),
+            ..RunContext::default()
+        };
+        let show = |address: u64, ty: u32, flags| {
+            let words = [address, u64::from(ty)];
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            with_run_context(&context, || {
+                crate::show::seq_printf(Some(&btf), &bytes, flags)
+            })
+        };
+        let address = values.as_ptr().expose_provenance() as u64;
+        assert_eq!(show(address, int.0, 0), Ok(()));
+        assert_eq!(text.0.lock().bytes, b"(int)7\n");
+        assert_eq!(show(address, 99, 0), Err(Errno::ENOENT));
+        assert_eq!(show(address, int.0, 16), Err(Errno::EINVAL));
+        assert_eq!(show(8, int.0, 0), Err(Errno::ERANGE));
+        assert!(!text.0.lock().is_too_long);
+        assert_eq!(show(address, many.0, 1), Ok(()));
+        assert!(text.0.lock().is_too_long);
     }
 
     #[test]

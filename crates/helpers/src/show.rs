@@ -7,7 +7,7 @@ use ring3_runtime::extable;
 use ring3_uapi::Errno;
 
 use crate::bind::{bytes, bytes_mut, implement};
-use crate::iterator::append_to_text;
+use crate::iterator::{OBJECT_BYTES_MAX, append_to_text};
 
 /// Bytes of `struct btf_ptr`: address, type, flags that mean nothing yet.
 const BTF_PTR_BYTES: usize = 16;
@@ -90,12 +90,14 @@ impl Write for Cut<'_> {
     }
 }
 
-/// The text for an iterator.
+/// The text for an iterator; of one that has too much, enough to see that.
 struct Bytes(Vec<u8>);
 
 impl Write for Bytes {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.extend(text.chars().map(|char| char as u32 as u8));
+        if self.0.len() <= OBJECT_BYTES_MAX {
+            self.0.extend(text.chars().map(|char| char as u32 as u8));
+        }
         Ok(())
     }
 }
@@ -108,12 +110,16 @@ fn snprintf(out: &mut [u8], btf: Option<&Btf>, btf_ptr: &[u8], flags: u64) -> Re
     Ok(cut.len as u64)
 }
 
-fn seq_printf(btf: Option<&Btf>, btf_ptr: &[u8], flags: u64) -> Result<(), Errno> {
+/// # Errors
+/// As [`Shown::of`] and [`Shown::write`]. EINVAL: no iterator runs. Too much text is no error of the call, but of reading the iterator.
+pub(crate) fn seq_printf(btf: Option<&Btf>, btf_ptr: &[u8], flags: u64) -> Result<(), Errno> {
     let shown = Shown::of(btf, btf_ptr, flags)?;
     let mut text = Bytes(Vec::new());
     let shown = shown.write(&mut text);
-    append_to_text(&text.0)?;
-    shown
+    match append_to_text(&text.0) {
+        Ok(()) | Err(Errno::EOVERFLOW) => shown,
+        Err(errno) => Err(errno),
+    }
 }
 
 /// The types that a call was given.

@@ -62,8 +62,8 @@ const MODELS: &[(&str, &[FuncId])] = &[
         "modelled sockets",
         &[
             GetSocketCookie, GetSocketUid, GetNetnsCookie, SkLookupTcp, SkLookupUdp, SkcLookupTcp, SkRelease, SkFullsock, TcpSock,
-            GetListenerSock, SkAssign, SkStorageGet, SkStorageDelete, SkcToTcp6Sock, SkcToTcpSock, SkcToTcpTimewaitSock, SkcToTcpRequestSock,
-            SkcToUdp6Sock, SkcToUnixSock, SkcToMptcpSock, SkCgroupId, SkAncestorCgroupId, TcpCheckSyncookie, TcpGenSyncookie,
+            GetListenerSock, SkStorageGet, SkStorageDelete, SkcToTcp6Sock, SkcToTcpSock, SkcToTcpTimewaitSock, SkcToTcpRequestSock,
+            SkcToUdp6Sock, SkcToUnixSock, SkcToMptcpSock, SkCgroupId, SkAssign, SkAncestorCgroupId, TcpCheckSyncookie, TcpGenSyncookie,
         ],
     ),
     (

@@ -78,7 +78,10 @@ impl SkLookup {
         self.object.set_u64(at::SELECTED_SK, address);
         self.object
             .set_u8(at::NO_REUSEPORT, u8::from(flags & NO_REUSEPORT != 0));
-        self.selected = sock;
+        if let Some(before) = std::mem::replace(&mut self.selected, sock) {
+            // The program may have read its address.
+            ring3_sync::rcu::drop_rcu(before);
+        }
     }
 
     /// `bpf_sk_assign`.
@@ -110,7 +113,7 @@ impl SkLookup {
         if self.selected.is_some() && flags & REPLACE == 0 {
             return Err(Errno::EEXIST);
         }
-        self.select(sock.map(Sock::share), flags);
+        self.select(sock.map(Sock::to_arc), flags);
         Ok(())
     }
 
@@ -160,13 +163,16 @@ mod tests {
         assert_eq!(lookup.assign(Some(&second), REPLACE | NO_REUSEPORT), Ok(()));
         assert!(Arc::ptr_eq(lookup.selected().unwrap(), &second));
         assert_eq!(lookup.object.u8(at::NO_REUSEPORT), 1);
-        assert_eq!(Arc::strong_count(&first), 1);
         assert_eq!(lookup.assign(None, REPLACE), Ok(()));
         assert!(lookup.selected().is_none());
         assert_eq!(lookup.object.u64(at::SELECTED_SK), 0);
         lookup.assign(Some(&second), 0).unwrap();
         lookup.begin();
-        assert_eq!(Arc::strong_count(&second), 1);
+        ring3_sync::rcu::barrier().unwrap();
+        assert_eq!(
+            (Arc::strong_count(&first), Arc::strong_count(&second)),
+            (1, 1)
+        );
     }
 
     #[test]

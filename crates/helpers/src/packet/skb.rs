@@ -44,6 +44,8 @@ pub(super) struct SkbState {
     pub(super) is_encapsulated: bool,
     /// The socket it belongs to.
     pub(super) socket: Option<Arc<Sock>>,
+    /// A program of a device's ingress looks at it.
+    is_at_ingress: bool,
     /// Key and options of the tunnel it is meant for.
     pub(super) tunnel: Option<Box<super::tunnel::TunnelInfo>>,
 }
@@ -146,6 +148,29 @@ impl Skb {
         let address = socket.as_ref().map_or(0, |sock| sock.program_ptr());
         self.object.set_u64(at::SK, address);
         self.state.socket = socket;
+    }
+
+    /// Says whether programs of a device's ingress look at it now: only they may give it another socket.
+    pub fn set_at_ingress(&mut self, is_at_ingress: bool) {
+        self.state.is_at_ingress = is_at_ingress;
+    }
+
+    /// Gives the packet to another socket: `bpf_sk_assign`.
+    ///
+    /// # Errors
+    /// EINVAL: no socket, or flags. EOPNOTSUPP: the packet is not at a device's ingress, or the socket has no port.
+    pub(super) fn assign_socket(&mut self, sock: Option<&Sock>, flags: u64) -> Result<(), Errno> {
+        let sock = sock.filter(|_| flags == 0).ok_or(Errno::EINVAL)?;
+        if !self.state.is_at_ingress || sock.spec().local.1 == 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let before = self.state.socket.take();
+        self.set_socket(Some(sock.to_arc()));
+        if let Some(before) = before {
+            // The program may have read its address.
+            ring3_sync::rcu::drop_rcu(before);
+        }
+        Ok(())
     }
 
     /// Id of the socket's cgroup at a level, the root being 0; 0 where there is none.

@@ -172,12 +172,13 @@ impl Sock {
         std::ptr::from_ref(self).expose_provenance() as u64
     }
 
-    /// One more owner.
-    pub(super) fn share(&self) -> Arc<Sock> {
-        // SAFETY: 1. `Sock::new` is the only way to make one, and gives an `Arc`; 2. it is alive, as it is borrowed.
+    /// Another reference to it.
+    pub(super) fn to_arc(&self) -> Arc<Sock> {
+        let sock = std::ptr::with_exposed_provenance::<Sock>(self.program_ptr() as usize);
+        // SAFETY: 1. sockets are made in an `Arc`, here only, so the address is one's; 2. the borrow holds that one while this counts up.
         unsafe {
-            Arc::increment_strong_count(self);
-            Arc::from_raw(self)
+            Arc::increment_strong_count(sock);
+            Arc::from_raw(sock)
         }
     }
 

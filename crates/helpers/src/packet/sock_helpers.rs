@@ -11,7 +11,7 @@ use ring3_uapi::Errno;
 use super::sock::{
     Endpoint, PROTOCOL_TCP, PROTOCOL_UDP, Sock, SockQuery, family, give_back, lend, state,
 };
-use super::{handshake, world};
+use super::{Skb, handshake, world};
 use crate::bind::{AnyCtx, FromValue, IntoValue, bytes, implement};
 
 impl FromValue<BtfSock> for Option<&Sock> {
@@ -168,6 +168,7 @@ implement! { ROWS:
         // SAFETY: as above.
         unsafe { handshake::generate(sk, bytes(iph, iph_len), bytes(th, th_len)) }
     }
+    SkAssign(skb: &mut Skb, sk: Option<&Sock>, flags: u64) { skb.assign_socket(sk, flags) }
     /// No modelled socket is a subflow of another.
     SkcToMptcpSock(_sk: Option<&Sock>) { Cast(0) }
 }
@@ -274,6 +275,35 @@ mod tests {
             assert_eq!(look_up(FuncId::SkLookupTcp, tuple, netns, flags), 0);
         }
         drop(world);
+    }
+
+    #[test]
+    fn a_packet_at_ingress_is_given_to_a_socket() {
+        let mut skb = Skb::received(&[0; 64], &NetDevice::new(1, "lo", 1500)).unwrap();
+        let datagram = |port, cookie| {
+            let spec = SockSpec::udp(family::INET, local(1, port), local(0, 0));
+            Sock::new(SockSpec { cookie, ..spec })
+        };
+        let (bound, unbound) = (datagram(80, 5), datagram(0, 6));
+        let mut assign = |sock: u64, flags: u64, is_at_ingress: bool| {
+            skb.set_at_ingress(is_at_ingress);
+            let ctx = std::ptr::from_mut(&mut *skb).expose_provenance() as u64;
+            // SAFETY: the packet and the sockets live.
+            let result = unsafe { crate::find(FuncId::SkAssign).unwrap()(ctx, sock, flags, 0, 0) };
+            (result as i64, skb.socket_cookie())
+        };
+        let [invalid, unsupported] = [Errno::EINVAL, Errno::EOPNOTSUPP].map(Errno::negated);
+        assert_eq!(assign(0, 0, true), (invalid, 0));
+        assert_eq!(assign(bound.program_ptr(), 1, true), (invalid, 0));
+        assert_eq!(assign(bound.program_ptr(), 0, false), (unsupported, 0));
+        assert_eq!(assign(unbound.program_ptr(), 0, true), (unsupported, 0));
+        assert_eq!(assign(bound.program_ptr(), 0, true), (0, 5));
+        // To the one that has it already, too.
+        assert_eq!(assign(bound.program_ptr(), 0, true), (0, 5));
+        assert!(Arc::strong_count(&bound) > 1);
+        drop(skb);
+        ring3_sync::rcu::barrier().unwrap();
+        assert_eq!(Arc::strong_count(&bound), 1);
     }
 
     #[test]

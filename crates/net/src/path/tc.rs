@@ -49,6 +49,7 @@ impl PacketPath {
     fn classify(&mut self, direction: Direction, device: &Device) -> i32 {
         let mut verdict = act::UNSPEC;
         let skb = &mut self.skb;
+        skb.set_at_ingress(direction == Direction::Ingress);
         device.tcx(direction).run(|slot| {
             let Ok(program) = PacketProgram::over(&*slot.prog) else {
                 return true;
@@ -72,6 +73,7 @@ impl PacketPath {
         if verdict == act::UNSPEC {
             verdict = device.clsact(direction).classify(&mut self.skb);
         }
+        self.skb.set_at_ingress(false);
         verdict
     }
 
