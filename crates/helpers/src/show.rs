@@ -57,9 +57,8 @@ impl<'a> Shown<'a> {
 
     /// # Errors
     /// ERANGE, EFAULT: memory that cannot be read, in the first page and elsewhere; what comes before is written.
-    ///
-    /// DIVERGES: a variable or a section as a type is EINVAL; Linux 6.18 dereferences a null pointer for them, and for a type tag of nothing.
     fn write(&self, out: &mut dyn Write) -> Result<(), Errno> {
+        // DIVERGES: a variable, a section or nothing as a type is EINVAL; Linux 6.18 dereferences a null pointer.
         show_value(self.btf, self.ty, self, self.notation, out).map_err(|error| match error {
             ShowError::Unreadable if self.address < NULL_PAGE_BYTES => Errno::ERANGE,
             ShowError::Unreadable => Errno::EFAULT,

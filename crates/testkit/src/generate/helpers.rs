@@ -169,7 +169,7 @@ pub const NOT_GENERATED: &[(&str, &[FuncId])] = &[
     ),
     (
         "an iterator: crates/helpers, crates/syscall-shim/tests",
-        &[FuncId::SeqPrintf, FuncId::SeqWrite],
+        &[FuncId::SeqPrintf, FuncId::SeqPrintfBtf, FuncId::SeqWrite],
     ),
     (
         "a permit of the host: crates/helpers",
