@@ -360,11 +360,17 @@ mod tests {
     #[test]
     fn values_are_shown_and_too_much_is_seen_at_the_end() {
         use ring3_btf::{Builder, IntEncoding};
+        use ring3_runtime::{GivenHelperFn, HelperFn};
         let mut builder = Builder::new();
         let int = builder.add_int("int", 4, IntEncoding::SIGNED);
         let many = builder.add_array(int, int, 20_000);
         let btf = Btf::parse(&builder.finish()).unwrap();
         let values = vec![7i32; 20_000];
+        let mut rows = crate::rows();
+        let row = rows.find(|row| row.id == FuncId::SeqPrintfBtf).unwrap();
+        assert_eq!(row.given, crate::Given::KernelTypes);
+        let [missing, invalid, range] =
+            [Errno::ENOENT, Errno::EINVAL, Errno::ERANGE].map(Errno::negated);
         let text = Text::default();
         let context = RunContext {
             extension: Some(&text),
@@ -373,18 +379,22 @@ mod tests {
         let show = |address: u64, ty: u32, flags| {
             let words = [address, u64::from(ty)];
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-            with_run_context(&context, || {
-                crate::show::seq_printf(Some(&btf), &bytes, flags)
+            let at = bytes.as_ptr().expose_provenance() as u64;
+            let types = std::ptr::from_ref(&btf).expose_provenance() as u64;
+            // SAFETY: 1. the row is of such a function; 2. the bytes and the types live.
+            with_run_context(&context, || unsafe {
+                let code = std::mem::transmute::<HelperFn, GivenHelperFn>(row.code);
+                code(0, at, bytes.len() as u64, flags, 0, types) as i64
             })
         };
         let address = values.as_ptr().expose_provenance() as u64;
-        assert_eq!(show(address, int.0, 0), Ok(()));
+        assert_eq!(show(address, int.0, 0), 0);
         assert_eq!(text.0.lock().bytes, b"(int)7\n");
-        assert_eq!(show(address, 99, 0), Err(Errno::ENOENT));
-        assert_eq!(show(address, int.0, 16), Err(Errno::EINVAL));
-        assert_eq!(show(8, int.0, 0), Err(Errno::ERANGE));
+        assert_eq!(show(address, 99, 0), missing);
+        assert_eq!(show(address, int.0, 16), invalid);
+        assert_eq!(show(8, int.0, 0), range);
         assert!(!text.0.lock().is_too_long);
-        assert_eq!(show(address, many.0, 1), Ok(()));
+        assert_eq!(show(address, many.0, 1), 0);
         assert!(text.0.lock().is_too_long);
     }
 

@@ -38,6 +38,7 @@ mod storage;
 mod support;
 mod syncookie;
 pub mod syscall;
+pub mod sysctl;
 mod task;
 mod task_object;
 mod text;
@@ -131,6 +132,7 @@ const TABLES: &[&[Row]] = &[
     kernel_memory::ROWS,
     storage::ROWS,
     syscall::ROWS,
+    sysctl::ROWS,
     perf::ROWS,
     perf::COUNTER_ROWS,
     packet::skb_helpers::ROWS,

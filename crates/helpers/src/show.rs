@@ -11,6 +11,8 @@ use crate::iterator::{OBJECT_BYTES_MAX, append_to_text};
 
 /// Bytes of `struct btf_ptr`: address, type, flags that mean nothing yet.
 const BTF_PTR_BYTES: usize = 16;
+/// Bytes of a value that must be readable before any of it is written. Source: `BTF_SHOW_OBJ_SAFE_SIZE`.
+const FIRST_BYTES: usize = 32;
 /// What the kernel tells from other addresses that cannot be read.
 const NULL_PAGE_BYTES: u64 = 4096;
 
@@ -59,11 +61,16 @@ impl<'a> Shown<'a> {
     /// ERANGE, EFAULT: memory that cannot be read, in the first page and elsewhere; what comes before is written.
     fn write(&self, out: &mut dyn Write) -> Result<(), Errno> {
         // DIVERGES: a variable, a section or nothing as a type is EINVAL; Linux 6.18 dereferences a null pointer.
-        show_value(self.btf, self.ty, self, self.notation, out).map_err(|error| match error {
+        let errno = |error| match error {
             ShowError::Unreadable if self.address < NULL_PAGE_BYTES => Errno::ERANGE,
             ShowError::Unreadable => Errno::EFAULT,
             ShowError::NoValue => Errno::EINVAL,
-        })
+        };
+        let bytes = self.btf.resolve_size(self.ty).unwrap_or(0) as usize;
+        if !self.read(0, &mut [0; FIRST_BYTES][..bytes.min(FIRST_BYTES)]) {
+            return Err(errno(ShowError::Unreadable));
+        }
+        show_value(self.btf, self.ty, self, self.notation, out).map_err(errno)
     }
 }
 
@@ -111,7 +118,7 @@ fn snprintf(out: &mut [u8], btf: Option<&Btf>, btf_ptr: &[u8], flags: u64) -> Re
 
 /// # Errors
 /// As [`Shown::of`] and [`Shown::write`]. EINVAL: no iterator runs. Too much text is no error of the call, but of reading the iterator.
-pub(crate) fn seq_printf(btf: Option<&Btf>, btf_ptr: &[u8], flags: u64) -> Result<(), Errno> {
+fn seq_printf(btf: Option<&Btf>, btf_ptr: &[u8], flags: u64) -> Result<(), Errno> {
     let shown = Shown::of(btf, btf_ptr, flags)?;
     let mut text = Bytes(Vec::new());
     let shown = shown.write(&mut text);
@@ -184,6 +191,7 @@ mod tests {
     #[test]
     fn what_names_no_value_is_refused_and_writes_nothing() {
         let btf = types();
+        let pair = btf.find_by_name_kind("pair", Kind::Struct).unwrap();
         let value = 7u64;
         let address = std::ptr::from_ref(&value).expose_provenance() as u64;
         let ptr = btf_ptr(address, TypeId(1));
@@ -201,6 +209,7 @@ mod tests {
         assert_eq!(answer(Some(&btf), &of(address, 99), 0), Errno::ENOENT);
         assert_eq!(answer(Some(&btf), &of(0, 1), 0), Errno::ERANGE);
         assert_eq!(answer(Some(&btf), &of(1 << 63, 1), 0), Errno::EFAULT);
+        assert_eq!(answer(Some(&btf), &of(1 << 63, pair.0), 0), Errno::EFAULT);
     }
 
     #[test]

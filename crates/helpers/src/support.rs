@@ -78,6 +78,10 @@ const MODELS: &[(&str, &[FuncId])] = &[
         &[GetCurrentTask, GetCurrentTaskBtf, TaskStorageGet, TaskStorageDelete],
     ),
     ("modelled files", &[DPath, InodeStorageGet, InodeStorageDelete, SockFromFile]),
+    (
+        "system controls that the host has",
+        &[SysctlGetName, SysctlGetCurrentValue, SysctlGetNewValue, SysctlSetNewValue],
+    ),
     ("files that nobody measures", &[ImaInodeHash, ImaFileHash]),
     ("packets that were never in IPsec", &[SkbGetXfrmState]),
     ("modelled mappings of the host's process", &[FindVma]),
@@ -117,10 +121,6 @@ const REFUSALS: &[(&str, &[FuncId])] = &[
         &[LwtPushEncap, LwtSeg6StoreBytes, LwtSeg6AdjustSrh, LwtSeg6Action],
     ),
     ("there is no infrared receiver here", &[RcRepeat, RcKeydown, RcPointerRel]),
-    (
-        "there is no system control hook here",
-        &[SysctlGetName, SysctlGetCurrentValue, SysctlGetNewValue, SysctlSetNewValue],
-    ),
     ("programs of perf events have no context here", &[PerfProgReadValue, ReadBranchRecords]),
     ("functions cannot be left before they begin here, and the reference kernel has no such option", &[OverrideReturn]),
     ("registers of the host's tasks are not kept", &[TaskPtRegs]),

@@ -196,6 +196,58 @@ mod tests {
     }
 
     #[test]
+    fn a_control_is_refused_or_written_otherwise() {
+        use crate::EngineKind;
+        use ring3_helpers::sysctl::{Sysctl, SysctlAccess, run_sysctl};
+        // Reads are allowed at an even position only; writes write "9\n" at position 3 instead.
+        let insns = [
+            (0xbf, 6, 1, 0, 0),
+            (0x61, 1, 6, 0, 0),
+            (0x55, 1, 0, 4, 0),
+            (0x61, 0, 6, 4, 0),
+            (0x57, 0, 0, 0, 1),
+            (0xa7, 0, 0, 0, 1),
+            (0x95, 0, 0, 0, 0),
+            (0xb7, 2, 0, 0, 3),
+            (0x63, 6, 2, 4, 0),
+            (0x7a, 10, 0, -8, 0x0a39),
+            (0xbf, 1, 6, 0, 0),
+            (0xbf, 2, 10, 0, 0),
+            (0x07, 2, 0, 0, -8),
+            (0xb7, 3, 0, 0, 2),
+            (0x85, 0, 0, 0, 104),
+            (0x57, 0, 0, 0, 1),
+            (0xa7, 0, 0, 0, 1),
+            (0x95, 0, 0, 0, 0),
+        ];
+        for engine in [EngineKind::Jit, EngineKind::Interp] {
+            let insns =
+                insns.map(|(code, dst, src, off, imm)| RawInsn::new(code, dst, src, off, imm));
+            let mut attr = ProgAttr::new(ProgType::CgroupSysctl, insns.to_vec());
+            attr.engine = engine;
+            let system = System::new();
+            let prog = Program::load(&system, attr).unwrap_or_else(|error| panic!("{error}"));
+            let mut sysctl = Sysctl {
+                name: "net/ipv4/tcp_mem".into(),
+                current: None,
+                access: SysctlAccess::Read,
+                position: 4,
+            };
+            assert_eq!(run_sysctl(&*prog, &mut sysctl), Ok(0));
+            sysctl.position = 5;
+            let refused = Errno::EPERM.negated() as i32;
+            assert_eq!(run_sysctl(&*prog, &mut sysctl), Ok(refused));
+            assert_eq!((sysctl.position, &sysctl.access), (5, &SysctlAccess::Read));
+            sysctl.access = SysctlAccess::Write(b"1 2 3\n".to_vec());
+            assert_eq!(run_sysctl(&*prog, &mut sysctl), Ok(0));
+            assert_eq!(sysctl.position, 3);
+            assert_eq!(sysctl.access, SysctlAccess::Write(b"9\n".to_vec()));
+            sysctl.name.clear();
+            assert_eq!(run_sysctl(&*prog, &mut sysctl), Err(Errno::EINVAL));
+        }
+    }
+
+    #[test]
     fn a_raw_tracepoint_reads_its_arguments_on_the_cpu_asked_for() {
         // r0 = args[1] + 256 * cpu
         let (_system, prog) = load(

@@ -172,6 +172,15 @@ pub const NOT_GENERATED: &[(&str, &[FuncId])] = &[
         &[FuncId::SeqPrintf, FuncId::SeqPrintfBtf, FuncId::SeqWrite],
     ),
     (
+        "a control of the host, which has no test run: crates/helpers, crates/objects",
+        &[
+            FuncId::SysctlGetName,
+            FuncId::SysctlGetCurrentValue,
+            FuncId::SysctlGetNewValue,
+            FuncId::SysctlSetNewValue,
+        ],
+    ),
+    (
         "a permit of the host: crates/helpers",
         &[FuncId::ProbeWriteUser],
     ),
