@@ -11,7 +11,7 @@ use ring3_uapi::flags::{map_create, map_elem};
 
 use crate::attr::{MapAttr, MapError};
 use crate::fd::FdTable;
-use crate::hash::key::{Key, KeyAny, random_seed};
+use crate::hash::key::{Key, KeyAny, mix, random_seed};
 use crate::ops::MapOps;
 use crate::queue_stack::KMALLOC_BYTES_MAX;
 
@@ -82,15 +82,10 @@ impl BloomFilter {
     /// # Safety
     /// `value` is readable for the value size.
     unsafe fn bits_of(&self, value: *const u8) -> impl Iterator<Item = (usize, u64)> + '_ {
-        // Two independent hashes make as many as are needed: h1 + i * h2.
+        // Two hashes make as many as are needed: h1 + i * h2. The second is made of the first: with another seed it would follow it.
         // SAFETY: 1. the caller's promise.
-        let (first, second) = unsafe {
-            let key = KeyAny::load(value, self.value_bytes);
-            (
-                KeyAny::hash(key, self.seed),
-                KeyAny::hash(key, !self.seed) | 1,
-            )
-        };
+        let first = unsafe { KeyAny::hash(KeyAny::load(value, self.value_bytes), self.seed) };
+        let second = mix(first) | 1;
         (0..self.hashes).map(move |turn| {
             let bit = first.wrapping_add(turn.wrapping_mul(second)) & self.mask;
             ((bit / 64) as usize, 1u64 << (bit % 64))

@@ -16,6 +16,12 @@ fn fold(a: u64, b: u64) -> u64 {
     (product >> 64) as u64 ^ product as u64
 }
 
+/// Another hash of what has a hash.
+#[inline(always)]
+pub(crate) fn mix(hash: u64) -> u64 {
+    fold(hash ^ MULTIPLIER_A, MULTIPLIER_B)
+}
+
 /// One way to treat keys of some size.
 pub(crate) trait Key {
     /// A key in hand.

@@ -70,17 +70,22 @@ fn queue_and_stack_follow_a_deque() {
 
 #[test]
 fn a_bloom_filter_never_denies_what_it_has_and_mostly_what_it_has_not() {
-    let map = Map::create(&MapAttr::new(MapType::BloomFilter, 0, 8, 1000)).unwrap();
     let mut state = 7;
     let held: BTreeSet<u64> = (0..1000).map(|_| random(&mut state)).collect();
-    let ask = |number: u64| map.sys_lookup(Access::ReadWrite, &[], &mut number.to_ne_bytes(), 0);
-    for number in &held {
-        map.sys_update(Access::ReadWrite, &[], &number.to_ne_bytes(), 0, &NoFds)
-            .unwrap();
+    // Each map has a seed of its own.
+    for _ in 0..50 {
+        let map = Map::create(&MapAttr::new(MapType::BloomFilter, 0, 8, 1000)).unwrap();
+        let ask =
+            |number: u64| map.sys_lookup(Access::ReadWrite, &[], &mut number.to_ne_bytes(), 0);
+        for number in &held {
+            map.sys_update(Access::ReadWrite, &[], &number.to_ne_bytes(), 0, &NoFds)
+                .unwrap();
+        }
+        assert!(held.iter().all(|number| ask(*number) == Ok(())));
+        // 8192 bits and 5 hashes: 2%, and 14 from there is one standard deviation.
+        let wrong = (0..10_000).filter(|number| ask(*number) == Ok(())).count();
+        assert!(wrong < 300, "{wrong} of 10000 false");
     }
-    assert!(held.iter().all(|number| ask(*number) == Ok(())));
-    let wrong = (0..10_000).filter(|number| ask(*number) == Ok(())).count();
-    assert!(wrong < 500, "{wrong} of 10000 false");
 }
 
 /// Descriptors are indices of a list.
