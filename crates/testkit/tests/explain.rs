@@ -35,10 +35,29 @@ fn rejected() -> Vec<(String, Diagnosis)> {
     all
 }
 
+/// Replaces the numbers of kernel functions, ids of types in this part of the kernel's BTF, by `*`.
+fn mask_kfuncs(rendered: &str) -> String {
+    const LAST_HELPER: u32 = 211;
+    let mut parts = rendered.split('#');
+    let mut masked = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (number, rest) = part.split_at(
+            part.find(|c: char| !c.is_ascii_digit())
+                .unwrap_or(part.len()),
+        );
+        let is_kfunc =
+            !masked.ends_with("unknown") && number.parse().is_ok_and(|id: u32| id > LAST_HELPER);
+        masked.push('#');
+        masked.push_str(if is_kfunc { "*" } else { number });
+        masked.push_str(rest);
+    }
+    masked
+}
+
 #[test]
 fn rejected_fixtures_are_explained() {
     for (name, diagnosis) in rejected() {
-        insta::assert_snapshot!(name.replace('/', "__"), diagnosis.render());
+        insta::assert_snapshot!(name.replace('/', "__"), mask_kfuncs(&diagnosis.render()));
     }
 }
 
