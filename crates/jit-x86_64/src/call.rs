@@ -318,7 +318,7 @@ impl Emitter<'_> {
             JNE => JmpOp::Ne,
             _ => return None,
         };
-        let is_plain = self.is_quick() && !self.slots[slot].is_target;
+        let is_plain = self.is_quick() && !self.plan.targets.contains(slot);
         let is_null_check = raw.dst() == 0 && raw.imm == 0 && raw.off > 0;
         let target = (slot as i64 + 1 + i64::from(raw.off)) as usize;
         (is_plain && is_null_check).then_some((op, target))

@@ -221,7 +221,7 @@ impl<'a> Emitter<'a> {
             linked,
             plan,
             insns: &linked.program.insns,
-            slots: &plan.slots,
+            slots: &plan.slots[..slot_count + 1],
             cpu: options.cpu,
             mode,
             jumps,
@@ -364,8 +364,9 @@ impl<'a> Emitter<'a> {
             return false;
         };
         self.slot_offsets[slot] = self.asm.pos() as u32;
-        let may_be_fused = !behind.is_target && crate::fuse::may_begin(self.insns, slot);
-        !may_be_fused && !here.effect.is_unread(behind.live) && self.quick(slot, raw)
+        let may_be_fused =
+            !self.plan.targets.contains(slot + 1) && crate::fuse::may_begin(self.insns, slot);
+        !may_be_fused && !here.effect.is_unread(behind.effect.live()) && self.quick(slot, raw)
     }
 
     /// The instruction at `slot` and those fused with it; returns the slots consumed.
@@ -395,7 +396,7 @@ impl<'a> Emitter<'a> {
             }
         }
         if raw.is_ld_imm64() {
-            if self.slots[slot + 1].is_target {
+            if self.plan.targets.contains(slot + 1) {
                 let what = "jump into an instruction".to_owned();
                 return Err(JitError::Malformed {
                     slot: slot + 1,
@@ -464,8 +465,8 @@ impl<'a> Emitter<'a> {
     fn is_unread(&self, slot: usize, raw: RawInsn) -> bool {
         // What is live at the second slot of a load is what is live behind it.
         let slots = self.slots;
-        slots[slot].effect.is_unread(slots[slot + 1].live)
-            && !(raw.is_ld_imm64() && slots[slot + 1].is_target)
+        slots[slot].effect.is_unread(slots[slot + 1].effect.live())
+            && !(raw.is_ld_imm64() && self.plan.targets.contains(slot + 1))
     }
 
     /// The instructions of a small function in place of its call.
@@ -760,7 +761,7 @@ impl<'a> Emitter<'a> {
             let there = self.slot_offsets[target] as usize;
             return self.asm.jump_back(there, cond);
         }
-        let between = self.slots[target].estimate - self.slots[(slot + 1).min(target)].estimate;
+        let between = self.slots[(slot + 1).min(target)].estimate - self.slots[target].estimate;
         let is_short = self.jumps == Jumps::Estimated
             && self.mode == Mode::Native
             && !self.is_blinding()

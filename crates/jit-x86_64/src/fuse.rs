@@ -251,10 +251,8 @@ impl Emitter<'_> {
 
     /// The slot `distance` further on, if control gets there from `slot` only by falling through.
     fn follower(&self, slot: usize, distance: usize) -> Option<RawInsn> {
-        for between in slot + 1..=slot + distance {
-            if self.slots.get(between)?.is_target {
-                return None;
-            }
+        if self.plan.targets.free_behind(slot) < distance {
+            return None;
         }
         // A function does not run into the next: the slot before its end is an exit or a jump, which no rule continues.
         self.insns.get(slot + distance).copied()
@@ -262,7 +260,7 @@ impl Emitter<'_> {
 
     /// Whether nobody reads the register from `slot` on.
     pub(crate) fn is_dead(&self, slot: usize, register: u8) -> bool {
-        self.slots[slot].live >> register & 1 == 0
+        self.slots[slot].effect.live() >> register & 1 == 0
     }
 
     fn after_move(&mut self, slot: usize, mov: RawInsn) -> Option<usize> {

@@ -44,6 +44,7 @@ mod regs;
 mod scratch;
 mod stop;
 mod tail_call;
+mod targets;
 
 #[cfg(test)]
 mod tests;

@@ -5,8 +5,9 @@
 //! reads(s)   = nothing, if s only computes a value that nobody reads: the emitter leaves such an instruction out
 //! ```
 //!
-//! The first pass notes for each slot what it does to the set ([`Effect`]), so that a look costs a dozen instructions, however often it is taken.
-//! Swept backwards, loops until nothing changes: jumps back find what the sweep before found there, the first sweep "nothing". Calls are taken to
+//! The first pass goes through a function backwards, so that it finds liveness on its way: only what is live at the target of a jump back is
+//! not known yet. It takes that to be nothing; where it comes to such a target, the head of a loop, [`Loops::settle`] looks at the slots of the loop again
+//! until nothing changes. What a slot does to the set was noted ([`Effect`]), so that such a look costs a dozen instructions. Calls are taken to
 //! leave r1 to r5 alone, since some do; that only makes more live.
 
 use std::sync::LazyLock;
@@ -14,41 +15,72 @@ use std::sync::LazyLock;
 use ring3_isa::{Insn, InternalInsn, RawInsn, Reg, RegSet, decode_xlated};
 use ring3_runtime::{CallKind, InlineCall, Linked, Target};
 
-use crate::plan::{Function, SlotPlan};
+use crate::plan::SlotPlan;
 
 /// All registers, r11 included.
-const ALL: u16 = 0xfff;
+pub(crate) const ALL: u16 = 0xfff;
 const FP: u16 = 1 << Reg::FP.number();
-/// Live behind the end: r10 is live everywhere.
-pub(crate) const BEHIND: u16 = FP;
 const ARGS: u16 = RegSet::ARGS.bits();
 
-/// What a slot does to the set of live registers.
+/// What a slot does to the set of live registers, and what is live before it, in four lanes of 16 bits.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Effect {
-    /// Registers read, if the slot has code.
-    reads: u16,
-    writes: u16,
-    /// The slot has code if one of these is live behind it. r10 always is; what has no effect but on its destination has that alone.
-    needed_by: u16,
-}
+pub(crate) struct Effect(u64);
+
+/// The registers read, if the slot has code.
+const READS: u32 = 0;
+/// The registers live before the slot; until they are known, those that the source field adds to the registers read.
+const LIVE: u32 = 16;
+/// The registers not written.
+const KEEPS: u32 = 32;
+/// The slot has code if one of these is live behind it. r10 always is; what has no effect but on its destination has that alone.
+const NEEDED_BY: u32 = 48;
 
 impl Effect {
+    const fn new(reads: u16, writes: u16, needed_by: u16) -> Effect {
+        Effect(
+            (reads as u64) << READS | (!writes as u64) << KEEPS | (needed_by as u64) << NEEDED_BY,
+        )
+    }
+
+    /// Nothing behind the end.
+    pub(crate) const END: Effect = Effect::new(0, 0, FP).with_live(FP);
+
+    /// The registers read or written.
+    pub(crate) fn used(self) -> u16 {
+        self.0 as u16 | !((self.0 >> KEEPS) as u16)
+    }
+
     /// Adds to the registers read.
     pub(crate) fn also_reads(&mut self, registers: u16) {
-        self.reads |= registers;
+        self.0 |= u64::from(registers) << READS;
+    }
+
+    /// The registers that are read from here on.
+    #[inline(always)]
+    pub(crate) const fn live(self) -> u16 {
+        (self.0 >> LIVE) as u16
+    }
+
+    #[inline(always)]
+    pub(crate) const fn with_live(self, live: u16) -> Effect {
+        Effect(self.0 & !(0xffff << LIVE) | (live as u64) << LIVE)
     }
 
     /// Whether the slot only computes what nobody reads.
     #[inline(always)]
     pub(crate) fn is_unread(self, live_behind: u16) -> bool {
-        self.needed_by & live_behind == 0
+        self.0 >> NEEDED_BY & u64::from(live_behind) == 0
     }
 
+    /// The same with what is live before the slot, if that is what is live behind it.
     #[inline(always)]
-    fn before(self, after: u16) -> u16 {
-        let reads = if self.is_unread(after) { 0 } else { self.reads };
-        (after & !self.writes) | reads
+    pub(crate) fn before(self, behind: u16) -> Effect {
+        let reads = if self.is_unread(behind) {
+            0
+        } else {
+            self.0 as u16
+        };
+        self.with_live((behind & (self.0 >> KEEPS) as u16) | reads)
     }
 }
 
@@ -66,18 +98,19 @@ pub(crate) enum Turn {
     End,
 }
 
-/// The registers of a slot's fields: bit `n` for destination `n`, bit `16 + n` for source `n`.
+/// The registers of a slot's fields in the lanes of an [`Effect`]: destination, source, destination, destination.
 #[derive(Clone, Copy)]
-pub(crate) struct Fields(pub(crate) u32);
+pub(crate) struct Fields(u64);
 
 impl Fields {
     #[inline(always)]
     pub(crate) fn of(raw: RawInsn) -> Fields {
-        const FIELDS: [u32; 256] = {
+        const FIELDS: [u64; 256] = {
             let mut fields = [0; 256];
             let mut regs = 0;
             while regs < 256 {
-                fields[regs] = 1 << (regs & 15) | 0x10000 << (regs >> 4);
+                let (dst, src) = (1 << (regs & 15), 1 << (regs >> 4));
+                fields[regs] = dst << READS | src << LIVE | dst << KEEPS | dst << NEEDED_BY;
                 regs += 1;
             }
             fields
@@ -86,33 +119,22 @@ impl Fields {
     }
 }
 
-/// What an operation code says of its slots' effect, so that it costs no branch. Masks of fields have all bits set or none.
+/// What an operation code says of its slots' effect, so that it costs no branch.
 #[derive(Clone, Copy)]
 pub(crate) struct Row {
-    /// The fields whose registers are read.
-    reads_of: u32,
-    /// The destination is written.
-    writes_dst: u16,
-    /// The destination is needed for the slot to have code.
-    needs_dst: u16,
-    /// Registers read whatever the fields say.
-    reads: u16,
-    /// r10 if the slot has code in any case.
-    needs: u16,
+    /// The lanes of the fields that count, all bits set.
+    of_fields: u64,
+    /// What the bits of fields change.
+    always: u64,
     pub(crate) turn: Turn,
     /// Depends on more than the operation code ([`slow`]).
     pub(crate) is_slow: bool,
 }
 
-const YES: u16 = u16::MAX;
-
 /// Rows of instructions that have code in any case and go on.
 const PLAIN: Row = Row {
-    reads_of: 0,
-    writes_dst: 0,
-    needs_dst: 0,
-    reads: 0,
-    needs: FP,
+    of_fields: 0,
+    always: Effect::new(0, 0, FP).0,
     turn: Turn::On,
     is_slow: false,
 };
@@ -141,7 +163,7 @@ pub(crate) fn row(code: u8) -> Row {
         (MAY_GOTO, ..) => return turn(Turn::Branch),
         (EXIT, ..) => {
             return Row {
-                reads: 1,
+                always: Effect::new(1, 0, FP).0,
                 ..turn(Turn::End)
             };
         }
@@ -174,79 +196,143 @@ pub(crate) fn row(code: u8) -> Row {
         _ => return SLOW,
     };
     let uses = insn.uses();
-    let mask = |is_set: bool| if is_set { YES } else { 0 };
+    let lane = |at: u32, is_set: bool| if is_set { 0xffff << at } else { 0 };
     Row {
-        reads_of: u32::from(mask(uses.reads.contains(dst)))
-            | u32::from(mask(uses.reads.contains(src))) << 16,
-        writes_dst: mask(uses.writes.contains(dst)),
-        needs_dst: mask(is_pure),
-        needs: if is_pure { 0 } else { FP },
+        of_fields: lane(READS, uses.reads.contains(dst))
+            | lane(LIVE, uses.reads.contains(src))
+            | lane(KEEPS, uses.writes.contains(dst))
+            | lane(NEEDED_BY, is_pure),
+        always: Effect::new(0, 0, if is_pure { 0 } else { FP }).0,
         turn,
         ..PLAIN
     }
 }
 
-/// How often on average a slot may be looked at before everything is taken to be live; loops of C need two or three.
+/// How often on average a slot may be looked at again before everything is taken to be live; loops of C need one or two looks.
 const LOOKS: usize = 8;
 
-/// Finds `live` for one function: per slot, the registers that are read from there on, bit `n` for register `n`.
-///
-/// One sweep from the end; where a jump back ends at a slot that has just changed, the sweep goes on from the last such jump. `back_jumps` holds
-/// target and source.
-pub(crate) fn find(
-    linked: &Linked,
-    function: &Function,
-    back_jumps: &[(u32, u32)],
+/// The loops of a function, as far as it was looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Loops {
+    /// Jumps back: head and source, by descending source.
+    back_jumps: Vec<(u32, u32)>,
+    looks_left: usize,
+    /// The next head that the pass comes to.
+    next_head: Option<usize>,
+}
+
+/// The registers of a loop took too long to find.
+pub(crate) struct Unsettled;
+
+impl Loops {
+    /// None, in a function of that many slots.
+    pub(crate) fn clear(&mut self, slot_count: usize) {
+        self.back_jumps.clear();
+        self.looks_left = LOOKS * slot_count;
+        self.next_head = None;
+    }
+
+    /// Whether there is no jump back.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.back_jumps.is_empty()
+    }
+
+    /// Notes a jump back.
+    pub(crate) fn push(&mut self, head: usize, source: usize) {
+        self.back_jumps.push((head as u32, source as u32));
+        self.next_head = self.next_head.max(Some(head));
+    }
+
+    #[inline(always)]
+    pub(crate) fn next_head(&self) -> Option<usize> {
+        self.next_head
+    }
+
+    /// The last slot from which a jump goes back to `head`.
+    fn source_of(&self, head: usize) -> Option<usize> {
+        let mut jumps = self.back_jumps.iter();
+        jumps
+            .find(|jump| jump.0 as usize == head)
+            .map(|jump| jump.1 as usize)
+    }
+
+    /// Looks at the slots from the next head on until what is live there is what its jumps back were told. `insns` and `slots` end where the
+    /// function does.
+    pub(crate) fn settle(
+        &mut self,
+        insns: &[RawInsn],
+        slots: &mut [SlotPlan],
+    ) -> Result<(), Unsettled> {
+        let Some(begin) = self.next_head else {
+            return Ok(());
+        };
+        let heads = self.back_jumps.iter().map(|jump| jump.0 as usize);
+        self.next_head = heads.filter(|head| *head < begin).max();
+        let mut head = begin;
+        loop {
+            // What was looked at since the last jump back is looked at again.
+            let Some(source) = self.source_of(head) else {
+                return Ok(());
+            };
+            let end = source + 1;
+            self.looks_left = self.looks_left.saturating_sub(end - head);
+            if self.looks_left == 0 {
+                return Err(Unsettled);
+            }
+            match look_again(insns, slots, begin..end) {
+                Some(changed) => head = changed,
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Goes through slots backwards up to a head of a loop at which more is live than before, which it returns.
+fn look_again(
+    insns: &[RawInsn],
     slots: &mut [SlotPlan],
-) {
-    let insns = &linked.program.insns[..function.end];
-    let slots = &mut slots[..function.end];
-    let mut looks_left = LOOKS * (function.end - function.start);
+    range: std::ops::Range<usize>,
+) -> Option<usize> {
     // Control does not run off the end.
-    let mut after = FP;
-    let mut slot = function.end;
-    while slot > function.start {
+    let mut behind = slots.get(range.end).map_or(FP, |next| next.effect.live());
+    let mut slot = range.end;
+    while slot > range.start {
         slot -= 1;
         let plan = &mut slots[slot];
         if !plan.is_special {
-            after = plan.effect.before(after);
-            plan.live = after;
+            plan.effect = plan.effect.before(behind);
+            behind = plan.effect.live();
             continue;
         }
         let SlotPlan {
             effect,
-            is_back_target,
-            live,
             turn,
+            is_head,
             ..
         } = *plan;
-        let mut out = if matches!(turn, Turn::On | Turn::Branch) {
-            after
-        } else {
-            FP
+        let target = match turn {
+            Turn::Branch | Turn::Jump => target(slots, slot, insns[slot]),
+            Turn::On | Turn::End => 0,
         };
-        if matches!(turn, Turn::Branch | Turn::Jump) {
-            out |= target(slots, slot, insns[slot]);
-        }
-        after = effect.before(out);
-        slots[slot].live = after;
-        if is_back_target && live != after {
-            let of_target = back_jumps.iter().filter(|jump| jump.0 as usize == slot);
-            let Some(source) = of_target.map(|jump| jump.1 as usize).max() else {
-                continue;
-            };
-            // What was looked at since the last jump back is looked at again.
-            looks_left = looks_left.saturating_sub(source + 1 - slot);
-            if looks_left == 0 {
-                break;
-            }
-            slot = source + 1;
-            after = slots.get(slot).map_or(FP, |next| next.live);
+        let now = effect.before(turn.behind(behind, target));
+        behind = now.live();
+        slots[slot].effect = now;
+        if is_head && effect.live() != behind {
+            return Some(slot);
         }
     }
-    if looks_left == 0 {
-        for slot in &mut slots[function.start..] {
-            slot.live = ALL;
+    None
+}
+
+impl Turn {
+    /// What is live behind a slot if `next` is at the next one and `target` where it jumps to.
+    #[inline(always)]
+    pub(crate) fn behind(self, next: u16, target: u16) -> u16 {
+        match self {
+            Turn::On => next,
+            Turn::Branch => next | target,
+            Turn::Jump => FP | target,
+            Turn::End => FP,
         }
     }
 }
@@ -260,7 +346,7 @@ fn target(slots: &[SlotPlan], slot: usize, raw: RawInsn) -> u16 {
         raw.off.into()
     };
     let target = slot.wrapping_add_signed(distance + 1);
-    slots.get(target).map_or(ALL, |target| target.live)
+    slots.get(target).map_or(ALL, |target| target.effect.live())
 }
 
 /// The registers that a call's code reads.
@@ -285,11 +371,7 @@ pub(crate) fn call_reads(target: Option<&Target>) -> u16 {
 
 /// What a slot does whose row is slow; `site` is that of a call.
 pub(crate) fn slow(linked: &Linked, slot: usize, site: Option<&Target>) -> Effect {
-    let effect = |reads, writes| Effect {
-        reads,
-        writes,
-        needed_by: FP,
-    };
+    let effect = |reads, writes| Effect::new(reads, writes, FP);
     const CALL: u8 = 0x85;
     if linked.program.insns[slot].code == CALL {
         return effect(call_reads(site), 1);
@@ -310,16 +392,12 @@ impl Row {
     /// What a slot of this row does.
     #[inline(always)]
     pub(crate) fn effect(&self, fields: Fields) -> Effect {
-        let (reads, dst) = (fields.0 & self.reads_of, fields.0 as u16);
-        Effect {
-            reads: (reads | reads >> 16) as u16 | self.reads,
-            writes: self.writes_dst & dst,
-            needed_by: (self.needs_dst & dst) | self.needs,
-        }
+        let all = fields.0 & self.of_fields ^ self.always;
+        Effect(all | all >> (LIVE - READS) & 0xffff)
     }
 }
 
 /// Whether slots of the code compute a register and do nothing else.
 pub(crate) fn is_pure(code: u8) -> bool {
-    ROWS[usize::from(code)].needs == 0
+    ROWS[usize::from(code)].always == Effect::new(0, 0, 0).0
 }

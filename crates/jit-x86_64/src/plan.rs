@@ -1,7 +1,7 @@
-//! The first pass: one look at every slot, by its operation code alone, for what later code must know in advance.
+//! The first pass: one look at every slot, from the last to the first, by its operation code alone, for what later code must know in advance.
 //!
-//! Per slot: whether a jump ends there, the estimated offset of its code. Per function: registers used, whether it calls, how deep its
-//! stack goes. Everything here is a fact of the program; what follows from it is decided in `frame` and `emit`.
+//! Per slot: whether a jump ends there, the estimated length of the code from there on, the registers that are live (`live`). Per function:
+//! registers used, whether it calls, how deep its stack goes. Everything here is a fact of the program; what follows from it is decided in `frame` and `emit`.
 //!
 //! Decoding is left to the second pass: what this one asks stands in a table of 256 rows, made once from `isa`, so that no branch
 //! depends on what the instruction is unless it jumps, calls or touches the stack (a mispredicted branch costs as much as encoding).
@@ -14,40 +14,39 @@ use ring3_isa::{
 use ring3_runtime::{CallKind, Linked, Target};
 
 use crate::emit::JitError;
-use crate::live::{self, Effect, Fields, Turn};
+use crate::live::{self, Effect, Fields, Loops, Turn};
+use crate::targets::Targets;
 
 /// What the first pass found.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    /// Per slot, and one more for the end.
+    /// Per slot, one more for the end, and what longer programs left behind that.
     pub(crate) slots: Vec<SlotPlan>,
+    /// The slots where jumps end.
+    pub(crate) targets: Targets,
     /// Functions in order.
     pub(crate) functions: Vec<Function>,
     /// The program throws or has an exception callback.
     pub(crate) has_exceptions: bool,
     /// Some function makes tail calls.
     pub(crate) has_tail_calls: bool,
-    /// Jumps back: target and source, by source.
-    back_jumps: Vec<(u32, u32)>,
+    /// Of the function that is looked at.
+    loops: Loops,
 }
 
 /// What is known of one slot.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SlotPlan {
-    /// Estimated offset of its code from the start, in bytes; only differences count.
-    pub(crate) estimate: u32,
-    /// The registers that are read from here on (`live`).
-    pub(crate) live: u16,
-    /// What the slot does to them.
+    /// What the slot does to live registers, and which are live (`live`).
     pub(crate) effect: Effect,
+    /// Estimated bytes of code from here to the end; only differences count.
+    pub(crate) estimate: u32,
     /// Where control goes behind it.
     pub(crate) turn: Turn,
     /// Control may go elsewhere than to the next slot, or a jump back ends here.
     pub(crate) is_special: bool,
-    /// A jump ends here.
-    pub(crate) is_target: bool,
     /// A jump back ends here.
-    pub(crate) is_back_target: bool,
+    pub(crate) is_head: bool,
 }
 
 /// What is known of one function.
@@ -85,6 +84,10 @@ struct CodeRow {
     /// between say so.
     estimate: u8,
     marks: u8,
+    /// More has to be asked than the operation code.
+    is_special: bool,
+    /// r10 if the code is an access.
+    accesses: u16,
 }
 
 const LOADS: u8 = 1;
@@ -96,6 +99,8 @@ const DIVIDES: u8 = 32;
 const TWO_SLOTS: u8 = 64;
 const MAY_GOTO: u8 = 128;
 
+const FP: u16 = 1 << Reg::FP.number();
+
 static ROWS: LazyLock<[CodeRow; 256]> = LazyLock::new(|| {
     std::array::from_fn(|code| {
         // Some codes decode only with certain immediates or offsets: widths of swaps, atomic operations.
@@ -106,10 +111,15 @@ static ROWS: LazyLock<[CodeRow; 256]> = LazyLock::new(|| {
         let insn = tries
             .into_iter()
             .find_map(|raw| decode_xlated(&[raw, second], 0).ok());
+        let live = live::row(code as u8);
+        let marks = insn.map_or(0, |(insn, _)| marks(&insn));
+        let is_special = marks & !(LOADS | STORES) != 0 || live.is_slow;
         CodeRow {
-            live: live::row(code as u8),
+            live,
             estimate: insn.map_or(0, |(insn, _)| estimated_bytes(&insn)),
-            marks: insn.map_or(0, |(insn, _)| marks(&insn)),
+            marks,
+            is_special,
+            accesses: if marks & (LOADS | STORES) != 0 { FP } else { 0 },
         }
     })
 });
@@ -200,7 +210,7 @@ pub(crate) enum Depth {
     Full,
 }
 
-/// Looks at everything once, and at what is live where; `plan` may hold what is known of another program.
+/// Looks at everything once; `plan` may hold what is known of another program.
 ///
 /// # Errors
 /// [`JitError::Malformed`]: a jump or call to no instruction, a function that does not end.
@@ -210,49 +220,74 @@ pub(crate) fn make(
     depth: Depth,
     keeps_calls: bool,
 ) -> Result<(), JitError> {
-    let slots = &linked.program.insns;
-    if slots.is_empty() || linked.program.subprogs.is_empty() {
+    let slot_count = linked.program.insns.len();
+    if slot_count == 0 || linked.program.subprogs.is_empty() {
         return Err(malformed(0, "the program is empty"));
     }
-    plan.slots.clear();
-    plan.slots.resize(
-        slots.len() + 1,
-        SlotPlan {
-            live: if depth == Depth::Full { 0 } else { u16::MAX },
-            ..SlotPlan::default()
-        },
-    );
-    plan.functions.clear();
-    plan.back_jumps.clear();
+    // Each is written before it is read.
+    if plan.slots.len() <= slot_count {
+        plan.slots.resize(slot_count + 1, SlotPlan::default());
+    }
+    plan.targets.clear(slot_count);
     plan.has_exceptions = linked.program.exception_cb.is_some();
     plan.has_tail_calls = false;
-    let mut progress = Progress::default();
+    find_functions(plan, linked)?;
+    let mut progress = Progress {
+        estimate: 0,
+        sites_left: linked.sites.len(),
+    };
+    plan.slots[slot_count] = SlotPlan {
+        effect: Effect::END,
+        ..SlotPlan::default()
+    };
+    for index in (0..plan.functions.len()).rev() {
+        look_at_function(linked, index, plan, &mut progress)?;
+    }
+    look_at_sites(plan, linked);
+    if depth == Depth::Full && !keeps_calls {
+        for (function, facts) in plan.functions.iter_mut().zip(&linked.program.subprogs) {
+            function.is_inlined = !facts.is_global && is_small_leaf(function);
+        }
+        if plan.functions.iter().any(|function| function.is_inlined) {
+            estimate_inlined(linked, plan);
+        }
+    }
+    Ok(())
+}
+
+/// The functions by what the verifier says of them.
+fn find_functions(plan: &mut Plan, linked: &Linked) -> Result<(), JitError> {
+    let slot_count = linked.program.insns.len();
+    plan.functions.clear();
     let mut at = 0;
     for (index, facts) in linked.program.subprogs.iter().enumerate() {
         let range = linked.subprog_slots(index).unwrap_or(0..0);
-        if range.is_empty() || range.start != at || range.end > slots.len() {
+        if range.is_empty() || range.start != at || range.end > slot_count {
             return Err(malformed(
                 range.start,
                 "function bounds do not cover the program in order",
             ));
         }
-        let mut function = Function {
+        at = range.end;
+        plan.functions.push(Function {
             start: range.start,
             end: range.end,
             stack_bytes: facts.stack_bytes,
             is_callback: facts.is_callback || facts.is_async_callback,
             ..Function::default()
-        };
-        at = look_at_function(linked, &mut function, plan, &mut progress)?;
-        plan.functions.push(function);
+        });
     }
-    if at != slots.len() {
+    if at != slot_count {
         return Err(malformed(
             at,
             "function bounds do not cover the program in order",
         ));
     }
-    plan.slots[slots.len()].estimate = progress.estimate;
+    Ok(())
+}
+
+/// What the targets of calls say of functions.
+fn look_at_sites(plan: &mut Plan, linked: &Linked) {
     for site in &linked.sites {
         match site.target {
             Target::Call(call) => plan.has_exceptions |= call.kind == CallKind::Throw,
@@ -268,28 +303,6 @@ pub(crate) fn make(
             Target::Imm64(_) | Target::Inline(_) | Target::LoadPacket(_) => {}
         }
     }
-    if depth == Depth::Full {
-        plan.slots[slots.len()].live = live::BEHIND;
-        for (function, facts) in plan.functions.iter_mut().zip(&linked.program.subprogs) {
-            let begin = plan
-                .back_jumps
-                .partition_point(|jump| (jump.1 as usize) < function.start);
-            let end = plan
-                .back_jumps
-                .partition_point(|jump| (jump.1 as usize) < function.end);
-            live::find(
-                linked,
-                function,
-                &plan.back_jumps[begin..end],
-                &mut plan.slots,
-            );
-            function.is_inlined = !keeps_calls && !facts.is_global && is_small_leaf(function);
-        }
-        if plan.functions.iter().any(|function| function.is_inlined) {
-            estimate_inlined(linked, plan);
-        }
-    }
-    Ok(())
 }
 
 /// Slots of a function that is cheaper in place than called, `exit` included.
@@ -307,8 +320,7 @@ fn is_small_leaf(function: &Function) -> bool {
 /// Makes room in the estimate for functions in place of their calls.
 fn estimate_inlined(linked: &Linked, plan: &mut Plan) {
     let mut more = 0;
-    for (slot, raw) in linked.program.insns.iter().enumerate() {
-        plan.slots[slot].estimate += more;
+    for (slot, raw) in linked.program.insns.iter().enumerate().rev() {
         if let Some(callee) = called_function(linked, slot, *raw)
             && let Some(function) = plan
                 .functions
@@ -316,10 +328,10 @@ fn estimate_inlined(linked: &Linked, plan: &mut Plan) {
                 .filter(|callee| callee.is_inlined)
         {
             // Differences inside a function are right whether or not it was looked at before.
-            more += plan.slots[function.end].estimate - plan.slots[function.start].estimate;
+            more += plan.slots[function.start].estimate - plan.slots[function.end].estimate;
         }
+        plan.slots[slot].estimate += more;
     }
-    plan.slots[linked.program.insns.len()].estimate += more;
 }
 
 /// The function that the slot calls, if it calls one of the program.
@@ -334,151 +346,211 @@ pub(crate) fn called_function(linked: &Linked, slot: usize, raw: RawInsn) -> Opt
 }
 
 /// How far the look at all functions has come.
-#[derive(Default)]
 struct Progress {
-    /// Bytes of code.
+    /// Bytes of code behind.
     estimate: u32,
-    /// Index of the first site at or behind the slot.
-    next_site: usize,
+    /// The sites before the slot, and at it.
+    sites_left: usize,
 }
 
 impl Progress {
-    /// The target of a slot; slots are asked in ascending order.
+    /// The target of a slot; slots are asked in descending order.
     fn site<'a>(&mut self, linked: &'a Linked, slot: usize) -> Option<&'a Target> {
-        while let Some(site) = linked.sites.get(self.next_site) {
-            if site.slot as usize >= slot {
+        while let Some(before) = self.sites_left.checked_sub(1) {
+            let site = &linked.sites[before];
+            if site.slot as usize <= slot {
                 return (site.slot as usize == slot).then_some(&site.target);
             }
-            self.next_site += 1;
+            self.sites_left = before;
         }
         None
     }
 }
 
-/// Fills in `function` and its slots of `plan`; returns the slot behind it.
+/// What the slots behind say.
+#[derive(Clone, Copy)]
+struct Sweep {
+    /// The registers live at the next slot.
+    live: u16,
+    /// Registers named.
+    used: u16,
+    /// Bytes of code.
+    estimate: u32,
+    /// The least offset of an access by r10, if below it.
+    lowest: i16,
+}
+
+impl Sweep {
+    /// One slot back: what its code says of it.
+    #[inline(always)]
+    fn step(&mut self, raw: RawInsn, row: &CodeRow) -> Effect {
+        let effect = row.live.effect(Fields::of(raw));
+        // Displacements take up to four bytes more; a zero one takes none.
+        self.estimate += u32::from(row.estimate)
+            + u32::from(raw.off != 0)
+            + 3 * u32::from(raw.off as i8 as i16 != raw.off);
+        self.used |= effect.used();
+        self.see_access(raw, effect.used() & row.accesses != 0);
+        effect
+    }
+
+    #[inline(always)]
+    fn see_access(&mut self, raw: RawInsn, is_stack: bool) {
+        self.lowest = self.lowest.min(if is_stack { raw.off } else { 0 });
+    }
+
+    /// Looks at slots until one is special; returns how many are left. A function of its own, so that all of it is in registers.
+    #[inline(never)]
+    fn plain(&mut self, rows: &[CodeRow; 256], insns: &[RawInsn], slots: &mut [SlotPlan]) -> usize {
+        let mut sweep = *self;
+        let mut left = insns.len().min(slots.len());
+        while left > 0 {
+            let raw = insns[left - 1];
+            let row = &rows[raw.code as usize];
+            if row.is_special {
+                break;
+            }
+            let effect = sweep.step(raw, row).before(sweep.live);
+            sweep.live = effect.live();
+            slots[left - 1] = SlotPlan {
+                effect,
+                estimate: sweep.estimate,
+                turn: Turn::On,
+                is_special: false,
+                is_head: false,
+            };
+            left -= 1;
+        }
+        *self = sweep;
+        left
+    }
+}
+
+/// Fills in a function of `plan` and its slots, from the last to the first.
 fn look_at_function(
     linked: &Linked,
-    function: &mut Function,
+    index: usize,
     plan: &mut Plan,
     progress: &mut Progress,
-) -> Result<usize, JitError> {
-    const FP_FIELDS: u32 = 0x10001 << Reg::FP.number();
-    const SRC_FIELD: u32 = 0xffff_0000;
-    let insns = linked.program.insns.as_slice();
+) -> Result<(), JitError> {
     let rows = &*ROWS;
     let has_stops = linked.stops.is_some();
     let Plan {
-        slots, back_jumps, ..
+        slots,
+        functions,
+        targets,
+        loops,
+        ..
     } = plan;
-    let slots = slots.as_mut_slice();
-    let mut estimate = progress.estimate;
-    let mut used = 0;
+    let function = &mut functions[index];
+    let insns = &linked.program.insns[..function.end];
+    let slots = &mut slots[..function.end];
+    loops.clear(function.end - function.start);
+    let mut is_settled = true;
     let mut all_marks = 0u8;
-    let mut lowest = 0i16;
-    let mut last = 0u8;
     let mut ends = 0u32;
-    let mut slot = function.start;
-    while slot < function.end {
+    let mut sweep = Sweep {
+        // Control does not run off the end.
+        live: Effect::END.live(),
+        used: 0,
+        estimate: progress.estimate,
+        lowest: 0,
+    };
+    let mut behind = function.end;
+    loop {
+        let begin = loops.next_head().map_or(function.start, |head| head + 1);
+        behind = begin + sweep.plain(rows, &insns[begin..behind], &mut slots[begin..behind]);
+        let Some(slot) = behind.checked_sub(1).filter(|slot| *slot >= function.start) else {
+            break;
+        };
+        behind = slot;
         let raw = insns[slot];
         let row = &rows[raw.code as usize];
-        let fields = Fields::of(raw);
-        let slot_plan = &mut slots[slot];
-        slot_plan.estimate = estimate;
-        slot_plan.effect = row.live.effect(fields);
-        // Displacements take up to four bytes more; a zero one takes none.
-        estimate += u32::from(row.estimate)
-            + u32::from(raw.off != 0)
-            + 3 * u32::from(raw.off as i8 as i16 != raw.off);
-        let used_before = used;
-        used |= fields.0;
-        last = row.marks;
+        let mut effect = sweep.step(raw, row);
         all_marks |= row.marks;
-        // A load-acquire has its base in the source field.
-        if row.marks & (LOADS | STORES) != 0 && fields.0 & FP_FIELDS != 0 {
-            lowest = lowest.min(raw.off);
-        }
-        slot += 1;
-        if row.marks & (JUMPS | CALLS | TWO_SLOTS | ENDS) == 0 && !row.live.is_slow {
-            continue;
-        }
-        let at = slot - 1;
-        slot_plan.turn = row.live.turn;
-        slot_plan.is_special |= row.live.turn != Turn::On;
         if row.live.is_slow {
             let site = match row.marks & CALLS {
                 0 => None,
-                _ => progress.site(linked, at),
+                _ => progress.site(linked, slot),
             };
-            slot_plan.effect = live::slow(linked, at, site);
+            effect = live::slow(linked, slot, site);
+            sweep.used |= effect.used();
+            sweep.see_access(raw, effect.used() & row.accesses != 0);
         }
-        if has_stops {
-            slot_plan.effect.also_reads(crate::stop::reads(linked, at));
+        if has_stops && row.is_special {
+            effect.also_reads(crate::stop::reads(linked, slot));
         }
         ends += u32::from(row.marks & ENDS != 0);
+        let mut live_at_target = 0;
         if row.marks & JUMPS != 0 {
-            let target = at as i64 + 1 + i64::from(raw.distance().unwrap_or(0));
+            let target = slot as i64 + 1 + i64::from(raw.distance().unwrap_or(0));
             let target = match usize::try_from(target) {
                 Ok(target) if (function.start..function.end).contains(&target) => target,
-                _ => return Err(malformed(at, "jump out of the function")),
+                _ => return Err(malformed(slot, "jump out of the function")),
             };
-            slots[target].is_target = true;
-            if target <= at {
-                slots[target].is_back_target = true;
-                slots[target].is_special = true;
-                function.has_back_edge = true;
-                back_jumps.push((target as u32, at as u32));
+            targets.insert(target);
+            if target > slot {
+                live_at_target = slots[target].effect.live();
+            } else {
+                loops.push(target, slot);
                 // What may stop a run stands before the jump: no rule continues into it.
-                slots[at].is_target |= has_stops;
+                if has_stops {
+                    targets.insert(slot);
+                }
             }
         } else if row.marks & (CALLS | TWO_SLOTS) != 0 {
-            // The source field is a variant, or the index register of a packet load, which also reads r6.
-            if is_packet_load(raw) {
-                used |= 1 << Reg::R6.number();
-            } else {
-                used = used_before | (fields.0 & !SRC_FIELD);
-            }
             if let Some(distance) = raw.distance() {
                 let start =
-                    usize::try_from(at as i64 + 1 + i64::from(distance)).unwrap_or(usize::MAX);
-                if linked.subprog_at(start).is_none() && !linked.names_removed_function(at) {
-                    return Err(malformed(at, "call or address of no function"));
+                    usize::try_from(slot as i64 + 1 + i64::from(distance)).unwrap_or(usize::MAX);
+                if linked.subprog_at(start).is_none() && !linked.names_removed_function(slot) {
+                    return Err(malformed(slot, "call or address of no function"));
                 }
             }
-            if row.marks & TWO_SLOTS != 0 {
-                if slot < function.end {
-                    slots[slot].estimate = estimate;
-                }
-                slot += 1;
+            if row.marks & TWO_SLOTS != 0
+                && insns.get(slot + 1).is_none_or(|second| second.code != 0)
+            {
+                return Err(malformed(slot, "an instruction lacks its second slot"));
             }
         }
+        let is_head = loops.next_head() == Some(slot);
+        let turn = row.live.turn;
+        let effect = effect.before(turn.behind(sweep.live, live_at_target));
+        slots[slot] = SlotPlan {
+            effect,
+            estimate: sweep.estimate,
+            turn,
+            is_special: is_head || turn != Turn::On,
+            is_head,
+        };
+        if is_head {
+            is_settled &= loops.settle(insns, slots).is_ok();
+        }
+        sweep.live = slots[slot].effect.live();
     }
-    if slot != function.end {
+    let last = insns[function.end - 1];
+    if rows[last.code as usize].marks & ENDS == 0 && !never_returns(linked, function.end - 1) {
         return Err(malformed(
-            function.end,
-            "a function begins inside an instruction",
-        ));
-    }
-    if last & ENDS == 0 && !never_returns(linked, slot - 1) {
-        return Err(malformed(
-            slot - 1,
+            function.end - 1,
             "control runs off the end of the function",
         ));
     }
-    progress.estimate = estimate;
-    function.is_straight = all_marks & (JUMPS | MAY_GOTO) == 0 && ends == 1;
-    function.used = RegSet::from_bits((used | used >> 16) as u16);
+    if !is_settled {
+        for slot in &mut slots[function.start..] {
+            slot.effect = slot.effect.with_live(live::ALL);
+        }
+    }
+    progress.estimate = sweep.estimate;
+    function.is_straight = all_marks & JUMPS == 0 && ends == 1;
+    function.used = RegSet::from_bits(sweep.used);
     // Stopping calls what confirms and releases.
-    let may_stop = linked.stops.is_some() && (function.has_back_edge || function.is_callback);
+    function.has_back_edge = !loops.is_empty();
+    let may_stop = has_stops && (function.has_back_edge || function.is_callback);
     function.has_calls = all_marks & CALLS != 0 || may_stop;
     function.has_may_goto = all_marks & MAY_GOTO != 0;
     function.pushes = all_marks & DIVIDES != 0;
-    function.stack_bytes = function.stack_bytes.max(u32::from(lowest.unsigned_abs()));
-    Ok(slot)
-}
-
-/// Whether the slot is LD_ABS or LD_IND.
-fn is_packet_load(raw: RawInsn) -> bool {
-    raw.class() == 0 && !raw.is_ld_imm64()
+    let lowest = u32::from(sweep.lowest.unsigned_abs());
+    function.stack_bytes = function.stack_bytes.max(lowest);
+    Ok(())
 }
 
 /// Calls that end the function although the instruction set says they return.
