@@ -73,7 +73,7 @@ impl Emitter<'_> {
         self.asm.unary(Unary::Neg, width, dst);
     }
 
-    fn mov(&mut self, width: Width, dst: X, src: Src) {
+    pub(crate) fn mov(&mut self, width: Width, dst: X, src: Src) {
         match (width, src) {
             (Width::W64, Src::Reg(src)) => self.asm.copy(dst, src),
             (Width::W32, Src::Reg(src)) => self.asm.mov_rr(Width::W32, dst, src),
@@ -89,7 +89,7 @@ impl Emitter<'_> {
         }
     }
 
-    fn add_sub(&mut self, arith: Arith, width: Width, dst: X, src: Src) {
+    pub(crate) fn add_sub(&mut self, arith: Arith, width: Width, dst: X, src: Src) {
         let other = if arith == Arith::Add {
             Arith::Sub
         } else {
@@ -106,7 +106,7 @@ impl Emitter<'_> {
         }
     }
 
-    fn and(&mut self, width: Width, dst: X, src: Src) {
+    pub(crate) fn and(&mut self, width: Width, dst: X, src: Src) {
         match src {
             Src::Reg(src) => self.asm.arith_rr(Arith::And, width, dst, src),
             Src::Imm(0) => self.asm.mov_imm(dst, 0),
@@ -119,7 +119,7 @@ impl Emitter<'_> {
         }
     }
 
-    fn or_xor(&mut self, arith: Arith, width: Width, dst: X, src: Src) {
+    pub(crate) fn or_xor(&mut self, arith: Arith, width: Width, dst: X, src: Src) {
         match src {
             Src::Reg(src) => self.asm.arith_rr(arith, width, dst, src),
             Src::Imm(0) => self.keep(width, dst),

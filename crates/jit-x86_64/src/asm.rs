@@ -11,7 +11,7 @@ mod control;
 
 use ring3_isa::{MemSize, Width};
 
-use crate::regs::{R12, RAX, RBP, RSP, X};
+use crate::regs::{Pair, R12, RAX, RBP, RSP, X};
 
 /// A memory operand: `[base + index * 2^scale + disp]`.
 #[derive(Clone, Copy, Debug)]
@@ -114,39 +114,41 @@ impl Cond {
 /// The fixed part of an instruction with a ModRM byte.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Op {
+    /// REX with its width, escape bytes, opcode, lowest first.
+    bytes: u32,
+    /// The bits of `bytes`, behind which ModRM goes.
+    bits: u8,
     /// Mandatory or operand-size prefix; 0 for none.
     prefix: u8,
-    /// Escape bytes and opcode, lowest first.
-    opcode: u32,
-    opcode_bytes: u8,
-    wide: bool,
     /// A byte register needs a REX prefix from spl on.
     byte_reg: bool,
 }
 
+/// A REX prefix that says nothing.
+const REX: u32 = 0x40;
+
 const fn op(code: u8, width: Width) -> Op {
     Op {
+        bytes: REX | (matches!(width, Width::W64) as u32) << 3 | (code as u32) << 8,
+        bits: 16,
         prefix: 0,
-        opcode: code as u32,
-        opcode_bytes: 1,
-        wide: matches!(width, Width::W64),
         byte_reg: false,
     }
 }
 
 const fn op_0f(code: u8, width: Width) -> Op {
     Op {
-        opcode: 0x0f | (code as u32) << 8,
-        opcode_bytes: 2,
-        ..op(code, width)
+        bytes: op(0x0f, width).bytes | (code as u32) << 16,
+        bits: 24,
+        ..op(0, width)
     }
 }
 
 const fn op_0f38(code: u8, width: Width) -> Op {
     Op {
-        opcode: 0x380f | (code as u32) << 16,
-        opcode_bytes: 3,
-        ..op(code, width)
+        bytes: op_0f(0x38, width).bytes | (code as u32) << 24,
+        bits: 32,
+        ..op(0, width)
     }
 }
 
@@ -204,10 +206,11 @@ const OPERAND_SIZE: u8 = 0x66;
 pub(crate) struct Patch(pub(crate) u32);
 
 /// The buffer and its encoders.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Asm {
-    /// Longer than `pos` by at least 8 whenever something is stored.
     buf: Vec<u8>,
+    /// The last place where eight bytes fit into `buf`, which has at least as many.
+    last: usize,
     pos: usize,
 }
 
@@ -216,13 +219,27 @@ const fn fits8(value: i32) -> bool {
     value as i8 as i32 == value
 }
 
+/// ModRM's mode and the displacement's bytes, in the shortest form.
+#[inline(always)]
+const fn displacement(disp: i32, base_low: u8) -> (u8, u32) {
+    // rbp and r13 as base have no form without displacement.
+    if (disp == 0) & (base_low != RBP.low()) {
+        (0, 0)
+    } else if fits8(disp) {
+        (0x40, 1)
+    } else {
+        (0x80, 4)
+    }
+}
+
 impl Asm {
     /// An empty one that uses the memory of `buf`.
     pub(crate) fn in_buffer(mut buf: Vec<u8>, bytes: usize) -> Asm {
         if buf.len() < bytes + 16 {
             buf.resize(bytes + 16, 0);
         }
-        Asm { buf, pos: 0 }
+        let last = buf.len() - 8;
+        Asm { buf, last, pos: 0 }
     }
 
     /// Bytes emitted.
@@ -248,20 +265,25 @@ impl Asm {
     }
 
     #[cold]
+    #[inline(never)]
     fn grow(&mut self) {
         let len = self.buf.len() * 2 + 64;
         self.buf.resize(len, 0);
+        self.last = len - 8;
     }
 
-    /// Stores the low `len_bytes` bytes of `value`.
+    /// Stores the low `len_bytes` bytes of `value`, at most 8.
     #[inline(always)]
     pub(crate) fn put(&mut self, value: u64, len_bytes: usize) {
-        let room = self.buf.get_mut(self.pos..);
-        let Some(room) = room.and_then(|room| room.first_chunk_mut()) else {
+        if self.pos > self.last {
             self.grow();
-            return self.put(value, len_bytes);
-        };
-        *room = value.to_le_bytes();
+        }
+        // SAFETY: 1. `pos` is at most `last`, behind which there are eight bytes of the buffer: it was at most eight behind it before, and
+        // growing adds more.
+        unsafe {
+            let place = self.buf.as_mut_ptr().add(self.pos);
+            place.cast::<u64>().write_unaligned(value.to_le());
+        }
         self.pos += len_bytes;
     }
 
@@ -307,24 +329,29 @@ impl Asm {
 
     // Written without branches on the operands: which registers and operations follow each other is what a branch predictor cannot know.
 
-    /// Prefixes and opcode: the bytes and their number.
+    /// Stores an instruction's head; `tail` and its bits follow the opcode. Without the REX prefix if it says nothing and is not forced.
     #[inline(always)]
-    fn front(op: Op, rex: u8, forced: bool) -> (u64, u32) {
-        let mut len = u32::from(op.prefix != 0);
-        let mut bytes = u64::from(op.prefix);
-        let has_rex = u32::from((rex != 0x40) | forced);
-        bytes |= (u64::from(rex) * u64::from(has_rex)) << (8 * len);
-        len += has_rex;
-        bytes |= u64::from(op.opcode) << (8 * len);
-        (bytes, len + u32::from(op.opcode_bytes))
+    fn head(&mut self, op: Op, rex: u8, is_forced: bool, (tail, tail_bits): (u64, u32)) {
+        if op.prefix != 0 {
+            self.put(op.prefix.into(), 1);
+        }
+        let first = op.bytes | u32::from(rex);
+        let bytes = u64::from(first) | tail << op.bits;
+        let drop = if (first as u8 == REX as u8) & !is_forced {
+            8
+        } else {
+            0
+        };
+        let bits = u32::from(op.bits) + tail_bits - drop;
+        self.put(bytes >> drop, bits as usize / 8);
     }
 
     #[inline(always)]
     fn head_reg(&mut self, op: Op, reg: u8, rm: X) {
-        let rex = 0x40 | (op.wide as u8) << 3 | (reg >> 3) << 2 | rm.high();
-        let (bytes, len) = Asm::front(op, rex, op.byte_reg & ((reg >= 4) | (rm.0 >= 4)));
+        let rex = (reg >> 3) << 2 | rm.high();
+        let is_forced = op.byte_reg & ((reg >= 4) | (rm.0 >= 4));
         let modrm = 0xc0 | (reg & 7) << 3 | rm.low();
-        self.put(bytes | u64::from(modrm) << (8 * len), len as usize + 1);
+        self.head(op, rex, is_forced, (modrm.into(), 8));
     }
 
     #[inline(always)]
@@ -333,46 +360,39 @@ impl Asm {
             Some((index, _)) => index.high(),
             None => 0,
         };
-        let rex = 0x40 | (op.wide as u8) << 3 | (reg >> 3) << 2 | index_high << 1 | mem.base.high();
-        let (mut bytes, mut len) = Asm::front(op, rex, op.byte_reg & (reg >= 4));
-        // rbp and r13 as base have no form without displacement.
-        let (mode, disp_bytes) = if (mem.disp == 0) & (mem.base.low() != RBP.low()) {
-            (0, 0)
-        } else if fits8(mem.disp) {
-            (0x40, 1)
-        } else {
-            (0x80, 4)
-        };
+        let rex = (reg >> 3) << 2 | index_high << 1 | mem.base.high();
+        let (mode, disp_bytes) = displacement(mem.disp, mem.base.low());
         let reg_field = mode | (reg & 7) << 3;
-        let at = 8 * len;
         let tail = match mem.index {
-            None if mem.base.low() != RSP.low() => u64::from(reg_field | mem.base.low()),
+            None if mem.base.low() != RSP.low() => (u64::from(reg_field | mem.base.low()), 8),
             // rsp and r12 as base need a SIB byte; index 4 is "none".
-            None => {
-                len += 1;
-                u64::from(reg_field | 4) | u64::from(0x20 | mem.base.low()) << 8
-            }
+            None => (
+                u64::from(reg_field | 4) | u64::from(0x20 | mem.base.low()) << 8,
+                16,
+            ),
             Some((index, scale)) => {
-                len += 1;
-                u64::from(reg_field | 4)
-                    | u64::from(scale << 6 | index.low() << 3 | mem.base.low()) << 8
+                let sib = scale << 6 | index.low() << 3 | mem.base.low();
+                (u64::from(reg_field | 4) | u64::from(sib) << 8, 16)
             }
         };
-        bytes |= tail << at;
-        self.put(bytes, len as usize + 1);
-        self.put(mem.disp as u32 as u64, disp_bytes);
+        self.head(op, rex, op.byte_reg & (reg >= 4), tail);
+        self.put(mem.disp as u32 as u64, disp_bytes as usize);
     }
 
-    /// `dst op= src` between registers by its fixed part.
+    /// `dst op= src` between the registers of a pair by its fixed part.
     #[inline(always)]
-    pub(crate) fn registers(&mut self, op: Op, dst: X, src: X) {
-        self.head_reg(op, src.0, dst);
+    pub(crate) fn registers(&mut self, op: Op, pair: Pair) {
+        self.head(op, pair.rex(), false, ((0xc0 | pair.modrm()).into(), 8));
     }
 
-    /// A load or store by its fixed part.
+    /// A load or store by its fixed part: the first register of the pair is the value, the second the address.
     #[inline(always)]
-    pub(crate) fn access(&mut self, op: Op, reg: X, mem: Mem) {
-        self.head_mem(op, reg.0, mem);
+    pub(crate) fn access(&mut self, op: Op, pair: Pair, off: i16) {
+        let disp = i32::from(off);
+        let (mode, disp_bytes) = displacement(disp, pair.modrm() & 7);
+        let tail = u64::from(mode | pair.modrm()) | u64::from(disp as u32) << 8;
+        let is_forced = op.byte_reg & (pair.modrm() & 0x20 != 0);
+        self.head(op, pair.rex(), is_forced, (tail, 8 + 8 * disp_bytes));
     }
 
     // Moves.

@@ -150,6 +150,11 @@ pub(crate) struct PendingJump {
     target: u32,
 }
 
+/// Estimates are seldom too small.
+const SHORT_BELOW: u32 = 121;
+/// Where slots are written a second time, other code stands between too.
+const SHORT_BELOW_AGAIN: u32 = 91;
+
 /// The state of the pass.
 pub(crate) struct Emitter<'a> {
     pub(crate) asm: Asm,
@@ -160,10 +165,11 @@ pub(crate) struct Emitter<'a> {
     pub(crate) slots: &'a [SlotPlan],
     pub(crate) cpu: CpuFeatures,
     pub(crate) mode: Mode,
-    pub(crate) jumps: Jumps,
     pub(crate) frame: Frame,
     /// Instructions may go the short way (`quick`).
     is_quick: bool,
+    /// Forward jumps over fewer estimated bytes are short.
+    short_below: u32,
     /// The rule whose code is to be wrong.
     planted_fault: Option<usize>,
     /// Slots up to this one have their final offsets; it is the current slot, except where slots are written a second time.
@@ -224,12 +230,15 @@ impl<'a> Emitter<'a> {
             slots: &plan.slots[..slot_count + 1],
             cpu: options.cpu,
             mode,
-            jumps,
             frame: Frame::default(),
             planted_fault: options
                 .planted_fault
                 .and_then(|name| crate::fuse::NAMES.iter().position(|rule| *rule == name)),
             is_quick: mode == Mode::Native && options.blinding_seed.is_none(),
+            short_below: match (jumps, mode, options.blinding_seed) {
+                (Jumps::Estimated, Mode::Native, None) => SHORT_BELOW,
+                _ => 0,
+            },
             origin: None,
             current: 0,
             next_site: 0,
@@ -339,14 +348,9 @@ impl<'a> Emitter<'a> {
         if function.is_callback {
             self.count_stop(function.start);
         }
-        let is_quick = self.is_quick && self.stops.is_none();
         let mut slot = function.start;
         while slot < function.end {
-            slot += if is_quick && self.quick_slot(slot) {
-                1
-            } else {
-                self.slot(slot)?
-            };
+            slot += self.slot(slot)?;
         }
         if let Some(landing) = landing {
             self.land(index, landing)?;
@@ -355,21 +359,8 @@ impl<'a> Emitter<'a> {
         Ok(if self.frame.is_shared { body } else { inner })
     }
 
-    /// Writes what needs no look around: a common instruction that no rule may begin at and that somebody needs.
-    #[inline(always)]
-    fn quick_slot(&mut self, slot: usize) -> bool {
-        let (Some(&raw), Some([here, behind])) =
-            (self.insns.get(slot), self.slots[slot..].first_chunk())
-        else {
-            return false;
-        };
-        self.slot_offsets[slot] = self.asm.pos() as u32;
-        let may_be_fused =
-            !self.plan.targets.contains(slot + 1) && crate::fuse::may_begin(self.insns, slot);
-        !may_be_fused && !here.effect.is_unread(behind.effect.live()) && self.quick(slot, raw)
-    }
-
     /// The instruction at `slot` and those fused with it; returns the slots consumed.
+    #[inline(always)]
     fn slot(&mut self, slot: usize) -> Result<usize, JitError> {
         self.slot_offsets[slot] = self.asm.pos() as u32;
         let raw = self.insns[slot];
@@ -395,6 +386,12 @@ impl<'a> Emitter<'a> {
                 return Ok(1);
             }
         }
+        self.rare_slot(slot, raw)
+    }
+
+    /// An instruction that goes the long way; returns the slots consumed.
+    #[inline(never)]
+    fn rare_slot(&mut self, slot: usize, raw: RawInsn) -> Result<usize, JitError> {
         if raw.is_ld_imm64() {
             if self.plan.targets.contains(slot + 1) {
                 let what = "jump into an instruction".to_owned();
@@ -428,9 +425,10 @@ impl<'a> Emitter<'a> {
 
     /// The code of `slot` once more, as part of that of `origin`.
     pub(crate) fn slot_from(&mut self, slot: usize, origin: usize) -> Result<usize, JitError> {
-        let before = self.origin.replace(origin);
+        let before = (self.origin.replace(origin), self.short_below);
+        self.short_below = self.short_below.min(SHORT_BELOW_AGAIN);
         let result = self.slot(slot);
-        self.origin = before;
+        (self.origin, self.short_below) = before;
         result
     }
 
@@ -762,10 +760,7 @@ impl<'a> Emitter<'a> {
             return self.asm.jump_back(there, cond);
         }
         let between = self.slots[(slot + 1).min(target)].estimate - self.slots[target].estimate;
-        let is_short = self.jumps == Jumps::Estimated
-            && self.mode == Mode::Native
-            && !self.is_blinding()
-            && between <= if self.origin.is_some() { 90 } else { 120 };
+        let is_short = between < self.short_below;
         let patch = match (is_short, cond) {
             (true, Some(cond)) => self.asm.jcc8(cond),
             (true, None) => self.asm.jmp8(),

@@ -231,31 +231,24 @@ impl Emitter<'_> {
     /// Emits a fused run that begins at `slot`; the number of slots it covers. Not for checked programs, whose accesses are checked one by one,
     /// nor for blinded ones.
     pub(crate) fn fused(&mut self, slot: usize) -> Option<usize> {
-        let first = self.insns[slot];
+        // What control enters at `slot` only. A function does not run into the next: the slot before its end is an exit or a jump, which no
+        // rule continues.
+        let end = slot + 1 + self.plan.targets.free_behind(slot);
+        let run = &self.insns[slot..end.min(self.insns.len())];
+        let first = *run.first()?;
         match first.code {
-            MOV64 | MOV32 if first.off == 0 => self.after_move(slot, first),
-            MOV64_IMM | MOV32_IMM => self.set_condition(slot, first),
-            LSH64_IMM => self
-                .extend(first, self.follower(slot, 1)?, first.dst())
-                .then_some(2),
+            MOV64 | MOV32 if first.off == 0 => self.after_move(slot, run),
+            MOV64_IMM | MOV32_IMM => self.set_condition(run),
+            LSH64_IMM => self.extend(first, *run.get(1)?, first.dst()).then_some(2),
             LDX_W | LDX_H | LDX_DW | LDX_B => self
-                .swap_load(slot, first)
-                .or_else(|| self.load_operand(slot, first)),
+                .swap_load(slot, run)
+                .or_else(|| self.load_operand(slot, run)),
             0x04 | 0x0c | 0x07 | 0x0f | 0x14 | 0x1c | 0x17 | 0x1f | 0x44 | 0x4c | 0x47 | 0x4f
             | 0x54 | 0x5c | 0x57 | 0x5f | 0xa4 | 0xac | 0xa7 | 0xaf => {
-                self.after_arithmetic(slot, first)
+                self.after_arithmetic(slot, run)
             }
-            _ => self.range(slot, first).or_else(|| self.select(slot, first)),
+            _ => self.range(slot, run).or_else(|| self.select(slot, run)),
         }
-    }
-
-    /// The slot `distance` further on, if control gets there from `slot` only by falling through.
-    fn follower(&self, slot: usize, distance: usize) -> Option<RawInsn> {
-        if self.plan.targets.free_behind(slot) < distance {
-            return None;
-        }
-        // A function does not run into the next: the slot before its end is an exit or a jump, which no rule continues.
-        self.insns.get(slot + distance).copied()
     }
 
     /// Whether nobody reads the register from `slot` on.
@@ -263,20 +256,20 @@ impl Emitter<'_> {
         self.slots[slot].effect.live() >> register & 1 == 0
     }
 
-    fn after_move(&mut self, slot: usize, mov: RawInsn) -> Option<usize> {
-        let next = self.follower(slot, 1)?;
+    fn after_move(&mut self, slot: usize, run: &[RawInsn]) -> Option<usize> {
+        let (mov, next) = (run[0], *run.get(1)?);
         if mov.code == MOV64
             && next.code == ADD64_REG
-            && let Some(count) = self.indexed(slot, mov.src(), next, 1)
+            && let Some(count) = self.indexed(slot, mov.src(), run, 1)
         {
             return Some(count);
         }
-        if let Some(count) = self.rotate_into(slot, mov, next) {
+        if let Some(count) = self.rotate_into(slot, run) {
             return Some(count);
         }
         if next.dst() != mov.dst() || mov.dst() == mov.src() {
             // The moved value is the temporary of a rotation, or nothing we know; a rotation continues with either register.
-            return self.rotate(slot, mov, next);
+            return self.rotate(slot, run);
         }
         let (dst, src) = (x(mov.dst())?, x(mov.src())?);
         let is_wide = mov.code == MOV64;
@@ -303,14 +296,14 @@ impl Emitter<'_> {
                 return Some(2);
             }
             (true, LSH64_IMM) => {
-                if let Some(last) = self.follower(slot, 2)
-                    && self.extend(next, last, mov.src())
+                if let Some(last) = run.get(2)
+                    && self.extend(next, *last, mov.src())
                 {
                     return Some(3);
                 }
-                return self.rotate(slot, mov, next);
+                return self.rotate(slot, run);
             }
-            _ => return self.rotate(slot, mov, next),
+            _ => return self.rotate(slot, run),
         }
         self.hit(Rule::Lea);
         Some(2)
@@ -340,8 +333,8 @@ impl Emitter<'_> {
     }
 
     /// A load whose value is byte-swapped at once.
-    fn swap_load(&mut self, slot: usize, load: RawInsn) -> Option<usize> {
-        let swap = self.follower(slot, 1)?;
+    fn swap_load(&mut self, slot: usize, run: &[RawInsn]) -> Option<usize> {
+        let (load, swap) = (run[0], *run.get(1)?);
         if swap.dst() != load.dst() {
             return None;
         }
@@ -395,10 +388,10 @@ impl Emitter<'_> {
     }
 
     /// Arithmetic followed by a zero extension of its 32-bit result, or by a comparison of its result with zero.
-    fn after_arithmetic(&mut self, slot: usize, first: RawInsn) -> Option<usize> {
-        let next = self.follower(slot, 1)?;
+    fn after_arithmetic(&mut self, slot: usize, run: &[RawInsn]) -> Option<usize> {
+        let (first, next) = (run[0], *run.get(1)?);
         if first.code == ADD64_REG
-            && let Some(count) = self.indexed(slot, first.dst(), first, 0)
+            && let Some(count) = self.indexed(slot, first.dst(), run, 0)
         {
             return Some(count);
         }

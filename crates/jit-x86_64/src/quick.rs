@@ -12,7 +12,7 @@ use ring3_isa::{AluOp, Insn, JmpOp, LoadMode, MemSize, Operand, RawInsn, Width, 
 use crate::asm::{Arith, Cond, Mem, Op, Shift, arith_op, load_op, load_sx_op, mov_op, store_op};
 use crate::emit::{Emitter, Src};
 use crate::jmp::condition;
-use crate::regs::X;
+use crate::regs::{Pair, X};
 
 /// What to write.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,10 @@ enum Kind {
     Regs(Op),
     /// A move of 64 bits.
     Mov,
-    AluImm(AluOp),
+    MovImm,
+    AddImm(Arith),
+    AndImm,
+    OrImm(Arith),
     ShiftImm(Shift),
     Load(Op),
     Store(Op),
@@ -107,11 +110,12 @@ fn row(insn: &Insn) -> Option<Row> {
                 AluOp::Lsh => Kind::ShiftImm(Shift::Shl),
                 AluOp::Rsh => Kind::ShiftImm(Shift::Shr),
                 AluOp::Arsh => Kind::ShiftImm(Shift::Sar),
-                AluOp::Mov => Kind::AluImm(op),
-                _ => {
-                    arith(op)?;
-                    Kind::AluImm(op)
-                }
+                AluOp::Mov => Kind::MovImm,
+                _ => match arith(op)? {
+                    Arith::And => Kind::AndImm,
+                    arith @ (Arith::Add | Arith::Sub) => Kind::AddImm(arith),
+                    arith => Kind::OrImm(arith),
+                },
             };
             Row {
                 kind,
@@ -187,11 +191,17 @@ impl Emitter<'_> {
         }
         match row.kind {
             Kind::Long => return false,
-            Kind::Regs(op) => self.asm.registers(op, dst, src),
+            Kind::Regs(op) => self.asm.registers(op, Pair::source_destination(raw.regs)),
             // To itself it is nothing.
             Kind::Mov if dst == src => {}
-            Kind::Mov => self.asm.registers(mov_op(Width::W64), dst, src),
-            Kind::AluImm(op) => self.alu(slot, row.width, op, dst, Src::Imm(raw.imm)),
+            Kind::Mov => {
+                let pair = Pair::source_destination(raw.regs);
+                self.asm.registers(mov_op(Width::W64), pair);
+            }
+            Kind::MovImm => self.mov(row.width, dst, Src::Imm(raw.imm)),
+            Kind::AddImm(arith) => self.add_sub(arith, row.width, dst, Src::Imm(raw.imm)),
+            Kind::AndImm => self.and(row.width, dst, Src::Imm(raw.imm)),
+            Kind::OrImm(arith) => self.or_xor(arith, row.width, dst, Src::Imm(raw.imm)),
             Kind::ShiftImm(shift) => {
                 let count = raw.imm as u32 & (row.width.bits() - 1);
                 if count == 0 {
@@ -203,9 +213,13 @@ impl Emitter<'_> {
                 if self.is_probe(slot) {
                     return false;
                 }
-                self.asm.access(op, dst, Mem::at(src, raw.off.into()));
+                let pair = Pair::destination_source(raw.regs);
+                self.asm.access(op, pair, raw.off);
             }
-            Kind::Store(op) => self.asm.access(op, src, Mem::at(dst, raw.off.into())),
+            Kind::Store(op) => {
+                let pair = Pair::source_destination(raw.regs);
+                self.asm.access(op, pair, raw.off);
+            }
             Kind::StoreImm(size) => self
                 .asm
                 .store_imm(size, Mem::at(dst, raw.off.into()), raw.imm),

@@ -76,5 +76,53 @@ impl X {
     }
 }
 
+/// Two registers as REX and ModRM take them: the first as ModRM.reg, the second as ModRM.rm.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pair {
+    rex: u8,
+    modrm: u8,
+}
+
+impl Pair {
+    /// By the byte of an instruction's register fields: the source field is the first, the destination the second.
+    const FIELDS: [Pair; 256] = {
+        let mut pairs = [Pair { rex: 0, modrm: 0 }; 256];
+        let mut fields = 0;
+        while fields < 256 {
+            let (dst, src) = (X::of_field(fields as u8), X::of_field(fields as u8 >> 4));
+            if !dst.is_none() && !src.is_none() {
+                pairs[fields] = Pair {
+                    rex: src.high() << 2 | dst.high(),
+                    modrm: src.low() << 3 | dst.low(),
+                };
+            }
+            fields += 1;
+        }
+        pairs
+    };
+
+    /// Source and destination of an instruction; both must be registers.
+    #[inline(always)]
+    pub(crate) const fn source_destination(fields: u8) -> Pair {
+        Pair::FIELDS[fields as usize]
+    }
+
+    /// The other way round.
+    #[inline(always)]
+    pub(crate) const fn destination_source(fields: u8) -> Pair {
+        Pair::FIELDS[fields.rotate_left(4) as usize]
+    }
+
+    #[inline(always)]
+    pub(crate) const fn rex(self) -> u8 {
+        self.rex
+    }
+
+    #[inline(always)]
+    pub(crate) const fn modrm(self) -> u8 {
+        self.modrm
+    }
+}
+
 /// Callee-saved registers that hold r6 to r9.
 pub(crate) const SAVED: [X; 4] = [RBX, R13, R14, R15];

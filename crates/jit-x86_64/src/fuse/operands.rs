@@ -58,8 +58,8 @@ impl Emitter<'_> {
     }
 
     /// `t = [mem]; d op= t` with `t` read by nobody else: `op d, [mem]`; also comparisons.
-    pub(super) fn load_operand(&mut self, slot: usize, load: RawInsn) -> Option<usize> {
-        let next = self.follower(slot, 1)?;
+    pub(super) fn load_operand(&mut self, slot: usize, run: &[RawInsn]) -> Option<usize> {
+        let (load, next) = (run[0], *run.get(1)?);
         if self.is_probe(slot) {
             return None;
         }
@@ -141,10 +141,10 @@ impl Emitter<'_> {
         &mut self,
         slot: usize,
         base: u8,
-        add: RawInsn,
+        run: &[RawInsn],
         before: usize,
     ) -> Option<usize> {
-        let access = self.follower(slot, before + 1)?;
+        let (add, access) = (run[before], *run.get(before + 1)?);
         let (sum, index) = (add.dst(), add.src());
         if add.off != 0 || index == sum || self.is_probe(slot + before + 1) {
             return None;

@@ -9,11 +9,13 @@ use crate::regs::X;
 
 impl Emitter<'_> {
     /// `t = x; t <<= k; x >>= w - k; x |= t` and its mirror images. The temporary ends as the shifted value, as it would.
-    pub(super) fn rotate(&mut self, slot: usize, mov: RawInsn, one: RawInsn) -> Option<usize> {
-        if !matches!(one.code, LSH64_IMM | RSH64_IMM | LSH32_IMM | RSH32_IMM) {
+    pub(super) fn rotate(&mut self, slot: usize, run: &[RawInsn]) -> Option<usize> {
+        let [mov, one, two, or, ..] = *run else {
+            return None;
+        };
+        if !matches!(or.code, OR64 | OR32) {
             return None;
         }
-        let (two, or) = (self.follower(slot, 2)?, self.follower(slot, 3)?);
         let (bits, left, right, or_code, width) = match mov.code {
             MOV64 => (64, LSH64_IMM, RSH64_IMM, OR64, Width::W64),
             _ => (32, LSH32_IMM, RSH32_IMM, OR32, Width::W32),
@@ -67,20 +69,13 @@ impl Emitter<'_> {
     }
 
     /// `t = x; t >>= w - k; d = x; d <<= k; d |= t` and its mirror image, x unchanged.
-    pub(super) fn rotate_into(
-        &mut self,
-        slot: usize,
-        first: RawInsn,
-        one: RawInsn,
-    ) -> Option<usize> {
-        if !matches!(one.code, LSH64_IMM | RSH64_IMM | LSH32_IMM | RSH32_IMM) {
+    pub(super) fn rotate_into(&mut self, slot: usize, run: &[RawInsn]) -> Option<usize> {
+        let [first, one, second, two, or, ..] = *run else {
+            return None;
+        };
+        if second.code != first.code || !matches!(or.code, OR64 | OR32) {
             return None;
         }
-        let (second, two, or) = (
-            self.follower(slot, 2)?,
-            self.follower(slot, 3)?,
-            self.follower(slot, 4)?,
-        );
         let (bits, left, right, or_code, width) = match first.code {
             MOV64 => (64, LSH64_IMM, RSH64_IMM, OR64, Width::W64),
             _ => (32, LSH32_IMM, RSH32_IMM, OR32, Width::W32),
@@ -92,8 +87,7 @@ impl Emitter<'_> {
                 && (1..bits).contains(&insn.imm)
         };
         let (value, a, b) = (first.src(), first.dst(), second.dst());
-        let is_rotation = second.code == first.code
-            && second.off == 0
+        let is_rotation = second.off == 0
             && second.src() == value
             && a != b
             && a != value

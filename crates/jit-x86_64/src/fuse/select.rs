@@ -30,11 +30,12 @@ pub(super) const RANGE_ENDS: &[u8] = &[0x25, 0x26, 0xa5, 0xa6];
 
 impl Emitter<'_> {
     /// `if a < low goto t; if a > high goto t`, in either order: one comparison of `a - low`.
-    pub(super) fn range(&mut self, slot: usize, first: RawInsn) -> Option<usize> {
+    pub(super) fn range(&mut self, slot: usize, run: &[RawInsn]) -> Option<usize> {
+        let first = run[0];
         if !RANGE_ENDS.contains(&first.code) {
             return None;
         }
-        let second = self.follower(slot, 1)?;
+        let second = *run.get(1)?;
         let ((width, one), (other_width, other)) = (comparison(first)?, comparison(second)?);
         let (low, high) = match (one, other) {
             (JmpOp::Lt, JmpOp::Gt) => (first.imm, second.imm),
@@ -62,9 +63,9 @@ impl Emitter<'_> {
     }
 
     /// `if a op b goto +1; d = s`: the move if the condition does not hold.
-    pub(super) fn select(&mut self, slot: usize, jump: RawInsn) -> Option<usize> {
+    pub(super) fn select(&mut self, slot: usize, run: &[RawInsn]) -> Option<usize> {
+        let (jump, mov) = (run[0], *run.get(1)?);
         let (width, op) = comparison(jump)?;
-        let mov = self.follower(slot, 1)?;
         let dst = x(mov.dst())?;
         if jump.off != 1 || mov.off != 0 || self.is_dead(slot + 2, mov.dst()) {
             return None;
@@ -89,8 +90,10 @@ impl Emitter<'_> {
     }
 
     /// `d = v; if a op b goto +1; d = 1 - v` with `v` 0 or 1: the condition itself.
-    pub(super) fn set_condition(&mut self, slot: usize, first: RawInsn) -> Option<usize> {
-        let (jump, second) = (self.follower(slot, 1)?, self.follower(slot, 2)?);
+    pub(super) fn set_condition(&mut self, run: &[RawInsn]) -> Option<usize> {
+        let [first, jump, second, ..] = *run else {
+            return None;
+        };
         let (width, op) = comparison(jump)?;
         let is_bit = |mov: RawInsn| {
             matches!(mov.code, MOV64_IMM | MOV32_IMM) && mov.off == 0 && matches!(mov.imm, 0 | 1)
