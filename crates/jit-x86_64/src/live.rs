@@ -15,7 +15,7 @@ use std::sync::LazyLock;
 use ring3_isa::{Insn, InternalInsn, RawInsn, Reg, RegSet, decode_xlated};
 use ring3_runtime::{CallKind, InlineCall, Linked, Target};
 
-use crate::plan::SlotPlan;
+use crate::plan::{Place, SlotPlan};
 
 /// All registers, r11 included.
 pub(crate) const ALL: u16 = 0xfff;
@@ -45,9 +45,9 @@ impl Effect {
     /// Nothing behind the end.
     pub(crate) const END: Effect = Effect::new(0, 0, FP).with_live(FP);
 
-    /// The registers read or written.
-    pub(crate) fn used(self) -> u16 {
-        self.0 as u16 | !((self.0 >> KEEPS) as u16)
+    /// The registers read or written, as if they were those of fields.
+    pub(crate) fn named(self) -> Fields {
+        Fields(u64::from(self.0 as u16 | !((self.0 >> KEEPS) as u16)))
     }
 
     /// Adds to the registers read.
@@ -116,6 +116,37 @@ impl Fields {
             fields
         };
         Fields(FIELDS[usize::from(raw.regs)])
+    }
+
+    /// None.
+    pub(crate) const NONE: Fields = Fields(0);
+
+    #[inline(always)]
+    pub(crate) fn and(self, other: Fields) -> Fields {
+        Fields(self.0 | other.0)
+    }
+
+    /// Whether one of them is in the mask.
+    #[inline(always)]
+    pub(crate) fn are_in(self, mask: FieldMask) -> bool {
+        self.0 as u32 & mask.0 != 0
+    }
+
+    pub(crate) fn registers(self) -> RegSet {
+        let registers = self.0 >> READS | self.0 >> LIVE | self.0 >> KEEPS;
+        RegSet::from_bits(registers as u16)
+    }
+}
+
+/// Registers as destination and as source.
+#[derive(Clone, Copy)]
+pub(crate) struct FieldMask(u32);
+
+impl FieldMask {
+    pub(crate) const NONE: FieldMask = FieldMask(0);
+
+    pub(crate) const fn only(reg: Reg) -> FieldMask {
+        FieldMask((1 << READS | 1 << LIVE) << reg.number())
     }
 }
 
@@ -299,7 +330,7 @@ fn look_again(
     while slot > range.start {
         slot -= 1;
         let plan = &mut slots[slot];
-        if !plan.is_special {
+        if plan.place == Place::Plain {
             plan.effect = plan.effect.before(behind);
             behind = plan.effect.live();
             continue;
@@ -307,7 +338,7 @@ fn look_again(
         let SlotPlan {
             effect,
             turn,
-            is_head,
+            place,
             ..
         } = *plan;
         let target = match turn {
@@ -317,7 +348,7 @@ fn look_again(
         let now = effect.before(turn.behind(behind, target));
         behind = now.live();
         slots[slot].effect = now;
-        if is_head && effect.live() != behind {
+        if place == Place::Head && effect.live() != behind {
             return Some(slot);
         }
     }
@@ -389,10 +420,16 @@ pub(crate) fn slow(linked: &Linked, slot: usize, site: Option<&Target>) -> Effec
 }
 
 impl Row {
-    /// What a slot of this row does.
+    /// The fields that say something.
     #[inline(always)]
-    pub(crate) fn effect(&self, fields: Fields) -> Effect {
-        let all = fields.0 & self.of_fields ^ self.always;
+    pub(crate) fn named(&self, fields: Fields) -> Fields {
+        Fields(fields.0 & self.of_fields)
+    }
+
+    /// What a slot of this row does, by those fields.
+    #[inline(always)]
+    pub(crate) fn effect(&self, named: Fields) -> Effect {
+        let all = named.0 ^ self.always;
         Effect(all | all >> (LIVE - READS) & 0xffff)
     }
 }

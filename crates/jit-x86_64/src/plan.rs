@@ -14,7 +14,7 @@ use ring3_isa::{
 use ring3_runtime::{CallKind, Linked, Target};
 
 use crate::emit::JitError;
-use crate::live::{self, Effect, Fields, Loops, Turn};
+use crate::live::{self, Effect, FieldMask, Fields, Loops, Turn};
 use crate::targets::Targets;
 
 /// What the first pass found.
@@ -43,10 +43,19 @@ pub(crate) struct SlotPlan {
     pub(crate) estimate: u32,
     /// Where control goes behind it.
     pub(crate) turn: Turn,
-    /// Control may go elsewhere than to the next slot, or a jump back ends here.
-    pub(crate) is_special: bool,
+    pub(crate) place: Place,
+}
+
+/// Where a slot stands among jumps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Control goes on to the next slot, and no jump back ends here.
+    #[default]
+    Plain,
+    /// Control may go elsewhere.
+    Turn,
     /// A jump back ends here.
-    pub(crate) is_head: bool,
+    Head,
 }
 
 /// What is known of one function.
@@ -86,8 +95,8 @@ struct CodeRow {
     marks: u8,
     /// More has to be asked than the operation code.
     is_special: bool,
-    /// r10 if the code is an access.
-    accesses: u16,
+    /// The fields by which an access is one of the stack; none if it is no access.
+    stack: FieldMask,
 }
 
 const LOADS: u8 = 1;
@@ -98,8 +107,6 @@ const ENDS: u8 = 16;
 const DIVIDES: u8 = 32;
 const TWO_SLOTS: u8 = 64;
 const MAY_GOTO: u8 = 128;
-
-const FP: u16 = 1 << Reg::FP.number();
 
 static ROWS: LazyLock<[CodeRow; 256]> = LazyLock::new(|| {
     std::array::from_fn(|code| {
@@ -119,7 +126,11 @@ static ROWS: LazyLock<[CodeRow; 256]> = LazyLock::new(|| {
             estimate: insn.map_or(0, |(insn, _)| estimated_bytes(&insn)),
             marks,
             is_special,
-            accesses: if marks & (LOADS | STORES) != 0 { FP } else { 0 },
+            stack: if marks & (LOADS | STORES) != 0 {
+                FieldMask::only(Reg::FP)
+            } else {
+                FieldMask::NONE
+            },
         }
     })
 });
@@ -373,7 +384,7 @@ struct Sweep {
     /// The registers live at the next slot.
     live: u16,
     /// Registers named.
-    used: u16,
+    named: Fields,
     /// Bytes of code.
     estimate: u32,
     /// The least offset of an access by r10, if below it.
@@ -384,18 +395,20 @@ impl Sweep {
     /// One slot back: what its code says of it.
     #[inline(always)]
     fn step(&mut self, raw: RawInsn, row: &CodeRow) -> Effect {
-        let effect = row.live.effect(Fields::of(raw));
+        let named = row.live.named(Fields::of(raw));
         // Displacements take up to four bytes more; a zero one takes none.
         self.estimate += u32::from(row.estimate)
             + u32::from(raw.off != 0)
             + 3 * u32::from(raw.off as i8 as i16 != raw.off);
-        self.used |= effect.used();
-        self.see_access(raw, effect.used() & row.accesses != 0);
-        effect
+        self.see(raw, row, named);
+        row.live.effect(named)
     }
 
+    /// Notes registers and depth of the stack.
     #[inline(always)]
-    fn see_access(&mut self, raw: RawInsn, is_stack: bool) {
+    fn see(&mut self, raw: RawInsn, row: &CodeRow, named: Fields) {
+        self.named = self.named.and(named);
+        let is_stack = named.are_in(row.stack);
         self.lowest = self.lowest.min(if is_stack { raw.off } else { 0 });
     }
 
@@ -416,8 +429,7 @@ impl Sweep {
                 effect,
                 estimate: sweep.estimate,
                 turn: Turn::On,
-                is_special: false,
-                is_head: false,
+                place: Place::Plain,
             };
             left -= 1;
         }
@@ -452,7 +464,7 @@ fn look_at_function(
     let mut sweep = Sweep {
         // Control does not run off the end.
         live: Effect::END.live(),
-        used: 0,
+        named: Fields::NONE,
         estimate: progress.estimate,
         lowest: 0,
     };
@@ -474,8 +486,7 @@ fn look_at_function(
                 _ => progress.site(linked, slot),
             };
             effect = live::slow(linked, slot, site);
-            sweep.used |= effect.used();
-            sweep.see_access(raw, effect.used() & row.accesses != 0);
+            sweep.see(raw, row, effect.named());
         }
         if has_stops && row.is_special {
             effect.also_reads(crate::stop::reads(linked, slot));
@@ -519,8 +530,11 @@ fn look_at_function(
             effect,
             estimate: sweep.estimate,
             turn,
-            is_special: is_head || turn != Turn::On,
-            is_head,
+            place: match (is_head, turn) {
+                (true, _) => Place::Head,
+                (false, Turn::On) => Place::Plain,
+                (false, _) => Place::Turn,
+            },
         };
         if is_head {
             is_settled &= loops.settle(insns, slots).is_ok();
@@ -541,7 +555,7 @@ fn look_at_function(
     }
     progress.estimate = sweep.estimate;
     function.is_straight = all_marks & JUMPS == 0 && ends == 1;
-    function.used = RegSet::from_bits(sweep.used);
+    function.used = sweep.named.registers();
     // Stopping calls what confirms and releases.
     function.has_back_edge = !loops.is_empty();
     let may_stop = has_stops && (function.has_back_edge || function.is_callback);
