@@ -166,7 +166,9 @@ pub(crate) struct Emitter<'a> {
     pub(crate) cpu: CpuFeatures,
     pub(crate) mode: Mode,
     pub(crate) frame: Frame,
-    /// Instructions may go the short way (`quick`).
+    /// Rules apply, and instructions may go the short way (`quick`), where a function allows it.
+    is_optimised: bool,
+    /// So it is in the current function.
     is_quick: bool,
     /// Forward jumps over fewer estimated bytes are short.
     short_below: u32,
@@ -237,7 +239,8 @@ impl<'a> Emitter<'a> {
             planted_fault: options
                 .planted_fault
                 .and_then(|name| crate::fuse::NAMES.iter().position(|rule| *rule == name)),
-            is_quick: mode == Mode::Native && options.blinding_seed.is_none(),
+            is_optimised: mode == Mode::Native && options.blinding_seed.is_none(),
+            is_quick: false,
             short_below: match (jumps, mode, options.blinding_seed) {
                 (Jumps::Estimated, Mode::Native, None) => SHORT_BELOW,
                 _ => 0,
@@ -324,6 +327,7 @@ impl<'a> Emitter<'a> {
         let function = self.plan.functions[index];
         self.current = index;
         self.frame = Frame::of(self.plan, index, self.mode)?;
+        self.is_quick = self.is_optimised && function.has_registers_only;
         self.epilogue = None;
         self.packet_failed = None;
         // The nop lies in one aligned quadword.
@@ -351,10 +355,7 @@ impl<'a> Emitter<'a> {
         if function.is_callback {
             self.count_stop(function.start);
         }
-        let mut slot = function.start;
-        while slot < function.end {
-            slot += self.slot(slot)?;
-        }
+        self.slots(function.start..function.end)?;
         if let Some(landing) = landing {
             self.land(index, landing)?;
         }
@@ -362,30 +363,42 @@ impl<'a> Emitter<'a> {
         Ok(if self.frame.is_shared { body } else { inner })
     }
 
+    /// The slots of a function. A function of its own, since all that is common happens in its loop.
+    #[inline(never)]
+    fn slots(&mut self, range: std::ops::Range<usize>) -> Result<(), JitError> {
+        let mut slot = range.start;
+        while slot < range.end {
+            slot += self.slot(slot)?;
+        }
+        Ok(())
+    }
+
     /// The instruction at `slot` and those fused with it; returns the slots consumed.
     #[inline(always)]
     fn slot(&mut self, slot: usize) -> Result<usize, JitError> {
         self.slot_offsets[slot] = self.asm.pos() as u32;
-        let raw = self.insns[slot];
+        let (insns, slots) = (self.insns, self.slots);
+        let raw = insns[slot];
         if self.stops.is_some() && crate::stop::jumps_back(raw) {
             self.count_stop(slot);
         }
-        if self.is_quick {
-            if self.is_unread(slot, raw) {
-                let count = if raw.is_ld_imm64() { 2 } else { 1 };
-                self.slot_offsets[slot + count - 1] = self.slot_offsets[slot];
-                self.hit(crate::fuse::Rule::Unread);
+        if self.is_quick
+            && let (Some([raw, next]), Some([here, behind])) =
+                (insns[slot..].first_chunk(), slots[slot..].first_chunk())
+        {
+            if here.effect.is_unread(behind.effect.live())
+                && let Some(count) = self.unread(slot, *raw)
+            {
                 return Ok(count);
             }
-            if crate::fuse::may_begin(self.insns, slot)
+            if crate::fuse::may_begin(*raw, *next)
                 && let Some(count) = self.fused(slot)
             {
-                for inner in slot + 1..slot + count {
-                    self.slot_offsets[inner] = self.asm.pos() as u32;
-                }
+                let here = self.asm.pos() as u32;
+                self.slot_offsets[slot + 1..slot + count].fill(here);
                 return Ok(count);
             }
-            if self.quick(slot, raw) {
+            if self.quick(slot, *raw) {
                 return Ok(1);
             }
         }
@@ -480,15 +493,16 @@ impl<'a> Emitter<'a> {
             .then_some(function.end)
     }
 
-    /// Whether the slot only computes what nobody reads.
-    #[inline(always)]
-    fn is_unread(&self, slot: usize, raw: RawInsn) -> bool {
-        // What is live at the second slot of a load is what is live behind it.
-        let Some([here, behind]) = self.slots[slot..].first_chunk() else {
-            return false;
-        };
-        here.effect.is_unread(behind.effect.live())
-            && !(raw.is_ld_imm64() && self.plan.targets.contains(slot + 1))
+    /// Leaves out an instruction that only computes what nobody reads; returns the slots consumed. What is live at the second slot of a load is
+    /// what is live behind it.
+    fn unread(&mut self, slot: usize, raw: RawInsn) -> Option<usize> {
+        let count = if raw.is_ld_imm64() { 2 } else { 1 };
+        if count == 2 && self.plan.targets.contains(slot + 1) {
+            return None;
+        }
+        self.slot_offsets[slot + count - 1] = self.slot_offsets[slot];
+        self.hit(crate::fuse::Rule::Unread);
+        Some(count)
     }
 
     /// The instructions of a small function in place of its call.

@@ -214,13 +214,10 @@ const PLACES: [u32; 256] = {
     places
 };
 
-/// Whether a run may begin at `slot`, by two looks into a table: nearly always it may not.
+/// Whether a run may begin with these, by two looks into a table: nearly always it may not.
 #[inline(always)]
-pub(crate) fn may_begin(insns: &[RawInsn], slot: usize) -> bool {
-    let Some(next) = insns.get(slot + 1) else {
-        return false;
-    };
-    PLACES[insns[slot].code as usize] & PLACES[next.code as usize] >> 16 != 0
+pub(crate) fn may_begin(first: RawInsn, next: RawInsn) -> bool {
+    PLACES[usize::from(first.code)] & PLACES[usize::from(next.code)] >> 16 != 0
 }
 
 fn x(number: u8) -> Option<X> {

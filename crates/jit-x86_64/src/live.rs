@@ -132,9 +132,17 @@ impl Fields {
         self.0 as u32 & mask.0 != 0
     }
 
+    fn all(self) -> u16 {
+        (self.0 >> READS | self.0 >> LIVE | self.0 >> KEEPS) as u16
+    }
+
     pub(crate) fn registers(self) -> RegSet {
-        let registers = self.0 >> READS | self.0 >> LIVE | self.0 >> KEEPS;
-        RegSet::from_bits(registers as u16)
+        RegSet::from_bits(self.all())
+    }
+
+    /// Whether all numbers are those of registers.
+    pub(crate) fn are_registers(self) -> bool {
+        self.all() & !ALL == 0
     }
 }
 
@@ -368,16 +376,22 @@ impl Turn {
     }
 }
 
-/// What is live at a jump's target.
+/// The slot that a jump goes to.
 #[inline(always)]
-fn target(slots: &[SlotPlan], slot: usize, raw: RawInsn) -> u16 {
+pub(crate) fn jump_target(slot: usize, raw: RawInsn) -> usize {
     let distance = if raw.code == GOTO_LONG {
         raw.imm as isize
     } else {
         raw.off.into()
     };
-    let target = slot.wrapping_add_signed(distance + 1);
-    slots.get(target).map_or(ALL, |target| target.effect.live())
+    slot.wrapping_add_signed(distance + 1)
+}
+
+/// What is live at a jump's target.
+#[inline(always)]
+fn target(slots: &[SlotPlan], slot: usize, raw: RawInsn) -> u16 {
+    let target = slots.get(jump_target(slot, raw));
+    target.map_or(ALL, |target| target.effect.live())
 }
 
 /// The registers that a call's code reads.

@@ -63,8 +63,10 @@ pub(crate) enum Place {
 pub(crate) struct Function {
     pub(crate) start: usize,
     pub(crate) end: usize,
-    /// Registers named; at least those read or written.
+    /// Registers read or written.
     pub(crate) used: RegSet,
+    /// All of them are registers.
+    pub(crate) has_registers_only: bool,
     /// Calls anything.
     pub(crate) has_calls: bool,
     /// Contains a tail call.
@@ -323,6 +325,7 @@ const INLINED_SLOTS: usize = 12;
 fn is_small_leaf(function: &Function) -> bool {
     const CALLER_SAVED: u16 = RegSet::CALLER_SAVED.bits();
     function.is_straight
+        && function.has_registers_only
         && !function.has_calls
         && function.used.bits() & !CALLER_SAVED == 0
         && function.end - function.start <= INLINED_SLOTS
@@ -494,11 +497,10 @@ fn look_at_function(
         ends += u32::from(row.marks & ENDS != 0);
         let mut live_at_target = 0;
         if row.marks & JUMPS != 0 {
-            let target = slot as i64 + 1 + i64::from(raw.distance().unwrap_or(0));
-            let target = match usize::try_from(target) {
-                Ok(target) if (function.start..function.end).contains(&target) => target,
-                _ => return Err(malformed(slot, "jump out of the function")),
-            };
+            let target = live::jump_target(slot, raw);
+            if !(function.start..function.end).contains(&target) {
+                return Err(malformed(slot, "jump out of the function"));
+            }
             targets.insert(target);
             if target > slot {
                 live_at_target = slots[target].effect.live();
@@ -556,6 +558,7 @@ fn look_at_function(
     progress.estimate = sweep.estimate;
     function.is_straight = all_marks & JUMPS == 0 && ends == 1;
     function.used = sweep.named.registers();
+    function.has_registers_only = sweep.named.are_registers();
     // Stopping calls what confirms and releases.
     function.has_back_edge = !loops.is_empty();
     let may_stop = has_stops && (function.has_back_edge || function.is_callback);

@@ -180,13 +180,14 @@ fn row(insn: &Insn) -> Option<Row> {
 }
 
 impl Emitter<'_> {
-    /// Writes the instruction at `slot` if it is one of the common ones. Not for checked or blinded programs, nor for loads that may fault.
+    /// Writes the instruction at `slot` if it is one of the common ones. Not for checked or blinded programs, nor for functions that name other
+    /// registers than there are.
     #[inline(always)]
     pub(crate) fn quick(&mut self, slot: usize, raw: RawInsn) -> bool {
         let row = &ROWS[raw.code as usize];
         let bits = u64::from_le_bytes(raw.to_bytes());
         let (dst, src) = (X::of_field(raw.dst()), X::of_field(raw.src()));
-        if (bits & row.zero != 0) | dst.is_none() | src.is_none() {
+        if bits & row.zero != 0 {
             return false;
         }
         match row.kind {
