@@ -224,9 +224,6 @@ impl<'a> Emitter<'a> {
             pending,
         } = scratch;
         pending.clear();
-        // Small memory that is cleared by hand comes from the thread's cache.
-        let mut slot_offsets = Vec::with_capacity(slot_count + 1);
-        slot_offsets.resize(slot_count + 1, 0);
         Emitter {
             asm: Asm::in_buffer(std::mem::take(code), slot_count * 5 + 256),
             linked,
@@ -249,7 +246,8 @@ impl<'a> Emitter<'a> {
             current: 0,
             next_site: 0,
             blinding: options.blinding_seed.map(|seed| seed | 1),
-            slot_offsets,
+            // Not `vec![]`: memory that the allocator clears does not come from the thread's cache.
+            slot_offsets: std::iter::repeat_n(0, slot_count + 1).collect(),
             functions: Vec::with_capacity(plan.functions.len()),
             pending,
             pending_calls: Vec::new(),

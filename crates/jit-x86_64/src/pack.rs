@@ -13,7 +13,7 @@
 //! Key types: [`Text`] (an allocation), the process-wide `Space`. Neighbours: `compile` fills texts, `trampoline` patches and allocates them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ring3_os::map::TwinRegion;
 use ring3_sync::rcu;
@@ -59,6 +59,8 @@ struct Space {
     packs: Vec<Pack>,
     /// Steps that no thread is inside any more, but that a core may have fetched.
     released: Vec<Released>,
+    /// Number of those for which cores are being made to serialise.
+    leaving_steps: usize,
 }
 
 /// Steps of a text that is no more.
@@ -88,15 +90,27 @@ impl Space {
 
     /// Lets released steps be used again.
     fn reuse(&mut self) {
-        if self.released.is_empty() {
-            return;
+        if !self.released.is_empty() {
+            let released = self.take_released();
+            serialise_cores();
+            self.give(released);
         }
-        serialise_cores();
+    }
+
+    fn take_released(&mut self) -> Vec<Released> {
+        let released = std::mem::take(&mut self.released);
+        self.leaving_steps += Released::steps(&released);
+        released
+    }
+
+    /// Frees what [`Space::take_released`] gave, after cores have serialised.
+    fn give(&mut self, released: Vec<Released>) {
+        self.leaving_steps -= Released::steps(&released);
         for Released {
             region,
             first,
             steps,
-        } in std::mem::take(&mut self.released)
+        } in released
         {
             let is_here = |pack: &&mut Pack| Arc::ptr_eq(&pack.region, &region);
             if let Some(pack) = self.packs.iter_mut().find(is_here) {
@@ -106,9 +120,16 @@ impl Space {
     }
 }
 
-fn space() -> &'static Mutex<Space> {
+impl Released {
+    fn steps(released: &[Released]) -> usize {
+        released.iter().map(|released| released.steps).sum()
+    }
+}
+
+fn lock() -> MutexGuard<'static, Space> {
     static SPACE: OnceLock<Mutex<Space>> = OnceLock::new();
-    SPACE.get_or_init(Mutex::default)
+    let space = SPACE.get_or_init(Mutex::default);
+    space.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Executable memory with code in it; freed after a grace period when dropped.
@@ -141,7 +162,7 @@ impl Text {
         if steps > STEPS {
             return Err(Errno::E2BIG);
         }
-        let mut space = space().lock().unwrap_or_else(PoisonError::into_inner);
+        let mut space = lock();
         let mut found = space.find(steps, near, class);
         if found.is_none() {
             space.reuse();
@@ -283,24 +304,27 @@ fn release(region: &Arc<TwinRegion>, offset: usize, steps: usize) {
             .add(offset)
             .write_bytes(TRAP, steps * STEP_BYTES)
     };
-    let mut space = space().lock().unwrap_or_else(PoisonError::into_inner);
+    let mut space = lock();
     space.released.push(Released {
         region: region.clone(),
         first: offset / STEP_BYTES,
         steps,
     });
     if space.released.len() >= RELEASED_AT_ONCE {
-        space.reuse();
+        let released = space.take_released();
+        // Compilations do not wait for it: the first time it takes milliseconds.
+        drop(space);
+        serialise_cores();
+        lock().give(released);
     }
 }
 
 /// Bytes of all [`Text`]s that live, in whole steps.
 pub fn used_bytes() -> usize {
-    let space = space().lock().unwrap_or_else(PoisonError::into_inner);
+    let space = lock();
     // Without the step that each pack keeps for itself.
     let steps: usize = space.packs.iter().map(|pack| pack.used_steps - 1).sum();
-    let released: usize = space.released.iter().map(|released| released.steps).sum();
-    (steps - released) * STEP_BYTES
+    (steps - Released::steps(&space.released) - space.leaving_steps) * STEP_BYTES
 }
 
 /// Makes every core forget instructions it fetched ahead. Where the host cannot, x86's coherent instruction cache and the grace
@@ -435,6 +459,7 @@ mod tests {
                 first,
                 steps: STEPS - 1,
             }],
+            leaving_steps: 0,
         };
         assert!(space.find(1, near, Class::Plain).is_none());
         space.reuse();
