@@ -18,10 +18,12 @@
 
 mod atomic;
 mod checked;
+mod fuse;
 mod op;
 mod predecode;
 mod program;
 mod run;
+mod simple;
 mod stack;
 mod step;
 

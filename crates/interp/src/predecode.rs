@@ -581,6 +581,7 @@ impl<'a> Build<'a> {
             None => None,
         };
         let mut steps = self.steps.into_boxed_slice();
+        crate::fuse::fuse(&mut steps);
         let inner = Arc::new_cyclic(|weak: &std::sync::Weak<Inner>| {
             let record = |start: usize| CallbackRecord {
                 head: Callback::new(crate::run::run_callback),

@@ -2,16 +2,17 @@
 //!
 //! Generic over [`Guard`]: the unchecked mode's judgements vanish. Semantics are those of `ring3_isa`'s evaluation.
 
-use ring3_isa::{
-    AluOp, AtomicOp, Insn, InternalInsn, JmpOp, MemSize, Operand, eval_alu32, eval_alu64,
-    eval_extend, eval_jmp32, eval_jmp64,
-};
+use ring3_isa::{AluOp, AtomicOp, Insn, InternalInsn, JmpOp, MemSize, Operand, eval_extend};
 use ring3_runtime::{Access, MAX_TAIL_CALLS, exception, extable};
 
 use crate::atomic::atomic;
 use crate::op::{Op, Step};
 use crate::program::Inner;
 use crate::run::{Guard, Handler, MAY_GOTO_PASSES, Run, go, pointer, reg};
+use crate::simple::{
+    Alu32Imm, Alu32Reg, Alu64Imm, Alu64Reg, Jmp32Imm, Jmp32Reg, Jmp64Imm, Jmp64Reg, Load, Simple,
+    single,
+};
 
 /// Ends the run with the guard's objection. For bodies of `steps!`.
 macro_rules! allowed {
@@ -51,44 +52,6 @@ macro_rules! steps {
 }
 
 steps! {
-    alu64_reg<const OP: u8>(pc, step, next, registers, run) {
-        let src = *reg(registers, step.src);
-        let dst = reg(registers, step.dst);
-        *dst = eval_alu64(AluOp::ALL[OP as usize], *dst, src);
-        next
-    }
-    alu64_imm<const OP: u8>(pc, step, next, registers, run) {
-        let dst = reg(registers, step.dst);
-        *dst = eval_alu64(AluOp::ALL[OP as usize], *dst, step.imm);
-        next
-    }
-    alu32_reg<const OP: u8>(pc, step, next, registers, run) {
-        let src = *reg(registers, step.src);
-        let dst = reg(registers, step.dst);
-        *dst = u64::from(eval_alu32(AluOp::ALL[OP as usize], *dst as u32, src as u32));
-        next
-    }
-    alu32_imm<const OP: u8>(pc, step, next, registers, run) {
-        let dst = reg(registers, step.dst);
-        *dst = u64::from(eval_alu32(AluOp::ALL[OP as usize], *dst as u32, step.imm as u32));
-        next
-    }
-    jmp64_reg<const OP: u8>(pc, step, next, registers, run) {
-        let taken = eval_jmp64(JmpOp::ALL[OP as usize], *reg(registers, step.dst), *reg(registers, step.src));
-        if taken { pc.offset(step.off as isize) } else { next }
-    }
-    jmp64_imm<const OP: u8>(pc, step, next, registers, run) {
-        let taken = eval_jmp64(JmpOp::ALL[OP as usize], *reg(registers, step.dst), step.imm);
-        if taken { pc.offset(step.off as isize) } else { next }
-    }
-    jmp32_reg<const OP: u8>(pc, step, next, registers, run) {
-        let (dst, src) = (*reg(registers, step.dst) as u32, *reg(registers, step.src) as u32);
-        if eval_jmp32(JmpOp::ALL[OP as usize], dst, src) { pc.offset(step.off as isize) } else { next }
-    }
-    jmp32_imm<const OP: u8>(pc, step, next, registers, run) {
-        let taken = eval_jmp32(JmpOp::ALL[OP as usize], *reg(registers, step.dst) as u32, step.imm as u32);
-        if taken { pc.offset(step.off as isize) } else { next }
-    }
     neg64(pc, step, next, registers, run) {
         let dst = reg(registers, step.dst);
         *dst = dst.wrapping_neg();
@@ -314,8 +277,7 @@ macro_rules! accesses {
                 let address = reg(registers, step.src).wrapping_add(step.off as u64);
                 let (guard, at) = (*run).at(pc);
                 allowed!(run, guard.access(at, address, size_of::<$unsigned>() as u64, Access::Read));
-                *reg(registers, step.dst) = u64::from(pointer::<$unsigned>(address).read_unaligned());
-                next
+                Load::<$unsigned>::apply(pc, registers)
             }
             $store(pc, step, next, registers, run) {
                 let address = reg(registers, step.dst).wrapping_add(step.off as u64);
@@ -365,106 +327,106 @@ signed_loads! {
 /// The function of an operation.
 pub(crate) fn handler<G: Guard>(op: Op) -> Handler<G> {
     match op {
-        Op::Add64 => alu64_reg::<G, { AluOp::Add as u8 }>,
-        Op::Add64Imm => alu64_imm::<G, { AluOp::Add as u8 }>,
-        Op::Add32 => alu32_reg::<G, { AluOp::Add as u8 }>,
-        Op::Add32Imm => alu32_imm::<G, { AluOp::Add as u8 }>,
-        Op::Sub64 => alu64_reg::<G, { AluOp::Sub as u8 }>,
-        Op::Sub64Imm => alu64_imm::<G, { AluOp::Sub as u8 }>,
-        Op::Sub32 => alu32_reg::<G, { AluOp::Sub as u8 }>,
-        Op::Sub32Imm => alu32_imm::<G, { AluOp::Sub as u8 }>,
-        Op::Mul64 => alu64_reg::<G, { AluOp::Mul as u8 }>,
-        Op::Mul64Imm => alu64_imm::<G, { AluOp::Mul as u8 }>,
-        Op::Mul32 => alu32_reg::<G, { AluOp::Mul as u8 }>,
-        Op::Mul32Imm => alu32_imm::<G, { AluOp::Mul as u8 }>,
-        Op::Div64 => alu64_reg::<G, { AluOp::Div as u8 }>,
-        Op::Div64Imm => alu64_imm::<G, { AluOp::Div as u8 }>,
-        Op::Div32 => alu32_reg::<G, { AluOp::Div as u8 }>,
-        Op::Div32Imm => alu32_imm::<G, { AluOp::Div as u8 }>,
-        Op::Sdiv64 => alu64_reg::<G, { AluOp::Sdiv as u8 }>,
-        Op::Sdiv64Imm => alu64_imm::<G, { AluOp::Sdiv as u8 }>,
-        Op::Sdiv32 => alu32_reg::<G, { AluOp::Sdiv as u8 }>,
-        Op::Sdiv32Imm => alu32_imm::<G, { AluOp::Sdiv as u8 }>,
-        Op::Or64 => alu64_reg::<G, { AluOp::Or as u8 }>,
-        Op::Or64Imm => alu64_imm::<G, { AluOp::Or as u8 }>,
-        Op::Or32 => alu32_reg::<G, { AluOp::Or as u8 }>,
-        Op::Or32Imm => alu32_imm::<G, { AluOp::Or as u8 }>,
-        Op::And64 => alu64_reg::<G, { AluOp::And as u8 }>,
-        Op::And64Imm => alu64_imm::<G, { AluOp::And as u8 }>,
-        Op::And32 => alu32_reg::<G, { AluOp::And as u8 }>,
-        Op::And32Imm => alu32_imm::<G, { AluOp::And as u8 }>,
-        Op::Lsh64 => alu64_reg::<G, { AluOp::Lsh as u8 }>,
-        Op::Lsh64Imm => alu64_imm::<G, { AluOp::Lsh as u8 }>,
-        Op::Lsh32 => alu32_reg::<G, { AluOp::Lsh as u8 }>,
-        Op::Lsh32Imm => alu32_imm::<G, { AluOp::Lsh as u8 }>,
-        Op::Rsh64 => alu64_reg::<G, { AluOp::Rsh as u8 }>,
-        Op::Rsh64Imm => alu64_imm::<G, { AluOp::Rsh as u8 }>,
-        Op::Rsh32 => alu32_reg::<G, { AluOp::Rsh as u8 }>,
-        Op::Rsh32Imm => alu32_imm::<G, { AluOp::Rsh as u8 }>,
-        Op::Mod64 => alu64_reg::<G, { AluOp::Mod as u8 }>,
-        Op::Mod64Imm => alu64_imm::<G, { AluOp::Mod as u8 }>,
-        Op::Mod32 => alu32_reg::<G, { AluOp::Mod as u8 }>,
-        Op::Mod32Imm => alu32_imm::<G, { AluOp::Mod as u8 }>,
-        Op::Smod64 => alu64_reg::<G, { AluOp::Smod as u8 }>,
-        Op::Smod64Imm => alu64_imm::<G, { AluOp::Smod as u8 }>,
-        Op::Smod32 => alu32_reg::<G, { AluOp::Smod as u8 }>,
-        Op::Smod32Imm => alu32_imm::<G, { AluOp::Smod as u8 }>,
-        Op::Xor64 => alu64_reg::<G, { AluOp::Xor as u8 }>,
-        Op::Xor64Imm => alu64_imm::<G, { AluOp::Xor as u8 }>,
-        Op::Xor32 => alu32_reg::<G, { AluOp::Xor as u8 }>,
-        Op::Xor32Imm => alu32_imm::<G, { AluOp::Xor as u8 }>,
-        Op::Mov64 => alu64_reg::<G, { AluOp::Mov as u8 }>,
-        Op::Mov64Imm => alu64_imm::<G, { AluOp::Mov as u8 }>,
-        Op::Mov32 => alu32_reg::<G, { AluOp::Mov as u8 }>,
-        Op::Mov32Imm => alu32_imm::<G, { AluOp::Mov as u8 }>,
-        Op::Arsh64 => alu64_reg::<G, { AluOp::Arsh as u8 }>,
-        Op::Arsh64Imm => alu64_imm::<G, { AluOp::Arsh as u8 }>,
-        Op::Arsh32 => alu32_reg::<G, { AluOp::Arsh as u8 }>,
-        Op::Arsh32Imm => alu32_imm::<G, { AluOp::Arsh as u8 }>,
-        Op::JEq64 => jmp64_reg::<G, { JmpOp::Eq as u8 }>,
-        Op::JEq64Imm => jmp64_imm::<G, { JmpOp::Eq as u8 }>,
-        Op::JEq32 => jmp32_reg::<G, { JmpOp::Eq as u8 }>,
-        Op::JEq32Imm => jmp32_imm::<G, { JmpOp::Eq as u8 }>,
-        Op::JGt64 => jmp64_reg::<G, { JmpOp::Gt as u8 }>,
-        Op::JGt64Imm => jmp64_imm::<G, { JmpOp::Gt as u8 }>,
-        Op::JGt32 => jmp32_reg::<G, { JmpOp::Gt as u8 }>,
-        Op::JGt32Imm => jmp32_imm::<G, { JmpOp::Gt as u8 }>,
-        Op::JGe64 => jmp64_reg::<G, { JmpOp::Ge as u8 }>,
-        Op::JGe64Imm => jmp64_imm::<G, { JmpOp::Ge as u8 }>,
-        Op::JGe32 => jmp32_reg::<G, { JmpOp::Ge as u8 }>,
-        Op::JGe32Imm => jmp32_imm::<G, { JmpOp::Ge as u8 }>,
-        Op::JSet64 => jmp64_reg::<G, { JmpOp::Set as u8 }>,
-        Op::JSet64Imm => jmp64_imm::<G, { JmpOp::Set as u8 }>,
-        Op::JSet32 => jmp32_reg::<G, { JmpOp::Set as u8 }>,
-        Op::JSet32Imm => jmp32_imm::<G, { JmpOp::Set as u8 }>,
-        Op::JNe64 => jmp64_reg::<G, { JmpOp::Ne as u8 }>,
-        Op::JNe64Imm => jmp64_imm::<G, { JmpOp::Ne as u8 }>,
-        Op::JNe32 => jmp32_reg::<G, { JmpOp::Ne as u8 }>,
-        Op::JNe32Imm => jmp32_imm::<G, { JmpOp::Ne as u8 }>,
-        Op::JSgt64 => jmp64_reg::<G, { JmpOp::Sgt as u8 }>,
-        Op::JSgt64Imm => jmp64_imm::<G, { JmpOp::Sgt as u8 }>,
-        Op::JSgt32 => jmp32_reg::<G, { JmpOp::Sgt as u8 }>,
-        Op::JSgt32Imm => jmp32_imm::<G, { JmpOp::Sgt as u8 }>,
-        Op::JSge64 => jmp64_reg::<G, { JmpOp::Sge as u8 }>,
-        Op::JSge64Imm => jmp64_imm::<G, { JmpOp::Sge as u8 }>,
-        Op::JSge32 => jmp32_reg::<G, { JmpOp::Sge as u8 }>,
-        Op::JSge32Imm => jmp32_imm::<G, { JmpOp::Sge as u8 }>,
-        Op::JLt64 => jmp64_reg::<G, { JmpOp::Lt as u8 }>,
-        Op::JLt64Imm => jmp64_imm::<G, { JmpOp::Lt as u8 }>,
-        Op::JLt32 => jmp32_reg::<G, { JmpOp::Lt as u8 }>,
-        Op::JLt32Imm => jmp32_imm::<G, { JmpOp::Lt as u8 }>,
-        Op::JLe64 => jmp64_reg::<G, { JmpOp::Le as u8 }>,
-        Op::JLe64Imm => jmp64_imm::<G, { JmpOp::Le as u8 }>,
-        Op::JLe32 => jmp32_reg::<G, { JmpOp::Le as u8 }>,
-        Op::JLe32Imm => jmp32_imm::<G, { JmpOp::Le as u8 }>,
-        Op::JSlt64 => jmp64_reg::<G, { JmpOp::Slt as u8 }>,
-        Op::JSlt64Imm => jmp64_imm::<G, { JmpOp::Slt as u8 }>,
-        Op::JSlt32 => jmp32_reg::<G, { JmpOp::Slt as u8 }>,
-        Op::JSlt32Imm => jmp32_imm::<G, { JmpOp::Slt as u8 }>,
-        Op::JSle64 => jmp64_reg::<G, { JmpOp::Sle as u8 }>,
-        Op::JSle64Imm => jmp64_imm::<G, { JmpOp::Sle as u8 }>,
-        Op::JSle32 => jmp32_reg::<G, { JmpOp::Sle as u8 }>,
-        Op::JSle32Imm => jmp32_imm::<G, { JmpOp::Sle as u8 }>,
+        Op::Add64 => single::<G, Alu64Reg<{ AluOp::Add as u8 }>>,
+        Op::Add64Imm => single::<G, Alu64Imm<{ AluOp::Add as u8 }>>,
+        Op::Add32 => single::<G, Alu32Reg<{ AluOp::Add as u8 }>>,
+        Op::Add32Imm => single::<G, Alu32Imm<{ AluOp::Add as u8 }>>,
+        Op::Sub64 => single::<G, Alu64Reg<{ AluOp::Sub as u8 }>>,
+        Op::Sub64Imm => single::<G, Alu64Imm<{ AluOp::Sub as u8 }>>,
+        Op::Sub32 => single::<G, Alu32Reg<{ AluOp::Sub as u8 }>>,
+        Op::Sub32Imm => single::<G, Alu32Imm<{ AluOp::Sub as u8 }>>,
+        Op::Mul64 => single::<G, Alu64Reg<{ AluOp::Mul as u8 }>>,
+        Op::Mul64Imm => single::<G, Alu64Imm<{ AluOp::Mul as u8 }>>,
+        Op::Mul32 => single::<G, Alu32Reg<{ AluOp::Mul as u8 }>>,
+        Op::Mul32Imm => single::<G, Alu32Imm<{ AluOp::Mul as u8 }>>,
+        Op::Div64 => single::<G, Alu64Reg<{ AluOp::Div as u8 }>>,
+        Op::Div64Imm => single::<G, Alu64Imm<{ AluOp::Div as u8 }>>,
+        Op::Div32 => single::<G, Alu32Reg<{ AluOp::Div as u8 }>>,
+        Op::Div32Imm => single::<G, Alu32Imm<{ AluOp::Div as u8 }>>,
+        Op::Sdiv64 => single::<G, Alu64Reg<{ AluOp::Sdiv as u8 }>>,
+        Op::Sdiv64Imm => single::<G, Alu64Imm<{ AluOp::Sdiv as u8 }>>,
+        Op::Sdiv32 => single::<G, Alu32Reg<{ AluOp::Sdiv as u8 }>>,
+        Op::Sdiv32Imm => single::<G, Alu32Imm<{ AluOp::Sdiv as u8 }>>,
+        Op::Or64 => single::<G, Alu64Reg<{ AluOp::Or as u8 }>>,
+        Op::Or64Imm => single::<G, Alu64Imm<{ AluOp::Or as u8 }>>,
+        Op::Or32 => single::<G, Alu32Reg<{ AluOp::Or as u8 }>>,
+        Op::Or32Imm => single::<G, Alu32Imm<{ AluOp::Or as u8 }>>,
+        Op::And64 => single::<G, Alu64Reg<{ AluOp::And as u8 }>>,
+        Op::And64Imm => single::<G, Alu64Imm<{ AluOp::And as u8 }>>,
+        Op::And32 => single::<G, Alu32Reg<{ AluOp::And as u8 }>>,
+        Op::And32Imm => single::<G, Alu32Imm<{ AluOp::And as u8 }>>,
+        Op::Lsh64 => single::<G, Alu64Reg<{ AluOp::Lsh as u8 }>>,
+        Op::Lsh64Imm => single::<G, Alu64Imm<{ AluOp::Lsh as u8 }>>,
+        Op::Lsh32 => single::<G, Alu32Reg<{ AluOp::Lsh as u8 }>>,
+        Op::Lsh32Imm => single::<G, Alu32Imm<{ AluOp::Lsh as u8 }>>,
+        Op::Rsh64 => single::<G, Alu64Reg<{ AluOp::Rsh as u8 }>>,
+        Op::Rsh64Imm => single::<G, Alu64Imm<{ AluOp::Rsh as u8 }>>,
+        Op::Rsh32 => single::<G, Alu32Reg<{ AluOp::Rsh as u8 }>>,
+        Op::Rsh32Imm => single::<G, Alu32Imm<{ AluOp::Rsh as u8 }>>,
+        Op::Mod64 => single::<G, Alu64Reg<{ AluOp::Mod as u8 }>>,
+        Op::Mod64Imm => single::<G, Alu64Imm<{ AluOp::Mod as u8 }>>,
+        Op::Mod32 => single::<G, Alu32Reg<{ AluOp::Mod as u8 }>>,
+        Op::Mod32Imm => single::<G, Alu32Imm<{ AluOp::Mod as u8 }>>,
+        Op::Smod64 => single::<G, Alu64Reg<{ AluOp::Smod as u8 }>>,
+        Op::Smod64Imm => single::<G, Alu64Imm<{ AluOp::Smod as u8 }>>,
+        Op::Smod32 => single::<G, Alu32Reg<{ AluOp::Smod as u8 }>>,
+        Op::Smod32Imm => single::<G, Alu32Imm<{ AluOp::Smod as u8 }>>,
+        Op::Xor64 => single::<G, Alu64Reg<{ AluOp::Xor as u8 }>>,
+        Op::Xor64Imm => single::<G, Alu64Imm<{ AluOp::Xor as u8 }>>,
+        Op::Xor32 => single::<G, Alu32Reg<{ AluOp::Xor as u8 }>>,
+        Op::Xor32Imm => single::<G, Alu32Imm<{ AluOp::Xor as u8 }>>,
+        Op::Mov64 => single::<G, Alu64Reg<{ AluOp::Mov as u8 }>>,
+        Op::Mov64Imm => single::<G, Alu64Imm<{ AluOp::Mov as u8 }>>,
+        Op::Mov32 => single::<G, Alu32Reg<{ AluOp::Mov as u8 }>>,
+        Op::Mov32Imm => single::<G, Alu32Imm<{ AluOp::Mov as u8 }>>,
+        Op::Arsh64 => single::<G, Alu64Reg<{ AluOp::Arsh as u8 }>>,
+        Op::Arsh64Imm => single::<G, Alu64Imm<{ AluOp::Arsh as u8 }>>,
+        Op::Arsh32 => single::<G, Alu32Reg<{ AluOp::Arsh as u8 }>>,
+        Op::Arsh32Imm => single::<G, Alu32Imm<{ AluOp::Arsh as u8 }>>,
+        Op::JEq64 => single::<G, Jmp64Reg<{ JmpOp::Eq as u8 }>>,
+        Op::JEq64Imm => single::<G, Jmp64Imm<{ JmpOp::Eq as u8 }>>,
+        Op::JEq32 => single::<G, Jmp32Reg<{ JmpOp::Eq as u8 }>>,
+        Op::JEq32Imm => single::<G, Jmp32Imm<{ JmpOp::Eq as u8 }>>,
+        Op::JGt64 => single::<G, Jmp64Reg<{ JmpOp::Gt as u8 }>>,
+        Op::JGt64Imm => single::<G, Jmp64Imm<{ JmpOp::Gt as u8 }>>,
+        Op::JGt32 => single::<G, Jmp32Reg<{ JmpOp::Gt as u8 }>>,
+        Op::JGt32Imm => single::<G, Jmp32Imm<{ JmpOp::Gt as u8 }>>,
+        Op::JGe64 => single::<G, Jmp64Reg<{ JmpOp::Ge as u8 }>>,
+        Op::JGe64Imm => single::<G, Jmp64Imm<{ JmpOp::Ge as u8 }>>,
+        Op::JGe32 => single::<G, Jmp32Reg<{ JmpOp::Ge as u8 }>>,
+        Op::JGe32Imm => single::<G, Jmp32Imm<{ JmpOp::Ge as u8 }>>,
+        Op::JSet64 => single::<G, Jmp64Reg<{ JmpOp::Set as u8 }>>,
+        Op::JSet64Imm => single::<G, Jmp64Imm<{ JmpOp::Set as u8 }>>,
+        Op::JSet32 => single::<G, Jmp32Reg<{ JmpOp::Set as u8 }>>,
+        Op::JSet32Imm => single::<G, Jmp32Imm<{ JmpOp::Set as u8 }>>,
+        Op::JNe64 => single::<G, Jmp64Reg<{ JmpOp::Ne as u8 }>>,
+        Op::JNe64Imm => single::<G, Jmp64Imm<{ JmpOp::Ne as u8 }>>,
+        Op::JNe32 => single::<G, Jmp32Reg<{ JmpOp::Ne as u8 }>>,
+        Op::JNe32Imm => single::<G, Jmp32Imm<{ JmpOp::Ne as u8 }>>,
+        Op::JSgt64 => single::<G, Jmp64Reg<{ JmpOp::Sgt as u8 }>>,
+        Op::JSgt64Imm => single::<G, Jmp64Imm<{ JmpOp::Sgt as u8 }>>,
+        Op::JSgt32 => single::<G, Jmp32Reg<{ JmpOp::Sgt as u8 }>>,
+        Op::JSgt32Imm => single::<G, Jmp32Imm<{ JmpOp::Sgt as u8 }>>,
+        Op::JSge64 => single::<G, Jmp64Reg<{ JmpOp::Sge as u8 }>>,
+        Op::JSge64Imm => single::<G, Jmp64Imm<{ JmpOp::Sge as u8 }>>,
+        Op::JSge32 => single::<G, Jmp32Reg<{ JmpOp::Sge as u8 }>>,
+        Op::JSge32Imm => single::<G, Jmp32Imm<{ JmpOp::Sge as u8 }>>,
+        Op::JLt64 => single::<G, Jmp64Reg<{ JmpOp::Lt as u8 }>>,
+        Op::JLt64Imm => single::<G, Jmp64Imm<{ JmpOp::Lt as u8 }>>,
+        Op::JLt32 => single::<G, Jmp32Reg<{ JmpOp::Lt as u8 }>>,
+        Op::JLt32Imm => single::<G, Jmp32Imm<{ JmpOp::Lt as u8 }>>,
+        Op::JLe64 => single::<G, Jmp64Reg<{ JmpOp::Le as u8 }>>,
+        Op::JLe64Imm => single::<G, Jmp64Imm<{ JmpOp::Le as u8 }>>,
+        Op::JLe32 => single::<G, Jmp32Reg<{ JmpOp::Le as u8 }>>,
+        Op::JLe32Imm => single::<G, Jmp32Imm<{ JmpOp::Le as u8 }>>,
+        Op::JSlt64 => single::<G, Jmp64Reg<{ JmpOp::Slt as u8 }>>,
+        Op::JSlt64Imm => single::<G, Jmp64Imm<{ JmpOp::Slt as u8 }>>,
+        Op::JSlt32 => single::<G, Jmp32Reg<{ JmpOp::Slt as u8 }>>,
+        Op::JSlt32Imm => single::<G, Jmp32Imm<{ JmpOp::Slt as u8 }>>,
+        Op::JSle64 => single::<G, Jmp64Reg<{ JmpOp::Sle as u8 }>>,
+        Op::JSle64Imm => single::<G, Jmp64Imm<{ JmpOp::Sle as u8 }>>,
+        Op::JSle32 => single::<G, Jmp32Reg<{ JmpOp::Sle as u8 }>>,
+        Op::JSle32Imm => single::<G, Jmp32Imm<{ JmpOp::Sle as u8 }>>,
         Op::Neg64 => neg64,
         Op::Neg32 => neg32,
         Op::Movsx8To64 => movsx_8_to_64,
