@@ -127,7 +127,7 @@ impl Emitter<'_> {
         }
     }
 
-    fn mul(&mut self, width: Width, dst: X, src: Src) {
+    pub(crate) fn mul(&mut self, width: Width, dst: X, src: Src) {
         match src {
             Src::Reg(src) => self.asm.imul_rr(width, dst, src),
             Src::Imm(0) => self.asm.mov_imm(dst, 0),

@@ -162,6 +162,11 @@ pub(crate) const fn arith_op(arith: Arith, width: Width) -> Op {
     op((arith as u8) << 3 | 1, width)
 }
 
+/// Multiplication between registers; unlike the others', its destination is ModRM.reg.
+pub(crate) const fn imul_op(width: Width) -> Op {
+    op_0f(0xaf, width)
+}
+
 /// The zero-extending load of a size.
 pub(crate) const fn load_op(size: MemSize) -> Op {
     match size {
@@ -663,12 +668,12 @@ impl Asm {
     }
 
     pub(crate) fn imul_rr(&mut self, width: Width, dst: X, src: X) {
-        self.head_reg(op_0f(0xaf, width), dst.0, src);
+        self.head_reg(imul_op(width), dst.0, src);
     }
 
     /// `imul dst, [mem]`
     pub(crate) fn imul_rm(&mut self, width: Width, dst: X, mem: Mem) {
-        self.head_mem(op_0f(0xaf, width), dst.0, mem);
+        self.head_mem(imul_op(width), dst.0, mem);
     }
 
     pub(crate) fn imul_rri(&mut self, width: Width, dst: X, src: X, imm: i32) {

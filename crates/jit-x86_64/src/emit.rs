@@ -725,12 +725,25 @@ impl<'a> Emitter<'a> {
         state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
     }
 
+    /// The value of a load of 64 bits whose other fields are empty, without the decoder.
+    fn plain_value(&self, slot: usize, raw: RawInsn) -> Option<u64> {
+        let next = self.insns.get(slot + 1)?;
+        let is_plain = (raw.src(), raw.off, next.code, next.regs, next.off) == (0, 0, 0, 0, 0);
+        is_plain.then(|| u64::from(raw.imm as u32) | u64::from(next.imm as u32) << 32)
+    }
+
     fn load_imm64(&mut self, slot: usize, raw: RawInsn) -> Result<(), JitError> {
         // Rewrites may keep in the slots what describes the object; with a site only the destination counts.
         if let Some(target) = self.target(slot) {
             let (Target::Imm64(value), Some(dst)) = (target, Reg::new(raw.dst())) else {
                 return Err(JitError::Unresolved { slot });
             };
+            self.asm.mov_imm(X::of(dst), value);
+            return Ok(());
+        }
+        if let (Some(value), Some(dst)) = (self.plain_value(slot, raw), Reg::new(raw.dst()))
+            && !self.is_blinding()
+        {
             self.asm.mov_imm(X::of(dst), value);
             return Ok(());
         }

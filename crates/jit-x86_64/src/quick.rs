@@ -9,7 +9,9 @@ use std::sync::LazyLock;
 
 use ring3_isa::{AluOp, Insn, JmpOp, LoadMode, MemSize, Operand, RawInsn, Width, decode};
 
-use crate::asm::{Arith, Cond, Mem, Op, Shift, arith_op, load_op, load_sx_op, mov_op, store_op};
+use crate::asm::{
+    Arith, Cond, Mem, Op, Shift, arith_op, imul_op, load_op, load_sx_op, mov_op, store_op,
+};
 use crate::emit::{Emitter, Src};
 use crate::jmp::condition;
 use crate::regs::{Pair, X};
@@ -27,6 +29,8 @@ enum Kind {
     AddImm(Arith),
     AndImm,
     OrImm(Arith),
+    Mul(Op),
+    MulImm,
     ShiftImm(Shift),
     Load(Op),
     Store(Op),
@@ -92,6 +96,16 @@ fn row(insn: &Insn) -> Option<Row> {
         },
         Insn::Alu {
             width,
+            op: AluOp::Mul,
+            src: Operand::Reg(_),
+            ..
+        } => Row {
+            kind: Kind::Mul(imul_op(width)),
+            width,
+            zero: OFF | IMM,
+        },
+        Insn::Alu {
+            width,
             op,
             src: Operand::Reg(_),
             ..
@@ -111,6 +125,7 @@ fn row(insn: &Insn) -> Option<Row> {
                 AluOp::Rsh => Kind::ShiftImm(Shift::Shr),
                 AluOp::Arsh => Kind::ShiftImm(Shift::Sar),
                 AluOp::Mov => Kind::MovImm,
+                AluOp::Mul => Kind::MulImm,
                 _ => match arith(op)? {
                     Arith::And => Kind::AndImm,
                     arith @ (Arith::Add | Arith::Sub) => Kind::AddImm(arith),
@@ -199,6 +214,8 @@ impl Emitter<'_> {
                 let pair = Pair::source_destination(raw.regs);
                 self.asm.registers(mov_op(Width::W64), pair);
             }
+            Kind::Mul(op) => self.asm.registers(op, Pair::destination_source(raw.regs)),
+            Kind::MulImm => self.mul(row.width, dst, Src::Imm(raw.imm)),
             Kind::MovImm => self.mov(row.width, dst, Src::Imm(raw.imm)),
             Kind::AddImm(arith) => self.add_sub(arith, row.width, dst, Src::Imm(raw.imm)),
             Kind::AndImm => self.and(row.width, dst, Src::Imm(raw.imm)),
