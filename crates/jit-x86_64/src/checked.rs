@@ -15,7 +15,7 @@ use ring3_runtime::{
 };
 
 use crate::asm::{Arith, Cond, Mem, STATE};
-use crate::compile::{Placed, emit, place};
+use crate::compile::{emit, place};
 use crate::emit::{Emitter, JitError, Options};
 use crate::frame::Mode;
 use crate::pack::Text;
@@ -137,14 +137,14 @@ pub fn compile_checked(linked: &Linked, options: &Options) -> Result<CheckedProg
         });
     }
     scratch::with(|scratch| {
-        let code = emit(linked, options, Mode::Checked, scratch)?;
+        let mut code = emit(linked, options, Mode::Checked, scratch)?;
         if !code.callbacks.is_empty() || !code.addresses.is_empty() {
             return Err(JitError::Unsupported {
                 slot: 0,
                 what: "callbacks in a checked program",
             });
         }
-        let Placed { text, code } = place(code)?;
+        let text = place(&mut code)?;
         text.write(0, code.asm.code());
         scratch.code = code.asm.into_buffer();
         Ok(CheckedProgram { text })

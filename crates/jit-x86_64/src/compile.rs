@@ -40,13 +40,14 @@ pub struct Compiled {
 /// (maps, helpers, tables) outlives every run.
 pub fn compile(linked: &Linked, options: &Options) -> Result<Compiled, JitError> {
     scratch::with(|scratch| {
-        let placed = place(emit(linked, options, Mode::Native, scratch)?)?;
-        publish(placed, scratch)
+        let mut code = emit(linked, options, Mode::Native, scratch)?;
+        let text = place(&mut code)?;
+        publish(text, code, scratch)
     })
 }
 
 /// Writes code to its place.
-fn publish(Placed { text, mut code }: Placed, scratch: &mut Scratch) -> Result<Compiled, JitError> {
+fn publish(text: Text, mut code: Code, scratch: &mut Scratch) -> Result<Compiled, JitError> {
     let base = text.address();
     let callbacks: Arc<[Callback]> = code
         .functions
@@ -118,17 +119,11 @@ pub(crate) fn emit(
     }
 }
 
-/// Code whose place is known and whose distances are filled in; not yet written to it.
-pub(crate) struct Placed {
-    pub(crate) text: Text,
-    pub(crate) code: Code,
-}
-
-/// Finds a place and fills in what depends on it.
-pub(crate) fn place(mut code: Code) -> Result<Placed, JitError> {
+/// Finds a place and fills in what depends on it; the code is not yet written there.
+pub(crate) fn place(code: &mut Code) -> Result<Text, JitError> {
     let mut text = Text::allocate(code.asm.pos()).map_err(JitError::Memory)?;
-    if !all_reach(&code, text.address()) {
-        add_veneers(&mut code);
+    if !all_reach(code, text.address()) {
+        add_veneers(code);
         text = Text::allocate(code.asm.pos()).map_err(JitError::Memory)?;
     }
     let base = text.address() as u64;
@@ -147,7 +142,7 @@ pub(crate) fn place(mut code: Code) -> Result<Placed, JitError> {
     for &(patch, offset) in &code.addresses {
         code.asm.set64(patch, base + u64::from(offset));
     }
-    Ok(Placed { text, code })
+    Ok(text)
 }
 
 /// Whether every rel32 reaches from a text at `base`.
