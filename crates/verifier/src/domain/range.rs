@@ -65,6 +65,18 @@ impl<const B: u32> Range<B> {
         }
     }
 
+    /// The least and greatest members of the tnum `(value, mask)`, given by its low `B` bits.
+    #[inline]
+    pub(super) const fn of_bits(value: u64, mask: u64) -> Self {
+        let sign = 1 << (B - 1);
+        Self {
+            umin: value,
+            umax: value | mask,
+            smin: Self::signed(value | (mask & sign)),
+            smax: Self::signed(value | (mask & !sign)),
+        }
+    }
+
     /// The unsigned bounds given, and the signed ones if these do not cross the sign boundary.
     #[inline]
     pub fn from_unsigned(umin: u64, umax: u64) -> Self {
@@ -127,6 +139,15 @@ impl<const B: u32> Range<B> {
         self.umin > self.umax || self.smin > self.smax
     }
 
+    /// Whether every bound of `inner` satisfies this range.
+    #[inline]
+    pub(super) const fn contains(self, inner: Self) -> bool {
+        self.umin <= inner.umin
+            && self.umax >= inner.umax
+            && self.smin <= inner.smin
+            && self.smax >= inner.smax
+    }
+
     /// Whether the number whose low bits are `bits` satisfies the bounds.
     #[inline]
     pub const fn contains_value(self, bits: u64) -> bool {
@@ -159,16 +180,13 @@ impl<const B: u32> Range<B> {
     /// Narrows the bounds to the members of the tnum `(value, mask)`, given by its low `B` bits.
     #[inline]
     pub(super) fn narrow_by_bits(&mut self, value: u64, mask: u64) {
-        let sign = 1 << (B - 1);
         if planted_at::<B>(Plant::Range64ByBits, Plant::Range32ByBits) {
             // The sign bit is no unknown bit like others.
             self.narrow_signed(Self::signed(value), Self::signed(value | mask));
         }
-        self.narrow_unsigned(value, value | mask);
-        self.narrow_signed(
-            Self::signed(value | (mask & sign)),
-            Self::signed(value | (mask & !sign)),
-        );
+        let by_bits = Self::of_bits(value, mask);
+        self.narrow_unsigned(by_bits.umin, by_bits.umax);
+        self.narrow_signed(by_bits.smin, by_bits.smax);
     }
 
     /// Both bounds hold.
