@@ -9,10 +9,11 @@
 //! frames. Where the walk cannot follow, all scalars of all checkpoints become precise.
 //!
 //! Kernel counterpart: `__mark_chain_precision`. Within: `step` (one instruction), `quick` (what most of them do, from a table), `wanted` (the
-//! set). Neighbours: `states` propagates marks when it prunes.
+//! set), `walked` (where walks began). Neighbours: `states` propagates marks when it prunes.
 
 pub(crate) mod quick;
 mod step;
+mod walked;
 mod wanted;
 
 use ring3_isa::Reg;
@@ -25,6 +26,8 @@ use crate::state::{Cursor, HistFlags, JmpHistoryEntry, MAIN_CALLSITE, RegBase, V
 use crate::states::StateTable;
 use quick::Noted;
 use step::{ARGS, Step, backtrack_insn};
+use walked::Moment;
+pub(crate) use walked::Walked;
 pub(crate) use wanted::{BacktrackState, LinkedReg, LinkedRegs};
 use wanted::{RegMask, SlotMask};
 
@@ -56,16 +59,17 @@ pub(crate) fn mark_chain_precision(env: &mut Env<'_>, reg: Reg) -> Check {
         return Err(Violation::bug("backtracking misuse"));
     }
     let bt = &mut env.scratch.backtrack;
-    bt.frame = env.cur.curframe;
+    let frame = env.cur.curframe;
+    bt.frame = frame;
     bt.set(reg);
-    walk(
-        env.facts,
-        env.log,
-        &mut env.states,
-        &mut env.scratch.backtrack,
-        &env.cur,
-    )
-    .map(|_| ())
+    let begin = Moment {
+        insn_idx: env.cur.insn_idx,
+        entries: env.cur.history.len() as u32 - u32::from(env.has_hist),
+    };
+    let walked = (!env.log.is_level2()).then_some(&env.walked);
+    walk(env.facts, env.log, &mut env.states, bt, &env.cur, walked)?;
+    env.walked.note(reg.index(), frame, begin);
+    Ok(())
 }
 
 /// As [`mark_chain_precision`] for what the caller set in `bt` (`env.scratch.backtrack`), from `start`.
@@ -78,7 +82,7 @@ pub(crate) fn mark_chain_precision_batch(
     start: &VerifierState,
 ) -> Check<bool> {
     bt.frame = start.curframe;
-    walk(facts, log, states, bt, start)
+    walk(facts, log, states, bt, start, None)
 }
 
 fn walk(
@@ -87,8 +91,9 @@ fn walk(
     states: &mut StateTable,
     bt: &mut BacktrackState,
     start: &VerifierState,
+    walked: Option<&Walked>,
 ) -> Check<bool> {
-    let result = walk_inner(facts, log, states, bt, start);
+    let result = walk_inner(facts, log, states, bt, start, walked);
     let frame = bt.frame;
     *bt = BacktrackState {
         frame,
@@ -103,8 +108,10 @@ fn walk_inner(
     states: &mut StateTable,
     bt: &mut BacktrackState,
     start: &VerifierState,
+    walked: Option<&Walked>,
 ) -> Check<bool> {
     let mut changed = false;
+    let mut walked = walked;
     if bt.is_empty() {
         return Ok(false);
     }
@@ -165,7 +172,7 @@ fn walk_inner(
                     skip_first = false;
                     Step::Done
                 } else {
-                    if !log.is_level2() && way.take_quick_steps(facts, &mut history, bt)? {
+                    if !log.is_level2() && way.take_quick_steps(facts, &mut history, bt, walked)? {
                         break;
                     }
                     let hist = history.at(way.idx);
@@ -175,7 +182,8 @@ fn walk_inner(
                     mark_all_precise(log, states, start);
                     return Ok(changed);
                 }
-                if bt.is_empty() {
+                let is_known = |walked: &Walked| walked.covers_all(bt, way.moment(&history));
+                if bt.is_empty() || walked.is_some_and(is_known) {
                     return Ok(changed);
                 }
                 if way.is_at_begin(&history) {
@@ -190,6 +198,7 @@ fn walk_inner(
         };
         let Some(parent) = parent else { break };
         at = Some(parent);
+        walked = None;
         changed |= mark_parent(facts, log, states, bt, parent)?;
         if bt.is_empty() {
             return Ok(changed);
@@ -219,6 +228,16 @@ impl Way {
             && (history.len() == 0 || history.len() == 1 && history.newest_idx() == self.idx)
     }
 
+    /// Before the instruction, whose entry the history has still if there is one.
+    #[inline]
+    fn moment(&self, history: &Cursor<'_>) -> Moment {
+        let has_own_entry = history.newest_idx() == self.idx;
+        Moment {
+            insn_idx: self.idx,
+            entries: history.len() as u32 - u32::from(has_own_entry),
+        }
+    }
+
     #[inline]
     fn step_back(&mut self, facts: &Facts, history: &mut Cursor<'_>) -> Check {
         self.subseq_idx = i64::from(self.idx);
@@ -245,6 +264,7 @@ impl Way {
         facts: &Facts,
         history: &mut Cursor<'_>,
         bt: &mut BacktrackState,
+        walked: Option<&Walked>,
     ) -> Check<bool> {
         let frame = usize::from(bt.frame);
         let mut wanted = bt.regs[frame];
@@ -263,7 +283,15 @@ impl Way {
                 Some(before) => wanted = before,
                 None => break false,
             }
-            if wanted == 0 && is_rest_empty || self.is_at_begin(history) {
+            if is_rest_empty {
+                let is_known =
+                    |walked: &Walked| walked.covers(wanted, bt.frame, self.moment(history));
+                if wanted == 0 || walked.is_some_and(is_known) {
+                    wanted = 0;
+                    break true;
+                }
+            }
+            if self.is_at_begin(history) {
                 break true;
             }
             self.step_back(facts, history)?;

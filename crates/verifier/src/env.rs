@@ -71,6 +71,12 @@ impl InsnFlags {
     pub(crate) const MAY_GOTO: InsnFlags = InsnFlags(1 << 5);
     /// In some loop (`Facts::scc` is not 0).
     pub(crate) const IN_SCC: InsnFlags = InsnFlags(1 << 6);
+    /// Reads all 64 bits of its operands.
+    pub(crate) const READS_64: InsnFlags = InsnFlags(1 << 7);
+    /// Reads all 64 bits of operands that are no scalars.
+    pub(crate) const READS_POINTER: InsnFlags = InsnFlags(1 << 8);
+    /// Writes all 64 bits of its destination.
+    pub(crate) const WRITES_64: InsnFlags = InsnFlags(1 << 9);
 
     #[inline]
     pub(crate) const fn has(self, flag: InsnFlags) -> bool {
@@ -80,6 +86,11 @@ impl InsnFlags {
     #[inline]
     pub(crate) fn set(&mut self, flag: InsnFlags) {
         self.0 |= flag.0;
+    }
+
+    #[inline]
+    pub(crate) const fn with(self, flag: InsnFlags) -> InsnFlags {
+        InsnFlags(self.0 | flag.0)
     }
 }
 
@@ -352,6 +363,8 @@ pub(crate) struct Env<'a> {
     /// The attach type binds links of the program.
     pub(crate) enforce_expected_attach_type: bool,
     pub(crate) scratch: Scratch,
+    /// Of the current path.
+    pub(crate) walked: crate::backtrack::Walked,
     /// A register without a value, shared by all that have none.
     pub(crate) no_reg: SharedReg,
     /// Keeps every state, if asked for.

@@ -85,6 +85,7 @@ fn pop_path(env: &mut Env<'_>) -> bool {
         return false;
     };
     env.cur = pending.state;
+    env.walked.forget();
     if !env.log.is_level2() {
         env.log.reset_to(pending.log_position);
     }

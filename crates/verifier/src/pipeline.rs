@@ -19,6 +19,7 @@ use crate::call_traits::{CallTraits, KernelCalls};
 use crate::cfg::{CfgInput, CfgNote, check_cfg};
 use crate::check::call::func_args::{FuncArg, prepare_func_args, set_global_args};
 use crate::check::encoding::without_ignored_fields;
+use crate::check::regs::widths_of;
 use crate::check_btf::{
     FuncInfo, WantLines, apply_core_relos, check_func_info, check_func_info_early, check_line_info,
 };
@@ -401,6 +402,9 @@ fn prepare(
         log_source_line(log, &facts, &mut prev, to, &alloc::format!("{to}: "));
     }
     facts.flags = flags?;
+    for (flags, slot) in facts.flags.iter_mut().zip(&facts.slots) {
+        flags.set(widths_of(slot));
+    }
     facts.postorder = compute_postorder(&facts.raw, &mut facts.subprogs);
     facts.attach = check_attach(req, effects_of(&facts.subprogs))?;
     // The arguments of a function of a program or module are typed by its own BTF.
@@ -553,6 +557,7 @@ fn new_env<'a>(
         explore_alu_limits: false,
         enforce_expected_attach_type: false,
         scratch: Scratch::default(),
+        walked: Default::default(),
         no_reg: SharedReg::new(RegState::NOT_INIT),
         recording: None,
         stop_points: req.notes_held.then(Default::default),
@@ -601,6 +606,7 @@ fn explore_function(env: &mut Env<'_>, subprog: u32) -> Check {
     env.prev_linfo = None;
     env.pass_cnt += 1;
     env.cur = VerifierState::new(FuncState::new(MAIN_CALLSITE, 0, subprog));
+    env.walked.forget();
     env.cur.in_sleepable = env.modes.sleepable;
     env.cur.first_insn_idx = facts.subprogs[subprog as usize].start;
     env.cur.last_insn_idx = u32::MAX;

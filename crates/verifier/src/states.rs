@@ -6,14 +6,16 @@
 //! sparingly: after two jumps and eight instructions, or where they are forced.
 //!
 //! ```text
-//! StateTable   arena of checkpoints; a list per bucket (instruction, call site), newest first; figures
-//! Stored       the checkpoint, its misses and hits: useless ones leave the list, and are freed when their paths end
+//! StateTable   arena of checkpoints; a list per bucket (instruction, call site); figures
+//! Listed       a checkpoint's misses and hits: useless ones leave the list, and are freed when their paths end
+//! Stored       the checkpoint
 //! ```
 //!
 //! Kernel counterpart: `is_state_visited`. Neighbours: `scc` (loops), `backtrack` (precision marks flow into the path that
 //! was pruned), `liveness` (what is dead is forgotten), `explore`.
 
 pub(crate) mod equal;
+mod listed;
 pub(crate) mod scc;
 pub(crate) mod widen;
 
@@ -30,13 +32,12 @@ use crate::state::{
     Extra, HistFlags, IterState, RegState, SharedReg, SlotType, StateId, VerifierState,
 };
 
-use equal::{Exactness, Place};
+use equal::Exactness;
+use listed::{Difference, List, Listed, Place};
 
 /// A stored state.
 struct Stored {
     state: VerifierState,
-    misses: u32,
-    hits: u32,
     /// No longer in its list; freed once its paths have ended.
     evicted: bool,
     /// All its scalars, and those of the checkpoints its path passed before, are precise.
@@ -45,27 +46,18 @@ struct Stored {
     visit: Option<scc::VisitRef>,
 }
 
-/// A checkpoint in its list. What is asked of every one stands here, so that most are passed by unread.
-#[derive(Clone, Copy)]
-struct Listed {
-    id: StateId,
-    insn_idx: u32,
-    /// What nobody will read was forgotten.
-    cleaned: bool,
-    differed: Place,
-}
-
 /// All checkpoints, and the figures about them.
 #[derive(Default)]
 pub(crate) struct StateTable {
     arena: Vec<Option<Box<Stored>>>,
     /// Of each: paths that started there and have not ended. Asked of every checkpoint that is passed by, so they stand together.
     branches: Vec<u32>,
+    /// Of each: its list.
+    homes: Vec<u32>,
     free: Vec<u32>,
     /// Index into `lists`, plus one; 0 where no checkpoint was stored yet.
     buckets: Vec<u32>,
-    /// Oldest first.
-    lists: Vec<Vec<Listed>>,
+    lists: Vec<List>,
     scc: scc::SccTable,
     stored: u32,
     evicted: u32,
@@ -132,56 +124,80 @@ impl StateTable {
         let insn_idx = state.insn_idx;
         let stored = Some(Box::new(Stored {
             state,
-            misses: 0,
-            hits: 0,
             evicted: false,
             all_precise: false,
             visit: None,
         }));
+        let place = &mut self.buckets[bucket];
+        if *place == 0 {
+            self.lists.push(List::default());
+            *place = self.lists.len() as u32;
+        }
+        let home = *place - 1;
         let id = match self.free.pop() {
             Some(index) => {
                 self.arena[index as usize] = stored;
                 self.branches[index as usize] = 1;
+                self.homes[index as usize] = home;
                 StateId(index)
             }
             None => {
                 self.arena.push(stored);
                 self.branches.push(1);
+                self.homes.push(home);
                 StateId(self.arena.len() as u32 - 1)
             }
         };
-        let place = &mut self.buckets[bucket];
-        if *place == 0 {
-            self.lists.push(Vec::new());
-            *place = self.lists.len() as u32;
-        }
-        self.lists[*place as usize - 1].push(Listed {
+        self.lists[home as usize].entries.push(Listed {
             id,
             insn_idx,
+            misses: 0,
+            hits: 0,
+            differed: Difference::default(),
             cleaned: false,
-            differed: Place::default(),
         });
         id
+    }
+
+    /// Index of a bucket's list, if there is one.
+    #[inline]
+    fn list_of(&self, bucket: usize) -> Option<usize> {
+        self.buckets[bucket]
+            .checked_sub(1)
+            .map(|list| list as usize)
     }
 
     /// The checkpoints of a bucket, oldest first.
     #[inline]
     fn bucket(&self, bucket: usize) -> &[Listed] {
-        match self.buckets[bucket] {
-            0 => &[],
-            list => &self.lists[list as usize - 1],
+        match self.list_of(bucket) {
+            None => &[],
+            Some(list) => &self.lists[list].entries,
         }
     }
 
-    fn listed_mut(&mut self, bucket: usize, index: usize) -> Option<&mut Listed> {
-        let list = self.buckets[bucket].checked_sub(1)?;
-        self.lists[list as usize].get_mut(index)
+    /// Takes a useless checkpoint from its list; it is freed once its paths have ended.
+    fn evict(&mut self, list: usize, index: usize) {
+        let listed = self.lists[list].entries.remove(index);
+        if self.branches(listed.id) == 0 && !listed.cleaned {
+            self.lists[list].to_clean -= 1;
+        }
+        self.stored_mut(listed.id).evicted = true;
+        self.evicted += 1;
+        self.stored -= 1;
+        self.free_if_done(listed.id);
     }
 
-    fn unlist(&mut self, bucket: usize, index: usize) {
-        if let Some(list) = self.buckets[bucket].checked_sub(1) {
-            self.lists[list as usize].remove(index);
+    /// A path that started at a checkpoint has ended; `true` if it was the last one.
+    fn end_branch(&mut self, id: StateId) -> bool {
+        let branches = &mut self.branches[id.0 as usize];
+        let was_last = *branches == 1;
+        *branches = branches.saturating_sub(1);
+        let has_ended = *branches == 0;
+        if was_last && !self.stored(id).evicted {
+            self.lists[self.homes[id.0 as usize] as usize].to_clean += 1;
         }
+        has_ended
     }
 
     fn kept(&self) -> u32 {
@@ -212,6 +228,7 @@ impl StateTable {
     pub(crate) fn clear(&mut self) {
         self.arena.clear();
         self.branches.clear();
+        self.homes.clear();
         self.free.clear();
         self.buckets.fill(0);
         self.lists.clear();
@@ -249,47 +266,39 @@ pub(crate) fn check_state_visited(env: &mut Env<'_>) -> Check<Visit> {
     }
 
     let mut count = 0;
-    let mut in_loop = false;
-    let mut index = env.states.bucket(bucket).len();
-    while index > 0 {
-        index -= 1;
-        let listed = env.states.bucket(bucket)[index];
-        count += 1;
-        if listed.insn_idx != insn_idx {
-            continue;
-        }
-        let id = listed.id;
-        let mut differed = listed.differed;
-        let found = compare(env, id, insn_idx, &mut in_loop, &mut differed)?;
-        if differed != listed.differed
-            && let Some(listed) = env.states.listed_mut(bucket, index)
-        {
-            listed.differed = differed;
-        }
-        match found {
-            Found::Covers => {
-                hit(env, id, insn_idx, in_loop)?;
-                return Ok(Visit::Pruned);
+    if let Some(list) = env.states.list_of(bucket) {
+        let mut in_loop = false;
+        for index in (0..env.states.lists[list].entries.len()).rev() {
+            let listed = env.states.lists[list].entries[index];
+            count += 1;
+            if listed.insn_idx != insn_idx {
+                continue;
             }
-            Found::Looping => {
-                if !force_new && jmps < 20 && insns < 100 {
-                    add_new = false;
+            let mut differed = listed.differed;
+            let found = compare(env, listed.id, insn_idx, &mut in_loop, &mut differed)?;
+            let is_open = env.states.branches(listed.id) > 0;
+            let entry = &mut env.states.lists[list].entries[index];
+            entry.differed = differed;
+            match found {
+                Found::Covers => {
+                    entry.hits += 1;
+                    hit(env, listed.id, insn_idx, in_loop)?;
+                    return Ok(Visit::Pruned);
                 }
+                Found::Looping => {
+                    if !force_new && jmps < 20 && insns < 100 {
+                        add_new = false;
+                    }
+                }
+                Found::Differs => {}
             }
-            Found::Differs => {}
-        }
-        let is_open = env.states.branches(id) > 0;
-        let stored = env.states.stored_mut(id);
-        if add_new {
-            stored.misses += 1;
-        }
-        let patience = if force_checkpoint && is_open { 64 } else { 3 };
-        if stored.misses > stored.hits * patience + patience {
-            stored.evicted = true;
-            env.states.unlist(bucket, index);
-            env.states.evicted += 1;
-            env.states.stored -= 1;
-            env.states.free_if_done(id);
+            if add_new {
+                entry.misses += 1;
+            }
+            let patience = if force_checkpoint && is_open { 64 } else { 3 };
+            if entry.misses > entry.hits * patience + patience {
+                env.states.evict(list, index);
+            }
         }
     }
     env.states.max_per_insn = env.states.max_per_insn.max(count);
@@ -319,6 +328,7 @@ fn add_checkpoint(env: &mut Env<'_>, bucket: usize, insn_idx: u32) -> Check {
     let id = env.states.insert(bucket, state);
     scc::maybe_enter(env, id);
     env.cur.parent = Some(id);
+    env.walked.forget();
     env.cur.first_insn_idx = insn_idx;
     env.cur.dfs_depth = dfs_depth + 1;
     Ok(())
@@ -339,10 +349,16 @@ fn compare(
     id: StateId,
     insn_idx: u32,
     in_loop: &mut bool,
-    differed: &mut Place,
+    differed: &mut Difference,
 ) -> Check<Found> {
     let facts = env.facts;
     if env.states.branches(id) == 0 {
+        if differed.tells(env, false) {
+            if facts.has_flag(insn_idx, InsnFlags::CALLS_CALLBACK) {
+                *in_loop = scc::has_open_backedges(&env.states, id);
+            }
+            return Ok(Found::Differs);
+        }
         *in_loop = scc::has_open_backedges(&env.states, id);
         let exactness = if *in_loop || env.recording.is_some() {
             Exactness::RangeWithin
@@ -354,6 +370,10 @@ fn compare(
         } else {
             Found::Differs
         });
+    }
+    // It covers the current state in none of these ways.
+    if differed.tells(env, true) {
+        return Ok(Found::Looping);
     }
     let frame = env.states.get(id).cur_frame();
     if frame.in_async_callback_fn && frame.async_entry_cnt != env.cur.cur_frame().async_entry_cnt {
@@ -382,8 +402,10 @@ fn compare(
         return Ok(Found::Looping);
     }
     let old = env.states.get(id);
-    if may_be_looping(old, &env.cur)
-        && equal::states_equal(env, id, Exactness::Exact, differed)
+    if !may_be_looping(old, &env.cur, facts.live_regs[insn_idx as usize], differed) {
+        return Ok(Found::Looping);
+    }
+    if equal::states_equal(env, id, Exactness::Exact, differed)
         && !iter_depths_differ(env.states.get(id), &env.cur)
         && env.states.get(id).may_goto_depth == env.cur.may_goto_depth
         && env.states.get(id).callback_unroll_depth == env.cur.callback_unroll_depth
@@ -434,8 +456,13 @@ fn current_iter_is_active(env: &Env<'_>) -> bool {
     )
 }
 
-/// Whether the registers of the innermost frame are the same, ids included.
-fn may_be_looping(old: &VerifierState, cur: &VerifierState) -> bool {
+/// Whether the registers of the innermost frame are the same, ids included. If a live one is not, `differed` says which.
+fn may_be_looping(
+    old: &VerifierState,
+    cur: &VerifierState,
+    live_regs: u16,
+    differed: &mut Difference,
+) -> bool {
     let same = |a: &RegState, b: &RegState| {
         a.ty == b.ty
             && a.off == b.off
@@ -444,13 +471,24 @@ fn may_be_looping(old: &VerifierState, cur: &VerifierState) -> bool {
             && a.id == b.id
             && a.ref_obj_id == b.ref_obj_id
     };
-    old.curframe == cur.curframe
-        && old
-            .cur_frame()
-            .regs
-            .iter()
-            .zip(&cur.cur_frame().regs)
-            .all(|(a, b)| a.is_same(b) || same(a, b))
+    let frame = old.curframe;
+    if frame != cur.curframe {
+        return false;
+    }
+    let mut all_same = true;
+    let pairs = old.cur_frame().regs.iter().zip(&cur.cur_frame().regs);
+    for (number, (a, b)) in pairs.enumerate() {
+        if a.is_same(b) || same(a, b) {
+            continue;
+        }
+        all_same = false;
+        if live_regs & 1 << number != 0 {
+            let index = number as u8;
+            *differed = Difference::at(old, Place { frame, index });
+            break;
+        }
+    }
+    all_same
 }
 
 fn iter_depths_differ(old: &VerifierState, cur: &VerifierState) -> bool {
@@ -486,7 +524,6 @@ fn iter_depths_differ(old: &VerifierState, cur: &VerifierState) -> bool {
 
 /// The current path is covered: what the checkpoint relies on, the path relies on as well.
 fn hit(env: &mut Env<'_>, id: StateId, insn_idx: u32, in_loop: bool) -> Check {
-    env.states.stored_mut(id).hits += 1;
     if env.facts.has_flag(insn_idx, InsnFlags::JMP_POINT) {
         push_jmp_history(env, HistFlags::NONE, 0);
     }
@@ -509,11 +546,14 @@ fn hit(env: &mut Env<'_>, id: StateId, insn_idx: u32, in_loop: bool) -> Check {
 
 /// Forgets, in the checkpoints of an instruction, registers and slots that nobody will read.
 fn clean_live_states(env: &mut Env<'_>, bucket: usize, insn_idx: u32) {
-    let Some(list) = env.states.buckets[bucket].checked_sub(1) else {
+    let Some(list) = env.states.list_of(bucket) else {
         return;
     };
-    for index in (0..env.states.lists[list as usize].len()).rev() {
-        let listed = env.states.lists[list as usize][index];
+    for index in (0..env.states.lists[list].entries.len()).rev() {
+        if env.states.lists[list].to_clean == 0 {
+            return;
+        }
+        let listed = env.states.lists[list].entries[index];
         if listed.cleaned || listed.insn_idx != insn_idx {
             continue;
         }
@@ -523,7 +563,11 @@ fn clean_live_states(env: &mut Env<'_>, bucket: usize, insn_idx: u32) {
         {
             continue;
         }
-        env.states.lists[list as usize][index].cleaned = true;
+        let list = &mut env.states.lists[list];
+        list.to_clean -= 1;
+        list.entries[index].cleaned = true;
+        // What differed may be forgotten now.
+        list.entries[index].differed = Difference::default();
         let st = env.states.get_mut(listed.id);
         clean_state(env.facts, &mut env.stack_liveness, &env.no_reg, st);
     }
@@ -568,9 +612,7 @@ fn clean_state(
 pub(crate) fn update_branch_counts(env: &mut Env<'_>) -> Check {
     let mut at = env.cur.parent;
     while let Some(id) = at {
-        let branches = &mut env.states.branches[id.0 as usize];
-        *branches = branches.saturating_sub(1);
-        if *branches != 0 {
+        if !env.states.end_branch(id) {
             break;
         }
         at = env.states.get(id).parent;

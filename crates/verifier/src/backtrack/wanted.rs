@@ -30,6 +30,13 @@ impl BacktrackState {
             && self.slots[..callers].iter().all(|&mask| mask == 0)
     }
 
+    /// Whether nothing is wanted but registers of the frame that is walked.
+    pub(super) fn wants_only_registers(&self) -> bool {
+        let callers = usize::from(self.frame);
+        self.slots[..=callers].iter().all(|&mask| mask == 0)
+            && self.regs[..callers].iter().all(|&mask| mask == 0)
+    }
+
     #[inline]
     pub(crate) fn set_frame_reg(&mut self, frame: u8, reg: u8) {
         self.regs[frame as usize] |= 1 << reg;

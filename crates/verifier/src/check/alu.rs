@@ -12,7 +12,7 @@ use ring3_isa::{AluOp, EndianOp, Insn, MemSize, Operand, Reg, Width};
 use ring3_uapi::MapType;
 
 use super::ptr_arith::{PtrOperands, adjust_pointer};
-use super::regs::{RegArg, assign_scalar_id, check_reg_arg, mark_reg_unknown};
+use super::regs::{RegArg, assign_scalar_id, check_dst, check_reg_arg, mark_reg_unknown};
 use super::sanitize::sanitize_scalar_alu;
 use crate::backtrack::mark_chain_precision;
 use crate::domain::{BrokenBounds, Scalar};
@@ -138,23 +138,27 @@ fn check_mov(env: &mut Env<'_>, width: Width, dst: Reg, src: Operand) -> Check {
     if let Operand::Reg(src) = src {
         check_reg_arg(env, src, RegArg::Src)?;
     }
-    check_reg_arg(env, dst, RegArg::DstNoMark)?;
+    let subreg_def = check_dst(env, dst)?;
     match (src, width) {
         (Operand::Imm(imm), _) => {
-            mark_reg_unknown(env, dst);
             let value = match width {
                 Width::W64 => i64::from(imm) as u64,
                 Width::W32 => u64::from(imm as u32),
             };
-            env.cur.reg_mut(dst).set_known(value);
+            let precise = !env.permits.bpf_capable;
+            let known = RegState {
+                subreg_def,
+                precise,
+                ..RegState::known(value)
+            };
+            env.cur.set_reg(dst, known);
+            return Ok(());
         }
         (Operand::Reg(src), Width::W64) => {
             assign_scalar_id(env, src);
-            let reg = RegState {
-                subreg_def: DEF_NOT_SUBREG,
-                ..*env.cur.reg(src)
-            };
-            *env.cur.reg_mut(dst) = reg;
+            // Its upper half was asked for: the source is a whole register.
+            let reg = env.cur.shared_reg(src);
+            env.cur.share_reg(dst, reg);
         }
         (Operand::Reg(src), Width::W32) => mov_subreg(env, dst, src)?,
     }
@@ -169,15 +173,17 @@ fn mov_subreg(env: &mut Env<'_>, dst: Reg, src: Reg) -> Check {
     }
     if !source.ty.is_scalar() {
         mark_reg_unknown(env, dst);
+        let subreg_def = env.insn_idx + 1;
         let reg = env.cur.reg_mut(dst);
         reg.scalar = reg.scalar.zero_extend();
+        reg.subreg_def = subreg_def;
         return Ok(());
     }
     let fits = source.scalar.umax <= u64::from(u32::MAX);
     let mut reg = copy_scalar_for_mov(env, src, fits);
     reg.scalar = reg.scalar.zero_extend();
     reg.subreg_def = env.insn_idx + 1;
-    *env.cur.reg_mut(dst) = reg;
+    env.cur.set_reg(dst, reg);
     Ok(())
 }
 

@@ -1,8 +1,8 @@
 //! Registers as operands: may they be read, what becomes of them when written.
 
-use ring3_isa::{AtomicOp, CallTarget, EndianOp, Insn, LoadMode, MemSize, Reg, Width};
+use ring3_isa::{CallTarget, EndianOp, Insn, LoadMode, MemSize, Operand, Reg, Width};
 
-use crate::env::{Env, Slot};
+use crate::env::{Env, InsnFlags, Slot};
 use crate::error::{Check, reject};
 use crate::state::{DEF_NOT_SUBREG, RegBase, RegState};
 
@@ -17,43 +17,45 @@ pub(crate) enum RegArg {
     DstNoMark,
 }
 
-/// Whether the current instruction uses all 64 bits of a register: `is_reg64`.
-fn uses_64_bits(env: &Env<'_>, reg: &RegState, arg: RegArg) -> bool {
-    let reads = arg == RegArg::Src;
-    let insn = match &env.facts.slots[env.insn_idx as usize] {
+/// Which registers an instruction uses with all 64 bits: `is_reg64`.
+pub(crate) fn widths_of(slot: &Slot) -> InsnFlags {
+    const BOTH: InsnFlags = InsnFlags::READS_64.with(InsnFlags::WRITES_64);
+    const NONE: InsnFlags = InsnFlags(0);
+    let both_if = |is_wide: bool| if is_wide { BOTH } else { NONE };
+    let insn = match slot {
         Slot::Insn(insn) => insn,
-        Slot::LoadImm64 { .. } | Slot::SecondHalf | Slot::Bad => return true,
+        Slot::LoadImm64 { .. } | Slot::SecondHalf | Slot::Bad => return BOTH,
     };
     match insn {
-        Insn::Alu { width, .. } | Insn::Neg { width, .. } | Insn::Movsx { width, .. } => {
-            *width == Width::W64
-        }
-        Insn::AddrSpaceCast { .. } | Insn::LoadImm64 { .. } => true,
+        Insn::Alu { width, .. }
+        | Insn::Neg { width, .. }
+        | Insn::Movsx { width, .. }
+        | Insn::Jmp { width, .. } => both_if(*width == Width::W64),
         // `bswap16` and `bswap32` are of the 64-bit class, `le`/`be` of the 32-bit one.
-        Insn::Endian { size, op, .. } => *op == EndianOp::Swap || *size == MemSize::Dw,
-        Insn::LoadAbs { .. } | Insn::LoadInd { .. } => reads,
+        Insn::Endian { size, op, .. } => both_if(*op == EndianOp::Swap || *size == MemSize::Dw),
+        Insn::LoadAbs { .. } | Insn::LoadInd { .. } => InsnFlags::READS_64,
         Insn::Load { size, mode, .. } => {
-            reads || *size == MemSize::Dw || *mode == LoadMode::SignExtend
-        }
-        Insn::Atomic { size, op, .. } => {
-            if reads && reg.ty.base != RegBase::Scalar {
-                return true;
+            if *size == MemSize::Dw || *mode == LoadMode::SignExtend {
+                BOTH
+            } else {
+                InsnFlags::READS_64
             }
-            let _: &AtomicOp = op;
-            *size == MemSize::Dw
         }
-        Insn::Store { size, src, .. } => match src {
-            ring3_isa::Operand::Imm(_) => true,
-            ring3_isa::Operand::Reg(_) => {
-                reads && reg.ty.base != RegBase::Scalar || *size == MemSize::Dw
-            }
-        },
-        Insn::Jmp { width, .. } => *width == Width::W64,
-        Insn::Ja { .. } | Insn::MayGoto { .. } | Insn::Exit => true,
-        Insn::Jal { .. } => false,
-        Insn::Call(CallTarget::Subprog(_)) => false,
-        Insn::Call(_) => reads,
-        Insn::Internal(_) => true,
+        Insn::Store {
+            src: Operand::Imm(_),
+            ..
+        } => BOTH,
+        Insn::Atomic { size, .. } | Insn::Store { size, .. } => {
+            both_if(*size == MemSize::Dw).with(InsnFlags::READS_POINTER)
+        }
+        Insn::AddrSpaceCast { .. }
+        | Insn::LoadImm64 { .. }
+        | Insn::Ja { .. }
+        | Insn::MayGoto { .. }
+        | Insn::Exit
+        | Insn::Internal(_) => BOTH,
+        Insn::Jal { .. } | Insn::Call(CallTarget::Subprog(_)) => NONE,
+        Insn::Call(_) => InsnFlags::READS_64,
     }
 }
 
@@ -75,42 +77,65 @@ pub(crate) fn mark_insn_zext(env: &mut Env<'_>, reg: Reg) {
 /// # Errors
 /// EACCES: it has no value, or is the frame pointer and would be written.
 pub(crate) fn check_reg_arg(env: &mut Env<'_>, reg: Reg, arg: RegArg) -> Check {
-    env.mark_scratched(reg);
-    if reg.number() > 10 {
-        reject!(EINVAL, "R{} is invalid", reg.number());
-    }
-    let state = env.cur.reg(reg);
     match arg {
         RegArg::Src => {
+            env.mark_scratched(reg);
+            if reg.number() > 10 {
+                reject!(EINVAL, "R{} is invalid", reg.number());
+            }
+            let state = env.cur.reg(reg);
             if state.ty.base == RegBase::NotInit {
                 reject!(EACCES, "R{} !read_ok", reg.number());
             }
             if reg == Reg::FP || state.subreg_def == DEF_NOT_SUBREG {
                 return Ok(());
             }
-            if uses_64_bits(env, state, arg) {
+            let flags = env.facts.flags[env.insn_idx as usize];
+            if flags.has(InsnFlags::READS_64)
+                || flags.has(InsnFlags::READS_POINTER) && !state.ty.is_scalar()
+            {
                 mark_insn_zext(env, reg);
             }
         }
-        RegArg::Dst | RegArg::DstNoMark => {
-            if reg == Reg::FP {
-                reject!(EACCES, "frame pointer is read only");
-            }
-            let def = if uses_64_bits(env, state, arg) {
-                DEF_NOT_SUBREG
-            } else {
-                env.insn_idx + 1
-            };
+        RegArg::Dst => {
+            let subreg_def = check_dst(env, reg)?;
             let precise = !env.permits.bpf_capable;
-            let state = env.cur.reg_mut(reg);
-            state.subreg_def = def;
-            if arg == RegArg::Dst {
-                state.set_unknown();
-                state.precise = precise;
+            let unknown = RegState {
+                subreg_def,
+                precise,
+                ..RegState::UNKNOWN_SCALAR
+            };
+            env.cur.set_reg(reg, unknown);
+        }
+        RegArg::DstNoMark => {
+            let subreg_def = check_dst(env, reg)?;
+            if env.cur.reg(reg).subreg_def != subreg_def {
+                env.cur.reg_mut(reg).subreg_def = subreg_def;
             }
         }
     }
     Ok(())
+}
+
+/// Checks that the current instruction may write a register; gives its `subreg_def`.
+///
+/// # Errors
+/// EACCES: it is the frame pointer.
+#[inline]
+pub(crate) fn check_dst(env: &mut Env<'_>, reg: Reg) -> Check<u32> {
+    env.mark_scratched(reg);
+    if reg.number() > 10 {
+        reject!(EINVAL, "R{} is invalid", reg.number());
+    }
+    if reg == Reg::FP {
+        reject!(EACCES, "frame pointer is read only");
+    }
+    let flags = env.facts.flags[env.insn_idx as usize];
+    Ok(if flags.has(InsnFlags::WRITES_64) {
+        DEF_NOT_SUBREG
+    } else {
+        env.insn_idx + 1
+    })
 }
 
 /// A register of the current frame becomes a scalar of which nothing is known: `mark_reg_unknown`.

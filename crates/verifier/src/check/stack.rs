@@ -17,7 +17,8 @@ use crate::error::{Check, Violation, reject};
 use crate::limits::VAR_OFF_MAX;
 use crate::log::insn::log_source_line;
 use crate::state::{
-    BPF_ADD_CONST, FuncState, HistFlags, RegBase, RegState, SLOT_BYTES, SlotType, StackSlot,
+    BPF_ADD_CONST, FuncState, HistFlags, RegBase, RegState, SLOT_BYTES, SharedReg, SlotType,
+    StackSlot,
 };
 
 const STACK_MAX: i64 = ring3_uapi::limits::STACK_BYTES_MAX as i64;
@@ -231,8 +232,9 @@ fn check_read_fixed(
                 }
             }
         } else if let Some(dst) = dst {
-            let reg = *env.cur.frame(frameno).stack[spi].spilled();
-            *env.cur.reg_mut(dst) = reg;
+            if let Some(reg) = env.cur.frame(frameno).stack[spi].shared_spilled() {
+                env.cur.share_reg(dst, reg);
+            }
         } else if env.is_pointer_value(&reg) {
             reject!(EACCES, "leaking pointer from stack off {off}");
         }
@@ -415,8 +417,8 @@ fn check_write_fixed(
             if fits {
                 super::regs::assign_scalar_id(env, value);
             }
-            let mut spilled = *env.cur.reg(value);
-            if !fits {
+            let mut spilled = env.cur.shared_reg(value);
+            if !fits && spilled.id != 0 {
                 spilled.id = 0;
             }
             spill(env, frameno, spi, spilled, size);
@@ -427,11 +429,11 @@ fn check_write_fixed(
                 env,
                 frameno,
                 spi,
-                RegState::known(i64::from(imm) as u64),
+                SharedReg::new(RegState::known(i64::from(imm) as u64)),
                 size,
             );
         }
-        (Some(reg), Some(_)) if is_spillable(reg) => {
+        (Some(reg), Some(value)) if is_spillable(reg) => {
             if size as usize != SLOT_BYTES {
                 log_source_line(env.log, env.facts, &mut env.prev_linfo, env.insn_idx, "; ");
                 reject!(EACCES, "invalid size of register spill");
@@ -442,7 +444,8 @@ fn check_write_fixed(
                     "cannot spill pointers to stack into stack frame of the caller"
                 );
             }
-            spill(env, frameno, spi, *reg, size);
+            let spilled = env.cur.shared_reg(value);
+            spill(env, frameno, spi, spilled, size);
         }
         _ => {
             let zero = match (&reg, stored_imm(env)) {
@@ -532,9 +535,9 @@ fn slots_of(begin: i32, end: i32) -> impl Iterator<Item = (usize, RangeInclusive
 }
 
 /// `save_register_state`
-fn spill(env: &mut Env<'_>, frameno: u8, spi: usize, reg: RegState, size: i32) {
+fn spill(env: &mut Env<'_>, frameno: u8, spi: usize, reg: SharedReg, size: i32) {
     let slot = &mut env.cur.frame_mut(frameno).stack[spi];
-    slot.set_spilled(reg);
+    slot.share_spilled(reg);
     let low = SLOT_BYTES - size as usize;
     for ty in &mut slot.types[low..] {
         *ty = SlotType::Spill;

@@ -19,6 +19,15 @@ impl<T> Shared<T> {
         Shared(Rc::new(value))
     }
 
+    /// Replaces the whole, without a look at what other states refer to.
+    #[inline]
+    pub(crate) fn set(&mut self, value: T) {
+        match Rc::get_mut(&mut self.0) {
+            Some(place) => *place = value,
+            None => self.0 = Rc::new(value),
+        }
+    }
+
     /// Whether both are one that nobody has changed since.
     #[inline]
     pub(crate) fn is_same(&self, other: &Shared<T>) -> bool {

@@ -10,6 +10,7 @@ use alloc::rc::Rc;
 use core::cell::Cell;
 use core::ops::{Index, IndexMut};
 
+use super::frame::SharedReg;
 use super::reg::{RegBase, RegState};
 
 /// Bytes of a slot.
@@ -51,7 +52,7 @@ impl SlotType {
 #[derive(Clone, Debug)]
 pub(crate) struct StackSlot {
     pub(crate) types: [SlotType; SLOT_BYTES],
-    spilled: Option<Rc<RegState>>,
+    spilled: Option<SharedReg>,
 }
 
 /// Slots of a page.
@@ -320,20 +321,29 @@ impl StackSlot {
     /// The spilled register, for a change.
     #[inline]
     pub(crate) fn spilled_mut(&mut self) -> &mut RegState {
-        Rc::make_mut(
-            self.spilled
-                .get_or_insert_with(|| Rc::new(RegState::NOT_INIT)),
-        )
+        self.spilled
+            .get_or_insert_with(|| SharedReg::new(RegState::NOT_INIT))
     }
 
     /// Replaces the spilled register.
     #[inline]
     pub(crate) fn set_spilled(&mut self, reg: RegState) {
-        if let Some(place) = self.spilled.as_mut().and_then(Rc::get_mut) {
-            *place = reg;
-        } else {
-            self.spilled = Some(Rc::new(reg));
+        match &mut self.spilled {
+            Some(place) => place.set(reg),
+            None => self.spilled = Some(SharedReg::new(reg)),
         }
+    }
+
+    /// The spilled register becomes another's copy.
+    #[inline]
+    pub(crate) fn share_spilled(&mut self, reg: SharedReg) {
+        self.spilled = Some(reg);
+    }
+
+    /// The spilled register, to be shared.
+    #[inline]
+    pub(crate) fn shared_spilled(&self) -> Option<SharedReg> {
+        self.spilled.clone()
     }
 
     /// Whether there is a register, or an object that has one.
@@ -352,7 +362,7 @@ impl StackSlot {
     #[inline]
     pub(crate) fn shares_spilled(&self, other: &StackSlot) -> bool {
         match (&self.spilled, &other.spilled) {
-            (Some(a), Some(b)) => Rc::ptr_eq(a, b),
+            (Some(a), Some(b)) => a.is_same(b),
             (None, None) => true,
             _ => false,
         }

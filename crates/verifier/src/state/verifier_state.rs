@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use ring3_isa::Reg;
 
-use super::frame::FuncState;
+use super::frame::{FuncState, SharedReg};
 use super::history::JmpHistory;
 use super::refs::Refs;
 use super::reg::RegState;
@@ -127,6 +127,24 @@ impl VerifierState {
     #[inline]
     pub(crate) fn reg_mut(&mut self, reg: Reg) -> &mut RegState {
         &mut self.cur_frame_mut().regs[reg.index()]
+    }
+
+    /// A register of the innermost frame, to be shared.
+    #[inline]
+    pub(crate) fn shared_reg(&self, reg: Reg) -> SharedReg {
+        self.cur_frame().regs[reg.index()].clone()
+    }
+
+    /// A register of the innermost frame becomes another's copy.
+    #[inline]
+    pub(crate) fn share_reg(&mut self, reg: Reg, from: SharedReg) {
+        self.cur_frame_mut().regs[reg.index()] = from;
+    }
+
+    /// Replaces a register of the innermost frame.
+    #[inline]
+    pub(crate) fn set_reg(&mut self, reg: Reg, state: RegState) {
+        self.cur_frame_mut().regs[reg.index()].set(state);
     }
 
     /// Enters a callee: `frame.frameno` must be `curframe + 1`, below the limit.

@@ -5,6 +5,7 @@
 
 use alloc::vec::Vec;
 
+use super::listed::{Difference, Place};
 use crate::env::Env;
 use crate::state::{
     BPF_ADD_CONST, Extra, FuncState, REGS, RefKind, Refs, RegBase, RegState, SLOT_BYTES, SlotType,
@@ -83,27 +84,25 @@ struct Rules {
     explore_alu_limits: bool,
 }
 
-/// A register or slot of some frame: where two states differed last. States of one place tend to differ in the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Place {
-    frame: u8,
-    /// Register, or [`REGS`] and the index of the slot.
-    index: u8,
-}
-
 /// Whether checkpoint `id` covers the current state. `differed` is looked at first, and says afterwards what decided against it.
 pub(super) fn states_equal(
     env: &mut Env<'_>,
     id: StateId,
     exactness: Exactness,
-    differed: &mut Place,
+    differed: &mut Difference,
 ) -> bool {
     let mut map = core::mem::take(&mut env.scratch.id_map);
     map.reset(env.id_gen);
-    let result = !differs_at(env, id, exactness, &mut map, *differed) && {
+    let mut decided = Some(differed.place);
+    let result = !differs_at(env, id, exactness, &mut map, differed.place) && {
         map.reset(env.id_gen);
-        covers(env, id, exactness, &mut map, differed)
+        let covers = covers(env, id, exactness, &mut map);
+        decided = covers.err().flatten();
+        covers.is_ok()
     };
+    if !result && let Some(place) = decided {
+        *differed = Difference::at(env.states.get(id), place);
+    }
     env.scratch.id_map = map;
     result
 }
@@ -144,37 +143,36 @@ fn differs_at(
     }
 }
 
+/// # Errors
+/// The checkpoint does not cover the current state; the place says so, if it is one.
 fn covers(
     env: &Env<'_>,
     id: StateId,
     exactness: Exactness,
     map: &mut IdMap,
-    differed: &mut Place,
-) -> bool {
+) -> Result<(), Option<Place>> {
     let (old, cur) = (env.states.get(id), &env.cur);
     if old.curframe != cur.curframe
         || old.speculative && !cur.speculative
         || old.in_sleepable != cur.in_sleepable
         || !refs_cover(&old.refs, &cur.refs, map)
     {
-        return false;
+        return Err(None);
     }
     let rules = rules_of(env, exactness);
-    (0..=old.curframe).all(|frameno| {
-        let (old_frame, cur_frame) = (old.frame(frameno), cur.frame(frameno));
-        let live_regs = env.facts.live_regs[old.frame_insn_idx(frameno) as usize];
-        if old_frame.callsite != cur_frame.callsite {
-            return false;
+    for frame in 0..=old.curframe {
+        let (old_frame, cur_frame) = (old.frame(frame), cur.frame(frame));
+        let live_regs = env.facts.live_regs[old.frame_insn_idx(frame) as usize];
+        if old_frame.callsite != cur_frame.callsite
+            || old_frame.callback_depth > cur_frame.callback_depth
+        {
+            return Err(None);
         }
-        let difference = difference(old_frame, cur_frame, live_regs, rules, map);
-        if let Some(index) = difference {
-            *differed = Place {
-                frame: frameno,
-                index,
-            };
+        if let Some(index) = difference(old_frame, cur_frame, live_regs, rules, map) {
+            return Err(Some(Place { frame, index }));
         }
-        difference.is_none()
-    })
+    }
+    Ok(())
 }
 
 fn refs_cover(old: &Refs, cur: &Refs, map: &mut IdMap) -> bool {
@@ -206,9 +204,6 @@ fn difference(
     rules: Rules,
     map: &mut IdMap,
 ) -> Option<u8> {
-    if old.callback_depth > cur.callback_depth {
-        return Some(0);
-    }
     for number in 0..REGS {
         if live_regs & 1 << number != 0 && !live_reg_covers(old, cur, number, rules, map) {
             return Some(number as u8);

@@ -1,0 +1,112 @@
+//! The list of an instruction's checkpoints, with what is asked of every one, so that most are passed by without being read.
+//!
+//! States of one place tend to differ in the same: a counter in a register or a slot. Where two states differed last is kept as
+//! [`Difference`], with the number that stood there.
+
+use alloc::vec::Vec;
+
+use crate::env::Env;
+use crate::state::{REGS, RegState, SlotType, StateId, VerifierState};
+
+/// A register or slot of some frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) frame: u8,
+    /// Register, or [`REGS`] and the index of the slot.
+    pub(super) index: u8,
+}
+
+/// What the checkpoint holds at a place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Held {
+    #[default]
+    NoNumber,
+    /// A number nobody relied on.
+    Number,
+    PreciseNumber,
+}
+
+/// Where a checkpoint and a state differed last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Difference {
+    number: u64,
+    pub(super) place: Place,
+    held: Held,
+}
+
+impl Difference {
+    /// At a place of `old`.
+    pub(super) fn at(old: &VerifierState, place: Place) -> Difference {
+        let reg = old.get_frame(place.frame).and_then(|frame| {
+            match usize::from(place.index).checked_sub(REGS) {
+                None => Some(&*frame.regs[usize::from(place.index)]),
+                Some(spi) => {
+                    let slot = frame.stack.get(spi)?;
+                    slot.is_all(SlotType::Spill).then(|| slot.spilled())
+                }
+            }
+        });
+        let number = reg.and_then(known_number);
+        Difference {
+            number: number.unwrap_or(0),
+            place,
+            held: match number {
+                None => Held::NoNumber,
+                Some(_) if reg.is_some_and(|reg| reg.precise) => Held::PreciseNumber,
+                Some(_) => Held::Number,
+            },
+        }
+    }
+
+    /// Whether the number alone tells the checkpoint from the current state: its values matter, and the other's at this place may be
+    /// others. Where `all_matter`, numbers nobody relied on do too.
+    #[inline]
+    pub(super) fn tells(&self, env: &Env<'_>, all_matter: bool) -> bool {
+        match self.held {
+            Held::PreciseNumber => {}
+            Held::Number if all_matter => {}
+            Held::Number | Held::NoNumber => return false,
+        }
+        let Some(frame) = env.cur.get_frame(self.place.frame) else {
+            return true;
+        };
+        let index = usize::from(self.place.index);
+        let reg = match frame.regs.get(index) {
+            Some(reg) => reg,
+            None => match frame.stack.get(index - REGS) {
+                Some(slot) if slot.is_all(SlotType::Spill) => slot.spilled(),
+                Some(_) | None => return true,
+            },
+        };
+        known_number(reg) != Some(self.number)
+    }
+}
+
+#[inline]
+fn known_number(reg: &RegState) -> Option<u64> {
+    if reg.ty.is_scalar() {
+        reg.scalar.const_value()
+    } else {
+        None
+    }
+}
+
+/// A checkpoint in its list.
+#[derive(Clone, Copy)]
+pub(super) struct Listed {
+    pub(super) id: StateId,
+    pub(super) insn_idx: u32,
+    pub(super) misses: u32,
+    pub(super) hits: u32,
+    pub(super) differed: Difference,
+    /// What nobody will read was forgotten.
+    pub(super) cleaned: bool,
+}
+
+/// The checkpoints of some instructions, oldest first.
+#[derive(Default)]
+pub(super) struct List {
+    pub(super) entries: Vec<Listed>,
+    /// Of them: those whose paths have ended and that were not cleaned.
+    pub(super) to_clean: u32,
+}
