@@ -257,6 +257,31 @@ impl Way {
         Ok(())
     }
 
+    /// Goes back over instructions that change nothing, as far as one only has to count down: to the newest entry of the history, the begin
+    /// of the state, or where a walk for what is wanted began.
+    #[inline]
+    fn skip_idle_steps(
+        &mut self,
+        facts: &Facts,
+        history: &Cursor<'_>,
+        wanted: u32,
+        walked: Option<&Walked>,
+    ) {
+        let known = walked.map_or(u32::MAX, |walked| walked.begin_of(wanted));
+        let (first, newest) = (self.first_idx, history.newest_idx());
+        let mut idx = self.idx;
+        while idx != newest && idx != first && idx != known && idx != 0 {
+            match facts.quick_steps.get(idx as usize) {
+                Some(step) if step.is_idle(wanted) => idx -= 1,
+                Some(_) | None => break,
+            }
+        }
+        if idx != self.idx {
+            self.idx = idx;
+            self.subseq_idx = i64::from(idx) + 1;
+        }
+    }
+
     /// Goes on as long as steps need nothing but the wanted registers of the frame. `true`: at the begin of the state, or nothing is
     /// wanted any more; else `idx` is an instruction whose whole rule must say.
     fn take_quick_steps(
@@ -272,6 +297,7 @@ impl Way {
         bt.regs[frame] = 0;
         let is_rest_empty = bt.is_empty();
         let is_end = loop {
+            self.skip_idle_steps(facts, history, wanted, walked);
             let mut noted = Noted::Nothing;
             if history.newest_idx() == self.idx {
                 if history.newest_is_linked() {

@@ -47,6 +47,13 @@ impl Violation {
         })
     }
 
+    /// As [`Self::new`]; far from where it is called the words are put together.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn rule(errno: Errno, words: fmt::Arguments<'_>) -> Box<Self> {
+        Self::new(errno, alloc::fmt::format(words))
+    }
+
     /// A rule whose text the kernel does not end with a newline.
     #[cold]
     pub(crate) fn unterminated(errno: Errno, text: String) -> Box<Self> {
@@ -103,7 +110,7 @@ macro_rules! reject {
         return Err($crate::error::Violation::silent(ring3_uapi::Errno::$errno))
     };
     ($errno:ident, $($fmt:tt)+) => {
-        return Err($crate::error::Violation::new(ring3_uapi::Errno::$errno, alloc::format!($($fmt)+)))
+        return Err($crate::error::Violation::rule(ring3_uapi::Errno::$errno, format_args!($($fmt)+)))
     };
 }
 pub(crate) use reject;

@@ -120,6 +120,12 @@ impl QuickStep {
         slots.iter().map(QuickStep::of).collect()
     }
 
+    /// Whether nothing changes where the history has no entry.
+    #[inline]
+    pub(super) fn is_idle(self, wanted: u32) -> bool {
+        u32::from(self.concerns) & (wanted | u32::from(Self::IS_WHOLE)) == 0
+    }
+
     /// The wanted registers before the instruction; `None`: the whole rule must say.
     #[inline]
     pub(super) fn before(self, wanted: u32, noted: Noted) -> Option<u32> {

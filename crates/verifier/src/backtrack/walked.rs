@@ -45,6 +45,13 @@ impl Walked {
         }
     }
 
+    /// The instruction at which the walk for the first of `wanted` began last; no instruction's index if none did.
+    #[inline]
+    pub(super) fn begin_of(&self, wanted: u32) -> u32 {
+        let begin = self.begins.get(wanted.trailing_zeros() as usize);
+        begin.map_or(u32::MAX, |(moment, _)| moment.insn_idx)
+    }
+
     /// Whether walks for all of `wanted`, registers of a frame, began here.
     #[inline]
     pub(super) fn covers(&self, mut wanted: u32, frame: u8, moment: Moment) -> bool {

@@ -1,10 +1,13 @@
 //! Registers as operands: may they be read, what becomes of them when written.
 
+use alloc::boxed::Box;
+
 use ring3_isa::{CallTarget, EndianOp, Insn, LoadMode, MemSize, Operand, Reg, Width};
+use ring3_uapi::Errno;
 
 use crate::env::{Env, InsnFlags, Slot};
-use crate::error::{Check, reject};
-use crate::state::{DEF_NOT_SUBREG, RegBase, RegState};
+use crate::error::{Check, Violation, reject};
+use crate::state::{DEF_NOT_SUBREG, RegState};
 
 /// How an instruction uses a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,27 +79,10 @@ pub(crate) fn mark_insn_zext(env: &mut Env<'_>, reg: Reg) {
 ///
 /// # Errors
 /// EACCES: it has no value, or is the frame pointer and would be written.
+#[inline]
 pub(crate) fn check_reg_arg(env: &mut Env<'_>, reg: Reg, arg: RegArg) -> Check {
     match arg {
-        RegArg::Src => {
-            env.mark_scratched(reg);
-            if reg.number() > 10 {
-                reject!(EINVAL, "R{} is invalid", reg.number());
-            }
-            let state = env.cur.reg(reg);
-            if state.ty.base == RegBase::NotInit {
-                reject!(EACCES, "R{} !read_ok", reg.number());
-            }
-            if reg == Reg::FP || state.subreg_def == DEF_NOT_SUBREG {
-                return Ok(());
-            }
-            let flags = env.facts.flags[env.insn_idx as usize];
-            if flags.has(InsnFlags::READS_64)
-                || flags.has(InsnFlags::READS_POINTER) && !state.ty.is_scalar()
-            {
-                mark_insn_zext(env, reg);
-            }
-        }
+        RegArg::Src => return check_src(env, reg),
         RegArg::Dst => {
             let subreg_def = check_dst(env, reg)?;
             let precise = !env.permits.bpf_capable;
@@ -117,6 +103,34 @@ pub(crate) fn check_reg_arg(env: &mut Env<'_>, reg: Reg, arg: RegArg) -> Check {
     Ok(())
 }
 
+/// Checks that the current instruction may read a register.
+#[inline]
+fn check_src(env: &mut Env<'_>, reg: Reg) -> Check {
+    env.mark_scratched(reg);
+    let frame = env.cur.cur_frame();
+    let Some(state) = frame.regs.get(reg.index()) else {
+        return Err(no_such_register(reg));
+    };
+    if !state.ty.is_init() {
+        reject!(EACCES, "R{} !read_ok", reg.number());
+    }
+    // The frame pointer's is never set.
+    if state.subreg_def != DEF_NOT_SUBREG {
+        let flags = env.facts.flags[env.insn_idx as usize];
+        if flags.has(InsnFlags::READS_64)
+            || flags.has(InsnFlags::READS_POINTER) && !state.ty.is_scalar()
+        {
+            mark_insn_zext(env, reg);
+        }
+    }
+    Ok(())
+}
+
+#[cold]
+fn no_such_register(reg: Reg) -> Box<Violation> {
+    Violation::rule(Errno::EINVAL, format_args!("R{} is invalid", reg.number()))
+}
+
 /// Checks that the current instruction may write a register; gives its `subreg_def`.
 ///
 /// # Errors
@@ -124,8 +138,8 @@ pub(crate) fn check_reg_arg(env: &mut Env<'_>, reg: Reg, arg: RegArg) -> Check {
 #[inline]
 pub(crate) fn check_dst(env: &mut Env<'_>, reg: Reg) -> Check<u32> {
     env.mark_scratched(reg);
-    if reg.number() > 10 {
-        reject!(EINVAL, "R{} is invalid", reg.number());
+    if reg.number() > Reg::FP.number() {
+        return Err(no_such_register(reg));
     }
     if reg == Reg::FP {
         reject!(EACCES, "frame pointer is read only");
