@@ -182,8 +182,10 @@ fn walk_inner(
                     mark_all_precise(log, states, start);
                     return Ok(changed);
                 }
-                let is_known = |walked: &Walked| walked.covers_all(bt, way.moment(&history));
-                if bt.is_empty() || walked.is_some_and(is_known) {
+                if let Some(walked) = walked {
+                    bt.drop_known(walked, way.moment(&history));
+                }
+                if bt.is_empty() {
                     return Ok(changed);
                 }
                 if way.is_at_begin(&history) {
@@ -309,15 +311,10 @@ impl Way {
                 Some(before) => wanted = before,
                 None => break false,
             }
-            if is_rest_empty {
-                let is_known =
-                    |walked: &Walked| walked.covers(wanted, bt.frame, self.moment(history));
-                if wanted == 0 || walked.is_some_and(is_known) {
-                    wanted = 0;
-                    break true;
-                }
+            if let Some(walked) = walked {
+                wanted = walked.without_known(wanted, bt.frame, self.moment(history));
             }
-            if self.is_at_begin(history) {
+            if wanted == 0 && is_rest_empty || self.is_at_begin(history) {
                 break true;
             }
             self.step_back(facts, history)?;

@@ -75,6 +75,8 @@ impl InsnFlags {
     pub(crate) const READS_64: InsnFlags = InsnFlags(1 << 7);
     /// Reads all 64 bits of operands that are no scalars.
     pub(crate) const READS_POINTER: InsnFlags = InsnFlags(1 << 8);
+    /// May write the stack, or leads into another frame.
+    pub(crate) const MAY_WRITE_STACK: InsnFlags = InsnFlags(1 << 10);
     /// Writes all 64 bits of its destination.
     pub(crate) const WRITES_64: InsnFlags = InsnFlags(1 << 9);
 

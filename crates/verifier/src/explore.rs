@@ -99,6 +99,7 @@ pub(crate) fn explore(env: &mut Env<'_>) -> Check {
     let facts = env.facts;
     let insn_count = facts.raw.len();
     let mut print_state = false;
+    let is_logged = env.log.is_level();
     env.prev_insn_idx = u32::MAX;
     loop {
         env.has_hist = false;
@@ -110,6 +111,7 @@ pub(crate) fn explore(env: &mut Env<'_>) -> Check {
                 insn_idx as i32
             );
         }
+        let flags = facts.flags[insn_idx as usize];
         env.insn_processed += 1;
         if env.insn_processed > PROCESSED_INSNS_MAX {
             reject!(
@@ -120,7 +122,6 @@ pub(crate) fn explore(env: &mut Env<'_>) -> Check {
         }
         env.cur.last_insn_idx = env.prev_insn_idx;
         env.cur.insn_idx = insn_idx;
-        let flags = facts.flags[insn_idx as usize];
         if env.stop_points.is_some() {
             stop_points::note(env);
         }
@@ -135,7 +136,7 @@ pub(crate) fn explore(env: &mut Env<'_>) -> Check {
         if flags.has(InsnFlags::JMP_POINT) {
             push_jmp_history(env, HistFlags::NONE, 0);
         }
-        if env.log.is_level() {
+        if is_logged {
             log_before(env, &mut print_state);
         }
         mark_seen(env, insn_idx);
@@ -149,7 +150,7 @@ pub(crate) fn explore(env: &mut Env<'_>) -> Check {
         if let Some(recording) = &mut env.recording {
             recording.push(insn_idx, &env.cur)?;
         }
-        let may_write = may_write_stack(&facts.slots[insn_idx as usize]);
+        let may_write = flags.has(InsnFlags::MAY_WRITE_STACK);
         if may_write {
             env.stack_liveness.begin_insn(facts, &env.cur, insn_idx);
         }
@@ -188,15 +189,6 @@ pub(crate) fn explore(env: &mut Env<'_>) -> Check {
             print_state = true;
         }
     }
-}
-
-/// Instructions that may write the stack, or lead into another frame.
-#[inline]
-fn may_write_stack(slot: &Slot) -> bool {
-    matches!(
-        slot,
-        Slot::Insn(Insn::Store { .. } | Insn::Atomic { .. } | Insn::Call(_) | Insn::Exit)
-    )
 }
 
 fn log_pruned(env: &mut Env<'_>, print_state: bool) {

@@ -19,7 +19,7 @@ use crate::call_traits::{CallTraits, KernelCalls};
 use crate::cfg::{CfgInput, CfgNote, check_cfg};
 use crate::check::call::func_args::{FuncArg, prepare_func_args, set_global_args};
 use crate::check::encoding::without_ignored_fields;
-use crate::check::regs::widths_of;
+use crate::check::regs::uses_of;
 use crate::check_btf::{
     FuncInfo, WantLines, apply_core_relos, check_func_info, check_func_info_early, check_line_info,
 };
@@ -403,7 +403,7 @@ fn prepare(
     }
     facts.flags = flags?;
     for (flags, slot) in facts.flags.iter_mut().zip(&facts.slots) {
-        flags.set(widths_of(slot));
+        flags.set(uses_of(slot));
     }
     facts.postorder = compute_postorder(&facts.raw, &mut facts.subprogs);
     facts.attach = check_attach(req, effects_of(&facts.subprogs))?;

@@ -148,7 +148,7 @@ impl StateTable {
                 StateId(self.arena.len() as u32 - 1)
             }
         };
-        self.lists[home as usize].entries.push(Listed {
+        self.lists[home as usize].push(Listed {
             id,
             insn_idx,
             misses: 0,
@@ -245,7 +245,9 @@ pub(crate) enum Visit {
 }
 
 fn bucket_of(env: &Env<'_>, insn_idx: u32) -> usize {
-    ((insn_idx ^ env.cur.cur_frame().callsite) as usize) % env.facts.raw.len().max(1)
+    // Programs have at most a million instructions: a division of 32 bits does.
+    let count = env.facts.raw.len().max(1) as u32;
+    ((insn_idx ^ env.cur.cur_frame().callsite) % count) as usize
 }
 
 /// Looks for a checkpoint at the current instruction that covers the current state; else maybe stores one.

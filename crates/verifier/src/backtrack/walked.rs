@@ -1,7 +1,7 @@
-//! Where walks backwards from the current path began since its last checkpoint. A later one that comes there with nothing else wanted has
-//! nothing to mark any more: the marks of a path's checkpoints stay.
+//! Where walks backwards from the current path began since its last checkpoint. For a later one that comes
+//! there, a register for which one began has nothing to mark any more: the marks of a path's checkpoints stay, and what is wanted for one
+//! register does not depend on what else is wanted.
 
-use super::wanted::BacktrackState;
 use crate::state::REGS;
 
 /// Between two instructions of a path since its last checkpoint.
@@ -52,21 +52,17 @@ impl Walked {
         begin.map_or(u32::MAX, |(moment, _)| moment.insn_idx)
     }
 
-    /// Whether walks for all of `wanted`, registers of a frame, began here.
+    /// Those of `wanted`, registers of a frame, for which no walk began here.
     #[inline]
-    pub(super) fn covers(&self, mut wanted: u32, frame: u8, moment: Moment) -> bool {
-        while wanted != 0 {
-            let register = wanted.trailing_zeros() as usize;
-            if self.begins.get(register) != Some(&(moment, frame)) {
-                return false;
+    pub(super) fn without_known(&self, wanted: u32, frame: u8, moment: Moment) -> u32 {
+        let (mut rest, mut left) = (wanted, wanted);
+        while left != 0 {
+            let register = left.trailing_zeros();
+            if self.begins.get(register as usize) == Some(&(moment, frame)) {
+                rest &= !(1 << register);
             }
-            wanted &= wanted - 1;
+            left &= left - 1;
         }
-        true
-    }
-
-    /// As [`Self::covers`] for all that is wanted.
-    pub(super) fn covers_all(&self, bt: &BacktrackState, moment: Moment) -> bool {
-        bt.wants_only_registers() && self.covers(bt.reg_mask(), bt.frame, moment)
+        rest
     }
 }

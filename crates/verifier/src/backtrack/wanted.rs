@@ -6,6 +6,7 @@ use core::fmt;
 use ring3_isa::Reg;
 use ring3_uapi::limits::CALL_FRAMES_MAX;
 
+use super::walked::{Moment, Walked};
 use crate::error::{Check, Violation};
 use crate::state::JmpHistoryEntry;
 
@@ -30,11 +31,11 @@ impl BacktrackState {
             && self.slots[..callers].iter().all(|&mask| mask == 0)
     }
 
-    /// Whether nothing is wanted but registers of the frame that is walked.
-    pub(super) fn wants_only_registers(&self) -> bool {
-        let callers = usize::from(self.frame);
-        self.slots[..=callers].iter().all(|&mask| mask == 0)
-            && self.regs[..callers].iter().all(|&mask| mask == 0)
+    /// Of the frame that is walked, the registers for which a walk began here are wanted no more.
+    #[inline]
+    pub(super) fn drop_known(&mut self, walked: &Walked, moment: Moment) {
+        let wanted = &mut self.regs[usize::from(self.frame)];
+        *wanted = walked.without_known(*wanted, self.frame, moment);
     }
 
     #[inline]

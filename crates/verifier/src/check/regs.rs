@@ -20,8 +20,22 @@ pub(crate) enum RegArg {
     DstNoMark,
 }
 
+/// What exploration asks of an instruction each time it comes there.
+pub(crate) fn uses_of(slot: &Slot) -> InsnFlags {
+    let may_write_stack = matches!(
+        slot,
+        Slot::Insn(Insn::Store { .. } | Insn::Atomic { .. } | Insn::Call(_) | Insn::Exit)
+    );
+    let widths = widths_of(slot);
+    if may_write_stack {
+        widths.with(InsnFlags::MAY_WRITE_STACK)
+    } else {
+        widths
+    }
+}
+
 /// Which registers an instruction uses with all 64 bits: `is_reg64`.
-pub(crate) fn widths_of(slot: &Slot) -> InsnFlags {
+fn widths_of(slot: &Slot) -> InsnFlags {
     const BOTH: InsnFlags = InsnFlags::READS_64.with(InsnFlags::WRITES_64);
     const NONE: InsnFlags = InsnFlags(0);
     let both_if = |is_wide: bool| if is_wide { BOTH } else { NONE };

@@ -668,6 +668,22 @@ pub(crate) fn check_range_initialized(
     let frameno = reg.frameno;
     let clobbers = access == Access::Write;
     for (spi, bytes) in slots_of(min_off, max_off + size) {
+        let Some(slot) = env.cur.frame(frameno).stack.get(spi) else {
+            return Err(Violation::bug("allocated_stack too small"));
+        };
+        let is_number = slot.is_spilled_reg()
+            && (slot.spilled().ty == crate::state::RegType::SCALAR || permits.allow_ptr_leaks);
+        let is_readable = |&ty: &SlotType| match ty {
+            SlotType::Misc | SlotType::Zero => true,
+            SlotType::Invalid => permits.allow_uninit_stack || is_number,
+            SlotType::Spill | SlotType::Dynptr | SlotType::Iter | SlotType::IrqFlag => is_number,
+        };
+        let stays = !clobbers || slot.is_all(SlotType::Misc);
+        if stays && slot.types[bytes.clone()].iter().all(is_readable) {
+            env.stack_liveness
+                .mark_read(env.facts, &env.cur, frameno, env.insn_idx, 1 << spi);
+            continue;
+        }
         let mut is_noted = false;
         for byte in bytes.rev() {
             let Some(slot) = env.cur.frame(frameno).stack.get(spi) else {

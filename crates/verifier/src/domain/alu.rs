@@ -113,12 +113,20 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
             return Self::known(Self::alu_of_known(op, a, b, width));
         }
         let result = match op {
-            AluOp::Add => self.add_unsynced(src),
-            AluOp::Sub => self.sub_unsynced(src),
-            AluOp::Mul => self.mul_unsynced(src),
-            AluOp::And => self.and_unsynced(src),
-            AluOp::Or => self.or_unsynced(src),
-            AluOp::Xor => self.xor_unsynced(src),
+            AluOp::Add => Self::of_parts(
+                self.var_off.add(src.var_off),
+                Self::full_at(width, || self.full().add(src.full())),
+                self.half().add(src.half()),
+            ),
+            AluOp::Sub => self.sub_unsynced(src, width),
+            AluOp::Mul => Self::of_parts(
+                self.var_off.mul(src.var_off),
+                Self::full_at(width, || self.full().mul(src.full())),
+                self.half().mul(src.half()),
+            ),
+            AluOp::And => self.and_unsynced(src, width),
+            AluOp::Or => self.or_unsynced(src, width),
+            AluOp::Xor => self.xor_unsynced(src, width),
             AluOp::Lsh => self.lsh_unsynced(src.umin as u32, width),
             AluOp::Rsh => self.rsh_unsynced(src.umin as u32, width),
             AluOp::Arsh => self.arsh_unsynced(src.umin as u32, width),
@@ -149,7 +157,7 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
         if planted(Plant::Neg) {
             return self.with_var_off(self.var_off.neg()).finish_alu(width);
         }
-        Self::ZERO.sub_unsynced(&self).finish_alu(width)
+        Self::ZERO.sub_unsynced(&self, width).finish_alu(width)
     }
 
     #[inline]
@@ -189,37 +197,28 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
         result & all
     }
 
+    /// The ranges of the whole register; of an operation on the low half they are not asked for.
     #[inline]
-    fn add_unsynced(self, src: &Self) -> Self {
-        Self::of_parts(
-            self.var_off.add(src.var_off),
-            self.full().add(src.full()),
-            self.half().add(src.half()),
-        )
+    fn full_at(width: Width, full: impl FnOnce() -> Range<W>) -> Range<W> {
+        match width {
+            Width::W32 if !planted(Plant::Alu32KeepsHigh) => Range::UNKNOWN,
+            Width::W32 | Width::W64 => full(),
+        }
     }
 
     #[inline]
-    fn sub_unsynced(self, src: &Self) -> Self {
+    fn sub_unsynced(self, src: &Self, width: Width) -> Self {
         Self::of_parts(
             self.var_off.sub(src.var_off),
-            self.full().sub(src.full()),
+            Self::full_at(width, || self.full().sub(src.full())),
             self.half().sub(src.half()),
         )
     }
 
     #[inline]
-    fn mul_unsynced(self, src: &Self) -> Self {
-        Self::of_parts(
-            self.var_off.mul(src.var_off),
-            self.full().mul(src.full()),
-            self.half().mul(src.half()),
-        )
-    }
-
-    #[inline]
-    fn and_unsynced(self, src: &Self) -> Self {
+    fn and_unsynced(self, src: &Self, width: Width) -> Self {
         let bits = self.var_off.and(src.var_off);
-        self.of_bitwise(src, bits, |low, a, b| {
+        self.of_bitwise(src, bits, width, |low, a, b| {
             let umax = if planted(Plant::AndMax) {
                 a.min(b) & !1
             } else {
@@ -230,7 +229,7 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
     }
 
     #[inline]
-    fn or_unsynced(self, src: &Self) -> Self {
+    fn or_unsynced(self, src: &Self, width: Width) -> Self {
         let bits = self.var_off.or(src.var_off);
         let (mut full_min, mut half_min) = (self.umin.max(src.umin), self.u32_min.max(src.u32_min));
         if planted(Plant::OrMin) {
@@ -240,16 +239,16 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
         let low = bits.subreg();
         Self::of_parts(
             bits,
-            Range::from_unsigned(full_min, bits.umax()),
+            Self::full_at(width, || Range::from_unsigned(full_min, bits.umax())),
             Range::from_unsigned(u64::from(half_min), low.umax()),
         )
         .known_if_operands_known(src)
     }
 
     #[inline]
-    fn xor_unsynced(self, src: &Self) -> Self {
+    fn xor_unsynced(self, src: &Self, width: Width) -> Self {
         let bits = self.var_off.xor(src.var_off);
-        self.of_bitwise(src, bits, |bits, a, b| {
+        self.of_bitwise(src, bits, width, |bits, a, b| {
             if planted(Plant::XorMax) {
                 return (0, a.max(b));
             }
@@ -263,20 +262,20 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
         self,
         src: &Self,
         bits: TnumN<W>,
+        width: Width,
         bounds: impl Fn(TnumN<W>, u64, u64) -> (u64, u64),
     ) -> Self {
-        let (umin, umax) = bounds(bits, self.umax, src.umax);
+        let full = Self::full_at(width, || {
+            let (umin, umax) = bounds(bits, self.umax, src.umax);
+            Range::from_unsigned(umin, umax)
+        });
         let (half_umin, half_umax) = bounds(
             bits.subreg(),
             u64::from(self.u32_max),
             u64::from(src.u32_max),
         );
-        Self::of_parts(
-            bits,
-            Range::from_unsigned(umin, umax),
-            Range::from_unsigned(half_umin, half_umax),
-        )
-        .known_if_operands_known(src)
+        Self::of_parts(bits, full, Range::from_unsigned(half_umin, half_umax))
+            .known_if_operands_known(src)
     }
 
     /// Where result and source are known, the ranges are that number whatever they were.

@@ -322,7 +322,11 @@ impl<const W: u32, const H: u32> ScalarN<W, H> {
     /// The first contradiction found.
     #[inline]
     pub const fn check_bounds(&self) -> Result<(), BoundsViolation> {
-        if self.full().is_empty() || self.half().is_empty() {
+        if self.umin > self.umax
+            || self.smin > self.smax
+            || self.u32_min > self.u32_max
+            || self.s32_min > self.s32_max
+        {
             return Err(BoundsViolation::Range);
         }
         if self.var_off.is_const() {

@@ -29,7 +29,8 @@ enum Held {
 /// Where a checkpoint and a state differed last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Difference {
-    number: u64,
+    /// As bytes, so that lists stay short.
+    number: [u8; 8],
     pub(super) place: Place,
     held: Held,
 }
@@ -48,7 +49,7 @@ impl Difference {
         });
         let number = reg.and_then(known_number);
         Difference {
-            number: number.unwrap_or(0),
+            number: number.unwrap_or(0).to_le_bytes(),
             place,
             held: match number {
                 None => Held::NoNumber,
@@ -78,7 +79,7 @@ impl Difference {
                 Some(_) | None => return true,
             },
         };
-        known_number(reg) != Some(self.number)
+        known_number(reg) != Some(u64::from_le_bytes(self.number))
     }
 }
 
@@ -109,4 +110,15 @@ pub(super) struct List {
     pub(super) entries: Vec<Listed>,
     /// Of them: those whose paths have ended and that were not cleaned.
     pub(super) to_clean: u32,
+}
+
+impl List {
+    /// Adds the newest. Most lists stay at one or two: they grow from one.
+    pub(super) fn push(&mut self, listed: Listed) {
+        let len = self.entries.len();
+        if len == self.entries.capacity() {
+            self.entries.reserve_exact(len.max(1));
+        }
+        self.entries.push(listed);
+    }
 }
