@@ -136,7 +136,7 @@ fn walk_inner(
             if last_idx < 0 {
                 let root = st.frame(0);
                 if st.curframe == 0
-                    && root.subprogno > 0
+                    && root.subprogno() > 0
                     && root.callsite == MAIN_CALLSITE
                     && bt.slot_mask() == 0
                     && bt.reg_mask() & !ARGS == 0
@@ -156,7 +156,7 @@ fn walk_inner(
                 }
                 return Err(Violation::bug(format_args!(
                     "backtracking func entry subprog {} reg_mask {:x} stack_mask {:x}",
-                    root.subprogno,
+                    root.subprogno(),
                     bt.reg_mask(),
                     bt.slot_mask()
                 )));
@@ -305,7 +305,11 @@ impl Way {
                 if history.newest_is_linked() {
                     break false;
                 }
-                noted = Noted::Something;
+                noted = if is_rest_empty {
+                    Noted::OfNoSlot
+                } else {
+                    Noted::Something
+                };
             }
             match facts.quick_steps[self.idx as usize].before(wanted, noted) {
                 Some(before) => wanted = before,

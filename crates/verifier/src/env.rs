@@ -1,5 +1,6 @@
 //! `Facts`: what the passes found out about the program, immutable during exploration. `Env`: exploration's working context.
 
+use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -141,9 +142,9 @@ pub(crate) struct LineInfo {
 
 /// What the passes found out; immutable during exploration.
 #[derive(Debug)]
-pub(crate) struct Facts {
+pub(crate) struct Facts<'a> {
     /// Instructions as given (fds of maps included).
-    pub(crate) raw: Vec<RawInsn>,
+    pub(crate) raw: Cow<'a, [RawInsn]>,
     pub(crate) slots: Vec<Slot>,
     /// First slots of two-slot loads, ascending, and what they load.
     pub(crate) loads: Vec<(u32, LdImm64)>,
@@ -182,7 +183,7 @@ pub(crate) struct Facts {
     pub(crate) attach: crate::attach::AttachFacts,
 }
 
-impl Facts {
+impl Facts<'_> {
     /// Strongly connected component of a slot, 0 if it is in no loop.
     #[inline]
     pub(crate) fn scc_of(&self, insn_idx: u32) -> u32 {
@@ -318,7 +319,7 @@ pub(crate) struct SubprogAux {
 pub(crate) struct Env<'a> {
     pub(crate) req: &'a LoadRequest,
     pub(crate) registry: &'a ring3_spec::Registry,
-    pub(crate) facts: &'a Facts,
+    pub(crate) facts: &'a Facts<'a>,
     pub(crate) log: &'a mut Log,
     pub(crate) permits: Permits,
     pub(crate) modes: Modes,

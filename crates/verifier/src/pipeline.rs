@@ -41,7 +41,7 @@ use crate::recording::Recording;
 use crate::resolve::{ResolveInput, process_fd_array, resolve_ld_imm64};
 use crate::stack_depth::{StackInput, SubprogUse, check_max_stack_depth, private_stack_of};
 use crate::state::{
-    Extra, FuncState, MAIN_CALLSITE, MapIdx, RegState, RegType, SharedReg, VerifierState,
+    Extra, FrameKind, FuncState, MAIN_CALLSITE, MapIdx, RegState, RegType, SharedReg, VerifierState,
 };
 use crate::states::StateTable;
 use crate::stop_points::StopPoints;
@@ -296,14 +296,14 @@ fn check_load_permitted(req: &LoadRequest, registry: &Registry, permits: Permits
 }
 
 /// Everything before exploration.
-fn prepare(
-    req: &LoadRequest,
+fn prepare<'a>(
+    req: &'a LoadRequest,
     registry: &Registry,
     permits: Permits,
     log: &mut Log,
     want_lines: WantLines,
     subprog_count: &mut usize,
-) -> Check<Facts> {
+) -> Check<Facts<'a>> {
     let (prog_type, expected_attach_type) = resolved_prog_type(req);
     let announced = process_fd_array(req, prog_type)?;
     let func_info = check_func_info_early(req)?;
@@ -369,8 +369,8 @@ fn prepare(
     let flags = check_cfg(&cfg, &mut subprogs.list, &mut note);
     let slots = decode_slots(&insns, &resolved.loads);
     let mut facts = Facts {
-        raw: insns.into_owned(),
-        quick_steps: QuickStep::table(&slots),
+        raw: insns,
+        quick_steps: Vec::new(),
         slots,
         loads: resolved.loads,
         flags: Vec::new(),
@@ -405,6 +405,7 @@ fn prepare(
     for (flags, slot) in facts.flags.iter_mut().zip(&facts.slots) {
         flags.set(uses_of(slot));
     }
+    facts.quick_steps = QuickStep::table(&facts.slots, &facts.flags);
     facts.postorder = compute_postorder(&facts.raw, &mut facts.subprogs);
     facts.attach = check_attach(req, effects_of(&facts.subprogs))?;
     // The arguments of a function of a program or module are typed by its own BTF.
@@ -629,7 +630,7 @@ fn set_entry_regs(env: &mut Env<'_>, subprog: u32) -> Check {
         }
         let args = prepare_func_args(env, subprog)?;
         if facts.exception_cb == Some(subprog) {
-            env.cur.frame_mut(0).in_exception_callback_fn = true;
+            env.cur.frame_mut(0).kind = FrameKind::ExceptionCallback;
             if *args.args != [FuncArg::Scalar] {
                 reject!(EINVAL, "exception cb only supports single integer argument");
             }

@@ -179,7 +179,7 @@ impl StateView<'_> {
 
     /// The function of the program that a frame runs; 0 is the main one.
     pub fn subprog(&self, frame: usize) -> u32 {
-        self.frames[frame].subprogno
+        self.frames[frame].subprogno()
     }
 
     /// The instruction that called a frame; `None` for the outermost.

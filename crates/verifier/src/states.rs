@@ -29,7 +29,7 @@ use crate::limits::{JMP_HISTORY_SOFT_MAX, STATES_MAX};
 use crate::log::insn::log_source_line;
 use crate::log::state::{Which, write_state};
 use crate::state::{
-    Extra, HistFlags, IterState, RegState, SharedReg, SlotType, StateId, VerifierState,
+    Extra, FuncState, HistFlags, IterState, RegState, SharedReg, SlotType, StateId, VerifierState,
 };
 
 use equal::Exactness;
@@ -90,13 +90,13 @@ impl StateTable {
     /// Paths that started at a checkpoint and have not ended.
     #[inline]
     fn branches(&self, id: StateId) -> u32 {
-        self.branches[id.0 as usize]
+        self.branches[id.index()]
     }
 
     /// One more path starts at a checkpoint.
     #[inline]
     pub(crate) fn add_branch(&mut self, id: StateId) {
-        self.branches[id.0 as usize] += 1;
+        self.branches[id.index()] += 1;
     }
 
     /// All scalars of a checkpoint become precise, and of those before it; says whether they were made so before.
@@ -106,17 +106,17 @@ impl StateTable {
 
     #[inline]
     fn stored(&self, id: StateId) -> &Stored {
-        match &self.arena[id.0 as usize] {
+        match &self.arena[id.index()] {
             Some(stored) => stored,
-            None => unreachable!("freed checkpoint {}", id.0),
+            None => unreachable!("freed checkpoint {}", id.index()),
         }
     }
 
     #[inline]
     fn stored_mut(&mut self, id: StateId) -> &mut Stored {
-        match &mut self.arena[id.0 as usize] {
+        match &mut self.arena[id.index()] {
             Some(stored) => stored,
-            None => unreachable!("freed checkpoint {}", id.0),
+            None => unreachable!("freed checkpoint {}", id.index()),
         }
     }
 
@@ -139,13 +139,13 @@ impl StateTable {
                 self.arena[index as usize] = stored;
                 self.branches[index as usize] = 1;
                 self.homes[index as usize] = home;
-                StateId(index)
+                StateId::at(index)
             }
             None => {
                 self.arena.push(stored);
                 self.branches.push(1);
                 self.homes.push(home);
-                StateId(self.arena.len() as u32 - 1)
+                StateId::at(self.arena.len() as u32 - 1)
             }
         };
         self.lists[home as usize].push(Listed {
@@ -190,12 +190,12 @@ impl StateTable {
 
     /// A path that started at a checkpoint has ended; `true` if it was the last one.
     fn end_branch(&mut self, id: StateId) -> bool {
-        let branches = &mut self.branches[id.0 as usize];
+        let branches = &mut self.branches[id.index()];
         let was_last = *branches == 1;
         *branches = branches.saturating_sub(1);
         let has_ended = *branches == 0;
         if was_last && !self.stored(id).evicted {
-            self.lists[self.homes[id.0 as usize] as usize].to_clean += 1;
+            self.lists[self.homes[id.index()] as usize].to_clean += 1;
         }
         has_ended
     }
@@ -218,8 +218,8 @@ impl StateTable {
     fn free_if_done(&mut self, id: StateId) {
         // Back-edges may still refer to it.
         if self.stored(id).evicted && self.branches(id) == 0 && !scc::has_open_backedges(self, id) {
-            self.arena[id.0 as usize] = None;
-            self.free.push(id.0);
+            self.arena[id.index()] = None;
+            self.free.push(id.index() as u32);
             self.evicted -= 1;
         }
     }
@@ -378,7 +378,8 @@ fn compare(
         return Ok(Found::Looping);
     }
     let frame = env.states.get(id).cur_frame();
-    if frame.in_async_callback_fn && frame.async_entry_cnt != env.cur.cur_frame().async_entry_cnt {
+    let async_entries = |frame: &FuncState| frame.stack.callbacks().async_entries;
+    if frame.kind.is_async() && async_entries(frame) != async_entries(env.cur.cur_frame()) {
         return Ok(Found::Looping);
     }
     if facts.has_flag(insn_idx, InsnFlags::ITER_NEXT) {

@@ -17,8 +17,8 @@ use ring3_uapi::FuncId;
 
 use crate::env::{Env, Facts, Linkage, Slot};
 use crate::state::{
-    DynptrType, Extra, LockOwner, RefKind, RefState, RegBase, RegState, SlotType, TypeFlags,
-    VerifierState,
+    DynptrType, Extra, FrameKind, LockOwner, RefKind, RefState, RegBase, RegState, SlotType,
+    TypeFlags, VerifierState,
 };
 
 /// r6 to r9: what a caller's registers keep over a call.
@@ -109,7 +109,7 @@ pub(crate) fn note(env: &mut Env<'_>) {
         _ => {}
     }
     let frame = state.cur_frame();
-    if frame.in_callback_fn && facts.subprogs[frame.subprogno as usize].start == at {
+    if frame.kind == FrameKind::Callback && facts.subprogs[frame.subprogno() as usize].start == at {
         // A callback may be stopped before it begins.
         note_state(points, facts, state, at, live(at));
     }
@@ -157,7 +157,7 @@ fn note_state(points: &mut StopPoints, facts: &Facts, state: &VerifierState, at:
     for (frame, held) in by_frame.into_iter().enumerate() {
         let callee = (frame < usize::from(state.curframe)).then(|| state.frame(frame as u8 + 1));
         match callee {
-            Some(callee) => points.add(callee.callsite, callee.in_callback_fn, held),
+            Some(callee) => points.add(callee.callsite, callee.kind == FrameKind::Callback, held),
             None => points.add(at, false, held),
         }
     }

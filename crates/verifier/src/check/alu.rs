@@ -15,7 +15,7 @@ use super::ptr_arith::{PtrOperands, adjust_pointer};
 use super::regs::{RegArg, assign_scalar_id, check_dst, check_reg_arg, mark_reg_unknown};
 use super::sanitize::sanitize_scalar_alu;
 use crate::backtrack::mark_chain_precision;
-use crate::domain::{BrokenBounds, Scalar};
+use crate::domain::{BoundsViolation, BrokenBounds, Scalar};
 use crate::env::Env;
 use crate::error::{Check, Violation, reject};
 use crate::explore::{Speculation, push_path};
@@ -435,9 +435,9 @@ pub(crate) fn check_reg_bounds(env: &mut Env<'_>, reg: Reg, place: &str) -> Chec
     if env.cur.reg(reg).scalar.check_bounds().is_ok() {
         return Ok(());
     }
-    let mut state = *env.cur.reg(reg);
-    settle_bounds(env, &mut state, place)?;
-    *env.cur.reg_mut(reg) = state;
+    let mut scalar = env.cur.reg(reg).scalar;
+    settle_bounds(env, &mut scalar, place)?;
+    env.cur.reg_mut(reg).scalar = scalar;
     Ok(())
 }
 
@@ -445,13 +445,24 @@ pub(crate) fn check_reg_bounds(env: &mut Env<'_>, reg: Reg, place: &str) -> Chec
 ///
 /// # Errors
 /// EFAULT if the loader asked for it (`BPF_F_TEST_REG_INVARIANTS`).
-pub(crate) fn settle_bounds(env: &mut Env<'_>, reg: &mut RegState, place: &str) -> Check {
-    let Err(violation) = reg.scalar.check_bounds() else {
-        return Ok(());
-    };
+#[inline]
+pub(crate) fn settle_bounds(env: &mut Env<'_>, scalar: &mut Scalar, place: &str) -> Check {
+    match scalar.check_bounds() {
+        Ok(()) => Ok(()),
+        Err(violation) => forget_bounds(env, scalar, violation, place),
+    }
+}
+
+#[cold]
+fn forget_bounds(
+    env: &mut Env<'_>,
+    scalar: &mut Scalar,
+    violation: BoundsViolation,
+    place: &str,
+) -> Check {
     let broken = BrokenBounds {
         violation,
-        scalar: reg.scalar,
+        scalar: *scalar,
     };
     vlog!(
         env.log,
@@ -460,6 +471,6 @@ pub(crate) fn settle_bounds(env: &mut Env<'_>, reg: &mut RegState, place: &str) 
     if env.modes.test_reg_invariants {
         reject!(EFAULT);
     }
-    reg.scalar = reg.scalar.with_ranges_unknown();
+    *scalar = scalar.with_ranges_unknown();
     Ok(())
 }

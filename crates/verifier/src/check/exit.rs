@@ -12,7 +12,7 @@ use crate::env::Env;
 use crate::error::{Check, Violation, reject, unjudged};
 use crate::explore::Next;
 use crate::log::state::TypeName;
-use crate::state::{RegState, RegType, RetvalRange};
+use crate::state::{FrameKind, RegState, RegType, RetvalRange};
 
 /// Why a path leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,9 +82,12 @@ pub(crate) fn invalid_scalar(
 pub(crate) fn check_return_code(env: &mut Env<'_>, reg: Reg) -> Check {
     let number = reg.number();
     let frame = env.cur.frame(0);
-    let is_subprog = frame.subprogno != 0;
-    let (in_async, in_exception) = (frame.in_async_callback_fn, frame.in_exception_callback_fn);
-    let callback_range = frame.callback_ret_range;
+    let is_subprog = frame.subprogno() != 0;
+    let (in_async, in_exception) = (
+        frame.kind.is_async(),
+        frame.kind == FrameKind::ExceptionCallback,
+    );
+    let callback_range = frame.kind.result_range();
     let prog_type = env.facts.attach.prog_type;
     if (!is_subprog || in_exception) && returns_void(env) {
         return Ok(());

@@ -11,7 +11,9 @@ use ring3_isa::{CallTarget, Insn, Reg};
 use super::alloc_obj::{field_at, record_of};
 use crate::env::{Env, Slot};
 use crate::error::{Check, Violation, reject};
-use crate::state::{BtfIdx, Extra, LockOwner, RefKind, RegBase, RegState, RegType, TypeFlags};
+use crate::state::{
+    BtfIdx, Extra, FrameKind, LockOwner, RefKind, RegBase, RegState, RegType, TypeFlags,
+};
 
 /// A root that a call names: what it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,7 +197,7 @@ pub(crate) fn give_to_root(env: &mut Env<'_>, id: u32) -> Check {
 /// Whether the path is inside the comparison that an insertion into a tree calls, under the tree's lock.
 pub(crate) fn in_tree_callback(env: &Env<'_>) -> bool {
     let frame = env.cur.cur_frame();
-    if env.cur.curframe == 0 || !frame.in_callback_fn {
+    if env.cur.curframe == 0 || frame.kind != FrameKind::Callback {
         return false;
     }
     let Some(Slot::Insn(Insn::Call(CallTarget::Kfunc { id, btf_idx: 0 }))) =

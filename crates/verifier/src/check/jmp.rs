@@ -103,12 +103,26 @@ fn check_jump(env: &mut Env<'_>, jump: &Jump) -> Check {
         off,
         ..
     } = jump;
-    let src_state = check_operands(env, jump)?;
-    let dst_state = *env.cur.reg(dst);
-    note_stack_operands(env, jump, &dst_state, &src_state);
+    check_operands(env, jump)?;
+    let dst_state = env.cur.reg(dst);
+    let (flags, taken) = match jump.src {
+        Operand::Reg(src) => {
+            let src_state = env.cur.reg(src);
+            let flags = stack_operands(dst_state, src_state);
+            (flags, branch_taken(dst_state, src_state, op, width))
+        }
+        Operand::Imm(imm) => {
+            let src_state = RegState::known(i64::from(imm) as u64);
+            let flags = stack_operands(dst_state, &src_state);
+            (flags, branch_taken(dst_state, &src_state, op, width))
+        }
+    };
+    if flags != HistFlags::NONE {
+        push_jmp_history(env, flags, 0);
+    }
     let here = env.insn_idx;
     let target = here.wrapping_add_signed(i32::from(off)).wrapping_add(1);
-    match branch_taken(&dst_state, &src_state, op, width) {
+    match taken {
         Taken::Unknown => split(env, jump, target),
         taken => {
             mark_decided_operands(env, jump)?;
@@ -129,35 +143,30 @@ fn check_jump(env: &mut Env<'_>, jump: &Jump) -> Check {
     }
 }
 
-/// Checks that both operands may be compared; returns the source.
-fn check_operands(env: &mut Env<'_>, jump: &Jump) -> Check<RegState> {
+/// Checks that both operands may be compared.
+fn check_operands(env: &mut Env<'_>, jump: &Jump) -> Check {
     check_reg_arg(env, jump.dst, RegArg::Src)?;
-    match jump.src {
-        Operand::Reg(src) => {
-            check_reg_arg(env, src, RegArg::Src)?;
-            let (dst_state, src_state) = (*env.cur.reg(jump.dst), *env.cur.reg(src));
-            let both_packet = dst_state.ty.is_pkt_any() && src_state.ty.is_pkt_any();
-            if !both_packet && env.is_pointer_value(&src_state) {
-                reject!(EACCES, "R{} pointer comparison prohibited", src.number());
-            }
-            Ok(src_state)
+    if let Operand::Reg(src) = jump.src {
+        check_reg_arg(env, src, RegArg::Src)?;
+        let (dst_state, src_state) = (env.cur.reg(jump.dst), env.cur.reg(src));
+        let both_packet = dst_state.ty.is_pkt_any() && src_state.ty.is_pkt_any();
+        if !both_packet && env.is_pointer_value(src_state) {
+            reject!(EACCES, "R{} pointer comparison prohibited", src.number());
         }
-        Operand::Imm(imm) => Ok(RegState::known(i64::from(imm) as u64)),
     }
+    Ok(())
 }
 
 /// Comparisons of stack pointers stand in the history, as their registers are not followed backwards as numbers.
-fn note_stack_operands(env: &mut Env<'_>, jump: &Jump, dst: &RegState, src: &RegState) {
+fn stack_operands(dst: &RegState, src: &RegState) -> HistFlags {
     let mut flags = HistFlags::NONE;
-    if matches!(jump.src, Operand::Reg(_)) && src.ty.is(RegBase::PtrToStack) {
+    if src.ty.is(RegBase::PtrToStack) {
         flags = flags.with(HistFlags::SRC_REG_STACK);
     }
     if dst.ty.is(RegBase::PtrToStack) {
         flags = flags.with(HistFlags::DST_REG_STACK);
     }
-    if flags != HistFlags::NONE {
-        push_jmp_history(env, flags, 0);
-    }
+    flags
 }
 
 /// A jump decided in advance relies on the numbers compared.
@@ -245,27 +254,27 @@ fn refine_numbers(env: &mut Env<'_>, jumps: &mut VerifierState, jump: &Jump) -> 
     let &Jump {
         width, dst, src, ..
     } = jump;
-    let lhs = *env.cur.reg(dst);
+    let lhs = env.cur.reg(dst);
     let rhs = match src {
-        Operand::Reg(src) => *env.cur.reg(src),
-        Operand::Imm(imm) => RegState::known(i64::from(imm) as u64),
+        Operand::Reg(src) => env.cur.reg(src),
+        Operand::Imm(_) => lhs,
     };
     if !lhs.ty.is_scalar() || !rhs.ty.is_scalar() {
         return Ok(());
     }
     let holds = CondOp::from(jump.op);
+    let lhs = lhs.scalar;
     if src == Operand::Reg(dst) {
         return refine_by_itself(env, jumps, jump, lhs);
     }
+    let rhs = match src {
+        Operand::Reg(_) => rhs.scalar,
+        Operand::Imm(imm) => Scalar::known(i64::from(imm) as u64),
+    };
     let (mut falls_lhs, mut falls_rhs) = (lhs, rhs);
-    Scalar::refine(
-        &mut falls_lhs.scalar,
-        &mut falls_rhs.scalar,
-        holds.negate(),
-        width,
-    );
+    Scalar::refine(&mut falls_lhs, &mut falls_rhs, holds.negate(), width);
     let (mut jumps_lhs, mut jumps_rhs) = (lhs, rhs);
-    Scalar::refine(&mut jumps_lhs.scalar, &mut jumps_rhs.scalar, holds, width);
+    Scalar::refine(&mut jumps_lhs, &mut jumps_rhs, holds, width);
     settle_bounds(env, &mut jumps_lhs, "true_reg1")?;
     settle_bounds(env, &mut jumps_rhs, "true_reg2")?;
     settle_bounds(env, &mut falls_lhs, "false_reg1")?;
@@ -280,9 +289,9 @@ fn refine_numbers(env: &mut Env<'_>, jumps: &mut VerifierState, jump: &Jump) -> 
 }
 
 /// Narrows a register; one of which nothing new is known stays shared with other states.
-fn learn(state: &mut VerifierState, reg: Reg, known: &RegState) {
-    if state.reg(reg).scalar != known.scalar {
-        state.reg_mut(reg).scalar = known.scalar;
+fn learn(state: &mut VerifierState, reg: Reg, known: &Scalar) {
+    if state.reg(reg).scalar != *known {
+        state.reg_mut(reg).scalar = *known;
     }
 }
 
@@ -291,19 +300,18 @@ fn refine_by_itself(
     env: &mut Env<'_>,
     jumps: &mut VerifierState,
     jump: &Jump,
-    reg: RegState,
+    scalar: Scalar,
 ) -> Check {
     let holds = CondOp::from(jump.op);
-    let (mut on_jump, mut on_fall) = (reg, reg);
-    on_fall.scalar = reg.scalar.refine_by_itself(holds.negate(), jump.width);
-    on_jump.scalar = reg.scalar.refine_by_itself(holds, jump.width);
+    let mut on_fall = scalar.refine_by_itself(holds.negate(), jump.width);
+    let mut on_jump = scalar.refine_by_itself(holds, jump.width);
     // Both operands are looked at, though they are one.
     settle_bounds(env, &mut on_jump, "true_reg1")?;
     settle_bounds(env, &mut on_jump, "true_reg2")?;
     settle_bounds(env, &mut on_fall, "false_reg1")?;
     settle_bounds(env, &mut on_fall, "false_reg2")?;
-    jumps.reg_mut(jump.dst).scalar = on_jump.scalar;
-    env.cur.reg_mut(jump.dst).scalar = on_fall.scalar;
+    jumps.reg_mut(jump.dst).scalar = on_jump;
+    env.cur.reg_mut(jump.dst).scalar = on_fall;
     Ok(())
 }
 
@@ -358,11 +366,14 @@ fn refine_pointers(env: &mut Env<'_>, jumps: &mut VerifierState, jump: &Jump) ->
     } = jump;
     // A register that holds 0 tells nothing.
     let with_null = src == Operand::Imm(0);
-    let dst_state = *env.cur.reg(dst);
+    let dst_ty = env.cur.reg(dst).ty;
+    if dst_ty.is_scalar() {
+        return Ok(());
+    }
     if matches!(op, JmpOp::Eq | JmpOp::Ne)
         && width == Width::W64
         && with_null
-        && dst_state.ty.may_be_null()
+        && dst_ty.may_be_null()
     {
         let (on_fall, on_jump) = if op == JmpOp::Eq {
             (Nullness::NotNull, Nullness::Null)
@@ -373,6 +384,7 @@ fn refine_pointers(env: &mut Env<'_>, jumps: &mut VerifierState, jump: &Jump) ->
         mark_ptr_or_null_regs(env.facts, jumps, dst, on_jump);
         return Ok(());
     }
+    let dst_state = *env.cur.reg(dst);
     if !try_match_pkt_pointers(jump, &dst_state, &mut env.cur, jumps)
         && env.is_pointer_value(env.cur.reg(dst))
     {

@@ -8,7 +8,7 @@ use ring3_isa::{AluOp, Reg, Width};
 use crate::backtrack::{LinkedReg, LinkedRegs};
 use crate::domain::Scalar;
 use crate::env::Env;
-use crate::state::{BPF_ADD_CONST, BPF_ADD_CONST32, RegState, VerifierState};
+use crate::state::{BPF_ADD_CONST, BPF_ADD_CONST32, RegState, StackSlot, VerifierState, bits};
 
 /// Adds to `linked` every live register and every spilled one with this id; those for which there is no place lose it.
 pub(crate) fn collect_linked_regs(env: &mut Env<'_>, id: u32, linked: &mut LinkedRegs) {
@@ -28,17 +28,16 @@ pub(crate) fn collect_linked_regs(env: &mut Env<'_>, id: u32, linked: &mut Linke
                 }
             }
         }
-        for spi in 0..env.cur.frame(frameno).stack.len() {
-            let slot = &env.cur.frame(frameno).stack[spi];
-            if slot.is_spilled_reg() && equals(slot.spilled()) {
-                let entry = LinkedReg {
-                    frame: frameno,
-                    index: spi as u8,
-                    is_reg: false,
-                };
-                if !linked.push(entry) {
-                    env.cur.frame_mut(frameno).stack[spi].spilled_mut().id = 0;
-                }
+        let stack = &env.cur.frame(frameno).stack;
+        let is_linked = |slot: &StackSlot| slot.is_spilled_reg() && equals(slot.spilled());
+        for spi in bits(stack.written_with(is_linked)) {
+            let entry = LinkedReg {
+                frame: frameno,
+                index: spi as u8,
+                is_reg: false,
+            };
+            if !linked.push(entry) {
+                env.cur.frame_mut(frameno).stack[spi].spilled_mut().id = 0;
             }
         }
     }

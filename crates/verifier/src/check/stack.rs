@@ -104,7 +104,7 @@ pub(crate) fn grow(env: &mut Env<'_>, frameno: u8, bytes: i32) {
     if frame.allocated_stack() >= bytes {
         return;
     }
-    let subprog = frame.subprogno as usize;
+    let subprog = frame.subprogno() as usize;
     let frame = env.cur.frame_mut(frameno);
     frame.grow_stack(bytes);
     let depth = frame.allocated_stack() as u16;
@@ -152,7 +152,7 @@ pub(crate) fn check_read(
 
 /// An access outside of the pattern of a fastcall makes its spills real: `check_fastcall_stack_contract`.
 fn note_fastcall(env: &mut Env<'_>, frameno: u8, off: i32) {
-    let subprog = env.cur.frame(frameno).subprogno;
+    let subprog = env.cur.frame(frameno).subprogno();
     if env
         .facts
         .fastcall

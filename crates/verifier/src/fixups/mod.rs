@@ -41,7 +41,7 @@ const MAY_GOTO_BYTES: u32 = 16;
 pub(crate) struct FixupInput<'a> {
     pub(crate) req: &'a LoadRequest,
     pub(crate) registry: &'a Registry,
-    pub(crate) facts: &'a Facts,
+    pub(crate) facts: &'a Facts<'a>,
     pub(crate) aux: &'a AuxTable,
     /// One per function.
     pub(crate) subprog_aux: &'a [SubprogAux],

@@ -11,7 +11,7 @@ use crate::env::{Facts, LdImm64, LineInfo, Slot};
 
 /// Names from the program's facts. A map's address is printed as 0: pointers of the kernel have no equal here.
 pub(crate) struct ProgramNames<'a> {
-    pub(crate) facts: &'a Facts,
+    pub(crate) facts: &'a Facts<'a>,
     pub(crate) insn_idx: u32,
 }
 
@@ -61,7 +61,10 @@ pub(crate) fn log_insn(log: &mut Log, facts: &Facts, insn_idx: u32) {
 }
 
 /// The record that covers a slot: the last one that begins at or before it.
-pub(crate) fn find_line_info(facts: &Facts, insn_idx: u32) -> Option<(u32, &LineInfo)> {
+pub(crate) fn find_line_info<'a>(
+    facts: &'a Facts<'_>,
+    insn_idx: u32,
+) -> Option<(u32, &'a LineInfo)> {
     let after = facts
         .line_info
         .partition_point(|info| info.insn_off <= insn_idx);

@@ -10,8 +10,8 @@ use ring3_btf::TypeId;
 use super::sink::vlog;
 use crate::env::{Env, Facts};
 use crate::state::{
-    BPF_ADD_CONST, BtfIdx, DynptrType, Extra, FuncState, IterState, RegBase, RegState, RegType,
-    SLOT_BYTES, SlotType, TypeFlags, VerifierState,
+    BPF_ADD_CONST, BtfIdx, DynptrType, Extra, FrameKind, FuncState, IterState, RegBase, RegState,
+    RegType, SLOT_BYTES, SlotType, TypeFlags, VerifierState,
 };
 
 /// Columns: states stand at least here, at a multiple of [`LOG_ALIGN_MIN`].
@@ -120,7 +120,7 @@ pub(crate) const fn dynptr_name(ty: DynptrType) -> &'static str {
     }
 }
 
-pub(crate) fn iter_name(facts: &Facts, btf: BtfIdx, id: TypeId) -> &str {
+pub(crate) fn iter_name<'a>(facts: &'a Facts<'_>, btf: BtfIdx, id: TypeId) -> &'a str {
     let name = facts.btf(btf).name(id);
     name.strip_prefix("bpf_iter_").unwrap_or(name)
 }
@@ -317,10 +317,10 @@ pub(crate) fn write_state<W: Write>(
             }
         }
     }
-    if frame.in_callback_fn {
+    if frame.kind == FrameKind::Callback {
         out.write_str(" cb")?;
     }
-    if frame.in_async_callback_fn {
+    if frame.kind.is_async() {
         out.write_str(" async_cb")?;
     }
     out.write_char('\n')

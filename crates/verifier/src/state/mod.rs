@@ -8,7 +8,7 @@ pub(crate) mod shared;
 pub(crate) mod stack;
 pub(crate) mod verifier_state;
 
-pub(crate) use frame::{FuncState, MAIN_CALLSITE, REGS, RetvalRange, SharedReg};
+pub(crate) use frame::{FrameKind, FuncState, MAIN_CALLSITE, REGS, RetvalRange, SharedReg};
 pub(crate) use history::{Cursor, HistFlags, JmpHistoryEntry};
 pub(crate) use refs::{LockOwner, RefKind, RefState, Refs};
 pub(crate) use reg::{
@@ -16,5 +16,5 @@ pub(crate) use reg::{
     DEF_NOT_SUBREG, DynptrType, Extra, IrqClass, IterState, MapIdx, RegBase, RegState, RegType,
     TypeFlags,
 };
-pub(crate) use stack::{SLOT_BYTES, SlotType, Stack, StackSlot};
+pub(crate) use stack::{SLOT_BYTES, SlotType, Stack, StackSlot, bits};
 pub(crate) use verifier_state::{StateId, VerifierState};

@@ -3,7 +3,7 @@
 //! Slot `spi` covers `fp-8*(spi+1) .. fp-8*spi`; `types[0]` is the highest byte (the last of memory), `types[7]` the byte
 //! the slot's address names.
 //!
-//! Copies of a [`Stack`] share what neither has changed, on three levels: the table of pages, pages of eight slots, and
+//! Copies of a [`Stack`] share what neither has changed, on three levels: the table of pages, pages of six slots, and
 //! spilled registers. So a copy costs one counter, and a write copies the page it goes to.
 
 use alloc::rc::Rc;
@@ -55,10 +55,12 @@ pub(crate) struct StackSlot {
     spilled: Option<SharedReg>,
 }
 
-/// Slots of a page.
-const PAGE_SLOTS: usize = 8;
+/// Slots of the greatest stack.
+const SLOTS_MAX: usize = ring3_uapi::limits::STACK_BYTES_MAX / SLOT_BYTES;
+/// Slots of a page: so many that it and the table of pages take at most 120 bytes each, as `FuncState`.
+const PAGE_SLOTS: usize = 6;
 /// Pages of the greatest stack, 512 bytes.
-const PAGES_MAX: usize = ring3_uapi::limits::STACK_BYTES_MAX / SLOT_BYTES / PAGE_SLOTS;
+const PAGES_MAX: usize = SLOTS_MAX.div_ceil(PAGE_SLOTS);
 
 type Slots = [StackSlot; PAGE_SLOTS];
 
@@ -81,38 +83,74 @@ impl Page {
         unrelated
     }
 }
-/// A page that was never written is `None`.
-type Pages = [Option<Rc<Page>>; PAGES_MAX];
+
+/// What frames that share it have in common.
+#[derive(Clone, Debug, Default)]
+struct Table {
+    /// A page that was never written is `None`.
+    pages: [Option<Rc<Page>>; PAGES_MAX],
+    slots: u8,
+    callbacks: Callbacks,
+}
+
+const _: () = assert!(size_of::<Page>() <= 104 && size_of::<Table>() <= 104);
+
+/// What is counted of a frame's callbacks. It changes as seldom as the table of pages, and most frames have none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Callbacks {
+    /// How often a callback was simulated by this frame.
+    pub(crate) depth: u32,
+    /// How many frames that run on their own were entered on the way here.
+    pub(crate) async_entries: u32,
+}
 
 const EMPTY_SLOTS: &Slots = &[const { StackSlot::EMPTY }; PAGE_SLOTS];
 
 /// The slots of a frame, from the frame pointer down.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stack {
-    pages: Option<Rc<Pages>>,
-    slots: u8,
+    table: Option<Rc<Table>>,
 }
 
 impl Stack {
     /// A stack without slots.
-    pub(crate) const EMPTY: Stack = Stack {
-        pages: None,
-        slots: 0,
-    };
+    pub(crate) const EMPTY: Stack = Stack { table: None };
 
     /// Slots there are.
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        usize::from(self.slots)
+        self.table
+            .as_ref()
+            .map_or(0, |table| usize::from(table.slots))
+    }
+
+    /// What is counted of the frame's callbacks.
+    #[inline]
+    pub(crate) fn callbacks(&self) -> Callbacks {
+        self.table
+            .as_ref()
+            .map_or(Callbacks::default(), |table| table.callbacks)
+    }
+
+    /// The counters, for a change.
+    pub(crate) fn callbacks_mut(&mut self) -> &mut Callbacks {
+        &mut self.table_mut().callbacks
+    }
+
+    #[inline]
+    fn table_mut(&mut self) -> &mut Table {
+        Rc::make_mut(self.table.get_or_insert_with(Rc::default))
     }
 
     #[inline]
     pub(crate) fn get(&self, spi: usize) -> Option<&StackSlot> {
-        if spi < self.len() {
-            Some(&self.page(spi / PAGE_SLOTS)[spi % PAGE_SLOTS])
-        } else {
-            None
+        let table = self.table.as_ref()?;
+        if spi >= usize::from(table.slots) {
+            return None;
         }
+        let page = table.pages[spi / PAGE_SLOTS].as_ref();
+        let slots = page.map_or(EMPTY_SLOTS, |page| &page.slots);
+        Some(&slots[spi % PAGE_SLOTS])
     }
 
     #[inline]
@@ -120,8 +158,7 @@ impl Stack {
         if spi >= self.len() {
             return None;
         }
-        let pages = Rc::make_mut(self.pages.get_or_insert_with(Rc::default));
-        let page = pages[spi / PAGE_SLOTS].get_or_insert_with(|| {
+        let page = self.table_mut().pages[spi / PAGE_SLOTS].get_or_insert_with(|| {
             Rc::new(Page {
                 slots: EMPTY_SLOTS.clone(),
                 is_unrelated: Cell::new(None),
@@ -140,17 +177,15 @@ impl Stack {
             .take(self.len())
     }
 
-    /// Applies `f` to the slots for which `pick` holds; pages without one stay shared.
+    /// Applies `f` to the written slots for which `pick` holds; pages without one stay shared.
     #[inline]
     pub(crate) fn change(
         &mut self,
-        mut pick: impl FnMut(&StackSlot) -> bool,
+        pick: impl FnMut(&StackSlot) -> bool,
         mut f: impl FnMut(usize, &mut StackSlot),
     ) {
-        for spi in 0..self.len() {
-            if pick(&self[spi]) {
-                f(spi, &mut self[spi]);
-            }
+        for spi in bits(self.written_with(pick)) {
+            f(spi, &mut self[spi]);
         }
     }
 
@@ -182,7 +217,8 @@ impl Stack {
     /// Whether `f` holds for some slot on the pages that were written.
     #[inline]
     pub(crate) fn any_written(&self, mut f: impl FnMut(&StackSlot) -> bool) -> bool {
-        let pages = self.pages.iter().flat_map(|pages| pages.iter().flatten());
+        let pages = self.table.iter().flat_map(|table| table.pages.iter());
+        let pages = pages.flatten();
         for page in pages {
             for slot in &page.slots {
                 if f(slot) {
@@ -204,27 +240,36 @@ impl Stack {
 
     #[inline]
     fn shared_page(&self, page: usize) -> Option<&Rc<Page>> {
-        self.pages.as_ref()?[page].as_ref()
+        self.table.as_ref()?.pages[page].as_ref()
     }
 
     /// Slots of which some byte was written, bit per slot.
     pub(crate) fn written_slots(&self) -> u64 {
-        let Some(pages) = &self.pages else { return 0 };
-        let mut written = 0;
-        for (number, page) in pages.iter().enumerate() {
-            for (spi, slot) in page.iter().flat_map(|page| &page.slots).enumerate() {
-                let is_written = !slot.is_all(SlotType::Invalid);
-                written |= u64::from(is_written) << (number * PAGE_SLOTS + spi);
+        self.written_with(|slot| !slot.is_all(SlotType::Invalid))
+    }
+
+    /// Slots on the pages that were written for which `f` holds, bit per slot. It does not hold for slots never written.
+    #[inline]
+    pub(crate) fn written_with(&self, mut f: impl FnMut(&StackSlot) -> bool) -> u64 {
+        let Some(table) = &self.table else { return 0 };
+        let mut found = 0;
+        for (number, page) in table.pages.iter().enumerate() {
+            let Some(page) = page else { continue };
+            let mut on_page = 0;
+            for (spi, slot) in page.slots.iter().enumerate() {
+                on_page |= u64::from(f(slot)) << spi;
             }
+            found |= on_page << (number * PAGE_SLOTS);
         }
-        written
+        found
     }
 
     /// Forgets what is in the slots of a set, bit per slot.
     pub(crate) fn forget(&mut self, slots: u64) {
-        let Some(pages) = &mut self.pages else { return };
-        let pages = Rc::make_mut(pages);
-        for (number, place) in pages.iter_mut().enumerate() {
+        if self.table.is_none() {
+            return;
+        }
+        for (number, place) in self.table_mut().pages.iter_mut().enumerate() {
             let dead = slots >> (number * PAGE_SLOTS) & ((1 << PAGE_SLOTS) - 1);
             let Some(page) = place else { continue };
             if dead == 0 {
@@ -249,7 +294,10 @@ impl Stack {
 
     /// Makes slots up to `slots`, at most 64.
     pub(crate) fn grow(&mut self, slots: usize) {
-        self.slots = self.slots.max(slots.min(PAGES_MAX * PAGE_SLOTS) as u8);
+        let slots = slots.min(SLOTS_MAX);
+        if slots > self.len() {
+            self.table_mut().slots = slots as u8;
+        }
     }
 
     #[inline]
@@ -259,6 +307,15 @@ impl Stack {
     }
 }
 
+/// The numbers of the bits that are set, ascending.
+pub(crate) fn bits(mut set: u64) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        let lowest = set.trailing_zeros();
+        set &= set.checked_sub(1)?;
+        Some(lowest as usize)
+    })
+}
+
 impl Index<usize> for Stack {
     type Output = StackSlot;
 
@@ -266,7 +323,7 @@ impl Index<usize> for Stack {
     fn index(&self, spi: usize) -> &StackSlot {
         match self.get(spi) {
             Some(slot) => slot,
-            None => unreachable!("slot {spi} of a stack of {}", self.slots),
+            None => unreachable!("slot {spi} of a stack of {}", self.len()),
         }
     }
 }
@@ -274,7 +331,7 @@ impl Index<usize> for Stack {
 impl IndexMut<usize> for Stack {
     #[inline]
     fn index_mut(&mut self, spi: usize) -> &mut StackSlot {
-        let slots = self.slots;
+        let slots = self.len();
         match self.get_mut(spi) {
             Some(slot) => slot,
             None => unreachable!("slot {spi} of a stack of {slots}"),

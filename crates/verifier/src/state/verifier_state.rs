@@ -4,6 +4,7 @@
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::num::NonZeroU32;
 
 use ring3_isa::Reg;
 
@@ -15,7 +16,21 @@ use super::shared::Shared;
 
 /// A stored state, see `states`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct StateId(pub(crate) u32);
+pub(crate) struct StateId(NonZeroU32);
+
+impl StateId {
+    /// The state at an index of the table.
+    #[inline]
+    pub(crate) fn at(index: u32) -> StateId {
+        StateId(NonZeroU32::MIN.saturating_add(index))
+    }
+
+    /// Index in the table.
+    #[inline]
+    pub(crate) fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
 
 /// One path's knowledge.
 #[derive(Clone, Debug)]
@@ -145,6 +160,13 @@ impl VerifierState {
     #[inline]
     pub(crate) fn set_reg(&mut self, reg: Reg, state: RegState) {
         self.cur_frame_mut().regs[reg.index()].set(state);
+    }
+
+    /// The innermost frame simulates no callback any more.
+    pub(crate) fn end_callbacks(&mut self) {
+        if self.cur_frame().stack.callbacks().depth != 0 {
+            self.cur_frame_mut().stack.callbacks_mut().depth = 0;
+        }
     }
 
     /// Enters a callee: `frame.frameno` must be `curframe + 1`, below the limit.

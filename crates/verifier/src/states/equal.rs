@@ -164,7 +164,7 @@ fn covers(
         let (old_frame, cur_frame) = (old.frame(frame), cur.frame(frame));
         let live_regs = env.facts.live_regs[old.frame_insn_idx(frame) as usize];
         if old_frame.callsite != cur_frame.callsite
-            || old_frame.callback_depth > cur_frame.callback_depth
+            || old_frame.stack.callbacks().depth > cur_frame.stack.callbacks().depth
         {
             return Err(None);
         }

@@ -17,7 +17,7 @@ use crate::backtrack::{BacktrackState, mark_all_precise, mark_chain_precision_ba
 use crate::env::{Env, Facts};
 use crate::error::{Check, Violation};
 use crate::log::{Log, vlog};
-use crate::state::{StackSlot, StateId, VerifierState};
+use crate::state::{StackSlot, StateId, VerifierState, bits};
 
 /// Rounds over the back-edges after which all their scalars become precise. Source: `MAX_BACKEDGE_ITERS`.
 const ROUNDS_MAX: u32 = 64;
@@ -238,24 +238,16 @@ pub(super) fn propagate_precision(
             sep = ",";
         }
         let is_precise = |s: &StackSlot| s.is_spilled_scalar() && s.spilled().precise;
-        let mut precise_slots = 0u64;
-        if frame.stack.any_written(is_precise) {
-            for (spi, slot) in frame.stack.iter().enumerate() {
-                precise_slots |= u64::from(is_precise(slot)) << spi;
-            }
-        }
-        while precise_slots != 0 {
-            let spi = precise_slots.trailing_zeros();
-            precise_slots &= precise_slots - 1;
+        for spi in bits(frame.stack.written_with(is_precise)) {
             if log.is_level2() {
-                let off = -8 * (i64::from(spi) + 1);
+                let off = -8 * (spi as i64 + 1);
                 if sep.is_empty() {
                     vlog!(log, "frame {frameno}: propagating fp{off}");
                 } else {
                     vlog!(log, ",fp{off}");
                 }
             }
-            bt.set_frame_slot(frameno, spi);
+            bt.set_frame_slot(frameno, spi as u32);
             sep = ",";
         }
         if !sep.is_empty() && log.is_level2() {

@@ -13,8 +13,8 @@ use crate::env::{Env, Pending};
 use crate::error::{Check, RejectKind, Violation, reject, unjudged};
 use crate::explore::{Speculation, log_violation, push_path};
 use crate::state::{
-    BtfIdx, DynptrType, Extra, FuncState, MAIN_CALLSITE, MapIdx, RegBase, RegState, RegType,
-    RetvalRange, VerifierState,
+    BtfIdx, DynptrType, Extra, FrameKind, FuncState, MAIN_CALLSITE, MapIdx, RegBase, RegState,
+    RegType, VerifierState,
 };
 
 /// Who calls back, and with what.
@@ -82,10 +82,10 @@ pub(crate) fn push_callback_call(env: &mut Env<'_>, subprog: u32, kind: Callback
         return Err(Violation::bug("worklist"));
     };
     let state = &mut pending.state;
-    state.cur_frame_mut().callback_depth += 1;
+    state.cur_frame_mut().stack.callbacks_mut().depth += 1;
     state.push_frame(callee);
     state.callback_unroll_depth += 1;
-    env.cur.cur_frame_mut().callback_depth = 0;
+    env.cur.end_callbacks();
     env.mark_all_scratched();
     Ok(())
 }
@@ -98,7 +98,7 @@ fn push_async(
     kind: CallbackKind,
 ) -> Check {
     let mut frame = FuncState::new(MAIN_CALLSITE, 0, subprog);
-    frame.async_entry_cnt = caller.async_entry_cnt + 1;
+    frame.stack.callbacks_mut().async_entries = caller.stack.callbacks().async_entries + 1;
     set_callback_args(env, caller, &mut frame, kind)?;
     let mut state = VerifierState::new(frame);
     state.in_sleepable = kind.may_sleep();
@@ -155,8 +155,7 @@ fn set_callback_args(
             *callee.reg_mut(Reg::R1) = map_arg(RegBase::ConstPtrToMap, map);
             *callee.reg_mut(Reg::R2) = map_arg(RegBase::PtrToMapKey, map);
             *callee.reg_mut(Reg::R3) = map_arg(RegBase::PtrToMapValue, map);
-            callee.in_async_callback_fn = true;
-            callee.callback_ret_range = RetvalRange { min: 0, max: 0 };
+            callee.kind = FrameKind::AsyncCallback;
             return Ok(());
         }
         CallbackKind::TaskWork { map, uid } => {
@@ -164,11 +163,7 @@ fn set_callback_args(
             *callee.reg_mut(Reg::R1) = map_arg(RegBase::ConstPtrToMap, map);
             *callee.reg_mut(Reg::R2) = map_arg(RegBase::PtrToMapKey, map);
             *callee.reg_mut(Reg::R3) = map_arg(RegBase::PtrToMapValue, map);
-            callee.in_async_callback_fn = true;
-            callee.callback_ret_range = RetvalRange {
-                min: i32::MIN,
-                max: i32::MAX,
-            };
+            callee.kind = FrameKind::TaskWork;
             return Ok(());
         }
         CallbackKind::FindVma => {
@@ -190,7 +185,6 @@ fn set_callback_args(
             *callee.reg_mut(Reg::R2) = arg(Reg::R3);
         }
     }
-    callee.in_callback_fn = true;
-    callee.callback_ret_range = RetvalRange { min: 0, max: 1 };
+    callee.kind = FrameKind::Callback;
     Ok(())
 }

@@ -359,10 +359,10 @@ fn check_loop(env: &mut Env<'_>, meta: &mut CallMeta) -> Check {
     update_loop_inline(env, meta.subprog)?;
     mark_chain_precision(env, Reg::R1)?;
     let iterations = env.cur.reg(Reg::R1).scalar.umax;
-    if u64::from(env.cur.cur_frame().callback_depth) < iterations {
+    if u64::from(env.cur.cur_frame().stack.callbacks().depth) < iterations {
         return push_callback_call(env, meta.subprog, CallbackKind::Loop);
     }
-    env.cur.cur_frame_mut().callback_depth = 0;
+    env.cur.end_callbacks();
     if env.log.is_level2() {
         vlog!(
             env.log,

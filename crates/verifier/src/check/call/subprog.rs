@@ -22,7 +22,9 @@ use crate::error::{Check, RejectKind, Violation, reject};
 use crate::explore::log_violation;
 use crate::log::state::print_full_state;
 use crate::log::vlog;
-use crate::state::{DEF_NOT_SUBREG, FuncState, RegBase, RegState, RegType, VerifierState};
+use crate::state::{
+    DEF_NOT_SUBREG, FrameKind, FuncState, RegBase, RegState, RegType, VerifierState,
+};
 
 /// Calls the function `distance` slots behind the next one.
 pub(crate) fn check_func_call(env: &mut Env<'_>, distance: i32) -> Check {
@@ -260,9 +262,9 @@ pub(crate) fn leave_function(env: &mut Env<'_>) -> Check {
     let frame = env.cur.cur_frame();
     let r0 = *frame.reg(Reg::R0);
     let (in_callback, callsite, range) = (
-        frame.in_callback_fn,
+        frame.kind == FrameKind::Callback,
         frame.callsite,
-        frame.callback_ret_range,
+        frame.kind.result_range(),
     );
     if r0.ty.is(RegBase::PtrToStack) {
         reject!(EINVAL, "cannot return stack pointer to the caller");

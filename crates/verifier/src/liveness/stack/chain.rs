@@ -44,10 +44,10 @@ impl CallChain {
 
     /// The chain of a state.
     pub(crate) fn of(st: &VerifierState) -> CallChain {
-        let mut chain = CallChain::new(st.frame(0).subprogno);
+        let mut chain = CallChain::new(st.frame(0).subprogno());
         for frameno in 1..=st.curframe {
             let frame = st.frame(frameno);
-            chain = chain.called(frame.callsite, frame.subprogno);
+            chain = chain.called(frame.callsite, frame.subprogno());
         }
         chain
     }
