@@ -114,7 +114,6 @@ const VARIES: &[FuncId] = &[
     FuncId::TracePrintk,
     FuncId::TraceVprintk,
     FuncId::Snprintf,
-    FuncId::SnprintfBtf,
     FuncId::TaskPtRegs,
     FuncId::FindVma,
     FuncId::ProbeRead,
@@ -424,7 +423,7 @@ impl Builder<'_> {
     }
 
     /// The words that a helper filled become part of the result.
-    fn keep_buffers(&mut self, id: FuncId) {
+    pub(super) fn keep_buffers(&mut self, id: FuncId) {
         if VARIES.contains(&id) {
             // What it wrote is forgotten.
             for slot in BUFFER_BYTES / 8 + 1..=(BUFFERS + 1) * BUFFER_BYTES / 8 {

@@ -1,6 +1,8 @@
 //! Helpers that come in sequences: records between reserving and giving back, dynptrs, locks, timers, looked-up sockets, exchanged pointers.
 
-use ring3_btf::Kind;
+use std::sync::OnceLock;
+
+use ring3_btf::{Kind, Notation, TypeId, show_value};
 use ring3_isa::{AluOp, CallTarget, Insn, MemSize, Operand, Reg, Width};
 use ring3_uapi::FuncId;
 
@@ -146,6 +148,37 @@ impl Builder<'_> {
         }
     }
 
+    /// A buffer as a value of some type, its text into another.
+    fn show(&mut self) {
+        let (value, text, names) = (Self::buffer(0), Self::buffer(1), Self::buffer(2));
+        self.pointer_to_scratch(Reg::R1, value);
+        self.push(Insn::Store {
+            size: MemSize::Dw,
+            dst: Reg::FP,
+            off: names,
+            src: Operand::Reg(Reg::R1),
+        });
+        let types = shown_types();
+        let ty = match self.rng.one_in(16) {
+            true => self.rng.imm(),
+            false => types[self.rng.below(types.len())].0 as i32,
+        };
+        self.store_scratch(MemSize::W, names + 8, ty);
+        self.store_scratch(MemSize::W, names + 12, 0);
+        self.pointer_to_scratch(Reg::R1, text);
+        let len = 1 + self.rng.below(BUFFER_BYTES as usize) as i32;
+        self.push(mov_imm(Reg::R2, len));
+        self.pointer_to_scratch(Reg::R3, names);
+        self.push(mov_imm(Reg::R4, 16));
+        let flags = self.rng.below(17) as i32;
+        self.push(mov_imm(Reg::R5, flags));
+        self.helper(FuncId::SnprintfBtf);
+        // The address is another in each engine.
+        self.store_scratch(MemSize::Dw, names, 1);
+        self.keep_answer(FuncId::SnprintfBtf);
+        self.keep_buffers(FuncId::SnprintfBtf);
+    }
+
     /// Helpers that come in sequences; false where the prototype is enough.
     pub(super) fn sequence(&mut self, id: FuncId) -> bool {
         match id {
@@ -222,6 +255,7 @@ impl Builder<'_> {
                 self.land_here(none);
             }
             FuncId::KptrXchg => self.exchange(),
+            FuncId::SnprintfBtf => self.show(),
             FuncId::TailCall => {
                 self.push(mov(Reg::R1, Reg::R6));
                 self.load_map(Reg::R2, PROG_ARRAY);
@@ -233,4 +267,21 @@ impl Builder<'_> {
         }
         true
     }
+}
+
+/// Types of the kernel that fit a buffer and hold no address.
+fn shown_types() -> &'static [TypeId] {
+    static TYPES: OnceLock<Vec<TypeId>> = OnceLock::new();
+    TYPES.get_or_init(|| {
+        let btf = &kernel_types().btf;
+        let holds_none = |id: TypeId| {
+            let mut text = String::new();
+            let bytes = [1; BUFFER_BYTES as usize];
+            let shown = show_value(btf, id, &bytes[..], Notation::ZEROS, &mut text);
+            // A qualifier hides what is behind it.
+            shown.is_ok() && !text.contains("*)") && !text.contains("()") && !text.contains("*[")
+        };
+        let ids = btf.types().map(|ty| ty.id());
+        ids.filter(|&id| holds_none(id)).collect()
+    })
 }
