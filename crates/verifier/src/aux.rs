@@ -43,8 +43,12 @@ pub(crate) struct InsnAux {
     /// Barrier before / after the instruction.
     pub(crate) nospec: bool,
     pub(crate) nospec_result: bool,
+    /// Of pointer arithmetic: bits of `alu_state`.
+    clamp_state: u8,
     by_kind: ByKind,
 }
+
+const _: () = assert!(size_of::<InsnAux>() == 16);
 
 /// What only one kind of instruction has.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,8 +57,8 @@ enum ByKind {
     Nothing,
     /// A load or store: type of the pointer it goes through.
     Access(RegType),
-    /// Pointer arithmetic: its sanitation.
-    Arithmetic(Clamp),
+    /// Pointer arithmetic: how far the pointer may move.
+    Arithmetic(u32),
     /// A call: place in [`AuxTable::calls`].
     Call(u32),
 }
@@ -85,13 +89,17 @@ impl InsnAux {
 
     pub(crate) fn clamp(&self) -> Clamp {
         match self.by_kind {
-            ByKind::Arithmetic(clamp) => clamp,
+            ByKind::Arithmetic(limit) => Clamp {
+                state: self.clamp_state,
+                limit,
+            },
             ByKind::Nothing | ByKind::Access(_) | ByKind::Call(_) => Clamp::default(),
         }
     }
 
     pub(crate) fn set_clamp(&mut self, clamp: Clamp) {
-        self.by_kind = ByKind::Arithmetic(clamp);
+        self.clamp_state = clamp.state;
+        self.by_kind = ByKind::Arithmetic(clamp.limit);
     }
 
     /// A barrier stands before the arithmetic instead.

@@ -321,8 +321,7 @@ fn add_checkpoint(env: &mut Env<'_>, bucket: usize, insn_idx: u32) -> Check {
         mark_all_imprecise(&mut env.cur);
     }
     // The history up to here belongs to the checkpoint.
-    let mut history = core::mem::take(&mut env.cur.history);
-    history.shrink();
+    let history = env.cur.history.take();
     let mut state = env.cur.clone();
     state.history = history;
     state.insn_idx = insn_idx;

@@ -93,7 +93,7 @@ pub(crate) fn mark_insn_zext(env: &mut Env<'_>, reg: Reg) {
 ///
 /// # Errors
 /// EACCES: it has no value, or is the frame pointer and would be written.
-#[inline]
+#[inline(always)]
 pub(crate) fn check_reg_arg(env: &mut Env<'_>, reg: Reg, arg: RegArg) -> Check {
     match arg {
         RegArg::Src => return check_src(env, reg),

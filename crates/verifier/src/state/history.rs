@@ -152,9 +152,16 @@ impl JmpHistory {
         self.tail.clear();
     }
 
-    /// Gives up memory that only a longer history would need.
-    pub(crate) fn shrink(&mut self) {
-        self.tail.shrink_to_fit();
+    /// What there is, in no more memory than it needs; the history goes on empty.
+    pub(crate) fn take(&mut self) -> JmpHistory {
+        let taken = JmpHistory {
+            sealed: self.sealed.take(),
+            tail: self.tail.as_slice().to_vec(),
+            count: self.count,
+        };
+        self.tail.clear();
+        self.count = 0;
+        taken
     }
 
     /// The entries from the newest to the oldest.
