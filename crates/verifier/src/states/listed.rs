@@ -1,12 +1,12 @@
 //! The list of an instruction's checkpoints, with what is asked of every one, so that most are passed by without being read.
 //!
 //! States of one place tend to differ in the same: a counter in a register or a slot. Where two states differed last is kept as
-//! [`Difference`], with the number that stood there.
+//! [`Difference`], with the number or the pointer that stood there.
 
 use alloc::vec::Vec;
 
 use crate::env::Env;
-use crate::state::{REGS, RegState, SlotType, StateId, VerifierState};
+use crate::state::{REGS, RegBase, RegState, SlotType, StateId, VerifierState};
 
 /// A register or slot of some frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,17 +20,19 @@ pub(super) struct Place {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Held {
     #[default]
-    NoNumber,
+    Other,
     /// A number nobody relied on.
     Number,
     PreciseNumber,
+    /// A pointer that covers none of another type or fixed offset.
+    Pointer,
 }
 
 /// Where a checkpoint and a state differed last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Difference {
-    /// As bytes, so that lists stay short.
-    number: [u8; 8],
+    /// The number, or type and offset of the pointer; as bytes, so that lists stay short.
+    word: [u8; 8],
     pub(super) place: Place,
     held: Held,
 }
@@ -47,26 +49,22 @@ impl Difference {
                 }
             }
         });
-        let number = reg.and_then(known_number);
+        let (held, word) = reg.map_or((Held::Other, 0), held_in);
         Difference {
-            number: number.unwrap_or(0).to_le_bytes(),
+            word: word.to_le_bytes(),
             place,
-            held: match number {
-                None => Held::NoNumber,
-                Some(_) if reg.is_some_and(|reg| reg.precise) => Held::PreciseNumber,
-                Some(_) => Held::Number,
-            },
+            held,
         }
     }
 
-    /// Whether the number alone tells the checkpoint from the current state: its values matter, and the other's at this place may be
-    /// others. Where `all_matter`, numbers nobody relied on do too.
+    /// Whether the number or pointer alone tells the checkpoint from the current state: its values matter, and the other's at this place may
+    /// be others. Where `all_matter`, numbers nobody relied on do too.
     #[inline]
     pub(super) fn tells(&self, env: &Env<'_>, all_matter: bool) -> bool {
         match self.held {
-            Held::PreciseNumber => {}
+            Held::PreciseNumber | Held::Pointer => {}
             Held::Number if all_matter => {}
-            Held::Number | Held::NoNumber => return false,
+            Held::Number | Held::Other => return false,
         }
         let Some(frame) = env.cur.get_frame(self.place.frame) else {
             return true;
@@ -79,17 +77,30 @@ impl Difference {
                 Some(_) | None => return true,
             },
         };
-        known_number(reg) != Some(u64::from_le_bytes(self.number))
+        let (held, word) = held_in(reg);
+        let is_pointer = |held: Held| held == Held::Pointer;
+        held == Held::Other
+            || is_pointer(held) != is_pointer(self.held)
+            || word != u64::from_le_bytes(self.word)
     }
 }
 
+/// What a register holds, with the word that stands for it.
 #[inline]
-fn known_number(reg: &RegState) -> Option<u64> {
+fn held_in(reg: &RegState) -> (Held, u64) {
     if reg.ty.is_scalar() {
-        reg.scalar.const_value()
-    } else {
-        None
+        return match reg.scalar.const_value() {
+            Some(number) if reg.precise => (Held::PreciseNumber, number),
+            Some(number) => (Held::Number, number),
+            None => (Held::Other, 0),
+        };
     }
+    // Of arena pointers nothing is compared.
+    if !reg.ty.is_init() || reg.ty.base == RegBase::PtrToArena {
+        return (Held::Other, 0);
+    }
+    let ty = u64::from(reg.ty.base as u8) << 56 | u64::from(reg.ty.flags.0) << 32;
+    (Held::Pointer, ty | u64::from(reg.off as u32))
 }
 
 /// A checkpoint in its list.
