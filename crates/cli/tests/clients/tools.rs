@@ -275,6 +275,8 @@ fn pinned_iterators_are_read_as_files() {
         bpftool iter pin $T/LINKS.o links
         bpftool iter pin $T/ELEMENTS.o elements map pinned m
         bpftool iter pin $T/ELEMENTS.o cells map pinned pm
+        # What bpftool loaded to look at the kernel goes a moment after it has closed it.
+        for turn in $(seq 100); do [ $(cat programs | wc -l) = 5 ] && break; sleep 0.1; done
         cat /sys/fs/bpf/maps | grep -v rodata
         cat programs links elements
         cat elements cells
