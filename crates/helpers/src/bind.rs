@@ -70,7 +70,7 @@ macro_rules! parameters {
 parameters! {
     u64, i64, u32, i32, u16, *const u8, *mut u8, *mut u32, *mut u64, &Map, CallbackRef, AnyCtx, &DynptrKern, &mut DynptrKern,
     Option<&Sock>, &mut Skb: Skb, &mut XdpBuff: Xdp, &mut SkLookup: SkLookup, crate::traced::Frame: Frame,
-    &mut crate::sysctl::SysctlCtx<'_>
+    &mut crate::sysctl::SysctlCtx<'_>, &mut crate::sock_addr::SockAddrCtx<'_>
 }
 
 /// A result that stands for kind `K`.

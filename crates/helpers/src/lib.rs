@@ -33,6 +33,7 @@ pub mod plain_context;
 mod random;
 mod ringbuf;
 mod show;
+pub mod sock_addr;
 mod stack;
 mod storage;
 mod support;
@@ -197,6 +198,7 @@ pub fn find_row_for(
         ProgType::Xdp => [perf::XDP_VARIANTS, XDP_VARIANTS],
         ProgType::FlowDissector => [packet::flow_dissector::VARIANTS, &[]],
         ProgType::SkLookup => [packet::sk_lookup::VARIANTS, &[]],
+        ProgType::CgroupSockAddr => [sock_addr::VARIANTS, &[]],
         _ if packet::SKB_PROG_TYPES.contains(&prog_type) => [perf::SKB_VARIANTS, &[]],
         _ => [&[], &[]],
     };

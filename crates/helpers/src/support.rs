@@ -61,7 +61,7 @@ const MODELS: &[(&str, &[FuncId])] = &[
     (
         "modelled sockets",
         &[
-            GetSocketCookie, GetSocketUid, GetNetnsCookie, SkLookupTcp, SkLookupUdp, SkcLookupTcp, SkRelease, SkFullsock, TcpSock,
+            GetSocketCookie, GetSocketUid, GetNetnsCookie, Getsockopt, SkLookupTcp, SkLookupUdp, SkcLookupTcp, SkRelease, SkFullsock, TcpSock,
             GetListenerSock, SkStorageGet, SkStorageDelete, SkcToTcp6Sock, SkcToTcpSock, SkcToTcpTimewaitSock, SkcToTcpRequestSock,
             SkcToUdp6Sock, SkcToUnixSock, SkcToMptcpSock, SkCgroupId, SkAssign, SkAncestorCgroupId, TcpCheckSyncookie, TcpGenSyncookie,
         ],
@@ -104,8 +104,8 @@ const MODELS: &[(&str, &[FuncId])] = &[
 #[rustfmt::skip]
 const REFUSALS: &[(&str, &[FuncId])] = &[
     (
-        "options of sockets are not modelled",
-        &[Setsockopt, Getsockopt, Bind, SockOpsCbFlagsSet, LoadHdrOpt, StoreHdrOpt, ReserveHdrOpt],
+        "options of modelled sockets are their host's to set",
+        &[Setsockopt, Bind, SockOpsCbFlagsSet, LoadHdrOpt, StoreHdrOpt, ReserveHdrOpt],
     ),
     (
         "socket maps move no data here",

@@ -1,15 +1,20 @@
-//! Test runs of flow dissectors, socket look-ups and netfilter programs, from ELF objects and on both engines. What the kernel answers to
-//! single programs is in `fixtures/oracle/syscall`.
+//! Test runs of flow dissectors, socket look-ups and netfilter programs, from ELF objects and on both engines, and programs of socket addresses, which have
+//! none. What the kernel answers to single programs is in `fixtures/oracle/syscall`.
 #![cfg(feature = "engines")]
 
 use std::sync::Arc;
 
 use ring3::{
-    EngineKind, LoadOptions, LoadedObject, System,
+    EngineKind, LoadOptions, LoadedObject, ProgAttr, Program, System,
+    helpers::{
+        packet::{Sock, SockOption, SockOptionValue, SockSpec, sock_family, sock_state},
+        sock_addr::{SockAddrCall, run_sock_addr},
+    },
     maps::Access,
     objects::{Object, TestRun, TestRunResult},
-    uapi::Errno,
+    uapi::{AttachType, Errno, FuncId, ProgType},
 };
+use ring3_isa::{AsmResolve, parse_asm};
 use ring3_testkit::fixture::{fixtures_dir, kernel_btf};
 
 /// 60 bytes: UDP over IPv4, 10.0.0.1:4660 to 10.0.0.2:80.
@@ -195,5 +200,102 @@ fn a_filter_reads_where_the_packet_is() {
         assert_eq!(run(&packet[..19], &[]).0, Err(Errno::EINVAL));
         tcp[12..14].copy_from_slice(&[8, 6]);
         assert_eq!(run(&tcp, &[1, 2]).0, Err(Errno::EPROTO));
+    }
+}
+
+struct Helpers;
+
+impl AsmResolve for Helpers {
+    fn helper_id(&self, name: &str) -> Option<i32> {
+        let id = FuncId::from_name(name.strip_prefix("bpf_")?)?;
+        Some(id.raw() as i32)
+    }
+}
+
+/// Sockets with mark 7 connect to nobody; port 80 is 8080 at 127.0.0.1, if the socket uses "cubic".
+const REDIRECT: &str = "
+        r6 = r1
+        r2 = 1
+        r3 = 36
+        r4 = r10
+        r4 += -16
+        r5 = 4
+        call bpf_getsockopt
+        if r0 != 0 goto no
+        r1 = *(u32 *)(r10 -16)
+        if r1 == 7 goto no
+        r1 = *(u32 *)(r6 +24)
+        if r1 != 0x5000 goto yes
+        r1 = r6
+        r2 = 6
+        r3 = 13
+        r4 = r10
+        r4 += -16
+        r5 = 16
+        call bpf_getsockopt
+        if r0 != 0 goto yes
+        r1 = *(u64 *)(r10 -16)
+        r2 = 0x6369627563 ll
+        if r1 != r2 goto yes
+        r1 = 0x901f
+        *(u32 *)(r6 +24) = r1
+        r1 = 0x0100007f
+        *(u32 *)(r6 +4) = r1
+yes:    r0 = 1
+        exit
+no:     r0 = 0
+        exit";
+
+#[test]
+fn a_connection_is_refused_or_goes_elsewhere() {
+    let insns = parse_asm(REDIRECT, &Helpers).unwrap().insns;
+    for engine in ENGINES {
+        let system = ring3::system();
+        let mut attr = ProgAttr::new(ProgType::CgroupSockAddr, insns.clone());
+        attr.expected_attach_type = AttachType::CgroupInet4Connect.raw();
+        attr.engine = engine;
+        let program = Program::load(&system, attr).unwrap_or_else(|error| panic!("{error}"));
+        let there = ([10, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 80);
+        let connect = |mark: u32, algorithm: &str, port: u16| {
+            let spec = SockSpec::tcp(
+                sock_family::INET,
+                sock_state::CLOSE,
+                Default::default(),
+                Default::default(),
+            );
+            let congestion = SockOption {
+                level: 6,
+                name: 13,
+                value: SockOptionValue::Text(algorithm.into()),
+            };
+            let mut call = SockAddrCall {
+                sock: Sock::new(SockSpec {
+                    mark,
+                    options: vec![congestion],
+                    ..spec
+                }),
+                address: (there.0, port),
+                source: [0; 16],
+            };
+            let verdict = run_sock_addr(&*program, &mut call).unwrap();
+            assert!(!verdict.skips_port_capability);
+            (verdict.errno, call.address.0[..4].to_vec(), call.address.1)
+        };
+        assert_eq!(connect(0, "cubic", 80), (0, vec![127, 0, 0, 1], 8080));
+        assert_eq!(connect(0, "reno", 80), (0, vec![10, 0, 0, 9], 80));
+        assert_eq!(connect(0, "cubic", 81), (0, vec![10, 0, 0, 9], 81));
+        let refused = Errno::EPERM.negated() as i32;
+        assert_eq!(connect(7, "cubic", 80), (refused, vec![10, 0, 0, 9], 80));
+        let local = SockSpec {
+            family: sock_family::UNIX,
+            ..SockSpec::default()
+        };
+        let mut call = SockAddrCall {
+            sock: Sock::new(local),
+            address: there,
+            source: [0; 16],
+        };
+        let error = run_sock_addr(&*program, &mut call).unwrap_err();
+        assert_eq!(error, Errno::EAFNOSUPPORT);
     }
 }

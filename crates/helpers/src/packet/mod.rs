@@ -34,6 +34,9 @@ pub use redirect::{MapTargets, Redirect, take_map_targets, take_redirect};
 pub use run::{Context, PacketProgram, SKB_PROG_TYPES};
 pub use sk_lookup::SkLookup;
 pub use skb::Skb;
-pub use sock::{Endpoint, Sock, SockQuery, SockSpec, family as sock_family, state as sock_state};
+pub use sock::{
+    Endpoint, Sock, SockOption, SockOptionValue, SockQuery, SockSpec, family as sock_family,
+    state as sock_state,
+};
 pub use world::{PacketWorld, RouteAnswer, RouteHop, RouteQuery, WorldGuard};
 pub use xdp::XdpBuff;

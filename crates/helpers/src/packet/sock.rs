@@ -10,6 +10,7 @@ use ring3_btf::layout;
 use ring3_maps::fd::StorageKind;
 use ring3_maps::local_storage::forget_owner;
 use ring3_sync::rcu;
+use ring3_uapi::Errno;
 
 use super::object::Object;
 
@@ -77,6 +78,28 @@ pub struct SockSpec {
     pub cgroups: Vec<u64>,
     /// Class of the group, 0 for none.
     pub classid: u32,
+    /// What further options read as.
+    pub options: Vec<SockOption>,
+}
+
+/// An option of a socket, as getsockopt(2) reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SockOption {
+    /// `SOL_SOCKET`, `IPPROTO_TCP`, ...
+    pub level: i32,
+    /// `SO_*`, `TCP_*`, ...
+    pub name: i32,
+    /// What it is.
+    pub value: SockOptionValue,
+}
+
+/// The value of an option.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SockOptionValue {
+    /// A number, read as four bytes.
+    Int(i32),
+    /// A text, such as the name of an algorithm, read with zeros behind it or cut.
+    Text(String),
 }
 
 impl SockSpec {
@@ -91,6 +114,40 @@ impl SockSpec {
             remote,
             ..SockSpec::default()
         }
+    }
+
+    /// Reads an option into all of `out`: mark, priority and device of the socket, or one of its further ones.
+    ///
+    /// # Errors
+    /// EINVAL: there is no such option, or a number does not take four bytes.
+    pub(crate) fn read_option(&self, level: i32, name: i32, out: &mut [u8]) -> Result<(), Errno> {
+        const SOL_SOCKET: i32 = 1;
+        const SO_PRIORITY: i32 = 12;
+        const SO_MARK: i32 = 36;
+        const SO_BINDTOIFINDEX: i32 = 62;
+        let number = match (level, name) {
+            (SOL_SOCKET, SO_PRIORITY) => self.priority as i32,
+            (SOL_SOCKET, SO_MARK) => self.mark as i32,
+            (SOL_SOCKET, SO_BINDTOIFINDEX) => self.bound_ifindex as i32,
+            _ => {
+                let mut options = self.options.iter();
+                let option = options.find(|option| (option.level, option.name) == (level, name));
+                match &option.ok_or(Errno::EINVAL)?.value {
+                    SockOptionValue::Int(number) => *number,
+                    SockOptionValue::Text(text) => {
+                        let len = text.len().min(out.len());
+                        out[..len].copy_from_slice(&text.as_bytes()[..len]);
+                        out[len..].fill(0);
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        if out.len() != 4 {
+            return Err(Errno::EINVAL);
+        }
+        out.copy_from_slice(&number.to_ne_bytes());
+        Ok(())
     }
 
     /// A UDP socket over IPv4 or IPv6.

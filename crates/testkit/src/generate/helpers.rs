@@ -163,8 +163,8 @@ pub const NOT_GENERATED: &[(&str, &[FuncId])] = &[
         ],
     ),
     (
-        "a hook of cgroups without a test run: crates/helpers",
-        &[FuncId::GetRetval, FuncId::SetRetval],
+        "a hook of cgroups without a test run: crates/helpers, crates/testkit/tests",
+        &[FuncId::GetRetval, FuncId::SetRetval, FuncId::Getsockopt],
     ),
     (
         "an iterator: crates/helpers, crates/syscall-shim/tests",
