@@ -394,9 +394,7 @@ fn check_write_fixed(
     let reg = value.map(|value| *env.cur.reg(value));
     if !permits.bypass_spec_v4 {
         let sanitize = reg.as_ref().is_some_and(is_spillable)
-            || slot.types[..size as usize]
-                .iter()
-                .any(|&ty| ty != SlotType::Misc && ty != SlotType::Zero);
+            || needs_barrier(&slot.types[byte + 1 - size as usize..=byte]);
         if sanitize {
             env.aux[env.insn_idx].nospec_result = true;
         }
@@ -485,7 +483,7 @@ pub(crate) fn write_bytes(env: &mut Env<'_>, reg: &RegState, size: i32) -> Check
         if !permits.allow_ptr_leaks && slot.is_spilled_reg() && !slot.is_spilled_scalar() {
             reject!(EACCES, "attempt to corrupt spilled pointer on stack");
         }
-        if !permits.bypass_spec_v4 && !matches!(slot.types[0], SlotType::Misc | SlotType::Zero) {
+        if !permits.bypass_spec_v4 && needs_barrier(&slot.types[bytes.clone()]) {
             env.aux[env.insn_idx].nospec_result = true;
         }
         dynptr::destroy_if_dynptr(env, frameno, spi)?;
@@ -494,6 +492,13 @@ pub(crate) fn write_bytes(env: &mut Env<'_>, reg: &RegState, size: i32) -> Check
         store_plain(env, frameno, spi, bytes, SlotType::Misc);
     }
     Ok(())
+}
+
+/// Whether a store to these bytes must be done before anything behind it is: a load could see what they were.
+fn needs_barrier(bytes: &[SlotType]) -> bool {
+    bytes
+        .iter()
+        .any(|ty| !matches!(ty, SlotType::Misc | SlotType::Zero))
 }
 
 /// Bytes of a slot become some number or zero; what the slot held is lost.
