@@ -612,6 +612,7 @@ fn clean_state(
 
 /// A path has ended: its checkpoints have one path less.
 pub(crate) fn update_branch_counts(env: &mut Env<'_>) -> Check {
+    scc::check_visited(env)?;
     let mut at = env.cur.parent;
     while let Some(id) = at {
         if !env.states.end_branch(id) {

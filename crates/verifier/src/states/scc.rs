@@ -15,7 +15,7 @@ use ring3_uapi::limits::CALL_FRAMES_MAX;
 use super::StateTable;
 use crate::backtrack::{BacktrackState, mark_all_precise, mark_chain_precision_batch};
 use crate::env::{Env, Facts};
-use crate::error::{Check, Violation};
+use crate::error::{Check, Violation, reject};
 use crate::log::{Log, vlog};
 use crate::state::{StackSlot, StateId, VerifierState, bits};
 
@@ -132,6 +132,26 @@ pub(super) fn maybe_enter(env: &mut Env<'_>, id: StateId) {
             vlog!(env.log, "SCC enter {chain}\n");
         }
     }
+}
+
+/// A path has ended inside of a component: some checkpoint opened a visit there.
+///
+/// # Errors
+/// EFAULT where none did: a path may end at a call of `bpf_throw` in a loop before it came to a checkpoint of it. Speculative paths end anywhere.
+pub(super) fn check_visited(env: &Env<'_>) -> Check {
+    let chain = chain_of(env.facts, &env.cur);
+    let Some(chain) = chain.filter(|_| !env.cur.speculative) else {
+        return Ok(());
+    };
+    let visits = env.states.scc.visits.get(chain.scc as usize);
+    let is_open = |visits: &Vec<SccVisit>| visits.iter().any(|visit| visit.chain == chain);
+    if visits.is_some_and(is_open) {
+        return Ok(());
+    }
+    reject!(
+        EFAULT,
+        "verifier bug: scc exit: no visit info for call chain {chain}"
+    );
 }
 
 /// A checkpoint's paths have ended: if it opened a visit, the visit ends.
