@@ -226,9 +226,9 @@ impl<'a, M: ShownMemory + ?Sized> Show<'a, M> {
     }
 
     /// A bit field: hexadecimal, whatever its type.
-    fn bit_field(&mut self, id: TypeId, bit_offset: u32, bits: u32) -> Result<(), ShowError> {
-        let at = bit_offset as usize / 8;
-        let shift = bit_offset % 8;
+    fn bit_field(&mut self, id: TypeId, bit_offset: usize, bits: u32) -> Result<(), ShowError> {
+        let at = bit_offset / 8;
+        let shift = (bit_offset % 8) as u32;
         let bytes = (shift + bits).div_ceil(8) as usize;
         let mask = 1u128.checked_shl(bits).unwrap_or(0).wrapping_sub(1);
         let value = self.number(at, bytes)? >> shift & mask;
@@ -294,7 +294,7 @@ impl<'a, M: ShownMemory + ?Sized> Show<'a, M> {
                 ty: member.ty,
             });
             if member.bitfield_bits > 0 {
-                let bit_offset = at as u32 * 8 + member.bit_offset;
+                let bit_offset = at * 8 + member.bit_offset as usize;
                 self.bit_field(member.ty, bit_offset, member.bitfield_bits)?;
             } else {
                 self.value(member.ty, at + member.byte_offset() as usize)?;
@@ -570,5 +570,32 @@ mod tests {
         assert_eq!(text, "(struct pair){.a = (int)1,");
         let shown = show_value(&btf, variable, &[0; 8][..], Notation::COMPACT, &mut text);
         assert_eq!(shown, Err(ShowError::NoValue));
+    }
+
+    /// Ones, wherever one looks.
+    struct Ones;
+
+    impl ShownMemory for Ones {
+        fn read(&self, _: usize, into: &mut [u8]) -> bool {
+            into.fill(0xff);
+            true
+        }
+    }
+
+    #[test]
+    fn bit_fields_lie_far_away_too() {
+        const STRUCT_OF_ONE: u32 = 1 << 31 | 4 << 24 | 1;
+        let mut builder = Builder::new();
+        let int = builder.add_int("int", 4, IntEncoding::SIGNED);
+        // Three bits of a gigabyte, twice: more bits away than 32 bits count.
+        let sparse = builder.add_raw(0, STRUCT_OF_ONE, 1 << 30, &[0, int.0, 3 << 24]);
+        let list = builder.add_array(sparse, int, 2);
+        let btf = Btf::parse(&builder.finish()).unwrap();
+        let mut text = String::new();
+        assert_eq!(
+            show_value(&btf, list, &Ones, Notation::COMPACT, &mut text),
+            Ok(())
+        );
+        assert_eq!(text, "(struct[])[0x7,},0x7,},]");
     }
 }
