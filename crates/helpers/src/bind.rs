@@ -321,8 +321,8 @@ tuples! { (A 0) (A 0, B 1) (A 0, B 1, C 2) (A 0, B 1, C 2, D 3) (A 0, B 1, C 2, 
 
 /// `implement! { NAME: Row(arg: Type, ...) { body } ... }`: a table `NAME` of the bound rows. The body runs in an unsafe function: it may
 /// rely on what the prototype says of its arguments. `Row[regs](...)` gives the body the registers too, for helpers that read more than
-/// their prototype names; `Row{types}(...)` gives it the address of the kernel's types
-/// ([`crate::Given`]); `Row<frame>(...)` gives it the address of the helper's own frame (caller's rbp, return address), for those that
+/// their prototype names; `Row{given}(...)` gives it the word that who linked the program put
+/// down ([`crate::Given`]); `Row<frame>(...)` gives it the address of the helper's own frame (caller's rbp, return address), for those that
 /// walk the stack.
 macro_rules! implement {
     ($table:ident: $($(#[$meta:meta])* $row:ident $([$regs:ident])? $(<$frame:ident>)? $({$given:ident})? ($($arg:ident: $ty:ty),*) $body:block)*) => {

@@ -16,7 +16,7 @@ use super::{
 pub struct NetfilterRun {
     object: Object<{ at::BYTES }>,
     state: Object<{ state::BYTES }>,
-    skb: Box<Skb>,
+    _skb: Box<Skb>,
     devices: [Option<Arc<NetDevice>>; 2],
 }
 
@@ -32,7 +32,7 @@ impl NetfilterRun {
         let mut this = Box::new(NetfilterRun {
             object: Object::zeroed(),
             state: Object::zeroed(),
-            skb,
+            _skb: skb,
             devices,
         });
         let [input, output] = this
@@ -47,11 +47,6 @@ impl NetfilterRun {
         this.object.set_u64(at::STATE, state);
         this.object.set_u64(at::SKB, packet);
         this
-    }
-
-    /// The packet.
-    pub fn packet(&self) -> &Skb {
-        &self.skb
     }
 
     /// The pointer that programs get as their context.
