@@ -10,8 +10,8 @@ use std::{
 };
 
 use ring3_isa::{AsmResolve, Assembly, RawInsn, parse_asm};
-use ring3_spec::{Privilege, Registry};
-use ring3_uapi::{AttachType, Errno, MapType, ProgType};
+use ring3_spec::Privilege;
+use ring3_uapi::{AttachType, Errno, FuncId, MapType, ProgType};
 
 use crate::fixture::fixtures_dir;
 
@@ -118,14 +118,13 @@ impl fmt::Display for FileTestError {
 
 impl std::error::Error for FileTestError {}
 
-/// Helper names without their numbers.
-struct Names(Registry);
+/// Helpers may be called by name in assembler text: `call bpf_map_lookup_elem`.
+pub struct HelperNames;
 
-impl AsmResolve for Names {
+impl AsmResolve for HelperNames {
     fn helper_id(&self, name: &str) -> Option<i32> {
-        let short = name.strip_prefix("bpf_")?;
-        let row = self.0.helper_rows().find(|row| row.name == short)?;
-        i32::try_from(row.id.raw()).ok()
+        let id = FuncId::from_name(name.strip_prefix("bpf_")?)?;
+        i32::try_from(id.raw()).ok()
     }
 }
 
@@ -197,7 +196,7 @@ impl FileTest {
                     .map_err(|message| fail(line, message))?;
             }
         }
-        let assembly = parse_asm(text, &Names(Registry::linux_6_18())).map_err(|error| {
+        let assembly = parse_asm(text, &HelperNames).map_err(|error| {
             let column = error.column;
             fail(error.line, format!("column {column}: {}", error.message))
         })?;

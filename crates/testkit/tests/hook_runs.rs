@@ -12,10 +12,13 @@ use ring3::{
     },
     maps::Access,
     objects::{Object, TestRun, TestRunResult},
-    uapi::{AttachType, Errno, FuncId, ProgType},
+    uapi::{AttachType, Errno, ProgType},
 };
-use ring3_isa::{AsmResolve, parse_asm};
-use ring3_testkit::fixture::{fixtures_dir, kernel_btf};
+use ring3_isa::parse_asm;
+use ring3_testkit::{
+    filetest::HelperNames,
+    fixture::{fixtures_dir, kernel_btf},
+};
 
 /// 60 bytes: UDP over IPv4, 10.0.0.1:4660 to 10.0.0.2:80.
 const UDP: &str = "ffffffffffff020000000001080045000028000000004011000\
@@ -203,15 +206,6 @@ fn a_filter_reads_where_the_packet_is() {
     }
 }
 
-struct Helpers;
-
-impl AsmResolve for Helpers {
-    fn helper_id(&self, name: &str) -> Option<i32> {
-        let id = FuncId::from_name(name.strip_prefix("bpf_")?)?;
-        Some(id.raw() as i32)
-    }
-}
-
 /// Sockets with mark 7 connect to nobody; port 80 is 8080 at 127.0.0.1, if the socket uses "cubic".
 const REDIRECT: &str = "
         r6 = r1
@@ -248,7 +242,7 @@ no:     r0 = 0
 
 #[test]
 fn a_connection_is_refused_or_goes_elsewhere() {
-    let insns = parse_asm(REDIRECT, &Helpers).unwrap().insns;
+    let insns = parse_asm(REDIRECT, &HelperNames).unwrap().insns;
     for engine in ENGINES {
         let system = ring3::system();
         let mut attr = ProgAttr::new(ProgType::CgroupSockAddr, insns.clone());

@@ -7,21 +7,13 @@ use std::time::Duration;
 use ring3::maps::{MapAttr, RingBuf};
 use ring3::objects::Object;
 use ring3::runtime::Limit;
-use ring3::uapi::{Errno, FuncId, MapType, ProgType};
+use ring3::uapi::{Errno, MapType, ProgType};
 use ring3::{EngineKind, LoadError, LoadOptions, MapObject, ProgAttr, Program, System};
-use ring3_isa::{AsmResolve, parse_asm};
+use ring3_isa::parse_asm;
+use ring3_testkit::filetest::HelperNames;
 use ring3_testkit::fixture::fixtures_dir;
 
 const PACKET: [u8; 64] = [0; 64];
-
-struct Helpers;
-
-impl AsmResolve for Helpers {
-    fn helper_id(&self, name: &str) -> Option<i32> {
-        let id = FuncId::from_name(name.strip_prefix("bpf_")?)?;
-        Some(id.raw() as i32)
-    }
-}
 
 fn limit(jumps_back: u64) -> Limit {
     Limit {
@@ -37,7 +29,7 @@ fn load(
     maps: &[&Arc<MapObject>],
     limit: Limit,
 ) -> Result<Arc<Program>, Box<LoadError>> {
-    let insns = parse_asm(text, &Helpers).unwrap().insns;
+    let insns = parse_asm(text, &HelperNames).unwrap().insns;
     let mut attr = ProgAttr::new(ProgType::SchedCls, insns);
     attr.limit = limit;
     for (fd, map) in maps.iter().enumerate() {
@@ -334,7 +326,7 @@ none:   r0 = 7
     assert!(text.contains("r6 for ringbuf_discard"), "{text}");
     load(&system, disagree, &[&ring], Limit::default()).unwrap();
 
-    let insns = parse_asm(LOOP, &Helpers).unwrap().insns;
+    let insns = parse_asm(LOOP, &HelperNames).unwrap().insns;
     let mut attr = ProgAttr::new(ProgType::SchedCls, insns);
     attr.engine = EngineKind::Interp;
     attr.limit = limit(5);

@@ -513,7 +513,12 @@ impl Builder<'_> {
         });
         match object {
             Some("sock") => {
-                self.load_word(Reg::R8, Reg::R6, 168);
+                // `sk` of `struct bpf_sk_lookup` and of `struct __sk_buff`.
+                let offset = match self.prog_type {
+                    ProgType::SkLookup => 0,
+                    _ => 168,
+                };
+                self.load_word(Reg::R8, Reg::R6, offset);
                 nulls.push(self.jump_if_zero(Reg::R8));
                 if matches!(
                     id,
